@@ -1,0 +1,3 @@
+"""rlearly: reinforcement learning's first hours, in one small framework."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,278 @@
+"""What a run is made of: RunConfig and its groups, validated, and the override grammar on them.
+
+Each field says in one place what it is, its default and its bounds; `--help`, the checks and the
+error sentences are all read off that. Agents keep their own group beside their code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString, Sweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(Exception):
+    """A request that cannot be met; its text is the whole sentence for the person who made it."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A config field with its one-line description and its bounds."""
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
+    metadata = {"help": help} | {name: bound for name, bound in bounds.items() if bound is not None}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def group(cls: type, help: str) -> Any:
+    """A nested group of settings with its own defaults."""
+    return dataclasses.field(default_factory=cls, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The world."""
+
+    name: str = setting("", "what `env=` named")
+    family: str = setting("control", "who makes it: control (dm_control) or gym (gymnasium)")
+    pixels: bool | None = setting(None, "observe rendered images; null: dm_control yes, gym no")
+    action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
+    frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
+    image_size: int = setting(84, "side of an image in pixels", at_least=12, at_most=480)
+    camera: int | None = setting(None, "camera number; null: the family's usual one")
+    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The memory that off-policy agents learn from."""
+
+    capacity: int = setting(1_000_000, "transitions kept", at_least=10)
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases; the local files are written whatever this says."""
+
+    mode: str = setting(
+        "disabled",
+        "offline needs neither network nor key",
+        choices=("disabled", "offline", "online"),
+    )
+    project: str = setting("rlearly", "project that runs are filed under")
+    entity: str | None = setting(None, "user or team; null: the account's own")
+    group: str | None = setting(None, "label that groups runs")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, completely: the same config gives the same run."""
+
+    agent: Any = setting(None, "who learns (a name)")
+    env: Any = setting(None, "where (a name)")
+    agent_name: str = setting("drm", "what `agent=` named")
+    preset: str = setting("paper", "size of the whole setting", choices=("paper", "cpu"))
+    obs: str = setting(
+        "auto", "shorthand for env.pixels", choices=("auto", "pixels", "state")
+    )
+    seed: int = setting(0, "everything random in the run follows from it", at_least=0)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
+    train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
+    seed_frames: int = setting(4000, "frames before the first update", at_least=0)
+    replay_ratio: float = setting(0.5, "updates in one agent step", above=0)
+    eval_every_frames: int = setting(10_000, "0: never", at_least=0)
+    eval_episodes: int = setting(10, "episodes in one evaluation, mean action", at_least=1)
+    video_size: int = setting(256, "side of evaluation videos; 0: none", at_least=0, at_most=1024)
+    log_every_frames: int = setting(1000, "how often update metrics are written", at_least=1)
+    checkpoint_every_frames: int = setting(100_000, "0: at the end only", at_least=0)
+    keep_checkpoints: int = setting(2, "newest ones kept", at_least=1)
+    replay: ReplayConfig = group(ReplayConfig, "the memory")
+    wandb: WandbConfig = group(WandbConfig, "tracking beside the local files")
+    run_dir: str | None = setting(None, "null: runs/<agent>/<env>/<seed>-<time>")
+    resume: str | None = setting(None, "a run directory to continue; everything else is read there")
+
+
+# --- the override grammar ---
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """`key=value` words in Hydra's grammar as (key, value) pairs.
+
+    Raises:
+        ConfigError: a word does not parse, adds or deletes a key, or lists several values.
+    """
+    parser = OverridesParser.create()
+    pairs = []
+    for word in arguments:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"Expected key=value, received {word!r} ({reason}); a value with spaces at its "
+                f"ends, commas or brackets wants quotes: key=\"'value'\"."
+            ) from None
+        pairs.append((override.key_or_group, _value(override, word)))
+    return pairs
+
+
+def _value(override: Override, word: str) -> Any:
+    if override.type != OverrideType.CHANGE:
+        raise ConfigError(
+            f"Expected key=value, received {word!r}: keys cannot be added or deleted, "
+            "only set (see --help)."
+        )
+    value = override._value
+    if isinstance(value, Sweep):
+        raise ConfigError(
+            f"{override.key_or_group}: expected one value, received the list {word!r}; "
+            "a run has one of each, so start one run for each value."
+        )
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def assign(config: DictConfig, key: str, value: Any) -> None:
+    """Set one dotted key of a structured config, converting `value` to the field's type.
+
+    Raises:
+        ConfigError: there is no such key (the nearest ones are named), or the type is wrong.
+    """
+    known = dict(keys(config))
+    if key not in known and not any(key.startswith(f"{k}.") for k in known if k.endswith("kwargs")):
+        groups = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})
+        if key in groups:
+            raise ConfigError(
+                f"{key}: expected one of its keys, "
+                f"{', '.join(k for k in known if k.startswith(key + '.'))}."
+            )
+        raise ConfigError(
+            f"There is no key {key!r}; {did_you_mean(key, known)} (--help lists all keys)."
+        )
+    expected = known.get(key, "a value")
+    if isinstance(value, float) and value.is_integer() and expected.startswith("int"):
+        value = int(value)
+    try:
+        OmegaConf.update(config, key, value)
+    except OmegaConfBaseException:
+        raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
+
+
+def keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every dotted key of a structured config with the name of its type."""
+    for name, type_name, _, _, nested in describe(OmegaConf.get_type(config)):
+        node = OmegaConf.select(config, name)
+        nested = nested or (isinstance(node, DictConfig) and type_name == "Any")
+        if nested and isinstance(node, DictConfig):
+            yield from keys(node, f"{prefix}{name}.")
+        else:
+            yield prefix + name, type_name
+
+
+def describe(cls: Any) -> Iterator[tuple[str, str, str, Any, bool]]:
+    """(name, type, help, default, is a group) of every field of a config dataclass."""
+    for field in dataclasses.fields(cls):
+        type_name = str(field.type).replace("dict[str, Any]", "{key: value}")
+        if field.default_factory is dataclasses.MISSING:
+            default = field.default
+        else:
+            default = field.default_factory()
+        is_group = dataclasses.is_dataclass(default)
+        yield field.name, type_name, field.metadata.get("help", ""), default, is_group
+
+
+def did_you_mean(name: str, valid: Iterable[str], most: int = 4) -> str:
+    """`did you mean X or Y?`, or the valid names if none is near (a handful of them)."""
+    names = sorted(valid)
+    lower = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(name.lower(), lower, n=most, cutoff=0.55)
+    near += [n for n in lower if n.rsplit(".", 1)[-1] == name.lower() and n not in near]
+    if near:
+        return f"did you mean {' or '.join(lower[n] for n in near)}?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"valid names: {shown}."
+
+
+# --- validation ---
+
+
+def problems(config: Any, prefix: str = "") -> Iterator[str]:
+    """One sentence for every value outside its field's bounds."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        key = prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from problems(value, f"{key}.")
+        elif value is not None:
+            expected = _violation(value, field.metadata)
+            if expected:
+                yield f"{key}: expected {expected}, received {value!r}."
+
+
+def _violation(value: Any, bounds: Any) -> str | None:
+    if "choices" in bounds and value not in bounds["choices"]:
+        return f"one of {', '.join(bounds['choices'])}"
+    checks = {
+        "above": lambda bound: value > bound,
+        "at_least": lambda bound: value >= bound,
+        "at_most": lambda bound: value <= bound,
+    }
+    wanted = [
+        f"{name.replace('_', ' ')} {bounds[name]}"
+        for name, holds in checks.items()
+        if name in bounds and not holds(bounds[name])
+    ]
+    return f"a number {' and '.join(wanted)}" if wanted else None
+
+
+def editable(config: Any) -> DictConfig:
+    """A structured, typed and writable view of a frozen config dataclass."""
+    view = OmegaConf.structured(config)
+    _unlock(view)
+    return view
+
+
+def _unlock(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for name in node:
+        if not OmegaConf.is_interpolation(node, str(name)):
+            child = node[name]
+            if isinstance(child, DictConfig):
+                _unlock(child)
+
+
+def frozen(view: DictConfig) -> Any:
+    """The frozen dataclass of an edited view, checked against every field's bounds.
+
+    Raises:
+        ConfigError: one or more values are out of bounds; all of them are reported together.
+    """
+    try:
+        config = OmegaConf.to_object(view)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The config does not resolve: {str(error).splitlines()[0]}.") from None
+    found = list(problems(config))
+    if found:
+        raise ConfigError(" ".join(found))
+    return config
+
+
+def as_yaml(config: Any) -> str:
+    """The config as YAML text, groups nested."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,94 @@
+"""The few types that every part speaks: what an agent sees of an env, a batch, and the seams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.spaces import Box
+from torch import Tensor
+
+Metrics = Mapping[str, "Tensor | float"]
+"""Values by `group/name`. Tensors are detached and 0-dimensional."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """All that an agent sees of an env.
+
+    `observation`: uint8 [C, H, W] pixels or float32 [D] state. `action`: float32 [A] in [-1, 1].
+    `frames_per_step`: simulator frames in one agent step (the action repeat).
+    """
+
+    observation: Box
+    action: Box
+    frames_per_step: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B transitions of up to n steps.
+
+    obs, next_obs [B, *O] as stored; action [B, A] in [-1, 1]; reward [B, 1] the discounted sum of
+    the window's rewards; discount [B, 1] gamma^(steps in the window), 0 only on termination:
+    a truncated episode still bootstraps.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_obs: Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. frames = steps * action repeat."""
+
+    frames: int
+    steps: int
+
+
+class Stateful(Protocol):
+    """`load_state_dict(state_dict())` in a fresh instance continues to the bit.
+
+    States are nested dicts and lists of plain Python values, tensors and numpy arrays.
+    """
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Agent(Stateful, Protocol):
+    """Acts and learns; knows nothing of update ratios, replay, logging or files."""
+
+    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
+        """Actions [N, A] in [-1, 1] for observations [N, *O]; the mean action if not `explore`."""
+        ...
+
+    def update(self, batch: Batch, *, step: int) -> Metrics:
+        """Take one gradient step on every network. `step` counts agent steps, not updates."""
+        ...
+
+
+class Cadence(Stateful, Protocol):
+    """Decides how many updates a step of the env pays for."""
+
+    def updates_due(self, step: int) -> int: ...
+
+    def observe(self, metrics: Metrics) -> None: ...
+
+    def end_episode(self) -> None: ...
+
+
+class Sink(Stateful, Protocol):
+    """Somewhere that metrics and videos go."""
+
+    def write(self, at: Progress, metrics: Mapping[str, float]) -> None: ...
+
+    def video(self, at: Progress, path: str) -> None: ...
+
+    def close(self) -> None: ...
