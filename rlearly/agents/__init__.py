@@ -1,0 +1,17 @@
+"""Who learns. Each agent is one module with a `Config` dataclass and a `make` function."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+AGENTS = {
+    "drm": "DrM: minimise the dormant ratio, from pixels (arXiv 2310.19668)",
+    "drqv2": "DrQ-v2: data-augmented actor-critic, from pixels (arXiv 2107.09645)",
+}
+"""Name -> one line. The name is the module's."""
+
+
+def agent_module(name: str) -> ModuleType:
+    """The module of a registered agent; it is imported only when asked for."""
+    return importlib.import_module(f"rlearly.agents.{name}")

@@ -1,0 +1,162 @@
+"""DrM (arXiv 2310.19668): DrQ-v2 with three parts that watch the actor's dormant ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlearly.agents import drqv2
+from rlearly.agents.drqv2 import DrQv2, adam, linear_noise
+from rlearly.config import setting
+from rlearly.interventions import ShrinkAndPerturb
+from rlearly.networks import Value, encoder_for, initialise_
+from rlearly.schedules import Schedule
+from rlearly.seeding import Seeds
+from rlearly.types import EnvSpec, Metrics
+
+AWAKE_BELOW = 0.2
+"""The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""
+
+
+@dataclass(frozen=True)
+class Config(drqv2.Config):
+    """DrM's hyper-parameters beside DrQ-v2's; the defaults are the paper's for medium tasks."""
+
+    perturb_every_steps: int = setting(100_000, "agent steps between perturbations", at_least=1)
+    perturb_scope: str = setting(
+        "linear", "linear: as the official code; all: as the paper says", choices=("linear", "all")
+    )
+    alpha_min: float = setting(0.2, "least weight kept by a perturbation", at_least=0, at_most=1)
+    alpha_max: float = setting(1.0, "most weight kept by a perturbation", at_least=0, at_most=1)
+    dormancy_slope: float = setting(10.0, "steepness of noise in dormancy", above=0)
+    expectile: float = setting(0.9, "expectile of Q that the value net fits", above=0, at_most=1)
+    lambda_max: float = setting(0.6, "largest share of V in the target", at_least=0, at_most=1)
+    lambda_slope: float = setting(50.0, "steepness of that share in dormancy", above=0)
+    lambda_constant: bool = setting(False, "keep the share of V at lambda_max")
+
+
+class Awaken:
+    """Dormancy-driven noise; once awake, never less than a schedule counted from that step.
+
+    sigma(beta) = 1 / (1 + exp(-slope * (beta - 0.2))). The agent awakens at the first update after
+    `asleep_until_step` at which beta < 0.2 (section 4.3). The awakening step is kept as a tensor:
+    nothing here waits for the device.
+    """
+
+    def __init__(
+        self, schedule: Schedule, slope: float, asleep_until_step: int, device: torch.device
+    ):
+        self.schedule = schedule
+        self.slope = slope
+        self.asleep_until_step = asleep_until_step
+        self.awaken_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def observe(self, step: int, dormancy: Tensor) -> None:
+        if step > self.asleep_until_step:
+            awakens = (self.awaken_step < 0) & (dormancy < AWAKE_BELOW)
+            self.awaken_step = torch.where(awakens, step, self.awaken_step)
+
+    def std(self, step: int, dormancy: Tensor) -> Tensor:
+        asleep = torch.sigmoid(self.slope * (dormancy - AWAKE_BELOW))
+        scheduled = torch.as_tensor(self.schedule(step - self.awaken_step)).to(asleep)
+        return torch.where(self.awaken_step < 0, asleep, torch.maximum(asleep, scheduled))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"awaken_step": self.awaken_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.awaken_step = state["awaken_step"].to(self.awaken_step.device)
+
+
+class DormancyGuided:
+    """lambda * V(s') + (1 - lambda) * min Q'(s', a'): trust V more, the fewer neurons are dormant.
+
+    V fits min(Q1, Q2) of the batch's own actions by expectile regression (section 4.4).
+    lambda = lambda_max / (1 + exp(slope * (beta - 0.2))), or lambda_max throughout if `constant`.
+    """
+
+    def __init__(
+        self,
+        value: Value,
+        *,
+        lr: float,
+        expectile: float,
+        lambda_max: float,
+        slope: float,
+        constant: bool,
+    ):
+        self.value_net = value
+        self.optimizer = adam(value, lr)
+        self.expectile = expectile
+        self.lambda_max = lambda_max
+        self.slope = slope
+        self.constant = constant
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"value": self.value_net}
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        return {"value": self.optimizer}
+
+    def fit(self, features: Tensor, min_q: Tensor) -> Metrics:
+        error = min_q - self.value_net(features)
+        weight = torch.where(error > 0, self.expectile, 1.0 - self.expectile)
+        loss = (weight * error.square()).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss/value": loss.detach()}
+
+    def share(self, dormancy: Tensor) -> Tensor:
+        """lambda, 0-dimensional."""
+        if self.constant:
+            return torch.full_like(dormancy, self.lambda_max)
+        return self.lambda_max * torch.sigmoid(-self.slope * (dormancy - AWAKE_BELOW))
+
+    def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
+        return torch.lerp(min_q, self.value_net(next_features), self.share(dormancy))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the agent keeps the networks and optimizers that a target names."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> DrQv2:
+    """DrQ-v2 with DrM's three mechanisms."""
+    weights = seeds.torch("weights")
+    encoder = encoder_for(spec.observation, config.encoder_channels)
+    value = Value(encoder.features, config.feature_dim, config.hidden_dim)
+    initialise_(value, weights)
+    return DrQv2(
+        config,
+        spec,
+        seeds=seeds,
+        weights=weights,
+        device=device,
+        encoder=encoder,
+        exploration=Awaken(
+            linear_noise(config), config.dormancy_slope, config.exploration_steps, device
+        ),
+        target=DormancyGuided(
+            value.to(device),
+            lr=config.lr,
+            expectile=config.expectile,
+            lambda_max=config.lambda_max,
+            slope=config.lambda_slope,
+            constant=config.lambda_constant,
+        ),
+        perturbation=ShrinkAndPerturb(
+            config.perturb_every_steps,
+            config.alpha_min,
+            config.alpha_max,
+            config.perturb_scope,
+            seeds.torch("perturbation", device),
+        ),
+    )

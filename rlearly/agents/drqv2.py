@@ -1,0 +1,324 @@
+"""DrQ-v2 (arXiv 2107.09645), with three seams at which DrM and others change it.
+
+The seams and their null parts: how much to explore (`Exploration`), what to bootstrap from
+(`Target`), and what to do to the networks between updates (`Perturbation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlearly.augment import random_shift
+from rlearly.config import setting
+from rlearly.distributions import truncated_normal
+from rlearly.interventions import NoPerturbation, Perturbation
+from rlearly.networks import (
+    Actor,
+    Critic,
+    PixelEncoder,
+    VectorEncoder,
+    encoder_for,
+    initialise_,
+    is_image,
+)
+from rlearly.plasticity import dormant_ratio
+from rlearly.schedules import Linear, Schedule
+from rlearly.seeding import Seeds
+from rlearly.types import Batch, EnvSpec, Metrics, Stateful
+
+
+@dataclass(frozen=True)
+class Config:
+    """DrQ-v2's hyper-parameters; the defaults are the paper's."""
+
+    lr: float = setting(1e-4, "Adam's learning rate, every network", above=0)
+    batch_size: int = setting(256, "transitions in one update", at_least=1)
+    nstep: int = setting(3, "steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    feature_dim: int = setting(50, "width of the trunks", at_least=1)
+    hidden_dim: int = setting(1024, "width of the hidden layers", at_least=1)
+    encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
+    target_tau: float = setting(0.01, "critic target's step towards the critic", above=0, at_most=1)
+    shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)
+    exploration_steps: int = setting(2000, "agent steps of uniform actions", at_least=0)
+    std_start: float = setting(1.0, "exploration noise at first", at_least=0)
+    std_end: float = setting(0.1, "exploration noise at last", at_least=0)
+    std_duration_steps: int = setting(500_000, "agent steps from first to last", at_least=1)
+    std_clip: float = setting(0.3, "cut of the noise inside updates", at_least=0)
+    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
+
+
+class Exploration(Stateful, Protocol):
+    """How much noise the policy carries, acting and in the updates."""
+
+    def observe(self, step: int, dormancy: Tensor) -> None:
+        """Take note of an update's dormant ratio."""
+        ...
+
+    def std(self, step: int, dormancy: Tensor) -> Tensor | float: ...
+
+
+class Target(Stateful, Protocol):
+    """What the critic bootstraps from at the next observation."""
+
+    def networks(self) -> Mapping[str, nn.Module]: ...
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+
+    def fit(self, features: Tensor, min_q: Tensor) -> Metrics:
+        """Learn from the batch: features [B, F] and min(Q1, Q2) [B, 1] of its own actions."""
+        ...
+
+    def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
+        """[B, 1], given the target critic's min(Q1, Q2) [B, 1] at the policy's next action."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """Noise by a schedule of the agent step alone."""
+
+    schedule: Schedule
+
+    def observe(self, step: int, dormancy: Tensor) -> None:
+        pass
+
+    def std(self, step: int, dormancy: Tensor) -> Tensor | float:
+        return self.schedule(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class ClippedDoubleQ:
+    """min(Q1', Q2') and nothing else."""
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {}
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        return {}
+
+    def fit(self, features: Tensor, min_q: Tensor) -> Metrics:
+        return {}
+
+    def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
+        return min_q
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def adam(network: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Adam over a whole network."""
+    return torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+
+
+class DrQv2:
+    """The agent. One instance learns on one device.
+
+    Deviations from the official code, none of which changes a result: whole-pixel crops in place
+    of bilinear sampling (equal); the actor's forward pass on the batch's features is done once,
+    for its dormancy and for its own loss (equal: nothing changes the actor between the two);
+    gradients that no optimizer uses are not computed. One that does: the official replay turns
+    a discount of 0 into 1 (`discount or 1.0`); here termination reaches the target.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        *,
+        seeds: Seeds,
+        weights: torch.Generator,
+        device: torch.device,
+        encoder: PixelEncoder | VectorEncoder,
+        exploration: Exploration,
+        target: Target,
+        perturbation: Perturbation,
+    ):
+        self.config = config
+        self.device = device
+        self.exploration = exploration
+        self.target = target
+        self.perturbation = perturbation
+        self.augments = is_image(spec.observation)
+        self.actions = spec.action.shape[0]
+        width = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
+        self.encoder = encoder
+        self.actor = Actor(*width)
+        self.critic = Critic(*width)
+        for network in (self.encoder, self.actor, self.critic):
+            initialise_(network, weights)
+        self.critic_target = Critic(*width)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        for network in (self.encoder, self.actor, self.critic, self.critic_target):
+            network.to(device)
+        self.networks: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "actor": self.actor,
+            "critic": self.critic,
+            "critic_target": self.critic_target,
+            **target.networks(),
+        }
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            **target.optimizers(),
+        }
+        for name in ("encoder", "actor", "critic"):
+            if any(True for _ in self.networks[name].parameters()):
+                self.optimizers[name] = adam(self.networks[name], config.lr)
+        self.generators = {
+            "exploration": seeds.torch("exploration"),
+            "policy_noise": seeds.torch("policy_noise", device),
+            "augmentation": seeds.torch("augmentation", device),
+        }
+        self.dormancy = torch.ones((), device=device)
+
+    # --- acting ---
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
+        """Actions [N, A] in [-1, 1] for observations [N, *O]; uniform for the first steps."""
+        noise = self.generators["exploration"]
+        if explore and step < self.config.exploration_steps:
+            return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
+        features = self.encoder(torch.as_tensor(obs).to(self.device))
+        action = self.actor(features).cpu()
+        if explore:
+            std = self.exploration.std(step, self.dormancy)
+            std = std.cpu() if isinstance(std, Tensor) else std
+            action = truncated_normal(action, std, noise)
+        return action.numpy()
+
+    # --- learning ---
+
+    def update(self, batch: Batch, *, step: int) -> Metrics:
+        """One step of every optimizer, in the official order; all losses are the paper's."""
+        perturbed = self.perturbation.apply(
+            self.networks, self.optimizers, step=step, dormancy=self.dormancy
+        )
+        features = self.encoder(self._augment(batch.obs))
+        with torch.no_grad():
+            next_features = self.encoder(self._augment(batch.next_obs))
+        seen = features.detach()
+
+        activations: list[Tensor] = []
+        mean = self.actor(seen, activations)
+        self.dormancy = dormant_ratio(activations, self.config.dormant_threshold)
+        self.exploration.observe(step, self.dormancy)
+        std = self.exploration.std(step, self.dormancy)
+
+        q1, q2 = self.critic(features, batch.action)
+        fitted = self.target.fit(seen, torch.min(q1, q2).detach())
+        goal = self._critic_goal(batch, next_features, std)
+        critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
+        self._descend(critic_loss, "critic", "encoder")
+
+        action = truncated_normal(mean, std, self.generators["policy_noise"], self.config.std_clip)
+        actor_loss = -torch.min(*self.critic(seen, action)).mean()
+        self._descend(actor_loss, "actor")
+
+        self._track_critic()
+        return {
+            "loss/critic": critic_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "critic/target_q": goal.mean(),
+            "critic/q1": q1.detach().mean(),
+            "critic/q2": q2.detach().mean(),
+            "replay/batch_reward": batch.reward.mean(),
+            "exploration/std": std,
+            "plasticity/dormant_ratio": self.dormancy,
+            **fitted,
+            **perturbed,
+        }
+
+    def _augment(self, obs: Tensor) -> Tensor:
+        if not self.augments:
+            return obs
+        return random_shift(obs, self.config.shift_pixels, self.generators["augmentation"])
+
+    @torch.no_grad()
+    def _critic_goal(self, batch: Batch, next_features: Tensor, std: Tensor | float) -> Tensor:
+        """reward_n + discount_n * target value at the next observation, [B, 1]."""
+        next_action = truncated_normal(
+            self.actor(next_features), std, self.generators["policy_noise"], self.config.std_clip
+        )
+        min_q = torch.min(*self.critic_target(next_features, next_action))
+        value = self.target.value(next_features, min_q, self.dormancy)
+        return batch.reward + batch.discount * value
+
+    def _descend(self, loss: Tensor, *names: str) -> None:
+        """Backpropagate into the named networks only, and step their optimizers."""
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=[p for name in names for p in self.networks[name].parameters()])
+        for optimizer in optimizers:
+            optimizer.step()
+
+    @torch.no_grad()
+    def _track_critic(self) -> None:
+        followers = list(self.critic_target.parameters())
+        torch._foreach_lerp_(followers, list(self.critic.parameters()), self.config.target_tau)
+
+    # --- state ---
+
+    def _parts(self) -> dict[str, Stateful]:
+        return {
+            "exploration": self.exploration,
+            "target": self.target,
+            "perturbation": self.perturbation,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "networks": {name: n.state_dict() for name, n in self.networks.items()},
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "parts": {name: part.state_dict() for name, part in self._parts().items()},
+            "dormancy": self.dormancy,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
+        self.dormancy = state["dormancy"].to(self.device)
+
+
+def linear_noise(config: Config) -> Linear:
+    """The exploration schedule that a config describes."""
+    return Linear(config.std_start, config.std_end, config.std_duration_steps)
+
+
+def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> DrQv2:
+    """DrQ-v2 as published."""
+    return DrQv2(
+        config,
+        spec,
+        seeds=seeds,
+        weights=seeds.torch("weights"),
+        device=device,
+        encoder=encoder_for(spec.observation, config.encoder_channels),
+        exploration=Scheduled(linear_noise(config)),
+        target=ClippedDoubleQ(),
+        perturbation=NoPerturbation(),
+    )

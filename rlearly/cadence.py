@@ -1,0 +1,41 @@
+"""When to update: how many gradient steps each step of the env pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from rlearly.config import ConfigError
+from rlearly.types import Metrics
+
+
+class FixedRatio:
+    """`ratio` updates a step on average, spread evenly; the first one at the first step asked for.
+
+    Ratio 0.5 is DrQ-v2's update every second agent step. Fractions accumulate as exact credit.
+    """
+
+    def __init__(self, ratio: float):
+        if not ratio > 0:
+            raise ConfigError(f"replay_ratio: expected a number above 0, received {ratio}.")
+        self.ratio = Fraction(ratio).limit_denominator(10_000)
+        self.credit = max(Fraction(0), 1 - self.ratio)
+
+    def updates_due(self, step: int) -> int:
+        self.credit += self.ratio
+        due = int(self.credit)
+        self.credit -= due
+        return due
+
+    def observe(self, metrics: Metrics) -> None:
+        """A fixed ratio learns nothing from metrics."""
+
+    def end_episode(self) -> None:
+        """A fixed ratio does not change between episodes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"credit": [self.credit.numerator, self.credit.denominator]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.credit = Fraction(*state["credit"])

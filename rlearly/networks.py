@@ -1,0 +1,165 @@
+"""The networks of the visual agents. They know no losses and draw no global randomness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from rlearly.augment import as_input
+
+
+def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
+    """Initialise one layer as DrQ-v2 does: orthogonal weights, zero bias; identity LayerNorm.
+
+    Gain sqrt(2) for convolutions and 1 for linear layers.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        gain = math.sqrt(2) if isinstance(module, nn.Conv2d) else 1.0
+        weight = torch.empty(module.weight.shape, device=module.weight.device)
+        nn.init.orthogonal_(weight, gain, generator=generator)
+        with torch.no_grad():
+            module.weight.copy_(weight)  # whatever its memory format
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def layers(network: nn.Module) -> Iterator[nn.Module]:
+    """Every layer of a network that holds weights."""
+    return (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.LayerNorm))
+
+
+def initialise_(network: nn.Module, generator: torch.Generator) -> None:
+    """Give every layer of a network fresh weights."""
+    for layer in layers(network):
+        orthogonal_(layer, generator)
+
+
+class Recording(nn.Sequential):
+    """A Sequential that can note the outputs of its ReLUs while it computes."""
+
+    def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x)
+            if record is not None and isinstance(layer, nn.ReLU):
+                record.append(x)
+        return x
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> Recording:
+    """Linear - ReLU - Linear - ReLU - Linear."""
+    return Recording(
+        skip_init(nn.Linear, inputs, hidden),
+        nn.ReLU(),
+        skip_init(nn.Linear, hidden, hidden),
+        nn.ReLU(),
+        skip_init(nn.Linear, hidden, outputs),
+    )
+
+
+def trunk(inputs: int, outputs: int) -> nn.Sequential:
+    """Linear - LayerNorm - Tanh: from the encoder's features to a few numbers."""
+    return nn.Sequential(skip_init(nn.Linear, inputs, outputs), nn.LayerNorm(outputs), nn.Tanh())
+
+
+class PixelEncoder(nn.Module):
+    """uint8 [B, C, H, W] -> float [B, features]: four 3x3 convolutions, strides 2, 1, 1, 1."""
+
+    def __init__(self, shape: tuple[int, ...], channels: int):
+        super().__init__()
+        self.convolutions = Recording(
+            skip_init(nn.Conv2d, shape[0], channels, 3, stride=2),
+            nn.ReLU(inplace=True),
+            skip_init(nn.Conv2d, channels, channels, 3),
+            nn.ReLU(inplace=True),
+            skip_init(nn.Conv2d, channels, channels, 3),
+            nn.ReLU(inplace=True),
+            skip_init(nn.Conv2d, channels, channels, 3),
+            nn.ReLU(inplace=True),
+        ).to(memory_format=torch.channels_last)
+        height, width = ((side - 3) // 2 + 1 - 6 for side in shape[1:])
+        self.features = channels * height * width
+
+    def forward(self, obs: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        return self.convolutions(as_input(obs), record).flatten(1)
+
+
+class VectorEncoder(nn.Module):
+    """float [B, D] as it is: a state needs no encoder."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.features = math.prod(shape)
+
+    def forward(self, obs: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        return obs.flatten(1)
+
+
+def is_image(observation: Box) -> bool:
+    """True for uint8 [C, H, W] observations."""
+    return observation.dtype == "uint8" and len(observation.shape) == 3
+
+
+def encoder_for(observation: Box, channels: int) -> PixelEncoder | VectorEncoder:
+    """The encoder that fits an observation space."""
+    if is_image(observation):
+        return PixelEncoder(observation.shape, channels)
+    return VectorEncoder(observation.shape)
+
+
+class Actor(nn.Module):
+    """features [B, F] -> mean action [B, A] in (-1, 1)."""
+
+    def __init__(self, features: int, actions: int, feature_dim: int, hidden_dim: int):
+        super().__init__()
+        self.trunk = trunk(features, feature_dim)
+        self.policy = mlp(feature_dim, hidden_dim, actions)
+
+    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        """With `record`, append the four tensors whose dormancy DrM's code measures.
+
+        They are the trunk's linear output before LayerNorm, both hidden layers after ReLU, and the
+        output layer before tanh.
+        """
+        linear, norm, squash = self.trunk
+        projected = linear(features)
+        hidden: list[Tensor] = []
+        output = self.policy(squash(norm(projected)), hidden)
+        if record is not None:
+            record += [projected, *hidden, output]
+        return torch.tanh(output)
+
+
+class Critic(nn.Module):
+    """features [B, F], action [B, A] -> two estimates of Q, each [B, 1]."""
+
+    def __init__(self, features: int, actions: int, feature_dim: int, hidden_dim: int):
+        super().__init__()
+        self.trunk = trunk(features, feature_dim)
+        self.q1 = mlp(feature_dim + actions, hidden_dim, 1)
+        self.q2 = mlp(feature_dim + actions, hidden_dim, 1)
+
+    def forward(
+        self, features: Tensor, action: Tensor, record: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([self.trunk(features), action], dim=-1)
+        return self.q1(joined, record), self.q2(joined, record)
+
+
+class Value(nn.Module):
+    """features [B, F] -> V [B, 1], through a trunk of its own."""
+
+    def __init__(self, features: int, feature_dim: int, hidden_dim: int):
+        super().__init__()
+        self.trunk = trunk(features, feature_dim)
+        self.v = mlp(feature_dim, hidden_dim, 1)
+
+    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        return self.v(self.trunk(features), record)
