@@ -1,0 +1,177 @@
+"""The ring against a naive list of episodes, and worked examples."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlearly.replay import EmptyReplay, Layout, Replay
+
+LAYOUT = Layout(frame_shape=(1, 2, 2), frame_dtype="uint8", frame_stack=3, actions=2)
+
+
+def frame(number):
+    """A frame that says which one it is, in base 256 over two of its four pixels."""
+    return np.array([[[number % 256, number // 256], [7, 7]]], dtype=np.uint8)
+
+
+def number_of(image):
+    return int(image[0, 0, 0]) + 256 * int(image[0, 0, 1])
+
+
+def make(capacity, nstep=3, discount=0.9, layout=LAYOUT):
+    return Replay(
+        layout,
+        capacity=capacity,
+        nstep=nstep,
+        discount=discount,
+        generator=np.random.default_rng(0),
+    )
+
+
+def fill(replay, episodes):
+    """Write episodes given as lists of ending flags; return them as lists of frame numbers."""
+    counter = 0
+    written = []
+    for length, ending in episodes:
+        numbers = list(range(counter, counter + length + 1))
+        counter += length + 1
+        stack = [frame(numbers[0])] * replay.layout.frame_stack
+        replay.begin(np.concatenate(stack))
+        for step, number in enumerate(numbers[1:]):
+            stack = [*stack[1:], frame(number)]
+            final = step == length - 1
+            replay.add(
+                np.array([numbers[step], -numbers[step]], dtype=np.float32),
+                float(numbers[step]),
+                np.concatenate(stack),
+                terminated=final and ending == "terminated",
+                truncated=final and ending == "truncated",
+            )
+        written.append((numbers, ending))
+    return written
+
+
+def naive_transitions(written, capacity, nstep, discount, stack=3):
+    """{start: (stack, reward, discount, next stack)} by loops over lists: the definition."""
+    total = written[-1][0][-1] + 1
+    oldest = max(0, total - capacity)
+    expected = {}
+    for numbers, ending in written:
+        for t in range(len(numbers) - 1):
+            k, reward = 0, 0.0
+            while k < nstep and t + k < len(numbers) - 1:
+                reward += discount**k * numbers[t + k]
+                k += 1
+            reaches_end = t + k == len(numbers) - 1
+            if k < nstep and ending == "running":
+                continue
+
+            def stacked(i, numbers=numbers):
+                return [numbers[max(0, j)] for j in range(i - stack + 1, i + 1)]
+
+            if min(stacked(t)) < oldest:
+                continue
+            gone = reaches_end and ending == "terminated"
+            expected[numbers[t]] = (
+                stacked(t),
+                reward,
+                0.0 if gone else discount**k,
+                stacked(t + k),
+            )
+    return expected
+
+
+episode = st.tuples(st.integers(1, 9), st.sampled_from(["terminated", "truncated"]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    finished=st.lists(episode, min_size=0, max_size=12),
+    running=st.integers(0, 9),
+    capacity=st.integers(9, 40),
+    nstep=st.integers(1, 5),
+)
+def test_ring_equals_naive_list_of_episodes(finished, running, capacity, nstep):
+    replay = make(capacity, nstep=nstep)
+    episodes = [*finished, (running, "running")] if running or not finished else finished
+    written = fill(replay, episodes)
+    expected = naive_transitions(written, capacity, nstep, 0.9)
+    assert len(replay) == len(expected)
+    slots = np.flatnonzero(replay.ready)
+    if not expected:
+        with pytest.raises(EmptyReplay):
+            replay.sample(1)
+        return
+    batch = replay.gather(slots)
+    seen = set()
+    for i in range(len(slots)):
+        stack = [number_of(f) for f in batch.obs[i].numpy()[:, None]]
+        want_stack, want_reward, want_discount, want_next = expected[stack[-1]]
+        seen.add(stack[-1])
+        assert stack == want_stack
+        assert [number_of(f) for f in batch.next_obs[i].numpy()[:, None]] == want_next
+        assert float(batch.reward[i]) == pytest.approx(want_reward, rel=1e-5)
+        assert float(batch.discount[i]) == pytest.approx(want_discount, rel=1e-5)
+        assert batch.action[i].tolist() == [stack[-1], -stack[-1]]
+    assert seen == set(expected)
+
+
+def test_truncation_still_bootstraps_and_termination_does_not():
+    replay = make(20, nstep=3, discount=0.5)
+    fill(replay, [(4, "truncated"), (2, "terminated")])
+    batch = replay.gather(np.array([1, 2, 3, 5]))
+    assert batch.discount[:, 0].tolist() == [0.125, 0.25, 0.5, 0.0]
+    # rewards are the frame numbers: 1 + 2/2 + 3/4, 2 + 3/2, 3, 5 + 6/2
+    assert batch.reward[:, 0].tolist() == [2.75, 3.5, 3.0, 8.0]
+
+
+def test_samples_are_uniform_over_everything_that_can_be_sampled():
+    replay = make(50)
+    written = fill(replay, [(1, "terminated"), (30, "truncated"), (3, "terminated"), (25, "running")])
+    expected = naive_transitions(written, 50, 3, 0.9)
+    starts = replay.sample(40_000).action[:, 0].numpy().astype(int)
+    numbers, counts = np.unique(starts, return_counts=True)
+    assert set(numbers) == set(expected)
+    mean = 40_000 / len(expected)
+    assert (np.abs(counts - mean) < 6 * np.sqrt(mean)).all()
+
+
+def test_short_episodes_in_a_big_ring_are_still_sampled():
+    replay = make(10_000)
+    fill(replay, [(2, "running")] * 400 + [(1, "truncated")])
+    assert len(replay) == 1
+    assert replay.sample(5).action[:, 0].unique().tolist() == [1200.0]
+
+
+def test_saved_and_loaded_replay_gives_the_same_samples():
+    replay = make(30)
+    fill(replay, [(9, "terminated"), (30, "truncated"), (5, "running")])
+    state = replay.state_dict()
+    copy = make(30)
+    copy.load_state_dict({**state, "arrays": {k: v.copy() for k, v in state["arrays"].items()}})
+    for _ in range(3):
+        one, two = replay.sample(16), copy.sample(16)
+        assert (one.obs == two.obs).all() and (one.action == two.action).all()
+
+
+def test_one_transition_of_dog_run_costs_a_frame_and_little_more():
+    layout = Layout(frame_shape=(3, 84, 84), frame_dtype="uint8", frame_stack=3, actions=38)
+    replay = make(2000, layout=layout)
+    arrays = [getattr(replay, n) for n in ("frames", "actions", "rewards", "ages", "flags", "ready")]
+    assert sum(a.nbytes for a in arrays) == 2000 * layout.transition_bytes
+    assert layout.transition_bytes == 84 * 84 * 3 + 38 * 4 + 10
+    # Every frame stored once: the official 63.5 GB a million transitions, divided by 2.9 at least.
+    assert 1e6 * layout.transition_bytes < 63.5e9 / 2.9
+
+
+def test_state_observations_are_stored_as_floats():
+    layout = Layout(frame_shape=(4,), frame_dtype="float32", frame_stack=1, actions=1)
+    replay = make(20, nstep=1, layout=layout)
+    replay.begin(np.arange(4, dtype=np.float32))
+    replay.add(
+        np.zeros(1), 1.0, np.arange(4, dtype=np.float32) + 1, terminated=False, truncated=False
+    )
+    batch = replay.sample(2)
+    assert batch.obs.tolist() == [[0, 1, 2, 3]] * 2
+    assert batch.next_obs.tolist() == [[1, 2, 3, 4]] * 2
