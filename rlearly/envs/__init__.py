@@ -1,0 +1,59 @@
+"""Where agents live: families of envs behind one gymnasium interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+
+from rlearly.config import ConfigError, EnvConfig, did_you_mean
+from rlearly.types import EnvSpec
+
+FAMILIES = {
+    "dm_control suite": "domain_task: dog_run, cheetah_run, humanoid_walk, ...",
+    "dm_control manipulation": "reach_duplo, stack_2_bricks, place_brick, ...",
+    "gymnasium": "any registered id with a Box action space: HalfCheetah-v5, Pendulum-v1, ...",
+    "anyone's": "module:EnvId imports the module, which registers the id with gymnasium",
+}
+"""Family -> what its names look like."""
+
+
+def config_for(name: str) -> EnvConfig:
+    """The config of an env by its name.
+
+    Raises:
+        ConfigError: no family knows the name; the nearest names are given.
+    """
+    from rlearly.envs import control, gym
+
+    found = gym.config_for(name) or control.config_for(name)
+    if found is None:
+        raise ConfigError(
+            f"There is no env {name!r}; {did_you_mean(name, [*control.names(), *gym.names()])}"
+        )
+    return found
+
+
+def make(
+    config: EnvConfig, *, pixels: bool | None, model_seed: int, pictures: bool = False
+) -> gymnasium.Env:
+    """The env that a config describes: actions float32 [A] in [-1, 1], uint8 or float32 obs."""
+    from rlearly.envs import control, gym
+
+    if config.family == "control":
+        return control.make(config, pixels=pixels is not False, model_seed=model_seed)
+    return gym.make(config, pixels=pixels, pictures=pictures)
+
+
+def spec_of(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
+    """What an agent may know of an env made from `config`."""
+    observation, action = env.observation_space, env.action_space
+    assert isinstance(observation, gymnasium.spaces.Box)
+    assert isinstance(action, gymnasium.spaces.Box)
+    return EnvSpec(observation, action, config.action_repeat)
+
+
+def picture_of(env: gymnasium.Env) -> Callable[[int], np.ndarray]:
+    """Takes pictures of a made env: side in pixels -> uint8 [side, side, 3]."""
+    return env.get_wrapper_attr("picture")

@@ -1,0 +1,162 @@
+"""Any registered gymnasium env with a Box action space, from states or from pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from rlearly.config import ConfigError, EnvConfig
+from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions, resized
+from rlearly.envs.rendering import choose_backend, require_backend
+
+EXTRAS = {"box2d": "box2d", "Box2D": "box2d"}
+
+
+def names() -> list[str]:
+    """Every registered id, the newest version of each."""
+    newest: dict[str, tuple[int, str]] = {}
+    for spec in gymnasium.registry.values():
+        base = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
+        newest[base] = max(newest.get(base, (-1, "")), (spec.version or 0, spec.id))
+    return [env_id for _, env_id in newest.values()]
+
+
+def config_for(name: str) -> EnvConfig | None:
+    """The config of a registered id or of `module:Id`, or None if there is no such env."""
+    if ":" not in name and name not in gymnasium.registry:
+        return None
+    return EnvConfig(name=name, family="gym", action_repeat=1)
+
+
+class Photographed(gymnasium.Wrapper):
+    """Takes pictures of a gymnasium env, of any size.
+
+    MuJoCo envs are drawn directly: camera 0 if the model has one, else the env's own default view
+    (gymnasium's renderer is slower and fixes its look-at point at the first picture). An env
+    whose observation is an image is pictured by it. All others are asked to render.
+    """
+
+    def __init__(self, env: gymnasium.Env, camera: int | None):
+        super().__init__(env)
+        self.by_observation = is_picture(env.observation_space)
+        self.camera = camera
+        self._obs: Any = None
+        self._renderers: dict[int, Any] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._obs, info = self.env.reset(seed=seed, options=options)
+        return self._obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._obs, reward, terminated, truncated, info
+
+    def picture(self, size: int) -> np.ndarray:
+        """uint8 [size, size, 3]."""
+        if self.by_observation:
+            return resized(self._obs, size)
+        if _is_mujoco(self.env):
+            return self._draw(size)
+        image: Any = self.env.render()
+        if image is None:
+            raise ConfigError(f"env={self.env}: it cannot draw itself; add env.pixels=false.")
+        return resized(np.asarray(image, dtype=np.uint8), size)
+
+    def _draw(self, size: int) -> np.ndarray:
+        import mujoco
+
+        base: Any = self.env.unwrapped
+        if size not in self._renderers:
+            self._renderers[size] = mujoco.Renderer(base.model, size, size)
+        renderer = self._renderers[size]
+        renderer.update_scene(base.data, camera=self._view(base))
+        return renderer.render()
+
+    def _view(self, base: Any) -> Any:
+        import mujoco
+
+        number = self.camera if self.camera is not None else (0 if base.model.ncam else -1)
+        if not -1 <= number < base.model.ncam:
+            raise ConfigError(
+                f"env.camera: expected a number from -1 (free camera) to {base.model.ncam - 1}, "
+                f"received {number}."
+            )
+        if number >= 0:
+            return number
+        view = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(base.model, view)
+        for name, value in (base.mujoco_renderer.default_cam_config or {}).items():
+            if isinstance(value, np.ndarray):
+                getattr(view, name)[:] = value
+            else:
+                setattr(view, name, value)
+        if view.trackbodyid >= 0:
+            view.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        return view
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
+        super().close()
+
+
+def is_picture(space: Any) -> bool:
+    """True for uint8 [H, W, 3] observations."""
+    return (
+        isinstance(space, Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and space.shape[-1] == 3
+    )
+
+
+def _is_mujoco(env: gymnasium.Env) -> bool:
+    base: Any = env.unwrapped
+    return all(hasattr(base, name) for name in ("model", "data", "mujoco_renderer"))
+
+
+def _base(config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
+    try:
+        return gymnasium.make(
+            config.name, render_mode=render_mode, disable_env_checker=True, **config.kwargs
+        )
+    except gymnasium.error.DependencyNotInstalled as error:
+        extra = next((pip for word, pip in EXTRAS.items() if word in str(error)), None)
+        remedy = f"pip install 'rlearly[{extra}]'" if extra else str(error)
+        raise ConfigError(
+            f"env={config.name}: a package that it needs is not installed: {remedy}."
+        ) from None
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"env={config.name}: gymnasium cannot make it: {reason}.") from None
+
+
+def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium.Env:
+    """A gymnasium env as agents see it: [A] actions in [-1, 1], pixels or a flat state.
+
+    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
+
+    Raises:
+        ConfigError: it cannot be made, its actions are not a Box, or nothing here can draw.
+    """
+    choose_backend()
+    spec = gymnasium.spec(config.name) if ":" not in config.name else None
+    mujoco = spec is not None and "mujoco" in str(spec.entry_point)
+    render_mode = "rgb_array" if (pixels or pictures) and not mujoco else None
+    base = _base(config, render_mode)
+    photographed = Photographed(base, config.camera)
+    if pixels is None:
+        pixels = photographed.by_observation
+    if pixels and _is_mujoco(base):
+        require_backend()
+    env = ActionRepeat(UnitActions(photographed), config.action_repeat)
+    if not pixels:
+        return FlatState(env)
+    size = config.image_size
+    return Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)

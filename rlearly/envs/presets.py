@@ -1,0 +1,130 @@
+"""Settings that belong to a task, or to an agent on a task, as command-line overrides.
+
+The numbers are DrM's (arXiv 2310.19668, appendix; official configs) and, for easy tasks,
+DrQ-v2's (arXiv 2107.09645, appendix). A task that neither paper ran takes the medium row.
+"""
+
+from __future__ import annotations
+
+EASY = {
+    "ball_in_cup_catch",
+    "cartpole_balance",
+    "cartpole_balance_sparse",
+    "cartpole_swingup",
+    "cup_catch",
+    "finger_spin",
+    "hopper_stand",
+    "pendulum_swingup",
+    "walker_stand",
+    "walker_walk",
+}
+HARD = {
+    "dog_stand": 0.6,
+    "dog_walk": 0.6,
+    "dog_run": 0.6,
+    "humanoid_run": 0.6,
+    "dog_trot": 0.9,
+    "humanoid_stand": 0.9,
+    "humanoid_walk": 0.9,
+    "manipulator_bring_ball": 0.9,
+    "acrobot_swingup_sparse": 0.9,
+}
+"""Hard task -> DrM's alpha_max. Other tasks of these bodies are hard too, with alpha_max 0.9."""
+
+HARD_BODIES = ("dog", "humanoid", "manipulator")
+WIDE_BODIES = ("dog", "humanoid")
+FRAMES = {"easy": 210_000, "medium": 3_100_000, "hard": 30_100_000}
+NOISE_STEPS = {"easy": 40_000, "medium": 500_000, "hard": 2_000_000}
+
+
+def difficulty(env: str) -> str:
+    """easy, medium or hard."""
+    if env in EASY:
+        return "easy"
+    return "hard" if env in HARD or env.split("_")[0] in HARD_BODIES else "medium"
+
+
+def tuned(agent: str, env: str) -> list[str]:
+    """The overrides for an agent on an env, in the command line's grammar.
+
+    They are the same for `drqv2` and `drm` but for what only DrM has.
+    """
+    if agent not in ("drqv2", "drm"):
+        return []
+    family, _, task = env.partition("/")
+    if family == "metaworld":
+        return _metaworld(agent)
+    if family == "adroit":
+        return _adroit(agent, task)
+    if env[:1].isupper() or ":" in env or "/" in env:  # a gymnasium id: nobody's table has it
+        return []
+    level = difficulty(env)
+    body = env.split("_")[0]
+    overrides = [
+        f"train_frames={FRAMES[level]}",
+        f"agent.std_duration_steps={NOISE_STEPS[level]}",
+    ]
+    if body in HARD_BODIES:
+        overrides.append("agent.lr=8e-5")
+    if body in WIDE_BODIES:
+        overrides.append("agent.feature_dim=100")
+    if env == "walker_run":
+        overrides.append("agent.batch_size=512")
+    if env in ("quadruped_walk", "quadruped_run"):
+        overrides.append("replay.capacity=100000")
+    if agent == "drm":
+        alpha_max = HARD.get(env, 0.9) if level == "hard" else 1.0
+        overrides += [f"agent.alpha_max={alpha_max}", "agent.lambda_max=0.6"]
+    return overrides
+
+
+def _metaworld(agent: str) -> list[str]:
+    overrides = ["train_frames=2100000"]
+    if agent == "drm":
+        overrides += [
+            "agent.alpha_max=0.95",
+            "agent.lambda_max=0.5",
+            "agent.lambda_constant=true",
+        ]
+    return overrides
+
+
+def _adroit(agent: str, task: str) -> list[str]:
+    overrides = ["train_frames=6100000", "env.frame_stack=1"]
+    if agent == "drm":
+        overrides += ["agent.alpha_max=0.9", "agent.lambda_max=0.6"]
+        expectile = {"door": 0.6, "pen": 0.7}.get(task)
+        if expectile:
+            overrides.append(f"agent.expectile={expectile}")
+    return overrides
+
+
+def cpu(agent: str) -> list[str]:
+    """`preset=cpu`: a setting of ours, not any paper's, that learns on a laptop's processor.
+
+    Smaller images, networks and batches, noise that falls sooner, a perturbation every 5000
+    steps. For trying things out; its curves are not comparable with published ones.
+    """
+    overrides = [
+        "env.image_size=48",
+        "train_frames=40000",
+        "seed_frames=2000",
+        "eval_every_frames=5000",
+        "eval_episodes=3",
+        "checkpoint_every_frames=10000",
+        "replay.capacity=100000",
+        "video_size=128",
+    ]
+    if agent in ("drqv2", "drm"):
+        overrides += [
+            "agent.lr=3e-4",
+            "agent.batch_size=64",
+            "agent.hidden_dim=256",
+            "agent.encoder_channels=16",
+            "agent.shift_pixels=2",
+            "agent.exploration_steps=1000",
+            "agent.std_duration_steps=8000",
+        ]
+    if agent == "drm":
+        overrides += ["agent.perturb_every_steps=5000"]
+    return overrides
