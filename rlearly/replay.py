@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,10 @@ class Layout:
 
 ENDS, TERMINATES, LAST = 1, 2, 4
 """Flags of a slot: its transition ends the episode, by termination; it is a final observation."""
+
+
+NORESERVE = 0x4000 if sys.platform == "linux" else 0
+"""mmap's MAP_NORESERVE, which Python 3.11 does not name."""
 
 
 class EmptyReplay(Exception):
@@ -243,5 +248,6 @@ ARRAYS = ("frames", "actions", "rewards", "ages", "flags", "ready")
 def _reserve(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Zeros that take memory only when written, and give it back when freed."""
     count = int(np.prod(shape))
-    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
+    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=flags)
     return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)

@@ -18,6 +18,7 @@ from rlearly.schedules import Schedule
 from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec, Metrics
 
+PIXELS = drqv2.PIXELS
 AWAKE_BELOW = 0.2
 """The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""
 

@@ -34,6 +34,10 @@ from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics, Stateful
 
 
+PIXELS = True
+"""Observes pixels where an env offers them and nothing else is asked for."""
+
+
 @dataclass(frozen=True)
 class Config:
     """DrQ-v2's hyper-parameters; the defaults are the paper's."""

@@ -1,0 +1,295 @@
+"""The only place where agents meet envs: overrides -> config -> parts -> a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rlearly import envs
+from rlearly.agents import AGENTS, agent_module
+from rlearly.config import (
+    ConfigError,
+    RunConfig,
+    assign,
+    did_you_mean,
+    editable,
+    frozen,
+    parse_overrides,
+)
+from rlearly.envs import presets
+
+if TYPE_CHECKING:
+    import gymnasium
+    import torch
+
+    from rlearly.loop import Loop, Watcher
+    from rlearly.sinks import Sinks
+    from rlearly.types import Agent, EnvSpec
+
+DEFAULT_AGENT = "drm"
+PRESETS = ("paper", "cpu")
+RESUMABLE = (
+    "train_frames",
+    "eval_every_frames",
+    "eval_episodes",
+    "video_size",
+    "log_every_frames",
+    "checkpoint_every_frames",
+    "keep_checkpoints",
+    "device",
+    "threads",
+    "wandb.mode",
+)
+"""What may change when a run is resumed; everything else would make it another run."""
+
+
+# --- overrides -> config ---
+
+
+def compose(arguments: Sequence[str]) -> RunConfig:
+    """The config that command-line words describe.
+
+    Precedence: defaults < agent < env < tuned (agent, env) pair < preset < the words themselves.
+
+    Raises:
+        ConfigError: an unknown name or key, a wrong type, or a value out of bounds.
+    """
+    pairs = parse_overrides(arguments)
+    chosen = {key: value for key, value in pairs if key in ("agent", "env", "preset")}
+    agent = _agent_name(chosen.get("agent", DEFAULT_AGENT))
+    preset = chosen.get("preset", "paper")
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, received {preset!r}.")
+    env = chosen.get("env")
+    if not isinstance(env, str):
+        raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
+    view = _editable(agent, envs.config_for(env))
+    base = presets.tuned(agent, env) + (presets.cpu(agent) if preset == "cpu" else [])
+    for key, value in parse_overrides(base):
+        assign(view, key, value)
+    for key, value in pairs:
+        if key not in ("agent", "env"):
+            assign(view, key, value)
+    config = _resolve_pixels(frozen(view), told={key for key, _ in pairs})
+    _check_sizes(config)
+    return config
+
+
+def _agent_name(name: Any) -> str:
+    if name not in AGENTS:
+        raise ConfigError(f"There is no agent {name!r}; {did_you_mean(str(name), AGENTS)}")
+    return name
+
+
+def _editable(agent: str, env: Any) -> DictConfig:
+    return editable(RunConfig(agent=agent_module(agent).Config(), env=env, agent_name=agent))
+
+
+def _resolve_pixels(config: RunConfig, told: set[str]) -> RunConfig:
+    """Settle obs and env.pixels, and DrQ-v2's action repeat of 2 for gymnasium pixels."""
+    pixels, obs = config.env.pixels, config.obs
+    if obs != "auto":
+        if pixels is not None and pixels != (obs == "pixels"):
+            raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
+        pixels = obs == "pixels"
+    env = config.env
+    if pixels is None and env.family == "control":
+        pixels = agent_module(config.agent_name).PIXELS
+    if pixels and env.family == "gym" and "env.action_repeat" not in told:
+        env = replace(env, action_repeat=2)
+    return replace(config, env=replace(env, pixels=pixels))
+
+
+def _check_sizes(config: RunConfig) -> None:
+    least = config.agent.nstep + config.env.frame_stack + 1
+    if config.replay.capacity < least:
+        raise ConfigError(
+            f"replay.capacity: expected at least agent.nstep + env.frame_stack + 1 = {least}, "
+            f"received {config.replay.capacity}."
+        )
+
+
+def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
+    """The config of an existing run, with what may change on resuming changed.
+
+    Raises:
+        ConfigError: the path is no run, its config does not load, or a word may not change.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        what = "is not a run directory (it has no config.yaml)" if run.exists() else "does not exist"
+        raise ConfigError(f"{run} {what}; a run directory looks like runs/drm/dog_run/0-<time>.")
+    try:
+        saved = OmegaConf.load(file)
+        agent = saved["agent_name"]
+        env = editable(envs.config_for(saved["env"]["name"]))
+        view = _editable(_agent_name(agent), frozen(OmegaConf.merge(env, saved["env"])))
+        view = OmegaConf.merge(view, {k: v for k, v in saved.items() if k != "env"})
+    except (OmegaConfBaseException, YAMLError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{file} does not load as a run's config ({reason}).") from None
+    for key, value in parse_overrides(arguments):
+        if key not in RESUMABLE:
+            raise ConfigError(
+                f"{key}: cannot change when a run is resumed; these can: {', '.join(RESUMABLE)}."
+            )
+        assign(view, key, value)
+    return frozen(view)
+
+
+# --- config -> parts ---
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run's learner and world, and the numbers of its memory."""
+
+    agent: Agent
+    env: gymnasium.Env
+    spec: EnvSpec
+    device: torch.device
+
+
+def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
+    """The env of a run. Every copy is built alike; episodes differ by their seeds alone."""
+    from rlearly.seeding import Seeds
+
+    seed = Seeds(config.seed).integer("env") % 2**32
+    return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, pictures=pictures)
+
+
+def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
+    from rlearly.seeding import Seeds
+
+    module = agent_module(config.agent_name)
+    return module.make(config.agent, spec, seeds=Seeds(config.seed), device=device)
+
+
+def layout_of(config: RunConfig, spec: EnvSpec) -> Any:
+    """How replay stores this run's transitions."""
+    from rlearly.networks import is_image
+    from rlearly.replay import Layout
+
+    stack = config.env.frame_stack if is_image(spec.observation) else 1
+    shape = spec.observation.shape
+    return Layout(
+        frame_shape=(shape[0] // stack, *shape[1:]),
+        frame_dtype=str(spec.observation.dtype),
+        frame_stack=stack,
+        actions=spec.action.shape[0],
+    )
+
+
+def replay_bytes(config: RunConfig, transition_bytes: int) -> int:
+    """What the replay will have taken by the run's end: its capacity, or less for a short run.
+
+    An episode adds one final observation; episodes of 25 steps or more are assumed.
+    """
+    steps = config.train_frames // config.env.action_repeat
+    slots = min(config.replay.capacity, int(steps * 1.04) + 100)
+    return slots * transition_bytes
+
+
+def build(
+    config: RunConfig,
+    folder: Path,
+    *,
+    sinks: Sinks,
+    watcher: Watcher,
+    device: torch.device,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Loop:
+    """Every part of a run, put together.
+
+    Raises:
+        ConfigError: the env cannot be made, or the replay does not fit into memory.
+    """
+    from rlearly.cadence import FixedRatio
+    from rlearly.envs.state import Episodes
+    from rlearly.loop import Loop, Plan
+    from rlearly.machine import check_memory
+    from rlearly.replay import Replay
+    from rlearly.seeding import Seeds
+
+    seeds = Seeds(config.seed)
+    env = Episodes(make_env(config), seeds.numpy("env"))
+    spec = envs.spec_of(env, config.env)
+    layout = layout_of(config, spec)
+    needed = replay_bytes(config, layout.transition_bytes)
+    watcher.say(
+        f"replay: {config.replay.capacity:,} transitions of {layout.transition_bytes:,} bytes; "
+        f"this run fills {check_memory(needed, layout.transition_bytes)}"
+    )
+    return Loop(
+        Plan(
+            frames_per_step=spec.frames_per_step,
+            train_frames=config.train_frames,
+            seed_frames=config.seed_frames,
+            batch_size=config.agent.batch_size,
+            log_every_frames=config.log_every_frames,
+            eval_every_frames=config.eval_every_frames,
+            eval_episodes=config.eval_episodes,
+            video_size=config.video_size,
+            checkpoint_every_frames=config.checkpoint_every_frames,
+            keep_checkpoints=config.keep_checkpoints,
+        ),
+        agent=make_agent(config, spec, device),
+        env=env,
+        make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
+        picture_of=envs.picture_of,
+        replay=Replay(
+            layout,
+            capacity=config.replay.capacity,
+            nstep=config.agent.nstep,
+            discount=config.agent.discount,
+            generator=seeds.numpy("replay"),
+            device=device,
+        ),
+        cadence=FixedRatio(config.replay_ratio),
+        sinks=sinks,
+        watcher=watcher,
+        seeds=seeds,
+        folder=folder,
+        stop_requested=stop_requested,
+    )
+
+
+def forecast_seconds(config: RunConfig, device: torch.device) -> float:
+    """How long the whole run would take here, from a few timed steps and one timed update.
+
+    It is measured on an env and an agent of its own, which are then thrown away.
+    """
+    import torch
+
+    from rlearly.types import Batch
+
+    env = make_env(config)
+    spec = envs.spec_of(env, config.env)
+    obs, _ = env.reset(seed=0)
+    action = np.zeros(spec.action.shape, dtype=np.float32)
+    env.step(action)
+    began = time.monotonic()
+    for _ in range(3):
+        env.step(action)
+    step_seconds = (time.monotonic() - began) / 3
+    env.close()
+    agent = make_agent(config, spec, device)
+    size = config.agent.batch_size
+    many = torch.as_tensor(obs).to(device)[None].expand(size, *obs.shape).contiguous()
+    ones = torch.ones(size, 1, device=device)
+    zeros = torch.zeros(size, *spec.action.shape, device=device)
+    batch = Batch(many, zeros, ones, ones, many)
+    agent.update(batch, step=0)
+    began = time.monotonic()
+    agent.update(batch, step=0)
+    update_seconds = time.monotonic() - began
+    steps = config.train_frames / spec.frames_per_step
+    return steps * (step_seconds + config.replay_ratio * update_seconds)

@@ -1,0 +1,98 @@
+"""What a person sees of a running run: one live line in a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from rlearly.types import Progress
+
+LIVE_SECONDS = 0.25
+LINE_SECONDS = (1.0, 5.0, 10.0, 15.0, 30.0, 60.0)
+"""Gaps between lines when not in a terminal: quick at first, then once a minute."""
+
+RATE_WINDOW = 40
+
+
+class Display:
+    """Frames, rates, time left, last returns and dormant ratio. It only looks on."""
+
+    def __init__(self, train_frames: int, console: Console | None = None):
+        self.train_frames = train_frames
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.started = time.monotonic()
+        self.next_at = self.started + (0.0 if self.console.is_terminal else LINE_SECONDS[0])
+        self.lines = 0
+        self.samples: deque[tuple[float, int, int]] = deque(maxlen=RATE_WINDOW)
+        self.live: Live | None = None
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, auto_refresh=False, transient=False)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def look(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        if now < self.next_at:
+            return
+        if "evaluating" not in latest:
+            self.samples.append((now, at.frames, updates))
+        text = self.line(at, updates, latest)
+        if self.live:
+            self.next_at = now + LIVE_SECONDS
+            self.live.update(Text(text), refresh=True)
+        else:
+            self.next_at = now + LINE_SECONDS[min(self.lines, len(LINE_SECONDS) - 1)]
+            self.lines += 1
+            self.console.print(text, markup=False)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def line(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> str:
+        """One line of where the run stands."""
+        parts = [f"{at.frames:,} / {self.train_frames:,} frames ({self._share(at):.1%})"]
+        if len(self.samples) > 1:
+            (t0, f0, u0), (t1, f1, u1) = self.samples[0], self.samples[-1]
+            rate = (f1 - f0) / max(t1 - t0, 1e-9)
+            parts.append(f"{rate:.1f} frames/s")
+            parts.append(f"{(u1 - u0) / max(t1 - t0, 1e-9):.2f} updates/s")
+            if rate > 0:
+                parts.append(f"{duration((self.train_frames - at.frames) / rate)} left")
+        for key, label in (
+            ("train/episode_return", "return {:.1f}"),
+            ("eval/episode_return", "eval {:.1f}"),
+            ("plasticity/dormant_ratio", "dormant {:.1%}"),
+        ):
+            if key in latest:
+                parts.append(label.format(float(latest[key])))
+        if "evaluating" in latest:
+            parts.append(f"evaluating episode {latest['evaluating']}")
+        elif not updates:
+            parts.append("no updates yet")
+        return "  |  ".join(parts)
+
+    def _share(self, at: Progress) -> float:
+        return min(1.0, at.frames / self.train_frames)
+
+
+def duration(seconds: float) -> str:
+    """A time span a person reads at a glance."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"

@@ -1,0 +1,61 @@
+"""What `--help` prints: everything that can be set, read off the config itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rlearly.agents import AGENTS, agent_module
+from rlearly.config import EnvConfig, RunConfig, describe
+from rlearly.envs import FAMILIES
+
+NOT_SET_BY_KEY = ("agent", "env", "agent_name")
+
+
+def train_help(words: list[str]) -> str:
+    """The help of the train command; with `agent=NAME` among the words, that agent's keys too."""
+    agent = next((w.partition("=")[2] for w in words if w.startswith("agent=")), None)
+    lines = [
+        "Usage: python -m rlearly.train agent=AGENT env=ENV [key=value ...]",
+        "       python -m rlearly.train resume=RUN_DIR",
+        "       --help agent=AGENT   also lists the keys of that agent",
+        "       --cfg job            prints the config of this command and exits",
+        "",
+        "Agents",
+        *_table(AGENTS.items()),
+        "",
+        "Envs",
+        *_table(FAMILIES.items()),
+        "",
+        "Keys (type, default)",
+        *_keys(RunConfig, ""),
+        *_keys(EnvConfig, "env."),
+    ]
+    if agent in AGENTS:
+        lines += ["", f"Keys of {agent}", *_keys(agent_module(agent).Config, "agent.")]
+    else:
+        lines.append("  agent.*  --help agent=NAME lists them")
+    lines += [
+        "",
+        "Precedence: defaults < agent < env < tuned (agent, env) pair < preset < command line.",
+        "Example: python -m rlearly.train agent=drm env=cartpole_balance preset=cpu seed=1",
+    ]
+    return "\n".join(lines)
+
+
+def _table(rows: Any) -> Iterator[str]:
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        yield f"  {name:{width}}  {text}"
+
+
+def _keys(cls: Any, prefix: str) -> Iterator[str]:
+    for name, type_name, text, default, is_group in describe(cls):
+        if is_group:
+            yield from _keys(type(default), f"{prefix}{name}.")
+        elif prefix or name not in NOT_SET_BY_KEY:
+            shown = "null" if default is None else str(default).lower()
+            if isinstance(default, str):
+                shown = default or "''"
+            yield f"  {prefix + name:28} {type_name.replace(' | None', '?')}, {shown}: {text}"

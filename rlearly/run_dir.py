@@ -1,0 +1,131 @@
+"""A run's directory: made, locked, and labelled with all that it takes to run it again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from rlearly.config import ConfigError, RunConfig, as_yaml
+
+CONFIG = "config.yaml"
+
+
+def create(config: RunConfig) -> Path:
+    """The directory of a new run.
+
+    Raises:
+        ConfigError: it holds a run already, or it cannot be written.
+    """
+    if config.run_dir:
+        path = Path(config.run_dir)
+    else:
+        env = config.env.name.replace("/", "-").replace(":", "-")
+        label = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = Path("runs") / config.agent_name / env / f"{config.seed}-{label}"
+    if (path / CONFIG).exists():
+        raise ConfigError(
+            f"run_dir: {path} holds a run already; continue it with resume={path}, or name another."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write(path / CONFIG, as_yaml(config))
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir: {path} cannot be written ({error.strerror}); name another with run_dir=."
+        ) from None
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a small file as a whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time works in a run directory.
+
+    Raises:
+        ConfigError: another one does.
+    """
+    with (path / "run.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{path} is in use: another process is training there.") from None
+        yield
+
+
+def provenance(threads: int, device: torch.device) -> dict[str, Any]:
+    """Command, code, packages and hardware, as far as they can be told."""
+    package = Path(__file__).parent
+    diff = _git(package, "diff", "HEAD")
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "argv": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git": {
+            "commit": _git(package, "rev-parse", "HEAD"),
+            "dirty": bool(diff),
+            "diff": diff[:1_000_000] if diff else None,
+        },
+        "python": sys.version,
+        "packages": {
+            d.metadata["Name"]: d.version
+            for d in sorted(importlib.metadata.distributions(), key=lambda d: str(d.name).lower())
+        },
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "gpu": gpu,
+        },
+        "threads": threads,
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("SLURM_JOB", "SLURM_ARRAY", "CUDA_", "MUJOCO_", "OMP_", "MKL_"))
+        },
+    }
+
+
+def record_provenance(path: Path, facts: dict[str, Any]) -> None:
+    """Append to provenance.json: one entry for each time the run was started or resumed."""
+    file = path / "provenance.json"
+    entries = json.loads(file.read_text()) if file.is_file() else []
+    write(file, json.dumps([*entries, facts], indent=1))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
