@@ -1,0 +1,124 @@
+"""`python -m rlearly.evaluate run=<run dir>`: play a trained agent, print returns, film it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlearly.config import (
+    ConfigError,
+    assign,
+    describe,
+    editable,
+    frozen,
+    parse_overrides,
+    setting,
+)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to play."""
+
+    run: str = setting("", "run directory")
+    checkpoint: int | None = setting(None, "frames of the checkpoint; null: the newest")
+    episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
+    seed: int = setting(0, "the episodes follow from it", at_least=0)
+    video_size: int = setting(256, "side of the first episode's video; 0: none", at_least=0)
+    video: str | None = setting(None, "path of the mp4; null: <run>/videos/evaluate_<frames>.mp4")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if "--help" in words or "-h" in words or not words:
+        print("Usage: python -m rlearly.evaluate run=RUN_DIR [key=value ...]\n\nKeys")
+        for name, type_name, text, default, _ in describe(EvaluateConfig):
+            shown = "null" if default is None else default
+            print(f"  {name:11} {type_name.replace(' | None', '?')}, {shown}: {text}")
+        return 0
+    try:
+        view = editable(EvaluateConfig())
+        for key, value in parse_overrides(words):
+            assign(view, key, value)
+        evaluate(frozen(view))
+    except ConfigError as error:
+        print(f"rlearly: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(config: EvaluateConfig) -> list[float]:
+    """Play, print a line an episode, and return the returns.
+
+    Raises:
+        ConfigError: the path is no run, or it has no whole checkpoint.
+    """
+    import numpy as np
+
+    from rlearly import checkpoint, compose, envs, loop, machine
+    from rlearly.seeding import Seeds
+    from rlearly.video import Video
+
+    run = Path(config.run)
+    run_config = replace(compose.load(run), device=config.device, threads=config.threads)
+    machine.settle(run_config.threads)
+    device = machine.choose_device(run_config.device)
+    frames, state = _load(run / "checkpoints", config.checkpoint, checkpoint)
+    env = compose.make_env(run_config, pictures=bool(config.video_size))
+    spec = envs.spec_of(env, run_config.env)
+    agent = compose.make_agent(run_config, spec, device)
+    agent.load_state_dict(state["agent"])
+    print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
+
+    def play(film: Any) -> loop.Evaluation:
+        return loop.evaluate(
+            agent,
+            env,
+            episodes=config.episodes,
+            seeds=Seeds(config.seed).sequence("evaluation"),
+            step=state["loop"]["steps"],
+            film=film,
+        )
+
+    if config.video_size:
+        path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
+        picture = envs.picture_of(env)
+        with Video(path) as video:
+            result = play(lambda: video.add(picture(config.video_size)))
+    else:
+        path, result = None, play(None)
+    env.close()
+    for i, (total, length) in enumerate(zip(result.returns, result.lengths_steps, strict=True)):
+        print(f"episode {i}: return {total:.2f} in {length} steps")
+    print(
+        f"{len(result.returns)} episodes: mean {np.mean(result.returns):.2f}, "
+        f"median {np.median(result.returns):.2f}, "
+        f"min {np.min(result.returns):.2f}, max {np.max(result.returns):.2f}"
+    )
+    if path:
+        print(f"video: {path}")
+    return result.returns
+
+
+def _load(folder: Path, frames: int | None, checkpoint: Any) -> tuple[int, dict[str, Any]]:
+    if frames is None:
+        return checkpoint.load_newest(folder)
+    path = folder / f"{frames:012d}"
+    if not path.is_dir():
+        kept = ", ".join(str(int(p.name)) for p in checkpoint.found(folder)) or "none"
+        raise ConfigError(f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}.")
+    try:
+        return frames, checkpoint.load(path)
+    except checkpoint.DamagedCheckpoint as error:
+        raise ConfigError(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
