@@ -6,6 +6,7 @@ The seams and their null parts: how much to explore (`Exploration`), what to boo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -300,7 +301,7 @@ class DrQv2:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         for name, part in self._parts().items():

@@ -1,0 +1,121 @@
+"""One contract for every agent, from pixels and from states."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_batch
+
+from rlearly.agents import AGENTS, agent_module
+from rlearly.seeding import Seeds
+
+SMALL = {
+    "hidden_dim": 16,
+    "feature_dim": 8,
+    "encoder_channels": 4,
+    "exploration_steps": 10,
+    "batch_size": 16,
+}
+
+
+@pytest.fixture(params=["pixels", "state"])
+def spec(request, pixel_spec, state_spec):
+    return pixel_spec if request.param == "pixels" else state_spec
+
+
+@pytest.fixture(params=AGENTS)
+def build(request, spec):
+    module = agent_module(request.param)
+
+    def build(seed=0, **settings):
+        config = module.Config(**(SMALL | settings))
+        return module.make(config, spec, seeds=Seeds(seed), device=torch.device("cpu"))
+
+    return build
+
+
+def observations(spec, count=5):
+    return random_batch(spec, size=count).obs.numpy()
+
+
+def weights(agent):
+    return {
+        f"{name}.{key}": p.detach().clone()
+        for name, network in agent.networks.items()
+        for key, p in network.named_parameters()
+    }
+
+
+def test_actions_have_the_right_shape_and_bounds(build, spec):
+    agent = build()
+    for step, explore in ((0, True), (100, True), (100, False)):
+        action = agent.act(observations(spec), step=step, explore=explore)
+        assert action.shape == (5, 3) and action.dtype == np.float32
+        assert (np.abs(action) <= 1).all()
+
+
+def test_first_steps_explore_uniformly(build, spec):
+    agent = build(exploration_steps=1000)
+    many = observations(spec, 400)
+    actions = np.concatenate([agent.act(many, step=s, explore=True) for s in range(5)])
+    assert abs(actions.mean()) < 0.05
+    assert abs(actions.std() - 3**-0.5) < 0.02
+
+
+def test_evaluation_takes_the_mean_action_and_draws_nothing(build, spec):
+    one, two = build(), build()
+    obs = observations(spec)
+    assert np.array_equal(
+        one.act(obs, step=50, explore=False), one.act(obs, step=50, explore=False)
+    )
+    assert np.array_equal(one.act(obs, step=50, explore=True), two.act(obs, step=50, explore=True))
+
+
+def test_updates_change_every_network_and_return_detached_scalars(build, spec):
+    agent = build()
+    before = weights(agent)
+    metrics = agent.update(random_batch(spec), step=20)
+    changed = {k.split(".")[0] for k, p in weights(agent).items() if not torch.equal(p, before[k])}
+    assert changed == {k.split(".")[0] for k in before}
+    for name, value in metrics.items():
+        assert "/" in name
+        if isinstance(value, torch.Tensor):
+            assert value.ndim == 0 and not value.requires_grad, name
+        assert np.isfinite(float(value)), name
+
+
+def test_same_seed_same_learning_and_other_seed_other(build, spec):
+    batch = random_batch(spec)
+    agents = [build(0), build(0), build(1)]
+    for agent in agents:
+        agent.update(batch, step=20)
+    one, two, three = map(weights, agents)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert any(not torch.equal(one[k], three[k]) for k in one)
+
+
+def test_loaded_agent_continues_to_the_bit(build, spec):
+    agent, fresh = build(), build(9)
+    for i in range(3):
+        agent.update(random_batch(spec, seed=i), step=20 + i)
+    agent.act(observations(spec), step=30, explore=True)
+    fresh.load_state_dict(agent.state_dict())
+    for i in range(3):
+        agent.update(random_batch(spec, seed=10 + i), step=40 + i)
+        fresh.update(random_batch(spec, seed=10 + i), step=40 + i)
+    one, two = weights(agent), weights(fresh)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    obs = observations(spec)
+    assert np.array_equal(
+        agent.act(obs, step=50, explore=True), fresh.act(obs, step=50, explore=True)
+    )
+
+
+def test_no_global_randomness_is_used(build, spec):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state().clone()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    agent = build()
+    agent.act(observations(spec), step=50, explore=True)
+    agent.update(random_batch(spec), step=20)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002

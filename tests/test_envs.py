@@ -1,0 +1,243 @@
+"""Both families behind one interface: endings, seeds, pixels, and exact return to mid-episode."""
+
+import gymnasium
+import numpy as np
+import pytest
+import tiny_envs  # noqa: F401  (registers PixelReach-v0)
+from gymnasium.spaces import Box
+
+from rlearly import envs
+from rlearly.config import ConfigError
+from rlearly.envs import control
+from rlearly.envs.pixels import ActionRepeat, UnitActions
+from rlearly.envs.state import Episodes
+
+
+def make(name, pixels=None, pictures=False, **changes):
+    from dataclasses import replace
+
+    config = replace(envs.config_for(name), **changes)
+    return envs.make(config, pixels=pixels, model_seed=0, pictures=pictures)
+
+
+class Scripted(gymnasium.Env):
+    """Rewards 1, 2, 3, ...; ends as told."""
+
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+
+    def __init__(self, length, ending, action_space=None):
+        self.length, self.ending = length, ending
+        self.action_space = action_space or Box(-1, 1, (2,), np.float32)
+        self.received = []
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        self.received.append(action)
+        over = self.t == self.length
+        flags = (over and self.ending == "terminated", over and self.ending == "truncated")
+        return np.full(1, self.t, np.float32), float(self.t), *flags, {}
+
+
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_action_repeat_adds_rewards_and_stops_at_the_end(ending):
+    env = ActionRepeat(Scripted(5, ending), 2)
+    env.reset()
+    steps = [env.step(np.zeros(2)) for _ in range(3)]
+    assert [s[1] for s in steps] == [3.0, 7.0, 5.0]
+    assert [s[2] for s in steps] == [False, False, ending == "terminated"]
+    assert [s[3] for s in steps] == [False, False, ending == "truncated"]
+
+
+def test_unit_actions_span_the_bounds_and_leave_unbounded_dimensions_alone():
+    low, high = np.array([[-3.0, 0.0], [-1e10, -1.0]]), np.array([[1.0, 5.0], [1e10, 1.0]])
+    space = Box(low, high, dtype=np.float64)
+    inner = Scripted(100, "terminated", space)
+    env = UnitActions(inner)
+    assert env.action_space.shape == (4,)
+    env.reset()
+    for unit in (-1.0, 0.0, 1.0, 7.0):
+        env.step(np.full(4, unit, np.float32))
+    expected = [
+        [[-3, 0], [-1, -1]],
+        [[-1, 2.5], [0, 0]],
+        [[1, 5], [1, 1]],
+        [[1, 5], [1, 1]],
+    ]
+    np.testing.assert_allclose(inner.received, expected)
+
+
+def test_discrete_actions_are_refused_with_a_sentence():
+    with pytest.raises(ConfigError, match=r"env=CartPole-v1: expected a Box action space"):
+        make("CartPole-v1", pixels=False)
+
+
+@pytest.mark.parametrize("name", sorted(control.suite_tasks()))
+def test_every_suite_task_resets_and_steps_from_states(name):
+    env = make(name, pixels=False)
+    obs, _ = env.reset(seed=1)
+    assert env.observation_space.contains(obs) and obs.dtype == np.float32
+    obs, reward, terminated, truncated, _ = env.step(np.zeros(env.action_space.shape))
+    assert env.observation_space.contains(obs) and np.isfinite(reward)
+    assert not (terminated or truncated)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HalfCheetah-v5", "Ant-v5", "Humanoid-v5", "Reacher-v5", "Pendulum-v1", "MountainCarContinuous-v0"],
+)
+def test_gymnasium_ids_work_from_states(name):
+    env = make(name)
+    obs, _ = env.reset(seed=1)
+    assert env.observation_space.contains(obs) and obs.dtype == np.float32
+    env.step(env.action_space.high)
+    env.close()
+
+
+def test_time_limit_truncates_after_exactly_1000_simulator_steps():
+    env = make("cartpole_balance", pixels=False)
+    env.reset(seed=0)
+    endings = [env.step(np.zeros(1))[2:4] for _ in range(500)]
+    assert endings[-1] == (False, True) and set(endings[:-1]) == {(False, False)}
+    env = make("HalfCheetah-v5", action_repeat=2)
+    env.reset(seed=0)
+    endings = [env.step(np.zeros(6))[2:4] for _ in range(500)]
+    assert endings[-1] == (False, True) and set(endings[:-1]) == {(False, False)}
+
+
+def test_lqr_terminates_where_its_discount_is_zero():
+    env = make("lqr_lqr_2_1", pixels=False)
+    env.reset(seed=0)
+    for _ in range(500):
+        _, _, terminated, truncated, _ = env.step(np.zeros(1))
+        if terminated or truncated:
+            break
+    assert terminated != truncated
+    base = env.unwrapped
+    state = np.zeros_like(base._control.physics.get_state())
+    env.reset(seed=0)
+    with base._control.physics.reset_context():
+        base._control.physics.set_state(state)
+    assert env.step(np.zeros(1))[2:4] == (True, False)
+
+
+def test_seeded_resets_repeat_and_differ():
+    for name in ("cheetah_run", "HalfCheetah-v5", "reach_duplo"):
+        env, other = make(name, pixels=False), make(name, pixels=False)
+        first = env.reset(seed=5)[0]
+        for _ in range(3):
+            env.step(env.action_space.low)
+        env.reset(seed=6)
+        np.testing.assert_array_equal(env.reset(seed=5)[0], first)
+        np.testing.assert_array_equal(other.reset(seed=5)[0], first)
+        assert not np.array_equal(env.reset(seed=7)[0], first)
+
+
+@pytest.mark.parametrize(("name", "camera"), [("cheetah_run", 0), ("quadruped_walk", 2)])
+def test_suite_pixels_equal_dm_controls_own_wrapper(name, camera):
+    from dm_control import suite
+    from dm_control.suite.wrappers import action_scale, pixels
+
+    env = make(name, pixels=True)
+    domain, task = control.suite_tasks()[name]
+    raw = suite.load(domain, task, task_kwargs={"random": 3})
+    theirs = pixels.Wrapper(
+        action_scale.Wrapper(raw, minimum=-1.0, maximum=1.0),
+        render_kwargs={"height": 84, "width": 84, "camera_id": camera},
+    )
+    raw.task._random = np.random.RandomState(11)
+    first = theirs.reset().observation["pixels"].copy()
+    obs, _ = env.reset(seed=11)
+    assert obs.shape == (9, 84, 84) and obs.dtype == np.uint8
+    for i in range(3):
+        np.testing.assert_array_equal(obs[3 * i : 3 * i + 3], first.transpose(2, 0, 1))
+    generator = np.random.default_rng(0)
+    images = [first, first, first]
+    for _ in range(4):
+        action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        obs, reward, *_ = env.step(action)
+        steps = [theirs.step(action.astype(np.float64)) for _ in range(2)]
+        assert reward == pytest.approx(sum(s.reward for s in steps), abs=1e-12)
+        images = [*images[1:], steps[-1].observation["pixels"].copy()]
+        np.testing.assert_array_equal(
+            obs, np.concatenate([i.transpose(2, 0, 1) for i in images])
+        )
+    env.close()
+
+
+def test_manipulation_pixels_equal_the_vision_variant():
+    from dm_control import manipulation
+
+    theirs = manipulation.load("reach_duplo_vision", seed=0)
+    theirs._random_state = np.random.RandomState(4)
+    env = make("reach_duplo", pixels=True)
+    obs, _ = env.reset(seed=4)
+    first = theirs.reset().observation["front_close"][0]
+    np.testing.assert_array_equal(obs[-3:], first.transpose(2, 0, 1))
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "InvertedPendulum-v5", "Pendulum-v1"])
+def test_gymnasium_pixels_show_the_state(name):
+    env = make(name, pixels=True)
+    obs, _ = env.reset(seed=0)
+    assert obs.shape == (9, 84, 84) and obs.dtype == np.uint8 and obs.std() > 1
+    for _ in range(3):
+        after, *_ = env.step(env.action_space.high)
+    assert (after[-3:] != obs[-3:]).any()
+    assert envs.picture_of(env)(128).shape == (128, 128, 3)
+    env.close()
+
+
+def test_image_observations_are_the_pixels():
+    env = make("PixelReach-v0", image_size=24)
+    obs, info = env.reset(seed=1)
+    assert obs.shape == (9, 24, 24)
+    goal_column = int(obs[-3].any(0).argmax())
+    assert goal_column == (18 if info["goal"] > 0 else 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("cheetah_run", True), ("reach_duplo", False), ("lqr_lqr_2_1", False), ("Hopper-v5", False)],
+)
+def test_loaded_episode_continues_to_the_bit(name, pixels):
+    generator = np.random.default_rng(1)
+    env = Episodes(make(name, pixels=pixels), np.random.default_rng(0))
+    fresh = Episodes(make(name, pixels=pixels), np.random.default_rng(99))
+    env.reset()
+    shape = env.action_space.shape
+    for _ in range(7):
+        env.step(generator.uniform(-0.3, 0.3, shape).astype(np.float32))
+    fresh.load_state_dict(env.state_dict())
+    np.testing.assert_array_equal(fresh.obs, env.obs)
+    for _ in range(7):
+        action = generator.uniform(-0.3, 0.3, shape).astype(np.float32)
+        one, two = env.step(action), fresh.step(action)
+        np.testing.assert_array_equal(one[0], two[0])
+        assert one[1:4] == two[1:4]
+    np.testing.assert_array_equal(env.reset()[0], fresh.reset()[0])
+    env.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("dog_rnu", "dog_run"), ("HalfCheeta-v5", "HalfCheetah-v5"), ("walkerwalk", "walker_walk")],
+)
+def test_unknown_env_names_the_nearest(name, near):
+    with pytest.raises(ConfigError, match=f"There is no env '{name}'; did you mean .*{near}"):
+        envs.config_for(name)
+
+
+def test_missing_module_and_missing_variant_are_one_sentence():
+    with pytest.raises(ConfigError, match=r"env=nowhere:X-v0: gymnasium cannot make it"):
+        make("nowhere:X-v0")
+    with pytest.raises(ConfigError, match=r"no vision variant of this task; add env.pixels=false"):
+        make("stack_3_bricks_random_order", pixels=True)
+    with pytest.raises(ConfigError, match=r"env.camera: expected a number from -1"):
+        make("cheetah_run", pixels=True, camera=17)
