@@ -177,7 +177,7 @@ def _without_arrays(tree: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(tree, Mapping):
         return {key: _without_arrays(value, arrays) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_without_arrays(value, arrays) for value in tree]
+        return type(tree)(_without_arrays(value, arrays) for value in tree)
     return tree
 
 
@@ -188,6 +188,6 @@ def _with_arrays(tree: Any, path: Path) -> Any:
             empty = file.stat().st_size <= 128
             return np.load(file, mmap_mode=None if empty else "r", allow_pickle=False)
         return {key: _with_arrays(value, path) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_with_arrays(value, path) for value in tree]
+    if isinstance(tree, list | tuple):
+        return type(tree)(_with_arrays(value, path) for value in tree)
     return tree

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from gymnasium.spaces import Box
-from torch import Tensor
+
+if TYPE_CHECKING:  # keeps --help and the config free of a second's import
+    from torch import Tensor
 
 Metrics = Mapping[str, "Tensor | float"]
 """Values by `group/name`. Tensors are detached and 0-dimensional."""

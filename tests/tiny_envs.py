@@ -20,6 +20,7 @@ class PixelReach(gymnasium.Env):
     looks reaches 9.75 for both.
     """
 
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     observation_space = Box(0, 255, (24, 24, 3), np.uint8)
     action_space = Box(-1, 1, (1,), np.float32)
 

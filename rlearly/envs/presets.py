@@ -102,13 +102,16 @@ def _adroit(agent: str, task: str) -> list[str]:
 def cpu(agent: str) -> list[str]:
     """`preset=cpu`: a setting of ours, not any paper's, that learns on a laptop's processor.
 
-    Smaller images, networks and batches, noise that falls sooner, a perturbation every 5000
-    steps. For trying things out; its curves are not comparable with published ones.
+    Smaller images, networks and batches, an action repeat of 4, an update every agent step, noise
+    that falls sooner, a perturbation every 5000 steps. For trying things out; its curves are not
+    comparable with published ones.
     """
     overrides = [
         "env.image_size=48",
-        "train_frames=40000",
-        "seed_frames=2000",
+        "env.action_repeat=4",
+        "replay_ratio=1",
+        "train_frames=60000",
+        "seed_frames=4000",
         "eval_every_frames=5000",
         "eval_episodes=3",
         "checkpoint_every_frames=10000",
@@ -122,8 +125,8 @@ def cpu(agent: str) -> list[str]:
             "agent.hidden_dim=256",
             "agent.encoder_channels=16",
             "agent.shift_pixels=2",
-            "agent.exploration_steps=1000",
-            "agent.std_duration_steps=8000",
+            "agent.exploration_steps=500",
+            "agent.std_duration_steps=4000",
         ]
     if agent == "drm":
         overrides += ["agent.perturb_every_steps=5000"]

@@ -1,0 +1,66 @@
+"""Who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rlearly"
+COMMANDS = {"train", "evaluate", "doctor", "help"}
+
+
+def modules():
+    return {
+        ".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in PACKAGE.rglob("*.py")
+    }
+
+
+def imported(path):
+    """The rlearly modules that a file imports anywhere, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return {name.removeprefix("rlearly.") for name in found if name.startswith("rlearly.")}
+
+
+def layer(module):
+    first = module.split(".")[0]
+    if first in ("agents", "envs", "experiments", "compose"):
+        return first
+    return "command" if first in COMMANDS else "core"
+
+
+MAY_IMPORT = {
+    "core": {"core"},
+    "agents": {"core", "agents"},
+    "envs": {"core", "envs"},
+    "compose": {"core", "agents", "envs"},
+    "experiments": {"core", "compose", "experiments"},
+    "command": {"core", "agents", "envs", "compose", "experiments", "command"},
+}
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_follow_the_layers(module):
+    for name in imported(modules()[module]):
+        assert layer(name) in MAY_IMPORT[layer(module)], f"{module} imports {name}"
+
+
+def test_top_level_doors_lead_into_the_package():
+    for door in ("agents", "envs", "experiments"):
+        assert (PACKAGE.parent / door).resolve() == PACKAGE / door
+
+
+def test_help_imports_neither_torch_nor_mujoco():
+    script = (
+        "import sys; from rlearly.train import main; main(['--help']); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'mujoco', 'dm_control')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0 and b"Agents" in done.stdout
