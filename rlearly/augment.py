@@ -38,5 +38,3 @@ def shift(images: Tensor, shifts: Tensor, pad: int) -> Tensor:
 def as_input(images: Tensor) -> Tensor:
     """uint8 [B, C, H, W] as floats in [-0.5, 0.5], channels last in memory (faster to convolve)."""
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255.0).sub_(0.5)
-
-

@@ -125,13 +125,16 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
     """
     file = run / "config.yaml"
     if not file.is_file():
-        what = "is not a run directory (it has no config.yaml)" if run.exists() else "does not exist"
+        what = (
+            "is not a run directory (it has no config.yaml)" if run.exists() else "does not exist"
+        )
         raise ConfigError(f"{run} {what}; a run directory looks like runs/drm/dog_run/0-<time>.")
     try:
-        saved = OmegaConf.load(file)
+        saved: Any = OmegaConf.load(file)
         agent = saved["agent_name"]
         env = editable(envs.config_for(saved["env"]["name"]))
-        view = _editable(_agent_name(agent), frozen(OmegaConf.merge(env, saved["env"])))
+        merged_env: Any = OmegaConf.merge(env, saved["env"])
+        view: Any = _editable(_agent_name(agent), frozen(merged_env))
         view = OmegaConf.merge(view, {k: v for k, v in saved.items() if k != "env"})
     except (OmegaConfBaseException, YAMLError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]

@@ -88,9 +88,7 @@ class RunConfig:
     env: Any = setting(None, "where (a name)")
     agent_name: str = setting("drm", "what `agent=` named")
     preset: str = setting("paper", "size of the whole setting", choices=("paper", "cpu"))
-    obs: str = setting(
-        "auto", "shorthand for env.pixels", choices=("auto", "pixels", "state")
-    )
+    obs: str = setting("auto", "shorthand for env.pixels", choices=("auto", "pixels", "state"))
     seed: int = setting(0, "everything random in the run follows from it", at_least=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)

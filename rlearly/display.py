@@ -1,4 +1,4 @@
-"""What a person sees of a running run: one live line in a terminal, now and then a line elsewhere."""
+"""What a person sees of a run: one live line in a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 

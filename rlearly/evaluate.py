@@ -113,7 +113,9 @@ def _load(folder: Path, frames: int | None, checkpoint: Any) -> tuple[int, dict[
     path = folder / f"{frames:012d}"
     if not path.is_dir():
         kept = ", ".join(str(int(p.name)) for p in checkpoint.found(folder)) or "none"
-        raise ConfigError(f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}.")
+        raise ConfigError(
+            f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}."
+        )
     try:
         return frames, checkpoint.load(path)
     except checkpoint.DamagedCheckpoint as error:

@@ -176,10 +176,11 @@ class Loop:
         self.sinks.close()
 
     def _step(self) -> None:
-        if self.obs is None:
-            self.obs, _ = self.env.reset()
-            self.replay.begin(self.obs)
-        action = self.agent.act(self.obs[None], step=self.steps, explore=True)[0]
+        obs = self.obs
+        if obs is None:
+            obs, _ = self.env.reset()
+            self.replay.begin(obs)
+        action = self.agent.act(obs[None], step=self.steps, explore=True)[0]
         if self.steps * self.plan.frames_per_step >= self.plan.seed_frames:
             self._update()
         obs, reward, terminated, truncated, _ = self.env.step(action)

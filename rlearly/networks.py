@@ -83,7 +83,8 @@ class PixelEncoder(nn.Module):
             nn.ReLU(inplace=True),
             skip_init(nn.Conv2d, channels, channels, 3),
             nn.ReLU(inplace=True),
-        ).to(memory_format=torch.channels_last)
+        )
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         height, width = ((side - 3) // 2 + 1 - 6 for side in shape[1:])
         self.features = channels * height * width
 

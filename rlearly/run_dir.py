@@ -54,7 +54,7 @@ def write(path: Path, text: str) -> None:
     """Replace a small file as a whole."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class Wandb:
 
         id_file = run_dir / "wandb_id"
         if not id_file.is_file():
-            id_file.write_text(wandb.util.generate_id())
+            id_file.write_text(uuid.uuid4().hex[:8])
         try:
             self.run = wandb.init(
                 id=id_file.read_text(),
@@ -109,7 +110,7 @@ class Wandb:
                 config=dict(run_config),
                 settings=wandb.Settings(init_timeout=30, silent=True),
             )
-        except (wandb.errors.Error, OSError) as error:
+        except (wandb.Error, OSError) as error:
             raise ConfigError(
                 f"wandb.mode={config.mode}: wandb did not start "
                 f"({str(error).splitlines()[0].rstrip('.')}); "
@@ -133,7 +134,7 @@ class Wandb:
         pass
 
     def close(self) -> None:
-        self.run.finish(quiet=True)
+        self.run.finish()
 
 
 class Sinks:

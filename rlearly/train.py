@@ -48,7 +48,7 @@ def show_config(words: list[str]) -> int:
 
 
 class StopRequests:
-    """Ctrl-C and the signals of schedulers ask the run to save and stop; a second Ctrl-C insists."""
+    """Ctrl-C and schedulers' signals ask the run to save and stop; a second Ctrl-C insists."""
 
     def __init__(self) -> None:
         self.received: str | None = None

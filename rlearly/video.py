@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +40,6 @@ class Video:
     ) -> None:
         self._file.close()
         if kind is None:
-            os.replace(self.partial, self.path)
+            self.partial.replace(self.path)
         else:
             self.partial.unlink(missing_ok=True)

@@ -100,5 +100,5 @@ def test_hostile_pickle_is_refused(tmp_path):
 
     manifest["files"]["state.pt"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DamagedCheckpoint, match="state.pt does not load"):
+    with pytest.raises(DamagedCheckpoint, match=r"state\.pt does not load"):
         checkpoint.load(path)

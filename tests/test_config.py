@@ -14,8 +14,16 @@ from rlearly.run_dir import create
 def test_defaults_are_the_papers():
     config = compose(["agent=drqv2", "env=cheetah_run"])
     assert (config.agent.lr, config.agent.batch_size, config.agent.nstep) == (1e-4, 256, 3)
-    assert (config.agent.feature_dim, config.agent.hidden_dim, config.agent.std_clip) == (50, 1024, 0.3)
-    assert (config.seed_frames, config.agent.exploration_steps, config.replay_ratio) == (4000, 2000, 0.5)
+    assert (config.agent.feature_dim, config.agent.hidden_dim, config.agent.std_clip) == (
+        50,
+        1024,
+        0.3,
+    )
+    assert (config.seed_frames, config.agent.exploration_steps, config.replay_ratio) == (
+        4000,
+        2000,
+        0.5,
+    )
     assert (config.env.action_repeat, config.env.frame_stack, config.env.image_size) == (2, 3, 84)
     assert (config.eval_every_frames, config.eval_episodes) == (10_000, 10)
     assert config.replay.capacity == 1_000_000 and config.env.pixels is True

@@ -47,7 +47,9 @@ def test_dead_layer_is_fully_dormant():
 
 def test_dormant_ratio_equals_the_literal_formula():
     generator = torch.Generator().manual_seed(0)
-    layers = [torch.randn(8, n, generator=generator).clamp(min=0.6 * k) for k, n in ((0, 9), (1, 7))]
+    layers = [
+        torch.randn(8, n, generator=generator).clamp(min=0.6 * k) for k, n in ((0, 9), (1, 7))
+    ]
     layers[0][:, :4] *= 1e-3
     for threshold in (0.0, 0.025, 0.9, 1.0):
         expected = literal_dormant_ratio(layers, threshold)
@@ -108,7 +110,10 @@ def make_guided(constant=False):
 
 def test_target_trusts_the_value_net_more_when_fewer_neurons_are_dormant():
     guided = make_guided()
-    features, min_q = torch.randn(3, 5, generator=torch.Generator().manual_seed(2)), torch.ones(3, 1)
+    features, min_q = (
+        torch.randn(3, 5, generator=torch.Generator().manual_seed(2)),
+        torch.ones(3, 1),
+    )
     shares = []
     for beta in (0.0, 0.2, 0.25, 1.0):
         share = 0.6 / (1 + math.exp(50 * (beta - 0.2)))
@@ -151,7 +156,9 @@ def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
         sum(p.square().sum() for p in network.parameters()).backward()
         optimizers[name].step()
     before = {
-        f"{n}.{k}": p.detach().clone() for n, net in networks.items() for k, p in net.named_parameters()
+        f"{n}.{k}": p.detach().clone()
+        for n, net in networks.items()
+        for k, p in net.named_parameters()
     }
     perturb = ShrinkAndPerturb(100, alpha_min, alpha_max, scope, generator)
     metrics = perturb.apply(networks, optimizers, step=100, dormancy=torch.tensor(dormancy))

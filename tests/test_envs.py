@@ -88,7 +88,14 @@ def test_every_suite_task_resets_and_steps_from_states(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["HalfCheetah-v5", "Ant-v5", "Humanoid-v5", "Reacher-v5", "Pendulum-v1", "MountainCarContinuous-v0"],
+    [
+        "HalfCheetah-v5",
+        "Ant-v5",
+        "Humanoid-v5",
+        "Reacher-v5",
+        "Pendulum-v1",
+        "MountainCarContinuous-v0",
+    ],
 )
 def test_gymnasium_ids_work_from_states(name):
     env = make(name)
@@ -163,9 +170,7 @@ def test_suite_pixels_equal_dm_controls_own_wrapper(name, camera):
         steps = [theirs.step(action.astype(np.float64)) for _ in range(2)]
         assert reward == pytest.approx(sum(s.reward for s in steps), abs=1e-12)
         images = [*images[1:], steps[-1].observation["pixels"].copy()]
-        np.testing.assert_array_equal(
-            obs, np.concatenate([i.transpose(2, 0, 1) for i in images])
-        )
+        np.testing.assert_array_equal(obs, np.concatenate([i.transpose(2, 0, 1) for i in images]))
     env.close()
 
 

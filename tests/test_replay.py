@@ -128,7 +128,9 @@ def test_truncation_still_bootstraps_and_termination_does_not():
 
 def test_samples_are_uniform_over_everything_that_can_be_sampled():
     replay = make(50)
-    written = fill(replay, [(1, "terminated"), (30, "truncated"), (3, "terminated"), (25, "running")])
+    written = fill(
+        replay, [(1, "terminated"), (30, "truncated"), (3, "terminated"), (25, "running")]
+    )
     expected = naive_transitions(written, 50, 3, 0.9)
     starts = replay.sample(40_000).action[:, 0].numpy().astype(int)
     numbers, counts = np.unique(starts, return_counts=True)
@@ -158,7 +160,9 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
 def test_one_transition_of_dog_run_costs_a_frame_and_little_more():
     layout = Layout(frame_shape=(3, 84, 84), frame_dtype="uint8", frame_stack=3, actions=38)
     replay = make(2000, layout=layout)
-    arrays = [getattr(replay, n) for n in ("frames", "actions", "rewards", "ages", "flags", "ready")]
+    arrays = [
+        getattr(replay, n) for n in ("frames", "actions", "rewards", "ages", "flags", "ready")
+    ]
     assert sum(a.nbytes for a in arrays) == 2000 * layout.transition_bytes
     assert layout.transition_bytes == 84 * 84 * 3 + 38 * 4 + 10
     # Every frame stored once: the official 63.5 GB a million transitions, divided by 2.9 at least.

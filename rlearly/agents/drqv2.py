@@ -276,8 +276,9 @@ class DrQv2:
 
     @torch.no_grad()
     def _track_critic(self) -> None:
-        followers = list(self.critic_target.parameters())
-        torch._foreach_lerp_(followers, list(self.critic.parameters()), self.config.target_tau)
+        pairs = zip(self.critic_target.parameters(), self.critic.parameters(), strict=True)
+        for follower, leader in pairs:
+            follower.lerp_(leader, self.config.target_tau)
 
     # --- state ---
 

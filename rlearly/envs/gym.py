@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium
@@ -78,7 +79,7 @@ class Photographed(gymnasium.Wrapper):
         return renderer.render()
 
     def _view(self, base: Any) -> Any:
-        import mujoco
+        mujoco: Any = importlib.import_module("mujoco")
 
         number = self.camera if self.camera is not None else (0 if base.model.ncam else -1)
         if not -1 <= number < base.model.ncam:

@@ -33,13 +33,15 @@ class Episodes(gymnasium.Wrapper):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         self.seed = episode_seed(self.generator) if seed is None else seed
         self.actions = []
-        self.obs, info = self.env.reset(seed=self.seed, options=options)
-        return self.obs, info
+        obs, info = self.env.reset(seed=self.seed, options=options)
+        self.obs = obs
+        return obs, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.actions.append(np.array(action))
-        self.obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.obs, float(reward), terminated, truncated, info
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.obs = obs
+        return obs, float(reward), terminated, truncated, info
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,62 @@
+# Two commands do all set-up on a fresh Debian or Ubuntu machine: `make train` and `make test`.
+# `make train ARGS="env=cheetah_run seed=3"` passes overrides; the last word on a key wins.
+
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: train test test-slow check lint types lock venv gl build clean
+
+train: gl
+	$(BIN)/python -m rlearly.train agent=drm env=dog_run $(ARGS)
+
+test: gl
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: gl  ## minutes: whole training commands in processes of their own
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: lint types test build  ## exactly what CI runs
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/pyright
+
+build: venv  ## the wheel made from the sdist must hold every subpackage
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist . > dist.log 2>&1 || { cat dist.log; exit 1; }
+	rm -f dist.log
+	$(BIN)/python tests/check_wheel.py dist
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+		echo "rlearly needs Python 3.11, 3.12 or 3.13; $(PYTHON) is `$(PYTHON) -V 2>&1`: add PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		echo "Python's venv module is not installed: sudo apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+gl: venv  ## a GL library that draws without a screen; root installs it, others are told what to type
+	@$(BIN)/python -m rlearly.doctor opengl > /dev/null 2>&1 || { \
+		if [ "`id -u`" = 0 ] && command -v apt-get > /dev/null; then \
+			echo "installing libegl1 libopengl0 libgl1-mesa-dri ..."; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+				libegl1 libopengl0 libgl1-mesa-dri > /dev/null; \
+		fi; \
+		$(BIN)/python -m rlearly.doctor opengl; }
+
+lock: venv  ## pin what is installed now, but not what torch itself pins (its CUDA packages)
+	$(BIN)/python -m pip freeze --exclude-editable \
+		| sed 's/+cpu$$//' | grep -viE '^(nvidia-|cuda-|triton)' > requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

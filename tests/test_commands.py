@@ -1,0 +1,166 @@
+"""The commands as a person runs them: in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
+
+def rlearly(command, *words, cwd, **changes):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"rlearly.{command}", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT | changes,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def start(*words, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "rlearly.train", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+BAD = {
+    ("train", "agent=drmm env=dog_run"): "There is no agent 'drmm'; did you mean drm?",
+    ("train", "agent=drm env=dog_rn"): "There is no env 'dog_rn'; did you mean dog_run",
+    ("train", "env=dog_run seeed=1"): "There is no key 'seeed'; did you mean seed",
+    ("train", "env=dog_run agent.lr=fast"): "agent.lr: expected float, received 'fast'",
+    ("train", "env=dog_run train_frames=-1"): "train_frames: expected a number at least 1",
+    ("train", "env=dog_run run_dir=/dev/null/x"): "run_dir: /dev/null/x cannot be written",
+    ("train", "env=dog_run device=cuda:7"): "device: cuda:7 is not here",
+    ("train", "env=dog_run device=tpu"): "device: expected auto, cpu, cuda or cuda:N",
+    ("train", "resume=nowhere"): "nowhere does not exist; a run directory looks like",
+    ("train", "resume=."): ". is not a run directory (it has no config.yaml)",
+    ("train", "--halp"): "There is no option --halp; there are --help and --cfg job",
+    ("evaluate", "run=nowhere"): "nowhere does not exist",
+    ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",
+}
+
+
+@pytest.mark.parametrize(("command", "words"), BAD)
+def test_bad_input_is_one_sentence_and_status_2(command, words, tmp_path):
+    done = rlearly(command, *words.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert BAD[command, words] in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_gl_names_the_packages(tmp_path):
+    done = rlearly("train", "env=dog_run", "run_dir=r", cwd=tmp_path, MUJOCO_GL="disable")
+    assert done.returncode == 2 and "libegl1" in done.stderr and "libosmesa6" in done.stderr
+    assert "Traceback" not in done.stderr
+    doctor = rlearly("doctor", "opengl", cwd=tmp_path, MUJOCO_GL="disable")
+    assert doctor.returncode == 1 and "libegl1" in doctor.stdout
+
+
+def test_help_and_cfg_show_everything(tmp_path):
+    text = rlearly("train", "--help", "agent=drm", cwd=tmp_path).stdout
+    for word in ("drm ", "drqv2 ", "gymnasium", "agent.alpha_max", "env.pixels", "wandb.mode"):
+        assert word in text
+    config = rlearly("train", "agent=drm", "env=dog_run", "--cfg", "job", cwd=tmp_path).stdout
+    assert "alpha_max: 0.6" in config and "train_frames: 30100000" in config
+
+
+def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
+    words = [*TINY, "agent=drm", "threads=1", "train_frames=3000", "eval_every_frames=1500"]
+    words += ["eval_episodes=2", "video_size=32", "log_every_frames=100"]
+    done = rlearly("train", *words, "run_dir=straight", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "evaluation at 3000 frames" in done.stdout
+
+    process = start(*words, "run_dir=stopped", cwd=tmp_path)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size > 3000):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    second = rlearly("train", "resume=stopped", cwd=tmp_path)
+    assert second.returncode == 2 and "another process is training there" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "continue with: python -m rlearly.train resume=stopped" in output
+    assert not (tmp_path / "stopped" / "done.json").exists()
+    resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+
+    def rows(name):
+        for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            yield {k: v for k, v in row.items() if not k.startswith(("speed/", "eval/sec"))}
+
+    assert list(rows("straight")) == list(rows("stopped"))
+
+    run = tmp_path / "stopped"
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert len(provenance) == 2 and provenance[0]["packages"]["torch"]
+    assert json.loads((run / "done.json").read_text())["frames"] == 3000
+    assert list((run / "events").iterdir())
+    assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
+
+    evaluated = rlearly("evaluate", "run=stopped", "episodes=3", "video_size=32", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "episode 2: return" in evaluated.stdout and "3 episodes: mean" in evaluated.stdout
+    assert (run / "videos" / "evaluate_000000003000.mp4").stat().st_size > 500
+
+    (newest,) = (run / "checkpoints").glob("000000003000")
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    older = rlearly("evaluate", "run=stopped", "episodes=1", "video_size=0", cwd=tmp_path)
+    assert "state.pt should have" in older.stderr and "Trying the one before it" in older.stderr
+    assert older.returncode == 0 and "Traceback" not in older.stderr
+
+
+def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
+    words = [*TINY, "train_frames=300", "eval_every_frames=300", "eval_episodes=1", "video_size=32"]
+    done = rlearly("train", *words, "run_dir=r", "wandb.mode=offline", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
+    assert (tmp_path / "r" / "wandb_id").read_text() in run.name
+    assert list(run.glob("*.wandb")) and list(run.rglob("*.mp4"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        "agent=drm env=dog_run",
+        "agent=drqv2 env=cheetah_run",
+        "agent=drm env=manipulator_bring_ball",
+        "agent=drqv2 env=quadruped_walk",
+        "agent=drqv2 env=HalfCheetah-v5 env.pixels=true",
+    ],
+)
+def test_paper_sized_runs_train_evaluate_and_checkpoint(words, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "rlearly.train", *words.split(), "run_dir=r"),
+            *("seed_frames=400", "train_frames=800", "eval_every_frames=800", "eval_episodes=1"),
+        ],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "done: 800 frames, 100 updates" in done.stdout
+    assert list((tmp_path / "r" / "videos").glob("*.mp4"))
+    assert list((tmp_path / "r" / "checkpoints").iterdir())
