@@ -1,0 +1,30 @@
+"""Reading and drawing what runs have written."""
+
+import json
+
+from rlearly.experiments import curves
+
+
+def test_curve_is_read_from_a_running_run_and_drawn(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [
+        {"frames": 10, "steps": 5, "plasticity/dormant_ratio": 0.5},
+        {"frames": 10, "steps": 5, "eval/episode_return": 1.5},
+        {"frames": 20, "steps": 10, "eval/episode_return": 2.5},
+    ]
+    text = "\n".join(map(json.dumps, rows)) + '\n{"frames": 30, "eval/epis'
+    (run / "metrics.jsonl").write_text(text)
+    out = tmp_path / "c.png"
+    assert curves.main([str(run), f"out={out}"]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert out.with_suffix(".csv").read_text().splitlines() == [
+        "run,frames,eval_episode_return",
+        f"{run},10,1.50",
+        f"{run},20,2.50",
+    ]
+
+
+def test_no_run_is_one_sentence(tmp_path, capsys):
+    assert curves.main([str(tmp_path / "nowhere")]) == 2
+    assert "is not a run directory" in capsys.readouterr().err
