@@ -95,6 +95,7 @@ def test_awakening_is_the_first_update_after_exploration_with_dormancy_below_the
     assert float(awaken.std(2004, awake)) == pytest.approx(1.0)
     assert float(awaken.std(2054, awake)) == pytest.approx(0.55)
     awaken.observe(2054, asleep)
+    awaken.observe(2056, awake)
     assert int(awaken.awaken_step) == 2004, "it awakens once"
     assert float(awaken.std(2104, asleep)) == pytest.approx(max(sigma(0.4), 0.1))
     assert float(awaken.std(9999, awake)) == pytest.approx(max(sigma(0.1), 0.1))

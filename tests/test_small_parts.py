@@ -1,0 +1,73 @@
+"""Noise, shifts and seeds."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlearly.augment import as_input, random_shift, shift
+from rlearly.config import ConfigError
+from rlearly.distributions import truncated_normal
+from rlearly.metrics import Means
+from rlearly.seeding import STREAMS, Seeds
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_policy_noise_is_clipped_in_updates_and_only_there():
+    mean = torch.zeros(20_000, 1)
+    clipped = truncated_normal(mean, 0.5, generator(), clip=0.3)
+    free = truncated_normal(mean, 0.5, generator())
+    assert float(clipped.abs().max()) == pytest.approx(0.3)
+    assert float(free.abs().max()) > 0.9
+    inside = free.abs() < 0.3
+    torch.testing.assert_close(free[inside], clipped[inside])
+    assert float(free.clamp(-0.9, 0.9).std()) == pytest.approx(0.48, abs=0.02)
+
+
+def test_action_stays_inside_and_the_gradient_passes_straight_through():
+    mean = torch.tensor([[0.99], [-2.0], [0.1]], requires_grad=True)
+    action = truncated_normal(mean, 1e-9, generator())
+    assert (action.abs() < 1).all()
+    action.sum().backward()
+    assert mean.grad is not None and mean.grad.flatten().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_shift_by_hand():
+    image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+    right_and_up = shift(image, torch.tensor([[2, 0]]), pad=1)[0, 0]
+    assert right_and_up.tolist() == [[1, 2, 2], [1, 2, 2], [4, 5, 5]]
+    assert torch.equal(shift(image, torch.tensor([[1, 1]]), pad=1), image)
+
+
+def test_every_image_is_shifted_by_itself_and_every_offset_is_used():
+    images = torch.zeros(2000, 1, 9, 9, dtype=torch.uint8)
+    images[:, :, 4, 4] = 255
+    where = random_shift(images, 2, generator()).flatten(1).argmax(1)
+    counts = torch.bincount(where, minlength=81).view(9, 9)
+    assert (counts[2:7, 2:7] > 40).all() and int(counts[2:7, 2:7].sum()) == 2000
+
+
+def test_pixels_become_minus_half_to_half():
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    torch.testing.assert_close(as_input(image).flatten(), torch.tensor([-0.5, -0.3, 0.5]))
+
+
+def test_streams_are_independent_reproducible_and_append_only():
+    assert STREAMS[:4] == ("env", "evaluation", "replay", "weights")
+    numbers = {Seeds(s).integer(name) for s in range(50) for name in STREAMS}
+    assert len(numbers) == 50 * len(STREAMS)
+    assert Seeds(3).numpy("env").integers(100) == Seeds(3).numpy("env").integers(100)
+    first = np.random.SeedSequence(3).spawn(len(STREAMS))[2].generate_state(2)
+    np.testing.assert_array_equal(Seeds(3).sequence("replay").generate_state(2), first)
+    with pytest.raises(ConfigError, match="seed: expected a whole number"):
+        Seeds(-1)
+
+
+def test_means_are_over_the_updates_that_reported():
+    means = Means()
+    means.add({"a/x": torch.tensor(1.0), "a/y": 5.0})
+    means.add({"a/x": torch.tensor(4.0)})
+    assert means.take() == {"a/x": 2.5, "a/y": 5.0}
+    assert means.take() == {}
