@@ -24,7 +24,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 
 types: venv
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 build: venv  ## the wheel made from the sdist must hold every subpackage
 	rm -rf build dist
