@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 DEFAULT_AGENT = "drm"
 PRESETS = ("paper", "cpu")
+NAMED_ELSEWHERE = {
+    "agent_name": "agent=NAME",
+    "env.name": "env=NAME",
+    "env.family": "env=NAME",
+}
 RESUMABLE = (
     "train_frames",
     "eval_every_frames",
@@ -76,6 +81,8 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     for key, value in parse_overrides(base):
         assign(view, key, value)
     for key, value in pairs:
+        if key in NAMED_ELSEWHERE:
+            raise ConfigError(f"{key}: is set by {NAMED_ELSEWHERE[key]}, not by itself.")
         if key not in ("agent", "env"):
             assign(view, key, value)
     config = _resolve_pixels(frozen(view), told={key for key, _ in pairs})

@@ -9,7 +9,7 @@ from rlearly.agents import AGENTS, agent_module
 from rlearly.config import EnvConfig, RunConfig, describe
 from rlearly.envs import FAMILIES
 
-NOT_SET_BY_KEY = ("agent", "env", "agent_name")
+NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family")
 
 
 def train_help(words: list[str]) -> str:
@@ -54,7 +54,7 @@ def _keys(cls: Any, prefix: str) -> Iterator[str]:
     for name, type_name, text, default, is_group in describe(cls):
         if is_group:
             yield from _keys(type(default), f"{prefix}{name}.")
-        elif prefix or name not in NOT_SET_BY_KEY:
+        elif prefix + name not in NOT_SET_BY_KEY:
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):
                 shown = default or "''"

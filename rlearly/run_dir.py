@@ -50,6 +50,14 @@ def create(config: RunConfig) -> Path:
     return path
 
 
+def discard(path: Path) -> None:
+    """Take back the directory of a run that could not start; anything else in it stays."""
+    for name in (CONFIG, "provenance.json", "metrics.jsonl", "run.lock", "wandb_id"):
+        (path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty: it was there before, and is the user's
+        path.rmdir()
+
+
 def write(path: Path, text: str) -> None:
     """Replace a small file as a whole."""
     partial = path.with_name(f".{path.name}.partial")

@@ -89,8 +89,13 @@ def train(words: list[str]) -> int:
     device = machine.choose_device(config.device)
     if folder is None:
         folder = run_dir.create(config)
-    with run_dir.locked(folder):
-        return run(config, folder, device, threads, stop, resume=resumed is not None)
+    try:
+        with run_dir.locked(folder):
+            return run(config, folder, device, threads, stop, resume=resumed is not None)
+    except ConfigError:
+        if resumed is None:
+            run_dir.discard(folder)
+        raise
 
 
 def run(

@@ -67,6 +67,7 @@ def test_missing_gl_names_the_packages(tmp_path):
     done = rlearly("train", "env=dog_run", "run_dir=r", cwd=tmp_path, MUJOCO_GL="disable")
     assert done.returncode == 2 and "libegl1" in done.stderr and "libosmesa6" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
     doctor = rlearly("doctor", "opengl", cwd=tmp_path, MUJOCO_GL="disable")
     assert doctor.returncode == 1 and "libegl1" in doctor.stdout
 

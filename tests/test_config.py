@@ -123,6 +123,7 @@ SENTENCES = {
     "env=dog_run seed=1,2": r"seed: expected one value, received the list",
     "env=dog_run +x=1": r"keys cannot be added or deleted",
     "env=dog_run seed": r"Expected key=value, received 'seed'",
+    "env=dog_run env.name=cat_run": r"env\.name: is set by env=NAME",
     "env=dog_run replay=5": r"replay: expected one of its keys, replay\.capacity",
     "env=dog_run replay.capacity=5": r"replay\.capacity: expected a number at least 10",
 }
