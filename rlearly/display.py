@@ -18,6 +18,7 @@ LINE_SECONDS = (1.0, 5.0, 10.0, 15.0, 30.0, 60.0)
 """Gaps between lines when not in a terminal: quick at first, then once a minute."""
 
 RATE_WINDOW = 40
+SEPARATOR = " | "
 
 
 class Display:
@@ -31,6 +32,7 @@ class Display:
         self.lines = 0
         self.samples: deque[tuple[float, int, int]] = deque(maxlen=RATE_WINDOW)
         self.live: Live | None = None
+        self.last: tuple[Progress, int, Mapping[str, Any]] | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -40,29 +42,40 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self.live:
+            if self.last:
+                self._draw(self.live, *self.last)
             self.live.stop()
 
     def look(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+        self.last = (at, updates, latest)
         now = time.monotonic()
         if now < self.next_at:
             return
         if "evaluating" not in latest:
             self.samples.append((now, at.frames, updates))
-        text = self.line(at, updates, latest)
         if self.live:
             self.next_at = now + LIVE_SECONDS
-            self.live.update(Text(text), refresh=True)
+            self._draw(self.live, at, updates, latest)
         else:
             self.next_at = now + LINE_SECONDS[min(self.lines, len(LINE_SECONDS) - 1)]
             self.lines += 1
-            self.console.print(text, markup=False)
+            speed, learning = self.parts(at, updates, latest)
+            self.console.print(SEPARATOR.join(speed + learning), markup=False)
+
+    def _draw(self, live: Live, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+        """Speed on one line and learning on the next, so that 80 columns hold both."""
+        lines = self.parts(at, updates, latest)
+        live.update(Text("\n".join(map(SEPARATOR.join, lines))), refresh=True)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
-    def line(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> str:
-        """One line of where the run stands."""
+    def parts(
+        self, at: Progress, updates: int, latest: Mapping[str, Any]
+    ) -> tuple[list[str], list[str]]:
+        """Where the run stands: how far and how fast, and what it has learnt."""
         parts = [f"{at.frames:,} / {self.train_frames:,} frames ({self._share(at):.1%})"]
+        learning = []
         if len(self.samples) > 1:
             (t0, f0, u0), (t1, f1, u1) = self.samples[0], self.samples[-1]
             rate = (f1 - f0) / max(t1 - t0, 1e-9)
@@ -76,12 +89,12 @@ class Display:
             ("plasticity/dormant_ratio", "dormant {:.1%}"),
         ):
             if key in latest:
-                parts.append(label.format(float(latest[key])))
+                learning.append(label.format(float(latest[key])))
         if "evaluating" in latest:
-            parts.append(f"evaluating episode {latest['evaluating']}")
+            learning.append(f"evaluating episode {latest['evaluating']}")
         elif not updates:
-            parts.append("no updates yet")
-        return "  |  ".join(parts)
+            learning.append("no updates yet")
+        return parts, learning
 
     def _share(self, at: Progress) -> float:
         return min(1.0, at.frames / self.train_frames)

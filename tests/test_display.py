@@ -1,0 +1,42 @@
+"""What is shown, in a terminal and out of one."""
+
+import io
+
+from rich.console import Console
+
+from rlearly import display
+from rlearly.display import Display, duration
+from rlearly.types import Progress
+
+LATEST = {"train/episode_return": 12.34, "plasticity/dormant_ratio": 0.25}
+
+
+def shown(monkeypatch, terminal):
+    clock = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=80, soft_wrap=True)
+    with Display(1000, console) as watcher:
+        for step in range(1, 301):
+            clock[0] += 0.1
+            watcher.look(Progress(2 * step, step), step // 2, LATEST)
+    return stream.getvalue()
+
+
+def test_lines_come_soon_then_seldom_and_say_everything(monkeypatch):
+    lines = shown(monkeypatch, terminal=False).splitlines()
+    assert 3 <= len(lines) <= 6
+    assert lines[-1].startswith(
+        "346 / 1,000 frames (34.6%) | 20.0 frames/s | 5.00 updates/s | 33 s"
+    )
+    assert lines[-1].endswith("return 12.3 | dormant 25.0%")
+
+
+def test_terminal_shows_both_lines_within_80_columns_and_the_last_state(monkeypatch):
+    text = shown(monkeypatch, terminal=True)
+    assert "600 / 1,000 frames (60.0%)" in text and "return 12.3 | dormant 25.0%" in text
+
+
+def test_durations_read_at_a_glance():
+    cases = {5: "5 s", 300: "5 min", 7200: "2.0 h", 864000: "10 days"}
+    assert {s: duration(s) for s in cases} == cases
