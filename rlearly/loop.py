@@ -270,6 +270,7 @@ class Loop:
         self.sinks.write(self.at, row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
         self.watcher.say(f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns})")
+        self.watcher.look(self.at, self.updates, self.latest)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)

@@ -99,4 +99,4 @@ def check_memory(needed_bytes: int, transition_bytes: int) -> str:
 
 
 def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -121,7 +121,7 @@ def run(
     elif device.type == "cpu" and config.preset == "paper":
         expected = compose.forecast_seconds(config, device)
         display.say(
-            f"no GPU: the paper's {config.train_frames:,} frames would take about "
+            f"no GPU: {config.train_frames:,} frames at the paper's size take about "
             f"{duration(expected)} here; add preset=cpu for a small setting, or train_frames="
         )
     try:
