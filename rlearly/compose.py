@@ -302,4 +302,5 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     agent.update(batch, step=0)
     update_seconds = time.monotonic() - began
     steps = config.train_frames / spec.frames_per_step
-    return steps * (step_seconds + config.replay_ratio * update_seconds)
+    learning = max(0, config.train_frames - config.seed_frames) / spec.frames_per_step
+    return steps * step_seconds + learning * config.replay_ratio * update_seconds

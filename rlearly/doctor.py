@@ -118,7 +118,8 @@ def drawing() -> str:
 def update() -> str:
     from rlearly import compose, machine
 
-    config = compose.compose(["agent=drm", "env=dog_run", "train_frames=2", "replay_ratio=1"])
+    words = ["agent=drm", "env=dog_run", "train_frames=2", "seed_frames=0", "replay_ratio=1"]
+    config = compose.compose(words)
     seconds = compose.forecast_seconds(config, machine.choose_device("auto"))
     return f"a DrM update at the paper's size and one dog_run step: {seconds:.2f} s together"
 
