@@ -51,7 +51,9 @@ class Display:
         now = time.monotonic()
         if now < self.next_at:
             return
-        if "evaluating" not in latest:
+        if "evaluating" in latest:
+            self.samples.clear()  # rates are of training alone
+        else:
             self.samples.append((now, at.frames, updates))
         if self.live:
             self.next_at = now + LIVE_SECONDS

@@ -37,6 +37,22 @@ def test_terminal_shows_both_lines_within_80_columns_and_the_last_state(monkeypa
     assert "600 / 1,000 frames (60.0%)" in text and "return 12.3 | dormant 25.0%" in text
 
 
+def test_rates_leave_evaluations_out(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
+    watcher = Display(1000, Console(file=io.StringIO(), width=80))
+    for seconds, frames, latest in (
+        (2, 20, {}),
+        (8, 30, {}),
+        (500, 30, {"evaluating": "1/1, step 9"}),
+        (600, 30, {}),
+        (700, 230, {}),
+    ):
+        clock[0] = seconds
+        watcher.look(Progress(frames, frames), 0, latest)
+    assert "2.0 frames/s" in watcher.parts(Progress(230, 230), 0, {})[0]
+
+
 def test_durations_read_at_a_glance():
     cases = {5: "5 s", 300: "5 min", 7200: "2.0 h", 864000: "10 days"}
     assert {s: duration(s) for s in cases} == cases
