@@ -165,6 +165,8 @@ class Loop:
         except Interrupted:
             self.save()
             return False
+        if self.means.counts:  # updates since the last row: a short run has them all here
+            self._write_row()
         self.save()
         return True
 

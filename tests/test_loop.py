@@ -103,6 +103,12 @@ def test_rows_and_evaluations_come_when_due_and_not_at_step_zero(tmp_path):
     ]
 
 
+def test_updates_after_the_last_row_are_written_at_the_end(tmp_path):
+    make_loop(tmp_path, "train_frames=130", "log_every_frames=1000").run()
+    (row,) = [r for r in rows(tmp_path) if "train/updates" in r]
+    assert (row["frames"], row["train/updates"]) == (130, 15) and row["loss/critic"] > 0
+
+
 def test_evaluation_logging_and_videos_change_nothing_in_training(tmp_path):
     quiet = make_loop(tmp_path / "quiet", "train_frames=200")
     busy = make_loop(
