@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -17,9 +18,9 @@ class FixedRatio:
     """
 
     def __init__(self, ratio: float):
-        if not ratio > 0:
+        if not 0 < ratio < math.inf:
             raise ConfigError(f"replay_ratio: expected a number above 0, received {ratio}.")
-        self.ratio = Fraction(ratio).limit_denominator(10_000)
+        self.ratio = Fraction(str(ratio))
         self.credit = max(Fraction(0), 1 - self.ratio)
 
     def updates_due(self, step: int) -> int:

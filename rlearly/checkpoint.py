@@ -40,8 +40,9 @@ def save(folder: Path, frames: int, state: Mapping[str, Any], keep: int) -> Path
             return final
         except DamagedCheckpoint:
             shutil.rmtree(final)
+    for leftover in folder.glob(".*.partial"):  # of a save that was killed
+        shutil.rmtree(leftover)
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     arrays: list[np.ndarray] = []
     skeleton = _without_arrays(state, arrays)
@@ -59,8 +60,10 @@ def save(folder: Path, frames: int, state: Mapping[str, Any], keep: int) -> Path
     _sync(partial)
     partial.rename(final)
     _sync(folder)
-    for old in found(folder)[:-keep]:
-        shutil.rmtree(old)
+    newer = [p for p in found(folder) if int(p.name) > frames]  # damaged: resuming passed them by
+    older = [p for p in found(folder) if int(p.name) <= frames]
+    for stale in newer + older[:-keep]:
+        shutil.rmtree(stale)
     return final
 
 

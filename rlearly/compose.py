@@ -71,12 +71,14 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     chosen = {key: value for key, value in pairs if key in ("agent", "env", "preset")}
     agent = _agent_name(chosen.get("agent", DEFAULT_AGENT))
     preset = chosen.get("preset", "paper")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, received {preset!r}.")
     env = chosen.get("env")
     if not isinstance(env, str):
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
+    if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
+        assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = presets.tuned(agent, env) + (presets.cpu(agent) if preset == "cpu" else [])
     for key, value in parse_overrides(base):
         assign(view, key, value)
@@ -85,13 +87,13 @@ def compose(arguments: Sequence[str]) -> RunConfig:
             raise ConfigError(f"{key}: is set by {NAMED_ELSEWHERE[key]}, not by itself.")
         if key not in ("agent", "env"):
             assign(view, key, value)
-    config = _resolve_pixels(frozen(view), told={key for key, _ in pairs})
+    config = _resolve_pixels(frozen(view))
     _check_sizes(config)
     return config
 
 
 def _agent_name(name: Any) -> str:
-    if name not in AGENTS:
+    if not isinstance(name, str) or name not in AGENTS:
         raise ConfigError(f"There is no agent {name!r}; {did_you_mean(str(name), AGENTS)}")
     return name
 
@@ -100,19 +102,20 @@ def _editable(agent: str, env: Any) -> DictConfig:
     return editable(RunConfig(agent=agent_module(agent).Config(), env=env, agent_name=agent))
 
 
-def _resolve_pixels(config: RunConfig, told: set[str]) -> RunConfig:
-    """Settle obs and env.pixels, and DrQ-v2's action repeat of 2 for gymnasium pixels."""
+def _hashable(pairs: Sequence[tuple[str, Any]]) -> set[tuple[str, Any]]:
+    return {(key, value) for key, value in pairs if isinstance(value, str | int | float | bool)}
+
+
+def _resolve_pixels(config: RunConfig) -> RunConfig:
+    """Settle obs and env.pixels."""
     pixels, obs = config.env.pixels, config.obs
     if obs != "auto":
         if pixels is not None and pixels != (obs == "pixels"):
             raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
         pixels = obs == "pixels"
-    env = config.env
-    if pixels is None and env.family == "control":
+    if pixels is None and config.env.family == "control":
         pixels = agent_module(config.agent_name).PIXELS
-    if pixels and env.family == "gym" and "env.action_repeat" not in told:
-        env = replace(env, action_repeat=2)
-    return replace(config, env=replace(env, pixels=pixels))
+    return replace(config, env=replace(config.env, pixels=pixels))
 
 
 def _check_sizes(config: RunConfig) -> None:
@@ -212,7 +215,7 @@ def build(
     config: RunConfig,
     folder: Path,
     *,
-    sinks: Sinks,
+    make_sinks: Callable[[], Sinks],
     watcher: Watcher,
     device: torch.device,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -264,7 +267,7 @@ def build(
             device=device,
         ),
         cadence=FixedRatio(config.replay_ratio),
-        sinks=sinks,
+        sinks=make_sinks(),
         watcher=watcher,
         seeds=seeds,
         folder=folder,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, QuotedString, Sweep
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,10 +30,17 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    multiple_of: int | None = None,
     choices: Sequence[str] | None = None,
 ) -> Any:
     """A config field with its one-line description and its bounds."""
-    bounds = {"above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
+    bounds = {
+        "above": above,
+        "at_least": at_least,
+        "at_most": at_most,
+        "multiple_of": multiple_of,
+        "choices": choices,
+    }
     metadata = {"help": help} | {name: bound for name, bound in bounds.items() if bound is not None}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -54,7 +61,7 @@ class EnvConfig:
     pixels: bool | None = setting(None, "observe rendered images; null: dm_control yes, gym no")
     action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
-    image_size: int = setting(84, "side of an image in pixels", at_least=12, at_most=480)
+    image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
     camera: int | None = setting(None, "camera number; null: the family's usual one")
     kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
 
@@ -94,10 +101,12 @@ class RunConfig:
     threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int = setting(4000, "frames before the first update", at_least=0)
-    replay_ratio: float = setting(0.5, "updates in one agent step", above=0)
+    replay_ratio: float = setting(0.5, "updates in one agent step", above=0, at_most=100)
     eval_every_frames: int = setting(10_000, "0: never", at_least=0)
     eval_episodes: int = setting(10, "episodes in one evaluation, mean action", at_least=1)
-    video_size: int = setting(256, "side of evaluation videos; 0: none", at_least=0, at_most=1024)
+    video_size: int = setting(
+        256, "side of evaluation videos; 0: none", at_least=0, at_most=480, multiple_of=8
+    )
     log_every_frames: int = setting(1000, "how often update metrics are written", at_least=1)
     checkpoint_every_frames: int = setting(100_000, "0: at the end only", at_least=0)
     keep_checkpoints: int = setting(2, "newest ones kept", at_least=1)
@@ -137,13 +146,12 @@ def _value(override: Override, word: str) -> Any:
             f"Expected key=value, received {word!r}: keys cannot be added or deleted, "
             "only set (see --help)."
         )
-    value = override._value
-    if isinstance(value, Sweep):
+    if override.is_sweep_override():
         raise ConfigError(
             f"{override.key_or_group}: expected one value, received the list {word!r}; "
             "a run has one of each, so start one run for each value."
         )
-    return value.text if isinstance(value, QuotedString) else value
+    return override.value()
 
 
 def assign(config: DictConfig, key: str, value: Any) -> None:
@@ -230,6 +238,7 @@ def _violation(value: Any, bounds: Any) -> str | None:
         "above": lambda bound: value > bound,
         "at_least": lambda bound: value >= bound,
         "at_most": lambda bound: value <= bound,
+        "multiple_of": lambda bound: value % bound == 0,
     }
     wanted = [
         f"{name.replace('_', ' ')} {bounds[name]}"

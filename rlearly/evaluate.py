@@ -28,7 +28,13 @@ class EvaluateConfig:
     checkpoint: int | None = setting(None, "frames of the checkpoint; null: the newest")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
     seed: int = setting(0, "the episodes follow from it", at_least=0)
-    video_size: int = setting(256, "side of the first episode's video; 0: none", at_least=0)
+    video_size: int = setting(
+        256,
+        "side of the first episode's video; 0: none",
+        at_least=0,
+        at_most=480,
+        multiple_of=8,
+    )
     video: str | None = setting(None, "path of the mp4; null: <run>/videos/evaluate_<frames>.mp4")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.networks import layers, orthogonal_
+from rlearly.seeding import restore
 from rlearly.types import Metrics, Stateful
 
 
@@ -114,4 +115,4 @@ class ShrinkAndPerturb:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.intervals_done = state["intervals_done"]
-        self.generator.set_state(state["generator"])
+        restore(self.generator, state["generator"])

@@ -136,7 +136,7 @@ class Loop:
         self.episode_return = 0.0
         self.episode_steps = 0
         self.elapsed_seconds = 0.0
-        self.marks = {"log": 0, "eval": 0, "checkpoint": 0}  # how many of each lie behind
+        self.marks = {"log": 0, "eval": 0, "checkpoint": 0}  # frames at the last of each
         self.means = Means()
         self.latest: dict[str, Any] = {}
         self.obs: np.ndarray | None = None
@@ -147,6 +147,14 @@ class Loop:
     @property
     def at(self) -> Progress:
         return Progress(frames=self.steps * self.plan.frames_per_step, steps=self.steps)
+
+    def try_evaluation(self) -> None:
+        """Make the evaluation env and take a picture of it, so that it cannot fail hours later."""
+        if self.plan.eval_every_frames:
+            self._eval_env = self.make_eval_env()
+            if self.plan.video_size:
+                self._eval_env.reset(seed=0)
+                self.picture_of(self._eval_env)(self.plan.video_size)
 
     # --- running ---
 
@@ -222,19 +230,22 @@ class Loop:
     def _do_what_is_due(self) -> None:
         if self._is_due("log", self.plan.log_every_frames):
             self._write_row()
-            self._mark("log", self.plan.log_every_frames)
+            self.marks["log"] = self.at.frames
         if self._is_due("eval", self.plan.eval_every_frames):
             self._evaluate()
-            self._mark("eval", self.plan.eval_every_frames)
+            self.marks["eval"] = self.at.frames
         if self._is_due("checkpoint", self.plan.checkpoint_every_frames):
-            self._mark("checkpoint", self.plan.checkpoint_every_frames)
-            self.save()
+            self.marks["checkpoint"] = self.at.frames
+            try:
+                self.save()
+            except OSError as error:
+                self.watcher.say(f"no checkpoint could be written ({error}); training goes on")
 
     def _is_due(self, what: str, every_frames: int) -> bool:
-        return every_frames > 0 and self.at.frames // every_frames > self.marks[what]
-
-    def _mark(self, what: str, every_frames: int) -> None:
-        self.marks[what] = self.at.frames // every_frames
+        """Whether a multiple of `every_frames` lies between the last time and now."""
+        return (
+            every_frames > 0 and self.at.frames // every_frames > self.marks[what] // every_frames
+        )
 
     def _write_row(self) -> None:
         now = time.monotonic()
@@ -341,6 +352,8 @@ class Loop:
         env: Any = self.env
         env.load_state_dict(state["env"])
         self.obs = env.obs if state["in_episode"] else None
+        if self.obs is None:  # between episodes, or the env could not return to this one
+            self.episode_return, self.episode_steps = 0.0, 0
 
 
 COUNTERS = (

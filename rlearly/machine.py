@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,9 @@ def settle(threads: int | None) -> int:
     """
     count = threads or len(os.sched_getaffinity(0)) if sys.platform == "linux" else threads or 1
     torch.set_num_threads(count)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
+    torch.backends.cudnn.benchmark = False
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_MAX, 0)
@@ -53,22 +57,44 @@ def settle(threads: int | None) -> int:
     return count
 
 
-def available_bytes() -> int:
-    """Memory this process may still take: the system's, or its control group's if that is less."""
-    available = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            left = int(Path(limit).read_text()) - int(Path(used).read_text())
-        except (OSError, ValueError):  # no such control group, or no limit in it ("max")
+def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory this process may still take: the system's, or less if a control group says so."""
+    left = [psutil.virtual_memory().available]
+    for group in _control_groups(root):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                room = int((group / limit).read_text()) - int((group / used).read_text())
+            except (OSError, ValueError):  # not this version, or no limit in it ("max")
+                continue
+            left.append(room + _file_cache(group))
+    return max(min(left), 0)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """The process's memory control groups, each with all its ancestors (versions 1 and 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/"]:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
             continue
-        available = min(available, left)
-    return max(available, 0)
+        mount = root / "memory" if controllers else root
+        group = mount / name.strip("/")
+        yield from (g for g in (group, *group.parents) if g.is_relative_to(mount))
+
+
+def _file_cache(group: Path) -> int:
+    """Bytes charged to a group that are only cached files, and given back when needed."""
+    try:
+        pairs = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+    except OSError:
+        return 0
+    return sum(int(n) for name, n in pairs if name in ("inactive_file", "active_file"))
 
 
 WORKING_BYTES = 1_500_000_000

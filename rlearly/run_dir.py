@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -30,24 +31,36 @@ def create(config: RunConfig) -> Path:
     Raises:
         ConfigError: it holds a run already, or it cannot be written.
     """
-    if config.run_dir:
-        path = Path(config.run_dir)
-    else:
-        env = config.env.name.replace("/", "-").replace(":", "-")
-        label = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path("runs") / config.agent_name / env / f"{config.seed}-{label}"
-    if (path / CONFIG).exists():
+    path = Path(config.run_dir) if config.run_dir else None
+    if path and ((path / CONFIG).exists() or (path / "checkpoints").exists()):
         raise ConfigError(
             f"run_dir: {path} holds a run already; continue it with resume={path}, or name another."
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if path:
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path = _own_directory(config)
         write(path / CONFIG, as_yaml(config))
     except OSError as error:
         raise ConfigError(
-            f"run_dir: {path} cannot be written ({error.strerror}); name another with run_dir=."
+            f"run_dir: {path or 'runs'} cannot be written ({error.strerror}); "
+            "name another with run_dir=."
         ) from None
     return path
+
+
+def _own_directory(config: RunConfig) -> Path:
+    """runs/<agent>/<env>/<seed>-<time>, made here and by nobody else in the same second."""
+    env = config.env.name.replace("/", "-").replace(":", "-")
+    parent = Path("runs") / config.agent_name / env
+    label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        path = parent / (label if number == 1 else f"{label}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError("unreachable")
 
 
 def discard(path: Path) -> None:
@@ -72,7 +85,11 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    with (path / "run.lock").open("a") as handle:
+    try:
+        opened = (path / "run.lock").open("a")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
+    with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -114,11 +131,17 @@ def provenance(threads: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def record_provenance(path: Path, facts: dict[str, Any]) -> None:
-    """Append to provenance.json: one entry for each time the run was started or resumed."""
+def record_start(path: Path, config: RunConfig, facts: dict[str, Any]) -> None:
+    """Note that the run was started or resumed, and with what.
+
+    provenance.json gains an entry, config.yaml holds what was changed on resuming, and a run that
+    is trained on is not done.
+    """
     file = path / "provenance.json"
     entries = json.loads(file.read_text()) if file.is_file() else []
     write(file, json.dumps([*entries, facts], indent=1))
+    write(path / CONFIG, as_yaml(config))
+    (path / "done.json").unlink(missing_ok=True)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

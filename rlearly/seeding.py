@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
 from rlearly.config import ConfigError
 
+log = logging.getLogger(__name__)
 STREAMS = (
     "env",
     "evaluation",
@@ -44,6 +47,17 @@ class Seeds:
 
     def torch(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
         return torch.Generator(device=device).manual_seed(self.integer(stream))
+
+
+def restore(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Continue a stream from its saved state, or afresh if another kind of device saved it.
+
+    A GPU's generator and a CPU's cannot continue each other; that is said in a warning.
+    """
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        log.warning("The checkpoint is from another kind of device: its random streams restart.")
 
 
 def episode_seed(generator: np.random.Generator) -> int:

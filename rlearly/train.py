@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlearly.config import ConfigError, RunConfig, as_yaml
+
+if TYPE_CHECKING:
+    from rlearly.display import Display
+    from rlearly.loop import Loop
+    from rlearly.sinks import Sinks, TensorBoard
 
 DONE, SAVED, BAD_REQUEST = 0, 75, 2
 """Exit statuses: finished; stopped with a checkpoint, run me again; the request cannot be met."""
@@ -59,7 +65,8 @@ class StopRequests:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
-        print(f"\n{self.received}: saving at the next step and stopping ...", flush=True)
+        text = f"\n{self.received}: saving at the next step and stopping ...\n"
+        os.write(1, text.encode())  # print may not be called from a signal handler
 
     def __call__(self) -> bool:
         return self.received is not None
@@ -89,44 +96,36 @@ def train(words: list[str]) -> int:
     device = machine.choose_device(config.device)
     if folder is None:
         folder = run_dir.create(config)
-    try:
-        with run_dir.locked(folder):
-            return run(config, folder, device, threads, stop, resume=resumed is not None)
-    except ConfigError:
-        if resumed is None:
-            run_dir.discard(folder)
-        raise
+    with run_dir.locked(folder):
+        return run(config, folder, device, threads, stop, resume=resumed is not None)
 
 
 def run(
     config: RunConfig, folder: Path, device: Any, threads: int, stop: StopRequests, *, resume: bool
 ) -> int:
-    from rlearly import checkpoint, compose, run_dir
-    from rlearly.display import Display, duration
+    from rlearly import run_dir
+    from rlearly.display import Display
 
-    run_dir.record_provenance(folder, run_dir.provenance(threads, device))
     display = Display(config.train_frames)
     display.say(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {threads} threads -> {folder}"
     )
-    state = checkpoint.load_newest(folder / "checkpoints") if resume else None
-    sinks = make_sinks(config, folder, resumed_at=state[0] if state else None)
-    loop = compose.build(
-        config, folder, sinks=sinks, watcher=display, device=device, stop_requested=stop
-    )
-    if state:
-        loop.load_state_dict(state[1])
-        display.say(f"resumed at {state[0]:,} frames")
-    elif device.type == "cpu" and config.preset == "paper":
-        expected = compose.forecast_seconds(config, device)
-        display.say(
-            f"no GPU: {config.train_frames:,} frames at the paper's size take about "
-            f"{duration(expected)} here; add preset=cpu for a small setting, or train_frames="
-        )
+    try:
+        loop = prepare(config, folder, device, display, stop, resume=resume)
+    except ConfigError:
+        if not resume:
+            run_dir.discard(folder)
+        raise
+    run_dir.record_start(folder, config, run_dir.provenance(threads, device))
     try:
         with display:
             finished = loop.run()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: writing failed ({error}); make room or mend it, then continue with "
+            f"resume={folder}."
+        ) from error
     finally:
         loop.close()
     if finished:
@@ -141,14 +140,58 @@ def run(
     return SAVED
 
 
-def make_sinks(config: RunConfig, folder: Path, resumed_at: int | None) -> Any:
-    from omegaconf import OmegaConf
+def prepare(
+    config: RunConfig,
+    folder: Path,
+    device: Any,
+    display: Display,
+    stop: StopRequests,
+    *,
+    resume: bool,
+) -> Loop:
+    """The loop, ready to run: built, its evaluation tried out, its checkpoint loaded.
 
-    from rlearly.sinks import JsonLines, Sinks, TensorBoard, Wandb
+    Raises:
+        ConfigError: something that the run will need is missing; nothing was trained yet.
+    """
+    from rlearly import checkpoint, compose
+    from rlearly.display import duration
+    from rlearly.sinks import TensorBoard
 
     events = TensorBoard(folder / "events")
-    if resumed_at is not None:
-        events.resume_from(resumed_at)
+    loop = compose.build(
+        config,
+        folder,
+        make_sinks=lambda: make_sinks(config, folder, events),
+        watcher=display,
+        device=device,
+        stop_requested=stop,
+    )
+    try:
+        loop.try_evaluation()
+        if resume:
+            frames, state = checkpoint.load_newest(folder / "checkpoints")
+            events.resume_from(frames)
+            loop.load_state_dict(state)
+            display.say(f"resumed at {frames:,} frames")
+        elif device.type == "cpu" and config.preset == "paper":
+            expected = compose.forecast_seconds(config, device)
+            display.say(
+                f"no GPU: {config.train_frames:,} frames at the paper's size take about "
+                f"{duration(expected)} here; add preset=cpu for a small setting, or train_frames="
+            )
+    except ConfigError:
+        loop.close()
+        raise
+    return loop
+
+
+def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:
+    """The run's record, and whoever else gets its metrics."""
+    from omegaconf import OmegaConf
+
+    from rlearly.sinks import JsonLines, Sinks, Wandb
+
     others: list[Any] = [events]
     if config.wandb.mode != "disabled":
         plain: Any = OmegaConf.to_container(OmegaConf.structured(config))

@@ -70,6 +70,18 @@ def test_damaged_newest_falls_back_to_the_one_before(tmp_path, file, damage, cap
     assert "Trying the one before it" in caplog.text
 
 
+def test_save_after_falling_back_replaces_the_damaged_newer_ones(tmp_path):
+    for frames in (100, 200, 300):
+        checkpoint.save(tmp_path, frames, STATE, keep=3)
+    for frames in (200, 300):
+        (tmp_path / f"{frames:012d}" / "state.pt").write_bytes(b"")
+    assert checkpoint.load_newest(tmp_path)[0] == 100
+    (tmp_path / ".000000000250.partial").mkdir()
+    checkpoint.save(tmp_path, 150, STATE, keep=2)
+    assert [int(p.name) for p in checkpoint.found(tmp_path)] == [100, 150]
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_nothing_whole_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="There is no checkpoint in"):
         checkpoint.load_newest(tmp_path)

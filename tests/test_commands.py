@@ -68,6 +68,11 @@ def test_missing_gl_names_the_packages(tmp_path):
     assert done.returncode == 2 and "libegl1" in done.stderr and "libosmesa6" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
+    words = ("env=cartpole_balance", "obs=state", "run_dir=r")
+    state = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="disable")
+    assert state.returncode == 2 and "video_size=0" in state.stderr
+    broken = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="bogus")
+    assert broken.returncode == 2 and "expected one of egl, osmesa" in broken.stderr
     doctor = rlearly("doctor", "opengl", cwd=tmp_path, MUJOCO_GL="disable")
     assert doctor.returncode == 1 and "libegl1" in doctor.stdout
 
@@ -116,13 +121,22 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert json.loads((run / "done.json").read_text())["frames"] == 3000
     assert list((run / "events").iterdir())
     assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
+    longer = start("resume=stopped", "train_frames=100000", cwd=tmp_path)
+    while (run / "done.json").exists():
+        assert longer.poll() is None
+        time.sleep(0.05)
+    longer.send_signal(signal.SIGTERM)
+    longer.communicate(timeout=60)
+    assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"
+    assert "train_frames: 100000" in (run / "config.yaml").read_text()
+    newest = max((run / "checkpoints").iterdir())
 
     evaluated = rlearly("evaluate", "run=stopped", "episodes=3", "video_size=32", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "episode 2: return" in evaluated.stdout and "3 episodes: mean" in evaluated.stdout
-    assert (run / "videos" / "evaluate_000000003000.mp4").stat().st_size > 500
+    (film,) = (run / "videos").glob("evaluate_*.mp4")
+    assert film.stat().st_size > 500
 
-    (newest,) = (run / "checkpoints").glob("000000003000")
     state = newest / "state.pt"
     state.write_bytes(state.read_bytes()[:1000])
     older = rlearly("evaluate", "run=stopped", "episodes=1", "video_size=0", cwd=tmp_path)

@@ -102,6 +102,8 @@ def test_gymnasium_is_state_by_default_and_pixels_when_asked():
     for word in ("env.pixels=true", "obs=pixels"):
         config = compose(["agent=drqv2", "env=HalfCheetah-v5", word])
         assert config.env.pixels is True and config.env.action_repeat == 2
+    preset = compose(["env=HalfCheetah-v5", "env.pixels=true", "preset=cpu"])
+    assert preset.env.action_repeat == 4, "the preset wins over the env's default"
     assert compose(["env=dog_run", "obs=state"]).env.pixels is False
     with pytest.raises(ConfigError, match=r"obs=state contradicts env.pixels=true"):
         compose(["env=dog_run", "obs=state", "env.pixels=true"])
@@ -124,6 +126,11 @@ SENTENCES = {
     "env=dog_run +x=1": r"keys cannot be added or deleted",
     "env=dog_run seed": r"Expected key=value, received 'seed'",
     "env=dog_run env.name=cat_run": r"env\.name: is set by env=NAME",
+    "env=dog_run agent=[drm]": r"There is no agent \['drm'\]",
+    "env=dog_run video_size=512": r"video_size: expected a number at most 480",
+    "env=dog_run video_size=25": r"video_size: expected a number multiple of 8",
+    "env=dog_run env.image_size=14": r"env\.image_size: expected a number at least 15",
+    "env=dog_run replay_ratio=inf": r"replay_ratio: expected a number at most 100",
     "env=dog_run replay=5": r"replay: expected one of its keys, replay\.capacity",
     "env=dog_run replay.capacity=5": r"replay\.capacity: expected a number at least 10",
 }
@@ -143,6 +150,17 @@ def test_all_values_out_of_bounds_are_reported_together():
 
 def test_whole_floats_are_taken_as_ints():
     assert compose(["env=dog_run", "train_frames=3.1e6"]).train_frames == 3_100_000
+
+
+def test_quoted_text_inside_a_group_is_text():
+    config = compose(["env=Ant-v5", "env.kwargs={xml_file: 'ant.xml', frame_skip: 4}"])
+    assert config.env.kwargs == {"xml_file": "ant.xml", "frame_skip": 4}
+
+
+def test_directories_of_one_second_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = compose(["env=dog_run"])
+    assert len({create(config) for _ in range(5)}) == 5
 
 
 def test_saved_config_loads_equal_and_only_some_keys_may_change(tmp_path):

@@ -230,6 +230,36 @@ def test_loaded_episode_continues_to_the_bit(name, pixels):
     fresh.close()
 
 
+def test_env_that_cannot_return_is_reported_and_begins_anew(caplog):
+    class Forgetful(Scripted):
+        """Its observations go on counting over episodes."""
+
+        def __init__(self):
+            super().__init__(100, "truncated")
+            self.total = 0
+
+        def step(self, action):
+            self.total += 1
+            _, *rest = super().step(action)
+            return np.full(1, self.total, np.float32), *rest
+
+    env, fresh = (Episodes(Forgetful(), np.random.default_rng(0)) for _ in range(2))
+    for _ in range(2):
+        env.reset()
+        env.step(np.zeros(2))
+    fresh.load_state_dict(env.state_dict())
+    assert fresh.obs is None and "did not return to its saved state" in caplog.text
+
+
+def test_constructor_without_render_mode_is_fine():
+    class Mute(Scripted):
+        def __init__(self):
+            super().__init__(5, "truncated")
+
+    gymnasium.register("Mute-v0", Mute)
+    assert make("Mute-v0", pixels=False).reset()[0].shape == (1,)
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [("dog_rnu", "dog_run"), ("HalfCheeta-v5", "HalfCheetah-v5"), ("walkerwalk", "walker_walk")],

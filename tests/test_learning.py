@@ -29,7 +29,7 @@ def test_agent_learns_to_look(tmp_path, agent):
     loop = compose.build(
         config,
         tmp_path,
-        sinks=Sinks(JsonLines(tmp_path / "metrics.jsonl"), []),
+        make_sinks=lambda: Sinks(JsonLines(tmp_path / "metrics.jsonl"), []),
         watcher=Silent(),
         device=torch.device("cpu"),
     )

@@ -30,7 +30,7 @@ def make_loop(folder, *words, stop=lambda: False):
     return compose.build(
         config,
         folder,
-        sinks=Sinks(JsonLines(folder / "metrics.jsonl"), []),
+        make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
         watcher=Silent(),
         device=torch.device("cpu"),
         stop_requested=stop,
@@ -75,6 +75,10 @@ def test_fixed_ratio_keeps_its_credit_and_refuses_nothing_to_do():
     assert [one.updates_due(s) for s in range(20)] == [two.updates_due(s) for s in range(20)]
     with pytest.raises(ConfigError, match="replay_ratio: expected a number above 0"):
         FixedRatio(0)
+    with pytest.raises(ConfigError, match="replay_ratio"):
+        FixedRatio(float("inf"))
+    rare = FixedRatio(1e-5)
+    assert sum(rare.updates_due(step) for step in range(250_000)) == 3
 
 
 def test_updates_start_after_the_seed_frames_at_the_given_ratio(tmp_path):
@@ -152,6 +156,31 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
     assert rows(tmp_path / "straight") == rows(tmp_path / "resumed")
+
+
+def test_changed_intervals_take_effect_on_resuming(tmp_path):
+    first = make_loop(tmp_path, "train_frames=200", "eval_every_frames=20", "eval_episodes=1")
+    first.run()
+    later = make_loop(tmp_path, "train_frames=320", "eval_every_frames=50", "eval_episodes=1")
+    later.load_state_dict(checkpoint.load_newest(tmp_path / "checkpoints")[1])
+    later.run()
+    frames = [r["frames"] for r in rows(tmp_path) if "eval/episode_return" in r]
+    assert frames == [*range(20, 201, 20), 250, 300]
+
+
+def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, "train_frames=130", "checkpoint_every_frames=50")
+    save, calls = checkpoint.save, []
+
+    def full_disk_once(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", full_disk_once)
+    assert loop.run() and calls == [50, 100, 130]
+    assert any("No space left" in text for text in loop.watcher.said)
 
 
 def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):

@@ -1,14 +1,18 @@
 """Noise, shifts and seeds."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from rlearly import machine
 from rlearly.augment import as_input, random_shift, shift
 from rlearly.config import ConfigError
 from rlearly.distributions import truncated_normal
 from rlearly.metrics import Means
-from rlearly.seeding import STREAMS, Seeds
+from rlearly.seeding import STREAMS, Seeds, restore
 
 
 def generator():
@@ -63,6 +67,25 @@ def test_streams_are_independent_reproducible_and_append_only():
     np.testing.assert_array_equal(Seeds(3).sequence("replay").generate_state(2), first)
     with pytest.raises(ConfigError, match="seed: expected a whole number"):
         Seeds(-1)
+
+
+def test_stream_of_another_kind_of_device_restarts_with_a_warning(caplog):
+    one = generator()
+    restore(one, torch.zeros(16, dtype=torch.uint8))  # the size of a GPU generator's state
+    assert "another kind of device" in caplog.text
+    assert torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=generator()))
+
+
+def test_memory_is_the_least_that_any_control_group_leaves(tmp_path, monkeypatch):
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
+    (tmp_path / "memory.max").write_text("max")
+    (tmp_path / "memory.current").write_text("5")
+    assert machine.available_bytes(tmp_path) == 10**12, lines
+    (tmp_path / "memory.max").write_text("9000")
+    (tmp_path / "memory.current").write_text("8000")
+    (tmp_path / "memory.stat").write_text("anon 7000\ninactive_file 300\nactive_file 200\n")
+    assert machine.available_bytes(tmp_path) == 1500
 
 
 def test_means_are_over_the_updates_that_reported():

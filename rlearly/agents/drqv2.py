@@ -31,7 +31,7 @@ from rlearly.networks import (
 )
 from rlearly.plasticity import dormant_ratio
 from rlearly.schedules import Linear, Schedule
-from rlearly.seeding import Seeds
+from rlearly.seeding import Seeds, restore
 from rlearly.types import Batch, EnvSpec, Metrics, Stateful
 
 
@@ -304,7 +304,7 @@ class DrQv2:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
         for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name])
+            restore(generator, state["generators"][name])
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])
         self.dormancy = state["dormancy"].to(self.device)

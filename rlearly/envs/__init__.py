@@ -42,7 +42,9 @@ def make(
     from rlearly.envs import control, gym
 
     if config.family == "control":
-        return control.make(config, pixels=pixels is not False, model_seed=model_seed)
+        return control.make(
+            config, pixels=pixels is not False, model_seed=model_seed, pictures=pictures
+        )
     return gym.make(config, pixels=pixels, pictures=pictures)
 
 

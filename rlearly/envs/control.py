@@ -165,13 +165,17 @@ class ControlEnv(gymnasium.Env):
         self._control.close()
 
 
-def make(config: EnvConfig, *, pixels: bool, model_seed: int) -> gymnasium.Env:
+def make(
+    config: EnvConfig, *, pixels: bool, model_seed: int, pictures: bool = False
+) -> gymnasium.Env:
     """A dm_control task as agents see it: [A] actions in [-1, 1], pixels or a flat state.
+
+    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
         ConfigError: there is no such variant or camera, or nothing here can draw.
     """
-    if pixels:
+    if pixels or pictures:
         require_backend()
     base = ControlEnv(config, pixels=pixels, model_seed=model_seed)
     env = ActionRepeat(UnitActions(base), config.action_repeat)

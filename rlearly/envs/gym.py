@@ -124,9 +124,8 @@ def _is_mujoco(env: gymnasium.Env) -> bool:
 
 def _base(config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     try:
-        return gymnasium.make(
-            config.name, render_mode=render_mode, disable_env_checker=True, **config.kwargs
-        )
+        mode = {"render_mode": render_mode} if render_mode else {}
+        return gymnasium.make(config.name, disable_env_checker=True, **mode, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         extra = next((pip for word, pip in EXTRAS.items() if word in str(error)), None)
         remedy = f"pip install 'rlearly[{extra}]'" if extra else str(error)
@@ -154,7 +153,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     photographed = Photographed(base, config.camera)
     if pixels is None:
         pixels = photographed.by_observation
-    if pixels and _is_mujoco(base):
+    if (pixels or pictures) and _is_mujoco(base):
         require_backend()
     env = ActionRepeat(UnitActions(photographed), config.action_repeat)
     if not pixels:

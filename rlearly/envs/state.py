@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import logging
+
 import gymnasium
 import numpy as np
 
 from rlearly.envs.pixels import Pixels
 from rlearly.seeding import episode_seed
+
+
+log = logging.getLogger(__name__)
 
 
 class Episodes(gymnasium.Wrapper):
@@ -48,10 +53,15 @@ class Episodes(gymnasium.Wrapper):
             "generator": self.generator.bit_generator.state,
             "seed": self.seed,
             "actions": [action.tolist() for action in self.actions],
+            "obs": None if self.obs is None else np.array(self.obs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to the saved episode and step; `obs` is then its observation."""
+        """Return to the saved episode and step; `obs` is then its observation.
+
+        An env that does not get there again (it keeps something from one episode to the next) is
+        reported, and `obs` is None: the caller begins a new episode.
+        """
         self.generator.bit_generator.state = state["generator"]
         self.seed, self.obs, self.actions = state["seed"], None, []
         if self.seed is None:
@@ -67,6 +77,12 @@ class Episodes(gymnasium.Wrapper):
         finally:
             if pixels:
                 pixels.blind = False
+        if self.obs is None or not np.array_equal(self.obs, state["obs"]):
+            log.warning(
+                "The env did not return to its saved state when the episode's actions were "
+                "repeated from its seed: the run goes on, with a new episode, but not to the bit."
+            )
+            self.seed, self.obs, self.actions = None, None, []
 
     def _pixels(self) -> Pixels | None:
         env: Any = self.env
