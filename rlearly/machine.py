@@ -97,7 +97,7 @@ def _file_cache(group: Path) -> int:
     return sum(int(n) for name, n in pairs if name in ("inactive_file", "active_file"))
 
 
-WORKING_BYTES = 1_500_000_000
+WORKING_BYTES = 2_000_000_000
 """Left free for networks, batches, the simulator and the system beside the replay."""
 
 
