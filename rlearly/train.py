@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import ConfigError, RunConfig, as_yaml
+from rlearly.config import ConfigError, RunConfig, as_yaml, parse_overrides
 
 if TYPE_CHECKING:
     from rlearly.display import Display
@@ -81,9 +81,9 @@ def train(words: list[str]) -> int:
     from rlearly import compose, machine, run_dir
 
     stop = StopRequests()
-    resumed = next((w.partition("=")[2] for w in words if w.startswith("resume=")), None)
+    resumed = dict(parse_overrides([w for w in words if w.startswith("resume=")])).get("resume")
     if resumed is not None:
-        folder = Path(resumed)
+        folder = Path(str(resumed))
         rest = [w for w in words if not w.startswith("resume=")]
         config = compose.load(folder, rest)
         if (folder / "done.json").exists() and not any(w.startswith("train_frames=") for w in rest):
