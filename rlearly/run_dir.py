@@ -69,6 +69,9 @@ def discard(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: it was there before, and is the user's
         path.rmdir()
+        if path.parts[0] == "runs":  # made for this run, unless others are in them
+            for parent in path.parents[:3]:
+                parent.rmdir()
 
 
 def write(path: Path, text: str) -> None:

@@ -68,6 +68,9 @@ def test_missing_gl_names_the_packages(tmp_path):
     assert done.returncode == 2 and "libegl1" in done.stderr and "libosmesa6" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
+    automatic = rlearly("train", "env=CartPole-v1", cwd=tmp_path)
+    assert automatic.returncode == 2 and "expected a Box action space" in automatic.stderr
+    assert not (tmp_path / "runs").exists()
     words = ("env=cartpole_balance", "obs=state", "run_dir=r")
     state = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="disable")
     assert state.returncode == 2 and "video_size=0" in state.stderr
