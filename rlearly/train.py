@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -135,7 +136,7 @@ def run(
         return DONE
     display.say(
         f"saved at {loop.at.frames:,} frames; continue with: "
-        f"python -m rlearly.train resume={folder}"
+        f"python -m rlearly.train {shlex.quote(f'resume={folder}')}"
     )
     return SAVED
 

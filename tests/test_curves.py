@@ -25,6 +25,23 @@ def test_curve_is_read_from_a_running_run_and_drawn(tmp_path, capsys):
     ]
 
 
+def test_output_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("")
+    for out in (tmp_path / "nowhere" / "x.png", tmp_path / "x.foo"):
+        assert curves.main([str(tmp_path), f"out={out}"]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
+def test_negative_returns_are_inside_the_picture(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", lambda figure: drawn.append(figure))
+    curves.plot([curves.Curve("a", [1, 2], [-36.8, -398.9], [1], [0.5])], tmp_path / "c.png", "t")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low < -398.9 and high > -36.8
+
+
 def test_no_run_is_one_sentence(tmp_path, capsys):
     assert curves.main([str(tmp_path / "nowhere")]) == 2
     assert "is not a run directory" in capsys.readouterr().err

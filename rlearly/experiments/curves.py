@@ -83,8 +83,8 @@ def plot(curves: Sequence[Curve], path: Path, title: str) -> None:
     below.set_xlabel("simulator frames")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
+    below.set_ylim(bottom=0)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
@@ -97,13 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Usage: python -m rlearly.experiments.curves RUN_DIR ... [out=curve.png] [title=...]")
         return 0 if "--help" in words else 2
     unknown = sorted(set(named) - {"out", "title"})
+    out = Path(named.get("out") or "curve.png")
     try:
         if unknown:
             raise ConfigError(f"There is no key {unknown[0]!r}; valid names: out, title.")
         curves = [read(Path(run)) for run in runs]
-        out = Path(named.get("out", "curve.png"))
         plot(curves, out, named.get("title", "evaluation returns"))
         write_csv(curves, out.with_suffix(".csv"))
+    except (OSError, ValueError) as error:
+        print(f"rlearly: out: {out} cannot be written ({error}); name a .png.", file=sys.stderr)
+        return 2
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
