@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,16 +159,6 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
 
 
 # --- config -> parts ---
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A run's learner and world, and the numbers of its memory."""
-
-    agent: Agent
-    env: gymnasium.Env
-    spec: EnvSpec
-    device: torch.device
 
 
 def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
