@@ -79,7 +79,9 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     view = _editable(agent, envs.config_for(env))
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
         assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
-    base = presets.tuned(agent, env) + (presets.cpu(agent) if preset == "cpu" else [])
+    base = [*agent_module(agent).RUN_DEFAULTS, *presets.tuned(agent, env)]
+    if preset == "cpu":
+        base += presets.cpu(agent)
     for key, value in parse_overrides(base):
         assign(view, key, value)
     for key, value in pairs:
@@ -88,6 +90,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
         if key not in ("agent", "env"):
             assign(view, key, value)
     config = _resolve_pixels(frozen(view))
+    config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
     return config
 
@@ -109,6 +112,11 @@ def _hashable(pairs: Sequence[tuple[str, Any]]) -> set[tuple[str, Any]]:
 def _resolve_pixels(config: RunConfig) -> RunConfig:
     """Settle obs and env.pixels."""
     pixels, obs = config.env.pixels, config.obs
+    if not agent_module(config.agent_name).PIXELS and (pixels or obs == "pixels"):
+        raise ConfigError(
+            f"agent={config.agent_name} learns from states only, and pixels were asked for: "
+            "add obs=state, or take agent=drqv2 or agent=drm."
+        )
     if obs != "auto":
         if pixels is not None and pixels != (obs == "pixels"):
             raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
@@ -116,6 +124,13 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
     if pixels is None and config.env.family == "control":
         pixels = agent_module(config.agent_name).PIXELS
     return replace(config, env=replace(config.env, pixels=pixels))
+
+
+def _seed_frames(config: RunConfig) -> int:
+    """Frames before the first update: the agent's own number where none was asked for."""
+    if config.seed_frames is not None:
+        return config.seed_frames
+    return config.agent.seed_frames(config.env.action_repeat)
 
 
 def _check_sizes(config: RunConfig) -> None:
@@ -170,9 +185,15 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
+    from rlearly.networks import is_image
     from rlearly.seeding import Seeds
 
     module = agent_module(config.agent_name)
+    if is_image(spec.observation) and not module.PIXELS:
+        raise ConfigError(
+            f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
+            "observed by images: take agent=drqv2 or agent=drm."
+        )
     return module.make(config.agent, spec, seeds=Seeds(config.seed), device=device)
 
 
@@ -235,7 +256,7 @@ def build(
         Plan(
             frames_per_step=spec.frames_per_step,
             train_frames=config.train_frames,
-            seed_frames=config.seed_frames,
+            seed_frames=_seed_frames(config),
             batch_size=config.agent.batch_size,
             log_every_frames=config.log_every_frames,
             eval_every_frames=config.eval_every_frames,
@@ -296,5 +317,5 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
         agent.update(batch, step=0)
         update_seconds = min(update_seconds, time.monotonic() - began)
     steps = config.train_frames / spec.frames_per_step
-    learning = max(0, config.train_frames - config.seed_frames) / spec.frames_per_step
+    learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
     return steps * step_seconds + learning * config.replay_ratio * update_seconds

@@ -100,7 +100,9 @@ class RunConfig:
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
-    seed_frames: int = setting(4000, "frames before the first update", at_least=0)
+    seed_frames: int | None = setting(
+        None, "frames before the first update; null: the agent's own", at_least=0
+    )
     replay_ratio: float = setting(0.5, "updates in one agent step", above=0, at_most=100)
     eval_every_frames: int = setting(10_000, "0: never", at_least=0)
     eval_episodes: int = setting(10, "episodes in one evaluation, mean action", at_least=1)

@@ -1,9 +1,9 @@
-"""The networks of the visual agents. They know no losses and draw no global randomness."""
+"""The networks. They know no losses and draw no global randomness."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from gymnasium.spaces import Box
@@ -31,15 +31,31 @@ def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
         nn.init.zeros_(module.bias)
 
 
+def fan_in_(module: nn.Module, generator: torch.Generator) -> None:
+    """Initialise one linear layer as torch and CleanRL do: weights and bias uniform in
+    +-1 / sqrt(inputs)."""
+    if isinstance(module, nn.Linear):
+        bound = 1 / math.sqrt(module.in_features)
+        with torch.no_grad():
+            module.weight.uniform_(-bound, bound, generator=generator)
+            module.bias.uniform_(-bound, bound, generator=generator)
+
+
 def layers(network: nn.Module) -> Iterator[nn.Module]:
     """Every layer of a network that holds weights."""
     return (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.LayerNorm))
 
 
-def initialise_(network: nn.Module, generator: torch.Generator) -> None:
+Initialiser = Callable[[nn.Module, torch.Generator], None]
+"""Gives one layer fresh weights."""
+
+
+def initialise_(
+    network: nn.Module, generator: torch.Generator, one: Initialiser = orthogonal_
+) -> None:
     """Give every layer of a network fresh weights."""
     for layer in layers(network):
-        orthogonal_(layer, generator)
+        one(layer, generator)
 
 
 class Recording(nn.Sequential):
@@ -164,3 +180,29 @@ class Value(nn.Module):
 
     def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
         return self.v(self.trunk(features), record)
+
+
+class StateActor(nn.Module):
+    """state [B, D] -> `outputs` numbers [B, outputs], unbounded."""
+
+    def __init__(self, features: int, outputs: int, hidden_dim: int):
+        super().__init__()
+        self.policy = mlp(features, hidden_dim, outputs)
+
+    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        return self.policy(features, record)
+
+
+class StateCritic(nn.Module):
+    """state [B, D], action [B, A] -> two estimates of Q, each [B, 1]."""
+
+    def __init__(self, features: int, actions: int, hidden_dim: int):
+        super().__init__()
+        self.q1 = mlp(features + actions, hidden_dim, 1)
+        self.q2 = mlp(features + actions, hidden_dim, 1)
+
+    def forward(
+        self, features: Tensor, action: Tensor, record: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([features, action], dim=-1)
+        return self.q1(joined, record), self.q2(joined, record)

@@ -71,6 +71,10 @@ class Agent(Stateful, Protocol):
         """Actions [N, A] in [-1, 1] for observations [N, *O]; the mean action if not `explore`."""
         ...
 
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """What the critic expects from following the policy [N] from observations [N, *O]."""
+        ...
+
     def update(self, batch: Batch, *, step: int) -> Metrics:
         """Take one gradient step on every network. `step` counts agent steps, not updates."""
         ...

@@ -1,5 +1,7 @@
 """One contract for every agent, from pixels and from states."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,22 +15,37 @@ SMALL = {
     "feature_dim": 8,
     "encoder_channels": 4,
     "exploration_steps": 10,
+    "learning_starts_steps": 10,
     "batch_size": 16,
 }
+KINDS = [
+    (agent, kind)
+    for agent in AGENTS
+    for kind in ("pixels", "state")
+    if kind == "state" or agent_module(agent).PIXELS
+]
 
 
-@pytest.fixture(params=["pixels", "state"])
-def spec(request, pixel_spec, state_spec):
-    return pixel_spec if request.param == "pixels" else state_spec
+@pytest.fixture(params=KINDS, ids="-".join)
+def case(request):
+    return request.param
 
 
-@pytest.fixture(params=AGENTS)
-def build(request, spec):
-    module = agent_module(request.param)
+@pytest.fixture
+def spec(case, pixel_spec, state_spec):
+    return pixel_spec if case[1] == "pixels" else state_spec
+
+
+@pytest.fixture
+def build(case, spec):
+    module = agent_module(case[0])
+    known = {field.name for field in dataclasses.fields(module.Config)}
 
     def build(seed=0, **settings):
-        config = module.Config(**(SMALL | settings))
-        return module.make(config, spec, seeds=Seeds(seed), device=torch.device("cpu"))
+        chosen = {key: value for key, value in (SMALL | settings).items() if key in known}
+        return module.make(
+            module.Config(**chosen), spec, seeds=Seeds(seed), device=torch.device("cpu")
+        )
 
     return build
 
@@ -54,7 +71,7 @@ def test_actions_have_the_right_shape_and_bounds(build, spec):
 
 
 def test_first_steps_explore_uniformly(build, spec):
-    agent = build(exploration_steps=1000)
+    agent = build(exploration_steps=1000, learning_starts_steps=1000)
     many = observations(spec, 400)
     actions = np.concatenate([agent.act(many, step=s, explore=True) for s in range(5)])
     assert abs(actions.mean()) < 0.05
@@ -73,7 +90,8 @@ def test_evaluation_takes_the_mean_action_and_draws_nothing(build, spec):
 def test_updates_change_every_network_and_return_detached_scalars(build, spec):
     agent = build()
     before = weights(agent)
-    metrics = agent.update(random_batch(spec), step=20)
+    for i in range(2):  # TD3 moves its actor and targets at every second one
+        metrics = agent.update(random_batch(spec, seed=i), step=20)
     changed = {k.split(".")[0] for k, p in weights(agent).items() if not torch.equal(p, before[k])}
     assert changed == {k.split(".")[0] for k in before}
     for name, value in metrics.items():
@@ -108,6 +126,13 @@ def test_loaded_agent_continues_to_the_bit(build, spec):
     assert np.array_equal(
         agent.act(obs, step=50, explore=True), fresh.act(obs, step=50, explore=True)
     )
+
+
+def test_value_is_a_number_for_each_observation(build, spec):
+    agent = build()
+    one, two = agent.value(observations(spec)), agent.value(observations(spec))
+    assert one.shape == (5,) and one.dtype == np.float32 and np.array_equal(one, two)
+    assert len(set(one.tolist())) == 5
 
 
 def test_no_global_randomness_is_used(build, spec):

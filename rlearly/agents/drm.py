@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.agents import drqv2
-from rlearly.agents.drqv2 import DrQv2, adam, linear_noise
+from rlearly.agents.drqv2 import DrQv2, linear_noise
 from rlearly.config import setting
 from rlearly.interventions import ShrinkAndPerturb
 from rlearly.networks import Value, encoder_for, initialise_
+from rlearly.optim import adam
 from rlearly.schedules import Schedule
 from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec, Metrics
 
 PIXELS = drqv2.PIXELS
+RUN_DEFAULTS = drqv2.RUN_DEFAULTS
 AWAKE_BELOW = 0.2
 """The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""
 

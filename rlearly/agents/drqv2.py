@@ -29,6 +29,7 @@ from rlearly.networks import (
     initialise_,
     is_image,
 )
+from rlearly.optim import adam, descend, follow_
 from rlearly.plasticity import dormant_ratio
 from rlearly.schedules import Linear, Schedule
 from rlearly.seeding import Seeds, restore
@@ -37,6 +38,9 @@ from rlearly.types import Batch, EnvSpec, Metrics, Stateful
 
 PIXELS = True
 """Observes pixels where an env offers them and nothing else is asked for."""
+
+RUN_DEFAULTS = ()
+"""What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Config:
     std_duration_steps: int = setting(500_000, "agent steps from first to last", at_least=1)
     std_clip: float = setting(0.3, "cut of the noise inside updates", at_least=0)
     dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
+
+    def seed_frames(self, frames_per_step: int) -> int:
+        """Simulator frames before the first update: the paper's 4000, whatever the repeat."""
+        return 4000
 
 
 class Exploration(Stateful, Protocol):
@@ -127,11 +135,6 @@ class ClippedDoubleQ:
         pass
 
 
-def adam(network: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Adam over a whole network."""
-    return torch.optim.Adam(network.parameters(), lr=lr, fused=True)
-
-
 class DrQv2:
     """The agent. One instance learns on one device.
 
@@ -195,6 +198,13 @@ class DrQv2:
     # --- acting ---
 
     @torch.no_grad()
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """min(Q1, Q2)(s, mean action) [N]: what the critic expects of the policy."""
+        features = self.encoder(torch.as_tensor(obs).to(self.device))
+        q = torch.min(*self.critic(features, self.actor(features)))
+        return q[:, 0].cpu().numpy()
+
+    @torch.no_grad()
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for observations [N, *O]; uniform for the first steps."""
         noise = self.generators["exploration"]
@@ -230,13 +240,17 @@ class DrQv2:
         fitted = self.target.fit(seen, torch.min(q1, q2).detach())
         goal = self._critic_goal(batch, next_features, std)
         critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
-        self._descend(critic_loss, "critic", "encoder")
+        descend(critic_loss, *(self.optimizers[n] for n in ("critic", "encoder") if n in self.optimizers))
 
         action = truncated_normal(mean, std, self.generators["policy_noise"], self.config.std_clip)
         actor_loss = -torch.min(*self.critic(seen, action)).mean()
-        self._descend(actor_loss, "actor")
+        descend(actor_loss, self.optimizers["actor"])
 
-        self._track_critic()
+        follow_(
+            list(self.critic_target.parameters()),
+            list(self.critic.parameters()),
+            self.config.target_tau,
+        )
         return {
             "loss/critic": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),
@@ -264,21 +278,6 @@ class DrQv2:
         min_q = torch.min(*self.critic_target(next_features, next_action))
         value = self.target.value(next_features, min_q, self.dormancy)
         return batch.reward + batch.discount * value
-
-    def _descend(self, loss: Tensor, *names: str) -> None:
-        """Backpropagate into the named networks only, and step their optimizers."""
-        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=[p for name in names for p in self.networks[name].parameters()])
-        for optimizer in optimizers:
-            optimizer.step()
-
-    @torch.no_grad()
-    def _track_critic(self) -> None:
-        pairs = zip(self.critic_target.parameters(), self.critic.parameters(), strict=True)
-        for follower, leader in pairs:
-            follower.lerp_(leader, self.config.target_tau)
 
     # --- state ---
 

@@ -106,6 +106,8 @@ def cpu(agent: str) -> list[str]:
     that falls sooner, a perturbation every 5000 steps. For trying things out; its curves are not
     comparable with published ones.
     """
+    if agent not in ("drqv2", "drm"):
+        return ["train_frames=200000", "eval_every_frames=5000", "checkpoint_every_frames=50000"]
     overrides = [
         "env.image_size=48",
         "env.action_repeat=4",
@@ -117,17 +119,14 @@ def cpu(agent: str) -> list[str]:
         "checkpoint_every_frames=10000",
         "replay.capacity=100000",
         "video_size=128",
+        "agent.lr=3e-4",
+        "agent.batch_size=64",
+        "agent.hidden_dim=256",
+        "agent.encoder_channels=16",
+        "agent.shift_pixels=2",
+        "agent.exploration_steps=500",
+        "agent.std_duration_steps=4000",
     ]
-    if agent in ("drqv2", "drm"):
-        overrides += [
-            "agent.lr=3e-4",
-            "agent.batch_size=64",
-            "agent.hidden_dim=256",
-            "agent.encoder_channels=16",
-            "agent.shift_pixels=2",
-            "agent.exploration_steps=500",
-            "agent.std_duration_steps=4000",
-        ]
     if agent == "drm":
         overrides += ["agent.perturb_every_steps=5000"]
     return overrides

@@ -1,0 +1,29 @@
+"""Gradient steps and slow copies, shared by the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def adam(network: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Adam over a whole network."""
+    return torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+
+
+def descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """Backpropagate into what these optimizers own, and into nothing else; then step them."""
+    owned = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    for parameter in owned:
+        parameter.grad = None
+    loss.backward(inputs=owned)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+@torch.no_grad()
+def follow_(followers: Sequence[Tensor], leaders: Sequence[Tensor], tau: float) -> None:
+    """Move the followers a share `tau` of the way to their leaders."""
+    torch._foreach_lerp_(list(followers), list(leaders), tau)  # pyright: ignore
