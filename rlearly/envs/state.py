@@ -6,8 +6,6 @@ import copy
 import functools
 import importlib.metadata
 import logging
-import struct
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,7 +16,19 @@ import numpy as np
 from rlearly.config import ConfigError
 from rlearly.envs import state_codec as codec
 from rlearly.envs import state_simulators as simulators
-from rlearly.envs.state_codec import DamagedState
+from rlearly.envs.state_bytes import DamagedState, from_bytes, to_bytes
+from rlearly.envs.state_replay import (
+    InexactState,
+    Recorded,
+    id_of,
+    log_of,
+    own_randomness,
+    recorded,
+    recording_of,
+    replay,
+    same,
+    set_randomness,
+)
 from rlearly.seeding import episode_seed
 
 __all__ = ["DamagedState", "EnvState", "Episodes", "InexactState", "Recorded", "method_of"]
@@ -30,10 +40,6 @@ PLAIN_FAMILIES = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "
 """Families whose envs are what their attributes hold."""
 WALL_CLOCK = {"RecordEpisodeStatistics": {"episode_start_time", "time_queue"}}
 """Wrapper -> attributes that measure the machine's time, which cannot return."""
-
-
-class InexactState(ConfigError):
-    """An env cannot be saved, or brought back, to the bit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class EnvState:
 
     def to_bytes(self) -> bytes:
         """A JSON header, the arrays, and a checksum."""
-        return codec.to_bytes(self.to_tree())
+        return to_bytes(self.to_tree())
 
     @staticmethod
     def from_bytes(data: bytes) -> EnvState:
@@ -73,7 +79,7 @@ class EnvState:
             DamagedState: anything is missing or changed.
         """
         try:
-            return EnvState.from_tree(codec.from_bytes(data))
+            return EnvState.from_tree(from_bytes(data))
         except (KeyError, TypeError) as error:
             raise DamagedState(f"The saved state is malformed ({error}).") from None
 
@@ -92,7 +98,7 @@ def method_of(env: gymnasium.Env) -> str:
             composed = any("composer" in kind.__module__ for kind in type(holder).__mro__)
             return "replay" if composed else "control"  # composed worlds are built at each reset
     inner = [base, *(item for item in vars(base).values() if isinstance(item, gymnasium.Env))]
-    if any(simulators.kind_of(vars(env.unwrapped).get("data")) == "data" for env in inner):
+    if any(simulators.kind_of(vars(one.unwrapped).get("data")) == "data" for one in inner):
         return "mujoco"
     if simulators.kind_of(vars(base).get("ale")) == "ale":
         return "replay" if base.ale.getFloat("repeat_action_probability") > 0 else "ale"
@@ -113,32 +119,31 @@ def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
     if method not in (None, *METHODS):
         raise ConfigError(f"method: expected one of {', '.join(METHODS)}, received {method!r}.")
     base, wrappers = env.unwrapped, _wrappers(env)
-    recording = _recording(env)
+    recording = recording_of(env)
     chosen = method or method_of(env)
-    encoder = codec.Encoder([w for w in wrappers if w is not base])
-    simulator: dict[str, Any] = {}
+    simulator, random, clocks = {}, {}, {}
     if chosen != "replay":
+        encoder = codec.Encoder(wrappers)
         try:
             simulator = encoder.encode(base, "")
+            random, clocks = encoder.random, encoder.clocks
         except codec.Unencodable as error:
             if method or recording is None:
                 raise InexactState(
-                    f"{_id(base)} cannot be saved by its attributes: {error}, expected numbers, "
+                    f"{id_of(base)} cannot be saved by its attributes: {error}, expected numbers, "
                     "text, arrays and containers of them; wrap it with recorded(env) before its "
                     "reset: its actions are then repeated."
                 ) from None
             chosen = "replay"
     if chosen == "replay":
-        encoder = codec.Encoder()
-        simulator = _log_of(base, recording)
-        for path, holder in _holders(base):
-            _note_own(encoder, holder, path)
+        simulator = log_of(base, recording)
+        random, clocks = own_randomness(base)
     return EnvState(
         method=chosen,
-        env_id=_id(base),
+        env_id=id_of(base),
         simulator=simulator,
-        counters=encoder.clocks,
-        random=encoder.random,
+        counters=clocks,
+        random=random,
         wrappers=[_save_wrapper(wrapper, env) for wrapper in wrappers],
         versions=_versions(chosen, base),
     )
@@ -157,9 +162,10 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
     """
     base, wrappers = env.unwrapped, _wrappers(env)
     _check(base, wrappers, state, only_simulator)
-    recording = _recording(env)
+    recording = recording_of(env)
     if state.method == "replay":
-        _replay(base, recording, state, only_simulator)
+        own = None if only_simulator else state.random
+        replay(base, recording, state.simulator, own, None if only_simulator else state.counters)
     else:
         if recording is not None:
             recording.forget()
@@ -186,10 +192,10 @@ def self_test(
 ) -> str:
     """The method by which this env was just seen to return to the bit.
 
-    It is played `steps` random steps, saved, played on, restored from the bytes and played the
-    same again, in the same env and in one from `make_fresh`; everything must be equal, new
-    episodes included. Wrappers and random generators are as before afterwards; the env must be
-    reset.
+    It is played, saved, played on for `steps` random steps, restored from the bytes and played
+    the same again, in the same env and in one from `make_fresh`, from three points of an episode;
+    everything must be equal, new episodes included. Wrappers and random generators are as before
+    afterwards; the env must be reset, and is `recorded` if its method is "replay".
 
     Raises:
         InexactState: no method is exact.
@@ -206,178 +212,9 @@ def self_test(
             if fresh is not None:
                 fresh.close()
     raise InexactState(
-        f"{_id(env.unwrapped)} cannot return to a saved state to the bit ({' '.join(reasons)}); "
+        f"{id_of(env.unwrapped)} cannot return to a saved state to the bit ({' '.join(reasons)}); "
         "start its episodes from the beginning."
     )
-
-
-# --- replay ---
-
-
-class Recorded(gymnasium.Wrapper):
-    """Remembers the episode's seed, options and actions, so that it can be played again.
-
-    It belongs directly around the unwrapped env: `recorded(env)` puts it there. A reset without a
-    seed draws one from the env's own generator, so that every episode can be repeated. What others
-    draw from that generator between two steps is remembered too. Box2D's world, which
-    carries hidden state over, is built anew at each reset.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self.forget()
-
-    def forget(self) -> None:
-        """The env is no longer where the recording leads."""
-        self.seed: int | None = None
-        self.options: Any = None
-        self.actions: list[Any] = []
-        self.drawn: list[list[Any]] = []  # [steps before it, the generator's state]
-        self.checksum = 0  # of all observations, rewards and flags
-        self._generator: Any = None
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        self.forget()
-        if seed is None:
-            seed = int(self.unwrapped.np_random.integers(2**31))
-        self.options = copy.deepcopy(options)
-        _rebuild_world(self.unwrapped)
-        obs, info = self.env.reset(seed=seed, options=options)
-        self.seed = seed
-        self._note(obs)
-        return obs, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        now = self._generator_state()
-        if self.seed is not None and not _same(now, self._generator):
-            self.drawn.append([len(self.actions), now])
-        self.actions.append(copy.copy(action))
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self._note([obs, reward, terminated, truncated])
-        return obs, reward, terminated, truncated, info
-
-    def _note(self, seen: Any) -> None:
-        self.checksum = _checksum(seen, self.checksum)
-        self._generator = self._generator_state()
-
-    def _generator_state(self) -> Any:
-        generator = getattr(self.unwrapped, "_np_random", None)
-        return None if generator is None else codec.generator_state(generator)
-
-
-def recorded(env: gymnasium.Env) -> gymnasium.Env:
-    """`env` with a `Recorded` directly around its unwrapped env, once."""
-    if _recording(env) is not None:
-        return env
-    base, outer = env.unwrapped, env
-    if env is base:
-        return Recorded(base)
-    while isinstance(outer, gymnasium.Wrapper) and outer.env is not base:
-        outer = outer.env
-    assert isinstance(outer, gymnasium.Wrapper)
-    outer.env = Recorded(base)
-    return env
-
-
-def _log_of(base: gymnasium.Env, recording: Recorded | None) -> dict[str, Any]:
-    if recording is None or recording.seed is None:
-        why = "its actions were not recorded" if recording is None else "it was not reset"
-        raise InexactState(
-            f"{_id(base)} can be saved only by repeating its actions, and {why}: wrap it with "
-            "recorded(env) before the reset, and reset it with a seed."
-        )
-    actions: Any = recording.actions
-    first = actions[0] if actions else None
-    if isinstance(first, np.ndarray | np.generic) and all(
-        type(a) is type(first) and a.dtype == first.dtype and a.shape == first.shape
-        for a in actions
-    ):
-        actions = np.stack(actions)
-    try:
-        return codec.Encoder().encode(
-            {
-                "seed": recording.seed,
-                "options": recording.options,
-                "actions": actions,
-                "drawn": recording.drawn,
-                "checksum": recording.checksum,
-            },
-            "the recording",
-        )
-    except codec.Unencodable as error:
-        raise InexactState(
-            f"{_id(base)} cannot be saved: {error}, expected reset options and actions that are "
-            "numbers, text, arrays and containers of them."
-        ) from None
-
-
-def _replay(
-    base: gymnasium.Env, recording: Recorded | None, state: EnvState, only_simulator: bool
-) -> None:
-    recording = recording or Recorded(base)
-    saved = codec.Decoder(base, {}, {}).decode(state.simulator, codec.MISSING, "")
-    own = codec.Encoder()
-    for path, holder in _holders(base):
-        _note_own(own, holder, path)
-    recording.reset(seed=saved["seed"], options=saved["options"])
-    drawn = {step: generator for step, generator in saved["drawn"]}
-    for i, action in enumerate(saved["actions"]):
-        if i in drawn:
-            _set_own(base, {"_np_random": drawn[i]}, {})
-        recording.step(action)
-    if recording.checksum != saved["checksum"]:
-        recording.forget()
-        raise InexactState(
-            f"{_id(base)} did not return to its saved state when its {len(saved['actions'])} "
-            "actions were repeated from its seed: it keeps something from one episode to the "
-            "next, or draws randomness that its seed does not decide."
-        )
-    if only_simulator:
-        _set_own(base, own.random, own.clocks)
-    else:
-        _set_own(base, state.random, state.counters)
-
-
-def _holders(base: Any) -> list[tuple[str, Any]]:
-    """Where an env's generators and clocks are looked for when its actions are repeated."""
-    holders = [("", base)]
-    for name in ("_control", "_env"):
-        inner = vars(base).get(name)
-        if inner is not None and hasattr(inner, "__dict__"):
-            holders.append((name, inner))
-    return holders
-
-
-def _note_own(encoder: codec.Encoder, holder: Any, path: str) -> None:
-    for key, value in vars(holder).items():
-        where = f"{path}.{key}" if path else key
-        if isinstance(value, np.random.Generator | np.random.RandomState):
-            encoder.random[where] = codec.generator_state(value)
-        elif key in codec.CLOCKS and isinstance(value, bool | int):
-            encoder.clocks[where] = value
-
-
-def _set_own(base: gymnasium.Env, random: dict[str, Any], clocks: dict[str, Any]) -> None:
-    for path, holder in _holders(base):
-        held = vars(holder)
-        for saved, is_random in ((random, True), (clocks, False)):
-            for where, value in saved.items():
-                owner, _, key = where.rpartition(".")
-                if owner == path:
-                    held[key] = codec.with_state(held.get(key), value) if is_random else value
-
-
-def _rebuild_world(base: Any) -> None:
-    world = vars(base).get("world")
-    if type(world).__name__ != "b2World":
-        return
-    base._destroy()
-    base.world = type(world)(gravity=world.gravity)
-    listener = getattr(world, "contactListener", None)
-    if listener is not None:
-        base.world.contactListener = listener
 
 
 # --- the parts of a state ---
@@ -393,21 +230,6 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
     return found
 
 
-def _recording(env: gymnasium.Env) -> Recorded | None:
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, Recorded):
-            return env
-        env = env.env
-    return None
-
-
-def _id(base: Any) -> str:
-    """The registered id, dm_control's task name, or the class."""
-    if base.spec is not None:
-        return base.spec.id
-    return getattr(base, "task_name", f"{type(base).__module__}:{type(base).__qualname__}")
-
-
 def _put(base: gymnasium.Env, state: EnvState, only_simulator: bool) -> None:
     decoder = codec.Decoder(base, state.random, state.counters, only_simulator=only_simulator)
     decoder.decode(state.simulator, base, "")
@@ -416,12 +238,11 @@ def _put(base: gymnasium.Env, state: EnvState, only_simulator: bool) -> None:
 def _save_wrapper(wrapper: Any, env: gymnasium.Env) -> list[Any]:
     encoder = codec.Encoder([env.unwrapped, *_wrappers(env)], simulate=False)
     name = type(wrapper).__name__
-    encoder.chain.discard(id(wrapper))
     try:
         if hasattr(wrapper, "state_dict"):
-            return [name, {"~state_dict": encoder.encode(dict(wrapper.state_dict()), "state_dict")}]
+            tree = encoder.encode(dict(wrapper.state_dict()), "state_dict")
+            return [name, {"~state_dict": tree, "~random": encoder.random}]
         skip = {"env", *WALL_CLOCK.get(name, ())}
-        encoder.chain.add(id(wrapper))
         attributes = encoder.attributes(wrapper, "", skip)
     except codec.Unencodable as error:
         raise InexactState(
@@ -433,12 +254,12 @@ def _save_wrapper(wrapper: Any, env: gymnasium.Env) -> list[Any]:
 
 def _restore_wrapper(wrapper: Any, saved: dict[str, Any], env: gymnasium.Env) -> None:
     decoder = codec.Decoder(wrapper, saved.get("~random", {}), {})
-    if "~state_dict" in saved:
-        wrapper.load_state_dict(decoder.decode(saved["~state_dict"], codec.MISSING, ""))
-        return
     attributes = {key: value for key, value in saved.items() if key != "~random"}
     try:
-        decoder.attributes(attributes, wrapper, "")
+        if "~state_dict" in saved:
+            wrapper.load_state_dict(decoder.decode(saved["~state_dict"], codec.MISSING, ""))
+        else:
+            decoder.attributes(attributes, wrapper, "")
     except codec.Incomplete as error:
         raise InexactState(
             f"The wrapper {type(wrapper).__name__} cannot be restored: {error}; build the env "
@@ -449,9 +270,9 @@ def _restore_wrapper(wrapper: Any, saved: dict[str, Any], env: gymnasium.Env) ->
 def _check(
     base: gymnasium.Env, wrappers: list[Any], state: EnvState, only_simulator: bool
 ) -> None:
-    if _id(base) != state.env_id:
+    if id_of(base) != state.env_id:
         raise ConfigError(
-            f"The saved state is of {state.env_id}, and this env is {_id(base)}: restore it into "
+            f"The saved state is of {state.env_id}, and this env is {id_of(base)}: restore it into "
             f"a {state.env_id}."
         )
     if state.method not in METHODS:
@@ -485,7 +306,7 @@ def _check(
 
 def _not_alike(base: gymnasium.Env, error: str) -> ConfigError:
     return ConfigError(
-        f"This {_id(base)} is not built like the saved one (different: {error}): build it with "
+        f"This {id_of(base)} is not built like the saved one (different: {error}): build it with "
         "the same arguments (and model seed), and reset it before restoring only its simulator."
     )
 
@@ -511,38 +332,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-# --- comparing ---
-
-
-def _checksum(tree: Any, start: int) -> int:
-    """CRC-32 of observations, rewards and flags, to the bit."""
-    if isinstance(tree, Mapping):
-        tree = [part for item in tree.items() for part in item]
-    if isinstance(tree, list | tuple):
-        for item in tree:
-            start = _checksum(item, start)
-        return start
-    if isinstance(tree, np.ndarray | np.generic):
-        return zlib.crc32(np.ascontiguousarray(tree).data, start)
-    if isinstance(tree, float):
-        return zlib.crc32(struct.pack("<d", tree), start)
-    return zlib.crc32(repr(tree).encode(), start)
-
-
-def _same(one: Any, two: Any) -> bool:
-    """Equal to the bit, types, shapes, NaNs and signs of zero included."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return list(one) == list(two) and all(_same(one[key], two[key]) for key in one)
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(_same(a, b) for a, b in zip(one, two, strict=True))
-    if isinstance(one, np.ndarray | np.generic):
-        same_kind = one.dtype == two.dtype and one.shape == two.shape
-        return same_kind and one.tobytes() == two.tobytes()
-    if isinstance(one, float):
-        return struct.pack("<d", one) == struct.pack("<d", two)
-    return one == two
+# --- the self-test ---
 
 
 def _try_method(
@@ -551,28 +341,27 @@ def _try_method(
     if method == "replay":
         env, fresh = recorded(env), fresh and recorded(fresh)
     before = [_save_wrapper(wrapper, env) for wrapper in _wrappers(env)]
-    own = codec.Encoder()
-    for path, holder in _holders(env.unwrapped):
-        _note_own(own, holder, path)
+    own = own_randomness(env.unwrapped)
     space = copy.deepcopy(env.action_space)
     space.seed(0)
     try:
         env.reset(seed=1)
         env.reset()  # a later episode: what the first one left behind counts
-        _play(env, [space.sample() for _ in range(steps)])
-        data = save(env, method).to_bytes()
-        actions = [space.sample() for _ in range(steps)]
-        expected = _play(env, actions)
-        for name, place in (("the same env", env), ("a fresh one", fresh)):
-            if place is None:
-                continue
-            restore(place, EnvState.from_bytes(data))
-            if not _same(_play(place, actions), expected):
-                raise InexactState(f"{name} went on differently after restoring.")
+        for played in (0, steps, 1):
+            _play(env, [space.sample() for _ in range(played)])
+            data = save(env, method).to_bytes()
+            actions = [space.sample() for _ in range(steps)]
+            expected = _play(env, actions)
+            for name, place in (("a fresh env", fresh), ("the same env", env)):
+                if place is None:
+                    continue
+                restore(place, EnvState.from_bytes(data))
+                if not same(_play(place, actions), expected):
+                    raise InexactState(f"{name} went on differently after restoring.")
     finally:
         for wrapper, (_, saved) in zip(_wrappers(env), before, strict=True):
             _restore_wrapper(wrapper, saved, env)
-        _set_own(env.unwrapped, own.random, own.clocks)
+        set_randomness(env.unwrapped, *own)
 
 
 def _play(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
@@ -583,10 +372,7 @@ def _play(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
         seen.append(copy.deepcopy([obs, reward, terminated, truncated, _without_clock(info)]))
         if terminated or truncated:
             seen.append(copy.deepcopy(env.reset()[0]))
-    own = codec.Encoder()
-    for path, holder in _holders(env.unwrapped):
-        _note_own(own, holder, path)
-    return [*seen, own.random]
+    return [*seen, own_randomness(env.unwrapped)[0]]
 
 
 def _without_clock(info: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,17 @@
 """Objects to plain trees and back: what an env or wrapper holds, as numbers, text and arrays.
 
 A tree is None, bool, int, float, str, numpy array, list, or dict with text keys. Anything else is
-a dict whose "~" names its kind. Trees become bytes without pickle: reading them runs no code.
+a dict whose "~" names its kind. Objects come back in place or from classes that are loaded already;
+reading a tree runs nobody's constructor and imports nothing.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-import hashlib
-import json
 import logging
 import pathlib
 import random
-import struct
 import sys
 import types
 from collections import OrderedDict, deque
@@ -27,11 +25,10 @@ from gymnasium.envs.registration import EnvSpec
 from rlearly.envs import state_simulators as simulators
 
 KIND = "~"
-MAGIC = b"rlearly state 1\n"
-CHECKSUM_BYTES = 32
 MISSING: Any = object()
 LAYOUT = {"metadata", "_metadata", "observation_space", "action_space", "spec", "_cached_spec"}
-LAYOUT |= {"_observation_space", "_action_space", "_ezpickle_args", "_ezpickle_kwargs"}
+LAYOUT |= {"_observation_space", "_action_space"}
+LAYOUT |= {"_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs"}
 """Attributes that are the same in every env built alike."""
 RANDOM = {"_np_random", "_np_random_seed"}
 """Randomness of every gymnasium env."""
@@ -64,10 +61,6 @@ class Unencodable(Exception):
 
 class Incomplete(Exception):
     """A saved value needs something of the env that this one does not have (yet)."""
-
-
-class DamagedState(Exception):
-    """The bytes of a saved state are not what was written."""
 
 
 class _Drawing(Exception):
@@ -464,77 +457,3 @@ def with_state(generator: Any, state: dict[str, Any]) -> Any:
         made = np.random.Generator(getattr(np.random, name)())
     made.bit_generator.state = values
     return made
-
-
-# --- trees to bytes ---
-
-
-def to_bytes(tree: dict[str, Any]) -> bytes:
-    """A magic line, a JSON header, the arrays, a SHA-256 sum of all before it."""
-    arrays: list[np.ndarray] = []
-    skeleton = _without_arrays(tree, arrays)
-    layout, offset = [], 0
-    for array in arrays:
-        fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-        layout.append([array.dtype.str, list(array.shape), "F" if fortran else "C", offset])
-        offset += array.nbytes
-    header = json.dumps({"tree": skeleton, "arrays": layout}, separators=(",", ":")).encode()
-    parts = [MAGIC, struct.pack("<Q", len(header)), header]
-    for array, (_, _, order, _) in zip(arrays, layout, strict=True):
-        parts.append(array.tobytes(order=order))
-    body = b"".join(parts)
-    return body + hashlib.sha256(body).digest()
-
-
-def from_bytes(data: bytes) -> dict[str, Any]:
-    """The tree that `to_bytes` wrote.
-
-    Raises:
-        DamagedState: anything is missing or changed.
-    """
-    data = bytes(data)
-    if data[: len(MAGIC)] != MAGIC:
-        raise DamagedState(
-            f"This is not a saved state: expected it to begin with {MAGIC!r}, received "
-            f"{data[: len(MAGIC)]!r}."
-        )
-    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    if hashlib.sha256(body).digest() != checksum:
-        raise DamagedState(
-            f"The saved state is damaged: the checksum of its {len(data)} bytes is wrong; "
-            "take another copy of it."
-        )
-    try:
-        start = len(MAGIC) + 8
-        (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
-        header = json.loads(body[start : start + length])
-        arrays = []
-        for dtype, shape, order, offset in header["arrays"]:
-            kind = np.dtype(dtype)
-            count = int(np.prod(shape, dtype=np.int64))
-            flat = np.frombuffer(body, kind, count, start + length + offset) if count else []
-            arrays.append(np.asarray(flat, kind).reshape(shape, order=order))
-        return _with_arrays(header["tree"], arrays)
-    except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
-        raise DamagedState(f"The saved state is malformed ({error}).") from None
-
-
-def _without_arrays(tree: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(tree, np.ndarray):
-        arrays.append(tree)
-        return {KIND: "array", "at": len(arrays) - 1}
-    if isinstance(tree, dict):
-        return {key: _without_arrays(value, arrays) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_without_arrays(value, arrays) for value in tree]
-    return tree
-
-
-def _with_arrays(tree: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(tree, dict):
-        if tree.get(KIND) == "array":
-            return arrays[tree["at"]]
-        return {key: _with_arrays(value, arrays) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_with_arrays(value, arrays) for value in tree]
-    return tree
