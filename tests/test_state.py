@@ -75,7 +75,8 @@ def sight(env):
     """What the env would observe now, without a step: it shows what lags behind the simulator."""
     base = env.unwrapped
     if method_of(env) == "control":
-        return dict(base._control.task.get_observation(base._control.physics))
+        inner = base._control if hasattr(base, "_control") else base._env
+        return dict(inner.task.get_observation(inner.physics))
     return base._get_obs() if isinstance(base, MujocoEnv) else None
 
 
@@ -106,19 +107,24 @@ def check_contract(make, method, points=(0, 13), after=PROBES):
         env, disturbed, fresh = recorded(env), recorded(disturbed), recorded(fresh)
     space = copy.deepcopy(env.action_space)
     space.seed(3)
+
+    def sample():
+        action = space.sample()
+        return np.clip(action, -1, 1) if "lqr" in str(getattr(env, "task_name", "")) else action
+
     disturbed.reset(seed=77)
     env.reset(seed=2)
     env.reset()  # not the first episode: it may have left something behind
     for steps in points:
         for _ in range(steps):
-            if any(env.step(space.sample())[2:4]):
+            if any(env.step(sample())[2:4]):
                 env.reset()
         data = save(env).to_bytes()
         seen = copy.deepcopy(sight(env))
-        actions = [space.sample() for _ in range(after)]
+        actions = [sample() for _ in range(after)]
         expected = record(env, actions)
         for _ in range(3):
-            if any(disturbed.step(space.sample())[2:4]):
+            if any(disturbed.step(sample())[2:4]):
                 disturbed.reset()
         for place in (fresh, disturbed, env):
             restore(place, EnvState.from_bytes(data))
@@ -143,6 +149,7 @@ FAMILIES = {
             "finger_turn_hard",
             "fish_swim",
             "manipulator_bring_peg",
+            "quadruped_walk",
             "swimmer_swimmer6",
             "lqr_lqr_2_1",
         )

@@ -12,10 +12,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
 from rlearly.config import ConfigError
 from rlearly.envs import state_codec as codec
 from rlearly.envs import state_simulators as simulators
+from rlearly.envs.pixels import UNBOUNDED
 from rlearly.envs.state_bytes import DamagedState, from_bytes, to_bytes
 from rlearly.envs.state_replay import (
     InexactState,
@@ -154,7 +156,8 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
 
     A bare env takes a wrapped env's state without the wrappers'. With `only_simulator` the world
     and the task are restored and all else stays the env's own: randomness, episode clocks,
-    wrappers.
+    wrappers (a frame stack then holds the images of before); the env must have been reset. After
+    an error the env must be reset.
 
     Raises:
         ConfigError: the state is of another env, of other wrappers, or of other versions.
@@ -348,9 +351,9 @@ def _try_method(
         env.reset(seed=1)
         env.reset()  # a later episode: what the first one left behind counts
         for played in (0, steps, 1):
-            _play(env, [space.sample() for _ in range(played)])
+            _play(env, [_sample(space) for _ in range(played)])
             data = save(env, method).to_bytes()
-            actions = [space.sample() for _ in range(steps)]
+            actions = [_sample(space) for _ in range(steps)]
             expected = _play(env, actions)
             for name, place in (("a fresh env", fresh), ("the same env", env)):
                 if place is None:
@@ -362,6 +365,14 @@ def _try_method(
         for wrapper, (_, saved) in zip(_wrappers(env), before, strict=True):
             _restore_wrapper(wrapper, saved, env)
         set_randomness(env.unwrapped, *own)
+
+
+def _sample(space: gymnasium.Space) -> Any:
+    """A random action; within [-1, 1] where the space has no bounds that a simulator survives."""
+    action = space.sample()
+    if isinstance(space, Box) and np.abs(space.high).max(initial=0) >= UNBOUNDED:
+        return np.clip(action, -1, 1).astype(space.dtype)
+    return action
 
 
 def _play(env: gymnasium.Env, actions: list[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from typing import Any
 
@@ -13,6 +14,8 @@ from rlearly.envs.state_codec import KIND
 
 MAGIC = b"rlearly state 1\n"
 CHECKSUM_BYTES = 32
+ALIGNED_BYTES = 16
+"""Every array begins at a multiple of it: simulators are handed views of the bytes."""
 
 
 class DamagedState(Exception):
@@ -27,11 +30,12 @@ def to_bytes(tree: dict[str, Any]) -> bytes:
     for array in arrays:
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         layout.append([array.dtype.str, list(array.shape), "F" if fortran else "C", offset])
-        offset += array.nbytes
+        offset += array.nbytes + _padding(array.nbytes)
     header = json.dumps({"tree": skeleton, "arrays": layout}, separators=(",", ":")).encode()
+    header += b" " * _padding(len(MAGIC) + 8 + len(header))
     parts = [MAGIC, struct.pack("<Q", len(header)), header]
     for array, (_, _, order, _) in zip(arrays, layout, strict=True):
-        parts.append(array.tobytes(order=order))
+        parts += [array.tobytes(order=order), bytes(_padding(array.nbytes))]
     body = b"".join(parts)
     return body + hashlib.sha256(body).digest()
 
@@ -61,12 +65,16 @@ def from_bytes(data: bytes) -> dict[str, Any]:
         arrays = []
         for dtype, shape, order, offset in header["arrays"]:
             kind = np.dtype(dtype)
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
             flat = np.frombuffer(body, kind, count, start + length + offset) if count else []
             arrays.append(np.asarray(flat, kind).reshape(shape, order=order))
         return _with_arrays(header["tree"], arrays)
     except (ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
         raise DamagedState(f"The saved state is malformed ({error}).") from None
+
+
+def _padding(length: int) -> int:
+    return -length % ALIGNED_BYTES
 
 
 def _without_arrays(tree: Any, arrays: list[np.ndarray]) -> Any:

@@ -244,7 +244,8 @@ class Decoder:
     """Puts a tree back into `root`: objects are changed in place, data is replaced.
 
     Missing objects are built without running their constructors, from classes that are loaded
-    already and belong to the packages of `root`'s own classes. With `only_simulator`, randomness
+    already and belong to the packages of `root`'s own classes; so are members of any enumeration
+    and named tuples. With `only_simulator`, randomness
     and clocks stay as they are.
 
     Raises (decode):
@@ -321,7 +322,10 @@ class Decoder:
         items = self._items(tree["items"], current, path)
         if "class" not in tree:
             return tuple(items)
-        return tuple.__new__(self._class(tree["class"], current, path), items)
+        kind = self._class(tree["class"], current, path)
+        if not issubclass(kind, tuple):
+            raise Incomplete(f"{path} is not a {tree['class']}")
+        return tuple.__new__(kind, items)
 
     def _frozenset(self, tree: Any, current: Any, path: str) -> frozenset[Any]:
         return frozenset(self._items(tree["items"], MISSING, path))
@@ -362,7 +366,10 @@ class Decoder:
         return current
 
     def _enum(self, tree: Any, current: Any, path: str) -> Any:
-        return self._class(tree["class"], current, path)[tree["name"]]
+        kind = self._class(tree["class"], current, path)
+        if not issubclass(kind, enum.Enum) or tree["name"] not in kind.__members__:
+            raise Incomplete(f"{path} is not a {tree['class']}")
+        return kind[tree["name"]]
 
     def _random(self, tree: Any, current: Any, path: str) -> Any:
         at = tree["at"]
@@ -418,11 +425,10 @@ class Decoder:
             return type(current)
         module, _, qualified = name.partition(":")
         found: Any = sys.modules.get(module)
-        if module.split(".")[0] not in self._packages or found is None:
-            raise Incomplete(f"{path} is not a {name}")
         for part in qualified.split("."):
             found = getattr(found, part, None)
-        if not isinstance(found, type):
+        own = module.split(".")[0] in self._packages
+        if not isinstance(found, type) or not (own or issubclass(found, enum.Enum | tuple)):
             raise Incomplete(f"{path} is not a {name}")
         return found
 
