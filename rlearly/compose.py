@@ -184,6 +184,40 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
     return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, pictures=pictures)
 
 
+def start_at_snapshots(
+    config: RunConfig, env: gymnasium.Env, agent: Agent, counter: Any = None
+) -> gymnasium.Env:
+    """A training env whose episodes start as `snapshot=` and `snapshot_phase.*` say.
+
+    `counter` is shared by the copies of a vector env.
+
+    Raises:
+        ConfigError: the snapshots do not load, or do not fit the env.
+    """
+    if config.snapshot is None:
+        return env
+    from rlearly.envs import selection
+    from rlearly.envs.snapshot import SnapshotRL, numpy_critic, student_clusters
+    from rlearly.schedules import Linear
+
+    phase = config.snapshot_phase
+    probability: Any = phase.probability
+    if phase.probability_end is not None:
+        probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
+    rule = selection.named(phase.selection, phase.clusters or student_clusters(config.agent_name))
+    return SnapshotRL(
+        env,
+        config.snapshot,
+        rule,
+        truncate_steps=phase.truncate_steps,
+        until_steps=phase.until_steps,
+        probability=probability,
+        counter=counter,
+        critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
+        discount=config.agent.discount,
+    )
+
+
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     from rlearly.networks import is_image
     from rlearly.seeding import Seeds
@@ -244,8 +278,10 @@ def build(
     from rlearly.seeding import Seeds
 
     seeds = Seeds(config.seed)
-    env = Episodes(make_env(config), seeds.numpy("env"))
+    env = make_env(config)
     spec = envs.spec_of(env, config.env)
+    agent = make_agent(config, spec, device)
+    env = Episodes(start_at_snapshots(config, env, agent), seeds.numpy("env"))
     layout = layout_of(config, spec)
     needed = replay_bytes(config, layout.transition_bytes)
     watcher.say(
@@ -265,7 +301,7 @@ def build(
             checkpoint_every_frames=config.checkpoint_every_frames,
             keep_checkpoints=config.keep_checkpoints,
         ),
-        agent=make_agent(config, spec, device),
+        agent=agent,
         env=env,
         make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
         picture_of=envs.picture_of,

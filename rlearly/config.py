@@ -74,6 +74,31 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class SnapshotConfig:
+    """How training episodes start from the snapshots of `snapshot=FILE` (SnapshotRL, S3RL)."""
+
+    selection: str = setting(
+        "clusters",
+        "which snapshot: S3RL's value clusters, or another rule",
+        choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
+    )
+    clusters: int | None = setting(None, "null: the paper's, 4 for sac, else 6", at_least=1)
+    truncate_steps: int | None = setting(
+        100, "agent steps of an episode that began at a snapshot; null: no cut", at_least=1
+    )
+    until_steps: int = setting(
+        100_000, "agent steps of the phase (paper: of a million)", at_least=0
+    )
+    probability: float = setting(
+        1.0, "of starting at a snapshot, in the phase", at_least=0, at_most=1
+    )
+    probability_end: float | None = setting(
+        None, "to which it falls in a line over the phase; null: constant", at_least=0, at_most=1
+    )
+    keep_replay: bool = setting(True, "false: forget the phase's transitions when it ends")
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     """Weights & Biases; the local files are written whatever this says."""
 
@@ -113,6 +138,8 @@ class RunConfig:
     checkpoint_every_frames: int = setting(100_000, "0: at the end only", at_least=0)
     keep_checkpoints: int = setting(2, "newest ones kept", at_least=1)
     replay: ReplayConfig = group(ReplayConfig, "the memory")
+    snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
+    snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how they are used")
     wandb: WandbConfig = group(WandbConfig, "tracking beside the local files")
     run_dir: str | None = setting(None, "null: runs/<agent>/<env>/<seed>-<time>")
     resume: str | None = setting(None, "a run directory to continue; everything else is read there")

@@ -76,7 +76,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     run_config = replace(compose.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)
     device = machine.choose_device(run_config.device)
-    frames, state = _load(run / "checkpoints", config.checkpoint, checkpoint)
+    frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
     env = compose.make_env(run_config, pictures=bool(config.video_size))
     spec = envs.spec_of(env, run_config.env)
     agent = compose.make_agent(run_config, spec, device)
@@ -113,7 +113,9 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     return result.returns
 
 
-def _load(folder: Path, frames: int | None, checkpoint: Any) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(
+    folder: Path, frames: int | None, checkpoint: Any
+) -> tuple[int, dict[str, Any]]:
     if frames is None:
         return checkpoint.load_newest(folder)
     path = folder / f"{frames:012d}"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import fcntl
+import mmap
+import os
+import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,20 +33,36 @@ class StepCounter:
     """
 
     def __init__(self) -> None:
-        self._value: Any = multiprocessing.Value("q", 0)
+        handle, path = tempfile.mkstemp(prefix="rlearly_steps_")
+        os.write(handle, bytes(8))
+        os.close(handle)
+        self._open(path)
+        self._removal = weakref.finalize(self, os.unlink, path)
+
+    def _open(self, path: str) -> None:
+        self.path = path
+        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115
+        self._shared = mmap.mmap(self._file.fileno(), 8)
+
+    def __getstate__(self) -> str:
+        """Copies in other processes share the count; it is gone when the first one is."""
+        return self.path
+
+    def __setstate__(self, path: str) -> None:
+        self._open(path)
 
     @property
     def steps(self) -> int:
-        return self._value.value
+        return int.from_bytes(self._shared[:], "little")
 
     @steps.setter
     def steps(self, steps: int) -> None:
-        with self._value.get_lock():
-            self._value.value = steps
+        self._shared[:] = steps.to_bytes(8, "little")
 
     def add(self) -> None:
-        with self._value.get_lock():
-            self._value.value += 1
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        self.steps += 1
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 class _OwnCount:

@@ -273,18 +273,15 @@ class Watch(gymnasium.Wrapper):
     """Sits directly around the unwrapped env (and its recording) and remembers what it said."""
 
     obs: Any = None
-    reward: float = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         self.obs, info = self.env.reset(seed=seed, options=options)
-        self.reward = 0.0
         return self.obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.obs, reward, terminated, truncated, info = self.env.step(action)
-        self.reward += float(reward)
         return self.obs, reward, terminated, truncated, info
 
 
@@ -318,8 +315,10 @@ class Collector:
         self.space = self.watch.observation_space
         self.rows: list[dict[str, Any]] = []
 
-    def note(self, *, step: int, episode: int, value: float = np.nan) -> None:
-        """Take a snapshot of the env as it is."""
+    def note(
+        self, *, step: int, episode: int, value: float, reward: float, so_far: float
+    ) -> None:
+        """Take a snapshot of the env as it is, `reward` after the last step, `so_far` in all."""
         state = save(self.watch.env, self.method)
         observation = codec.Encoder().encode(self.watch.obs, "observation")
         self.rows.append(
@@ -327,14 +326,49 @@ class Collector:
                 "record": to_bytes({"state": state.to_tree(), "observation": observation}),
                 "observations": np.asarray(flatten(self.space, self.watch.obs)),
                 "values": value,
-                "rewards": 0.0,
-                "returns_to_go": 0.0,
+                "rewards": reward,
+                "returns_to_go": -so_far,
                 "returns": 0.0,
                 "steps": step,
                 "episodes": episode,
-                "reward_so_far": 0.0,
             }
         )
+
+    def end_episode(self, first: int, total: float) -> None:
+        """Tell the snapshots from number `first` on what their episode returned."""
+        for row in self.rows[first:]:
+            row["returns"] = total
+            row["returns_to_go"] += total
+
+    def play(
+        self,
+        episode: int,
+        seed: int,
+        every_steps: int,
+        act: Callable[[Any, int], Any],
+        value: Callable[[Any, int], float],
+    ) -> tuple[float, int, bool]:
+        """Play one episode from its seed, until it is over or `act(obs, step)` raises StopIteration.
+
+        Returns (return, steps, whether it was over).
+        """
+        obs, _ = self.env.reset(seed=seed)
+        first, total, reward, step, over = len(self.rows), 0.0, 0.0, 0, False
+        while not over:
+            try:
+                action = act(obs, step)
+            except StopIteration:
+                break
+            if step % every_steps == 0:
+                known = value(obs, step)
+                self.note(step=step, episode=episode, value=known, reward=reward, so_far=total)
+            obs, reward, terminated, truncated, _ = self.env.step(action)
+            reward = float(reward)
+            total += reward
+            step += 1
+            over = terminated or truncated
+        self.end_episode(first, total)
+        return total, step, over
 
     def snapshots(self, provenance: Mapping[str, Any]) -> Snapshots:
         """All that was noted.
@@ -386,27 +420,16 @@ def record(
         InexactState: the env cannot return to a state to the bit.
     """
     collector = Collector(env)
-    env = collector.env
     seeds = np.random.SeedSequence(seed).generate_state(episodes)
     for episode, episode_seed in enumerate(seeds.tolist()):
-        obs, _ = env.reset(seed=episode_seed)
-        first, total, step, over = len(collector.rows), 0.0, 0, False
-        before = 0.0
-        while not over:
-            if step % every_steps == 0:
-                known = np.nan if value is None else float(value(obs))
-                collector.note(step=step, episode=episode, value=known)
-                collector.rows[-1]["reward_so_far"] = total
-                collector.rows[-1]["rewards"] = total - before
-            before = total
-            obs, reward, terminated, truncated, _ = env.step(policy(obs))
-            total += float(reward)
-            step += 1
-            over = terminated or truncated
-        for row in collector.rows[first:]:
-            row["returns"] = total
-            row["returns_to_go"] = total - row["reward_so_far"]
-        on_episode(episode, total, step)
+        total, steps, _ = collector.play(
+            episode,
+            episode_seed,
+            every_steps,
+            lambda obs, step: policy(obs),
+            lambda obs, step: np.nan if value is None else float(value(obs)),
+        )
+        on_episode(episode, total, steps)
     return collector.snapshots(
         {"episodes": episodes, "every_steps": every_steps, "seed": seed} | dict(provenance or {})
     )
@@ -428,29 +451,23 @@ def from_actions(
         ConfigError: an episode ended before its actions did (they are of another env or seed).
     """
     collector = Collector(env)
-    env = collector.env
     for episode, (seed, actions) in enumerate(trajectories):
-        env.reset(seed=int(seed))
-        first, total, before = len(collector.rows), 0.0, 0.0
-        for step in range(len(actions) + 1):
-            if step % every_steps == 0 and step < max(len(actions), 1):
-                known = np.nan if values is None else float(values[episode][step])
-                collector.note(step=step, episode=episode, value=known)
-                collector.rows[-1]["reward_so_far"] = total
-                collector.rows[-1]["rewards"] = total - before
+        known = None if values is None else values[episode]
+
+        def act(obs: Any, step: int, actions: Sequence[Any] = actions) -> Any:
             if step == len(actions):
-                break
-            before = total
-            _, reward, terminated, truncated, _ = env.step(actions[step])
-            total += float(reward)
-            if (terminated or truncated) and step + 1 < len(actions):
-                raise ConfigError(
-                    f"Trajectory {episode} has {len(actions)} actions, and its episode was over "
-                    f"after {step + 1}: they belong to another env, version or seed."
-                )
-        for row in collector.rows[first:]:
-            row["returns"] = total
-            row["returns_to_go"] = total - row["reward_so_far"]
+                raise StopIteration
+            return actions[step]
+
+        def value(obs: Any, step: int, known: Any = known) -> float:
+            return np.nan if known is None else float(known[step])
+
+        _, steps, _ = collector.play(episode, int(seed), every_steps, act, value)
+        if steps < len(actions):
+            raise ConfigError(
+                f"Trajectory {episode} has {len(actions)} actions, and its episode was over "
+                f"after {steps}: they belong to another env, version or seed."
+            )
     return collector.snapshots({"source": "actions"} | dict(provenance or {}))
 
 
@@ -500,19 +517,20 @@ def from_minari(
     for number, episode in enumerate(dataset.iterate_episodes()):
         positions, velocities = _minari_states(dataset, episode)
         rewards = np.asarray(episode.rewards, dtype=np.float64)
-        total = float(rewards.sum())
+        first = len(collector.rows)
         so_far = np.concatenate([[0.0], np.cumsum(rewards)])
         collector.env.reset(seed=0)
         for step in range(0, len(rewards), every_steps):
             base.set_state(positions[step], velocities[step])
             collector.watch.obs = base._get_obs()
-            known = np.nan if value is None else float(value(collector.watch.obs))
-            collector.note(step=step, episode=number, value=known)
-            collector.rows[-1] |= {
-                "rewards": float(rewards[step - 1]) if step else 0.0,
-                "returns": total,
-                "returns_to_go": total - float(so_far[step]),
-            }
+            collector.note(
+                step=step,
+                episode=number,
+                value=np.nan if value is None else float(value(collector.watch.obs)),
+                reward=float(rewards[step - 1]) if step else 0.0,
+                so_far=float(so_far[step]),
+            )
+        collector.end_episode(first, float(rewards.sum()))
     return collector.snapshots({"source": f"minari {dataset.spec.dataset_id}"})
 
 
