@@ -242,9 +242,13 @@ class Chatty(gymnasium.Wrapper):
         self.seen.append(self.count)
         self.window.append((self.count, float(reward), "y"))
         self.table[1]["a"] += np.float32(0.1)
+        late = hasattr(self, "late")
+        if self.count > 40:
+            self.late = True  # an attribute that is not there before
         info = info | {
             "draws": [self.generator.normal(), self.legacy.normal(), self.python.gauss(0, 1)],
             "seen": len(self.also_seen),
+            "late": late,
             "window": list(self.window),
             "a": self.table[1]["a"],
             "order": self.fortran.flags.f_contiguous,
