@@ -612,16 +612,79 @@ def test_trajectories_of_another_env_are_refused():
         from_actions(gymnasium.make("CartPole-v1"), [(0, [1] * 300)])
 
 
-def test_minari_is_asked_for_by_name():
-    pytest.importorskip("h5py")
-    try:
-        import minari  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match=r"pip install 'rlearly\[minari\]'"):
-            from_minari("mujoco/hopper/expert-v0")
-    else:
-        with pytest.raises(ConfigError, match="There is no Minari dataset"):
-            from_minari("mujoco/nothing/expert-v0", gymnasium.make("Hopper-v5"))
+def test_minari_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rlearly\[minari\]'"):
+        from_minari("mujoco/hopper/expert-v0")
+
+
+@pytest.fixture
+def minari_dataset(tmp_path, monkeypatch):
+    """A Minari dataset on disk: two random Hopper episodes, with or without simulator states."""
+    minari = pytest.importorskip("minari")
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env = gymnasium.make("Hopper-v5")
+    data = env.unwrapped.data
+
+    def create(name, keys):
+        buffers = []
+        for number in range(2):
+            obs, _ = env.reset(seed=number)
+            env.action_space.seed(number)
+            rows = [(obs, data.qpos.copy(), data.qvel.copy(), None, 0.0, False)]
+            while not rows[-1][-1]:
+                action = env.action_space.sample()
+                obs, reward, terminated, _, _ = env.step(action)
+                rows.append((obs, data.qpos.copy(), data.qvel.copy(), action, reward, terminated))
+            infos = {"qpos": np.array([r[1] for r in rows]), "qvel": np.array([r[2] for r in rows])}
+            buffers.append(
+                EpisodeBuffer(
+                    id=number,
+                    observations=np.array([r[0] for r in rows]),
+                    actions=np.array([r[3] for r in rows[1:]]),
+                    rewards=[r[4] for r in rows[1:]],
+                    terminations=[r[5] for r in rows[1:]],
+                    truncations=[False] * (len(rows) - 1),
+                    infos={key: infos[key] for key in keys},
+                )
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return minari.create_dataset_from_buffers(
+                dataset_id=name, buffer=buffers, env="Hopper-v5"
+            )
+
+    return create
+
+
+def test_minari_dataset_with_simulator_states_becomes_snapshots(minari_dataset):
+    dataset = minari_dataset("tiny/hopper-v0", ["qpos", "qvel"])
+    snapshots = from_minari("tiny/hopper-v0", every_steps=5)
+    episodes = list(dataset.iterate_episodes())
+    assert len(snapshots) == sum(-(-len(e.rewards) // 5) for e in episodes)
+    for index, (episode, step) in enumerate(zip(snapshots.episodes, snapshots.steps, strict=True)):
+        assert np.array_equal(
+            snapshots.observations[index], episodes[episode].observations[step]
+        )
+        rest = episodes[episode].rewards[step:].sum()
+        assert snapshots.returns_to_go[index] == pytest.approx(rest)
+    env = wrap(snapshots, "Hopper-v5")
+    obs, _ = env.reset(options={"snapshot": 3})
+    data = env.unwrapped.data
+    assert np.array_equal(data.qpos, episodes[0].infos["qpos"][15])
+    assert np.array_equal(data.qvel, episodes[0].infos["qvel"][15])
+    assert np.array_equal(obs, episodes[0].observations[15])
+    env.step(np.zeros(3, np.float32))
+
+
+def test_minari_dataset_without_simulator_states_is_refused(minari_dataset):
+    minari_dataset("tiny/bare-v0", ["qpos"])
+    with pytest.raises(ConfigError, match="expected infos with qpos and qvel, received qpos"):
+        from_minari("tiny/bare-v0")
+    with pytest.raises(ConfigError, match="There is no Minari dataset"):
+        from_minari("tiny/nothing-v0")
 
 
 # --- with other people's learners ---

@@ -274,6 +274,11 @@ class Watch(gymnasium.Wrapper):
 
     obs: Any = None
 
+    @property
+    def spec(self) -> Any:
+        """The env's own: making it again must not look for this wrapper."""
+        return self.env.spec
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

@@ -32,6 +32,11 @@ class Recorded(gymnasium.Wrapper):
         super().__init__(env)
         self.forget()
 
+    @property
+    def spec(self) -> Any:
+        """The env's own: making it again must not look for this wrapper."""
+        return self.env.spec
+
     def forget(self) -> None:
         """The env is no longer where the recording leads."""
         self.seed: int | None = None
