@@ -90,6 +90,7 @@ def train(words: list[str]) -> int:
         if (folder / "done.json").exists() and not any(w.startswith("train_frames=") for w in rest):
             print(f"{folder} is finished; add train_frames= to train on.")
             return DONE
+        refuse_to_shrink(folder, config)
     else:
         config = compose.compose(words)
         folder = None
@@ -99,6 +100,24 @@ def train(words: list[str]) -> int:
         folder = run_dir.create(config)
     with run_dir.locked(folder):
         return run(config, folder, device, threads, stop, resume=resumed is not None)
+
+
+def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
+    """A run cannot be resumed to an end that it has passed.
+
+    Its last agent step may have overshot `train_frames`, by less than an action repeat.
+
+    Raises:
+        ConfigError: the newest checkpoint is beyond `train_frames`.
+    """
+    from rlearly import checkpoint
+
+    frames = max((int(p.name) for p in checkpoint.found(folder / "checkpoints")), default=0)
+    if frames - config.train_frames >= config.env.action_repeat:
+        raise ConfigError(
+            f"train_frames: expected at least the {frames} frames that {folder} has done, "
+            f"received {config.train_frames}; name a larger number to train on."
+        )
 
 
 def run(

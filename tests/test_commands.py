@@ -124,6 +124,10 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert json.loads((run / "done.json").read_text())["frames"] == 3000
     assert list((run / "events").iterdir())
     assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    shorter = rlearly("train", "resume=stopped", "train_frames=2000", cwd=tmp_path)
+    assert shorter.returncode == 2 and "expected at least the 3000 frames" in shorter.stderr
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     longer = start("resume=stopped", "train_frames=100000", cwd=tmp_path)
     while (run / "done.json").exists():
         assert longer.poll() is None
