@@ -92,6 +92,11 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _resolve_pixels(frozen(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
+    if config.env.kwargs and config.env.family == "control":
+        raise ConfigError(
+            f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
+            f"none; received {config.env.kwargs}: leave it out."
+        )
     return config
 
 
