@@ -63,7 +63,7 @@ class EnvConfig:
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
     image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
     camera: int | None = setting(None, "camera number; null: the family's usual one")
-    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; none for dm_control")
+    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
 
 
 @dataclass(frozen=True)

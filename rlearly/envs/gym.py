@@ -11,7 +11,12 @@ from gymnasium.spaces import Box
 
 from rlearly.config import ConfigError, EnvConfig
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions, resized
-from rlearly.envs.rendering import choose_backend, require_backend
+from rlearly.envs.rendering import (
+    WITHOUT_PIXELS,
+    WITHOUT_VIDEOS,
+    choose_backend,
+    require_backend,
+)
 
 EXTRAS = {"box2d": "box2d", "Box2D": "box2d"}
 
@@ -154,7 +159,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     if pixels is None:
         pixels = photographed.by_observation
     if (pixels or pictures) and _is_mujoco(base):
-        require_backend()
+        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     env = ActionRepeat(UnitActions(photographed), config.action_repeat)
     if not pixels:
         return FlatState(env)
