@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from rlearly.types import Agent, EnvSpec
 
 DEFAULT_AGENT = "drm"
-PRESETS = ("paper", "cpu")
 NAMED_ELSEWHERE = {
     "agent_name": "agent=NAME",
     "env.name": "env=NAME",
@@ -70,9 +69,6 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     pairs = parse_overrides(arguments)
     chosen = {key: value for key, value in pairs if key in ("agent", "env", "preset")}
     agent = _agent_name(chosen.get("agent", DEFAULT_AGENT))
-    preset = chosen.get("preset", "paper")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, received {preset!r}.")
     env = chosen.get("env")
     if not isinstance(env, str):
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
@@ -80,7 +76,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
         assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = [*agent_module(agent).RUN_DEFAULTS, *presets.tuned(agent, env)]
-    if preset == "cpu":
+    if chosen.get("preset") == "cpu":
         base += presets.cpu(agent)
     for key, value in parse_overrides(base):
         assign(view, key, value)

@@ -122,6 +122,7 @@ SENTENCES = {
     "env=dog_run agent.lr=0": r"agent\.lr: expected a number above 0, received 0\.0",
     "env=dog_run wandb.mode=on": r"wandb\.mode: expected one of disabled, offline, online",
     "env=dog_run preset=gpu": r"preset: expected one of paper, cpu, received 'gpu'",
+    "env=dog_run preset=[cpu]": r"preset: expected str, received",
     "env=dog_run seed=1,2": r"seed: expected one value, received the list",
     "env=dog_run +x=1": r"keys cannot be added or deleted",
     "env=dog_run seed": r"Expected key=value, received 'seed'",
