@@ -127,16 +127,18 @@ def run(
     from rlearly.display import Display
 
     display = Display(config.train_frames)
-    display.say(
-        f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
-        f"{device} with {threads} threads -> {folder}"
-    )
     try:
         loop = prepare(config, folder, device, display, stop, resume=resume)
     except ConfigError:
         if not resume:
             run_dir.discard(folder)
         raise
+    display.say(
+        f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
+        f"{device} with {threads} threads -> {folder}"
+    )
+    if resume:
+        display.say(f"resumed at {loop.at.frames:,} frames")
     run_dir.record_start(folder, config, run_dir.provenance(threads, device))
     try:
         with display:
@@ -193,7 +195,6 @@ def prepare(
             frames, state = checkpoint.load_newest(folder / "checkpoints")
             events.resume_from(frames)
             loop.load_state_dict(state)
-            display.say(f"resumed at {frames:,} frames")
         elif device.type == "cpu" and config.preset == "paper":
             expected = compose.forecast_seconds(config, device)
             display.say(

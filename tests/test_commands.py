@@ -72,9 +72,11 @@ def test_forbidden_gl_is_to_be_unset_and_each_command_names_its_own_key(tmp_path
     assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
     automatic = rlearly("train", "env=CartPole-v1", cwd=tmp_path)
     assert automatic.returncode == 2 and "expected a Box action space" in automatic.stderr
+    assert "->" not in automatic.stdout, "a run is announced once it can start"
     assert not (tmp_path / "runs").exists()
     words = ("env=cartpole_balance", "obs=state", "run_dir=r")
     state = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="disable")
+    assert "-> r" not in state.stdout
     assert state.returncode == 2 and "or do without videos: video_size=0." in state.stderr
     assert "pixels=" not in state.stderr, "evaluate has no such key and says the same sentence"
     broken = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="bogus")
