@@ -40,6 +40,9 @@ NAMED_ELSEWHERE = {
     "env.name": "env=NAME",
     "env.family": "env=NAME",
 }
+USUAL_EPISODE_FRAMES = 1000
+"""What an episode is taken to last in forecasts, where the env's spec does not tell."""
+
 RESUMABLE = (
     "train_frames",
     "eval_every_frames",
@@ -288,7 +291,7 @@ def build(
 
 
 def forecast_seconds(config: RunConfig, device: torch.device) -> float:
-    """How long the whole run would take here, from a few timed steps and updates.
+    """How long the run with its evaluations would take here, from a few timed steps and updates.
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
@@ -305,6 +308,7 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     for _ in range(3):
         env.step(action)
     step_seconds = (time.monotonic() - began) / 3
+    episode_frames = (env.spec and env.spec.max_episode_steps) or USUAL_EPISODE_FRAMES
     env.close()
     agent = make_agent(config, spec, device)
     size = config.agent.batch_size
@@ -318,5 +322,8 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
         agent.update(batch, step=0)
         update_seconds = min(update_seconds, time.monotonic() - began)
     steps = config.train_frames / spec.frames_per_step
+    if config.eval_every_frames:
+        evaluations = config.train_frames // config.eval_every_frames
+        steps += evaluations * config.eval_episodes * episode_frames / spec.frames_per_step
     learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
     return steps * step_seconds + learning * config.replay_ratio * update_seconds

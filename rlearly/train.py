@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DONE, SAVED, BAD_REQUEST = 0, 75, 2
 """Exit statuses: finished; stopped with a checkpoint, run me again; the request cannot be met."""
 
+LONG_SECONDS = 120
+"""A run that is forecast to take less is not forecast aloud."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -139,6 +142,8 @@ def run(
     )
     if resume:
         display.say(f"resumed at {loop.at.frames:,} frames")
+    else:
+        say_if_long(config, device, display)
     run_dir.record_start(folder, config, run_dir.provenance(threads, device))
     try:
         with display:
@@ -162,6 +167,22 @@ def run(
     return SAVED
 
 
+def say_if_long(config: RunConfig, device: Any, display: Display) -> None:
+    """Say how long the run will take if that is long, and a GPU would make it shorter."""
+    from rlearly import compose
+    from rlearly.display import duration
+
+    learns = config.train_frames > (config.seed_frames or 0)
+    if device.type != "cpu" or config.preset != "paper" or not learns:
+        return
+    expected = compose.forecast_seconds(config, device)
+    if expected >= LONG_SECONDS:
+        display.say(
+            f"no GPU: these {config.train_frames:,} frames with their evaluations take about "
+            f"{duration(expected)} here; preset=cpu is a small setting, train_frames= a shorter run"
+        )
+
+
 def prepare(
     config: RunConfig,
     folder: Path,
@@ -177,7 +198,6 @@ def prepare(
         ConfigError: something that the run will need is missing; nothing was trained yet.
     """
     from rlearly import checkpoint, compose
-    from rlearly.display import duration
     from rlearly.sinks import TensorBoard
 
     events = TensorBoard(folder / "events")
@@ -195,12 +215,6 @@ def prepare(
             frames, state = checkpoint.load_newest(folder / "checkpoints")
             events.resume_from(frames)
             loop.load_state_dict(state)
-        elif device.type == "cpu" and config.preset == "paper":
-            expected = compose.forecast_seconds(config, device)
-            display.say(
-                f"no GPU: {config.train_frames:,} frames at the paper's size take about "
-                f"{duration(expected)} here; add preset=cpu for a small setting, or train_frames="
-            )
     except ConfigError:
         loop.close()
         raise

@@ -1,9 +1,13 @@
 """The command line's grammar, precedence and sentences."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from rlearly import compose as composing
+from rlearly import train
 from rlearly.agents import drm, drqv2
 from rlearly.compose import RESUMABLE, compose, load
 from rlearly.config import ConfigError, as_yaml
@@ -188,3 +192,37 @@ def test_saved_config_loads_equal_and_only_some_keys_may_change(tmp_path):
 
 def test_drm_has_every_key_of_drqv2():
     assert set(drqv2.Config.__dataclass_fields__) < set(drm.Config.__dataclass_fields__)
+
+
+def test_forecast_counts_evaluation_episodes_of_the_envs_own_length(monkeypatch):
+    clock = iter(range(10**6))  # every timed thing takes a second, three env steps together one
+    monkeypatch.setattr(composing.time, "monotonic", lambda: next(clock))
+    words = ["agent=td3", "env=Pendulum-v1", "train_frames=600", "seed_frames=500"]
+    words += ["replay_ratio=1", "eval_episodes=2"]
+    cpu = torch.device("cpu")
+    silent = compose([*words, "eval_every_frames=0"])
+    assert composing.forecast_seconds(silent, cpu) == pytest.approx(600 / 3 + 100)
+    evaluated = compose([*words, "eval_every_frames=300"])
+    episodes = 2 * 2 * 200  # Pendulum's time limit is 200 steps
+    assert composing.forecast_seconds(evaluated, cpu) == pytest.approx((600 + episodes) / 3 + 100)
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds", "says"),
+    [
+        (
+            "seed_frames=0",
+            7200.0,
+            ["no GPU: these 900 frames with their evaluations take about 2.0 h"],
+        ),
+        ("seed_frames=0", 119.0, []),
+        ("seed_frames=900", 7200.0, []),
+    ],
+)
+def test_only_long_runs_that_learn_are_forecast(word, seconds, says, monkeypatch):
+    monkeypatch.setattr(composing, "forecast_seconds", lambda config, device: seconds)
+    said = []
+    config = compose(["agent=td3", "env=Pendulum-v1", "train_frames=900", word])
+    display = SimpleNamespace(say=lambda text: said.append(text.split(" here")[0]))
+    train.say_if_long(config, torch.device("cpu"), display)
+    assert said == says
