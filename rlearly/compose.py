@@ -73,7 +73,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     chosen = {key: value for key, value in pairs if key in ("agent", "env", "preset")}
     agent = _agent_name(chosen.get("agent", DEFAULT_AGENT))
     env = chosen.get("env")
-    if not isinstance(env, str):
+    if not isinstance(env, str) or not env:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):

@@ -116,6 +116,7 @@ def test_gymnasium_is_state_by_default_and_pixels_when_asked():
 SENTENCES = {
     "agent=drmm env=dog_run": r"There is no agent 'drmm'; did you mean drm\?",
     "env=dog_runn": r"There is no env 'dog_runn'; did you mean dog_run",
+    "agent=drm env=": r"env: expected the name of an env",
     "agent=drm": r"env: expected the name of an env",
     "env=dog_run sed=1": r"There is no key 'sed'; did you mean seed",
     "env=dog_run lr=1": r"There is no key 'lr'; did you mean .*agent\.lr",

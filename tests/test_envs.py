@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 
 from rlearly import envs
 from rlearly.config import ConfigError
-from rlearly.envs import control
+from rlearly.envs import control, gym
 from rlearly.envs.pixels import ActionRepeat, UnitActions
 from rlearly.envs.state import Episodes
 
@@ -267,6 +267,18 @@ def test_constructor_without_render_mode_is_fine():
 def test_unknown_env_names_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"There is no env '{name}'; did you mean .*{near}"):
         envs.config_for(name)
+
+
+def test_unknown_env_offers_no_discrete_actions():
+    offered = gym.names()
+    assert {"Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3"} <= set(offered)
+    for word in ("CartPole", "MountainCar-", "Acrobot", "Lake", "Taxi", "Blackjack", "GymV2"):
+        assert not any(word in name for name in offered)
+
+
+def test_family_of_another_package_names_it():
+    with pytest.raises(ConfigError, match=r"package of its own: pip install ale-py, then env=ale_"):
+        envs.config_for("ALE/Pong-v5")
 
 
 def test_missing_module_and_missing_variant_are_one_sentence():

@@ -19,20 +19,44 @@ from rlearly.envs.rendering import (
 )
 
 EXTRAS = {"box2d": "box2d", "Box2D": "box2d"}
+ELSEWHERE = {
+    "ALE": (
+        "pip install ale-py, then env=ale_py:{name} env.kwargs.continuous=true "
+        "(without that its actions are discrete)"
+    ),
+}
+"""Namespace of ids that a package of its own registers -> what to do."""
+
+DISCRETE_FAMILIES = ("toy_text", "tabular")
+DISCRETE = ("CartPole", "MountainCar", "Acrobot", "LunarLander")
+PLACEHOLDERS = ("GymV21Environment", "GymV26Environment")
 
 
 def names() -> list[str]:
-    """Every registered id, the newest version of each."""
+    """Every registered id that may have a Box action space, the newest version of each."""
     newest: dict[str, tuple[int, str]] = {}
     for spec in gymnasium.registry.values():
+        discrete = any(f".{family}." in str(spec.entry_point) for family in DISCRETE_FAMILIES)
+        if discrete or spec.name in (*DISCRETE, *PLACEHOLDERS):
+            continue
         base = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
         newest[base] = max(newest.get(base, (-1, "")), (spec.version or 0, spec.id))
     return [env_id for _, env_id in newest.values()]
 
 
 def config_for(name: str) -> EnvConfig | None:
-    """The config of a registered id or of `module:Id`, or None if there is no such env."""
+    """The config of a registered id or of `module:Id`, or None if there is no such env.
+
+    Raises:
+        ConfigError: a package of its own registers this family of ids.
+    """
     if ":" not in name and name not in gymnasium.registry:
+        remedy = ELSEWHERE.get(name.partition("/")[0])
+        if remedy:
+            raise ConfigError(
+                f"env={name}: this family comes with a package of its own: "
+                f"{remedy.format(name=name)}."
+            )
         return None
     return EnvConfig(name=name, family="gym", action_repeat=1)
 
