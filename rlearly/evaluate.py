@@ -72,6 +72,11 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     from rlearly.seeding import Seeds
     from rlearly.video import Video
 
+    if config.video and not Path(config.video).parent.is_dir():
+        raise ConfigError(
+            f"video: expected a path in a folder that exists, received {config.video}; "
+            f"make the folder {Path(config.video).parent} first, or name another path."
+        )
     run = Path(config.run)
     run_config = replace(compose.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)

@@ -50,6 +50,7 @@ BAD = {
     ("train", "resume=."): ". is not a run directory (it has no config.yaml)",
     ("train", "--halp"): "There is no option --halp; there are --help and --cfg job",
     ("evaluate", "run=nowhere"): "nowhere does not exist",
+    ("evaluate", "run=x video=no/x.mp4"): "video: expected a path in a folder that exists",
     ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",
 }
 
