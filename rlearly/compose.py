@@ -157,6 +157,9 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
         what = (
             "is not a run directory (it has no config.yaml)" if run.exists() else "does not exist"
         )
+        inside = _runs_inside(run)
+        if inside:
+            raise ConfigError(f"{run} {what}; runs inside it, newest first: {', '.join(inside)}.")
         raise ConfigError(f"{run} {what}; a run directory looks like runs/drm/dog_run/0-<time>.")
     try:
         saved: Any = OmegaConf.load(file)
@@ -175,6 +178,18 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
             )
         assign(view, key, value)
     return frozen(view)
+
+
+def _runs_inside(folder: Path, most: int = 3) -> list[str]:
+    """The newest runs with checkpoints up to three levels below a folder."""
+    found = [
+        kept
+        for depth in range(1, 4)
+        for kept in folder.glob("*/" * depth + "checkpoints")
+        if (kept.parent / "config.yaml").is_file()
+    ]
+    newest = sorted(found, key=lambda kept: kept.stat().st_mtime, reverse=True)
+    return [str(kept.parent) for kept in newest[:most]]
 
 
 # --- config -> parts ---

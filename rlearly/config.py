@@ -127,6 +127,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     Raises:
         ConfigError: a word does not parse, adds or deletes a key, or lists several values.
     """
+    _refuse_spaces(arguments)
     parser = OverridesParser.create()
     pairs = []
     for word in arguments:
@@ -140,6 +141,22 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             ) from None
         pairs.append((override.key_or_group, _value(override, word)))
     return pairs
+
+
+def _refuse_spaces(words: Sequence[str]) -> None:
+    """`agent = td3` arrives as three words, `agent= td3` and `agent =td3` as two."""
+    for at, word in enumerate(words):
+        after = words[at + 1 : at + 2]
+        if word.startswith("=") and at:
+            parts = [words[at - 1], word, *(after if word == "=" else [])]
+        elif word.endswith("=") and after and "=" not in after[0] and not word.startswith("="):
+            parts = [word, *after]
+        else:
+            continue
+        raise ConfigError(
+            f"Expected key=value with no spaces around =, received {' '.join(parts)!r}; "
+            f"write {''.join(parts)}."
+        )
 
 
 def _value(override: Override, word: str) -> Any:

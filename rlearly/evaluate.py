@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:11} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
     try:
+        for word in words:
+            if "=" not in word and Path(word).is_dir():
+                raise ConfigError(
+                    f"Expected key=value, received {word!r}; did you mean run={word}?"
+                )
         view = editable(EvaluateConfig())
         for key, value in parse_overrides(words):
             assign(view, key, value)

@@ -85,7 +85,7 @@ def train(words: list[str]) -> int:
     from rlearly import compose, machine, run_dir
 
     stop = StopRequests()
-    resumed = dict(parse_overrides([w for w in words if w.startswith("resume=")])).get("resume")
+    resumed = dict(parse_overrides(words)).get("resume")
     if resumed is not None:
         folder = Path(str(resumed))
         rest = [w for w in words if not w.startswith("resume=")]

@@ -1,5 +1,6 @@
 """The command line's grammar, precedence and sentences."""
 
+import os
 import re
 from types import SimpleNamespace
 
@@ -128,6 +129,9 @@ SENTENCES = {
     "env=dog_run wandb.mode=on": r"wandb\.mode: expected one of disabled, offline, online",
     "env=dog_run preset=gpu": r"preset: expected one of paper, cpu, received 'gpu'",
     "env=dog_run preset=[cpu]": r"preset: expected str, received",
+    "env=dog_run agent = td3": r"no spaces around =, received 'agent = td3'; write agent=td3\.",
+    "env=dog_run agent= td3": r"no spaces around =, received 'agent= td3'; write agent=td3\.",
+    "env=dog_run agent =td3": r"no spaces around =, received 'agent =td3'; write agent=td3\.",
     "env=dog_run seed=1,2": r"seed: expected one value, received the list",
     "env=dog_run +x=1": r"keys cannot be added or deleted",
     "env=dog_run seed": r"Expected key=value, received 'seed'",
@@ -189,6 +193,19 @@ def test_saved_config_loads_equal_and_only_some_keys_may_change(tmp_path):
     with pytest.raises(ConfigError, match="does not load as a run's config"):
         load(folder)
     assert all(key.split(".")[0] in as_yaml(config) for key in RESUMABLE)
+
+
+def test_folder_of_runs_names_the_newest_of_them(tmp_path):
+    for age, name in enumerate(("a/0", "a/1", "b/c/2", "d", "e/no_checkpoints")):
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        if "no" not in name:
+            (run / "checkpoints").mkdir()
+            os.utime(run / "checkpoints", (1000 - age, 1000 - age))
+    newest = ", ".join(f"{tmp_path}/{name}" for name in ("a/0", "a/1", "b/c/2"))
+    with pytest.raises(ConfigError, match=re.escape(f"inside it, newest first: {newest}.")):
+        load(tmp_path)
 
 
 def test_drm_has_every_key_of_drqv2():
