@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -17,6 +21,8 @@ from rlearly.envs.rendering import (
     choose_backend,
     require_backend,
 )
+
+log = logging.getLogger(__name__)
 
 EXTRAS = {"box2d": "box2d", "Box2D": "box2d"}
 ELSEWHERE = {
@@ -151,10 +157,35 @@ def _is_mujoco(env: gymnasium.Env) -> bool:
     return all(hasattr(base, name) for name in ("model", "data", "mujoco_renderer"))
 
 
+@contextlib.contextmanager
+def _without_known_noise() -> Iterator[None]:
+    """Keep what gymnasium's own models and pygame say of themselves off the screen.
+
+    MuJoCo 3.11 deprecates an attribute that gymnasium's HalfCheetah uses, and would also leave a
+    MUJOCO_LOG.TXT in the current folder; its other warnings are passed on. SDL, asked to
+    find a screen that an `rgb_array` does not need, complains of a missing XDG_RUNTIME_DIR.
+    """
+    mujoco: Any = importlib.import_module("mujoco")
+
+    def heed(text: str) -> None:
+        if "'settotalmass' is deprecated" not in text:
+            log.warning("MuJoCo: %s", text)
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(heed)
+    if not {"XDG_RUNTIME_DIR", "DISPLAY"} & set(os.environ):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
 def _base(config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     try:
         mode = {"render_mode": render_mode} if render_mode else {}
-        return gymnasium.make(config.name, disable_env_checker=True, **mode, **config.kwargs)
+        with _without_known_noise():
+            return gymnasium.make(config.name, disable_env_checker=True, **mode, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         extra = next((pip for word, pip in EXTRAS.items() if word in str(error)), None)
         remedy = f"pip install 'rlearly[{extra}]'" if extra else str(error)
