@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from rlearly.types import Agent, EnvSpec
 
 DEFAULT_AGENT = "drm"
-PRESETS = ("paper", "cpu")
 NAMED_ELSEWHERE = {
     "agent_name": "agent=NAME",
     "env.name": "env=NAME",
     "env.family": "env=NAME",
 }
+USUAL_EPISODE_FRAMES = 1000
+"""What an episode is taken to last in forecasts, where the env's spec does not tell."""
+
 RESUMABLE = (
     "train_frames",
     "eval_every_frames",
@@ -70,17 +72,14 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     pairs = parse_overrides(arguments)
     chosen = {key: value for key, value in pairs if key in ("agent", "env", "preset")}
     agent = _agent_name(chosen.get("agent", DEFAULT_AGENT))
-    preset = chosen.get("preset", "paper")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, received {preset!r}.")
     env = chosen.get("env")
-    if not isinstance(env, str):
+    if not isinstance(env, str) or not env:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
         assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = [*agent_module(agent).RUN_DEFAULTS, *presets.tuned(agent, env)]
-    if preset == "cpu":
+    if chosen.get("preset") == "cpu":
         base += presets.cpu(agent)
     for key, value in parse_overrides(base):
         assign(view, key, value)
@@ -92,6 +91,11 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _resolve_pixels(frozen(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
+    if config.env.kwargs and config.env.family == "control":
+        raise ConfigError(
+            f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
+            f"none; received {config.env.kwargs}: leave it out."
+        )
     return config
 
 
@@ -153,6 +157,9 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
         what = (
             "is not a run directory (it has no config.yaml)" if run.exists() else "does not exist"
         )
+        inside = _runs_inside(run)
+        if inside:
+            raise ConfigError(f"{run} {what}; runs inside it, newest first: {', '.join(inside)}.")
         raise ConfigError(f"{run} {what}; a run directory looks like runs/drm/dog_run/0-<time>.")
     try:
         saved: Any = OmegaConf.load(file)
@@ -171,6 +178,18 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
             )
         assign(view, key, value)
     return frozen(view)
+
+
+def _runs_inside(folder: Path, most: int = 3) -> list[str]:
+    """The newest runs with checkpoints up to three levels below a folder."""
+    found = [
+        kept
+        for depth in range(1, 4)
+        for kept in folder.glob("*/" * depth + "checkpoints")
+        if (kept.parent / "config.yaml").is_file()
+    ]
+    newest = sorted(found, key=lambda kept: kept.stat().st_mtime, reverse=True)
+    return [str(kept.parent) for kept in newest[:most]]
 
 
 # --- config -> parts ---
@@ -323,7 +342,7 @@ def build(
 
 
 def forecast_seconds(config: RunConfig, device: torch.device) -> float:
-    """How long the whole run would take here, from a few timed steps and updates.
+    """How long the run with its evaluations would take here, from a few timed steps and updates.
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
@@ -340,6 +359,7 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     for _ in range(3):
         env.step(action)
     step_seconds = (time.monotonic() - began) / 3
+    episode_frames = (env.spec and env.spec.max_episode_steps) or USUAL_EPISODE_FRAMES
     env.close()
     agent = make_agent(config, spec, device)
     size = config.agent.batch_size
@@ -353,5 +373,8 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
         agent.update(batch, step=0)
         update_seconds = min(update_seconds, time.monotonic() - began)
     steps = config.train_frames / spec.frames_per_step
+    if config.eval_every_frames:
+        evaluations = config.train_frames // config.eval_every_frames
+        steps += evaluations * config.eval_episodes * episode_frames / spec.frames_per_step
     learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
     return steps * step_seconds + learning * config.replay_ratio * update_seconds

@@ -63,7 +63,7 @@ class EnvConfig:
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
     image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
     camera: int | None = setting(None, "camera number; null: the family's usual one")
-    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
+    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     Raises:
         ConfigError: a word does not parse, adds or deletes a key, or lists several values.
     """
+    _refuse_spaces(arguments)
     parser = OverridesParser.create()
     pairs = []
     for word in arguments:
@@ -167,6 +168,22 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             ) from None
         pairs.append((override.key_or_group, _value(override, word)))
     return pairs
+
+
+def _refuse_spaces(words: Sequence[str]) -> None:
+    """`agent = td3` arrives as three words, `agent= td3` and `agent =td3` as two."""
+    for at, word in enumerate(words):
+        after = words[at + 1 : at + 2]
+        if word.startswith("=") and at:
+            parts = [words[at - 1], word, *(after if word == "=" else [])]
+        elif word.endswith("=") and after and "=" not in after[0] and not word.startswith("="):
+            parts = [word, *after]
+        else:
+            continue
+        raise ConfigError(
+            f"Expected key=value with no spaces around =, received {' '.join(parts)!r}; "
+            f"write {''.join(parts)}."
+        )
 
 
 def _value(override: Override, word: str) -> Any:

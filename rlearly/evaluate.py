@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:11} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
     try:
+        for word in words:
+            if "=" not in word and Path(word).is_dir():
+                raise ConfigError(
+                    f"Expected key=value, received {word!r}; did you mean run={word}?"
+                )
         view = editable(EvaluateConfig())
         for key, value in parse_overrides(words):
             assign(view, key, value)
@@ -72,6 +77,11 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     from rlearly.seeding import Seeds
     from rlearly.video import Video
 
+    if config.video and not Path(config.video).parent.is_dir():
+        raise ConfigError(
+            f"video: expected a path in a folder that exists, received {config.video}; "
+            f"make the folder {Path(config.video).parent} first, or name another path."
+        )
     run = Path(config.run)
     run_config = replace(compose.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)
