@@ -73,7 +73,7 @@ def from_hub(repository: str, file: str | None) -> Path:
         ) from None
     try:
         if file is None:
-            kept = Path(hub.snapshot_download(repository, allow_patterns=MODEL_FILES))
+            kept = Path(hub.snapshot_download(repository, allow_patterns=list(MODEL_FILES)))
             found = sorted(p for pattern in MODEL_FILES for p in kept.rglob(pattern))
             if len(found) != 1:
                 names = ", ".join(str(p.relative_to(kept)) for p in found) or "none"

@@ -665,9 +665,7 @@ def test_minari_dataset_with_simulator_states_becomes_snapshots(minari_dataset):
     episodes = list(dataset.iterate_episodes())
     assert len(snapshots) == sum(-(-len(e.rewards) // 5) for e in episodes)
     for index, (episode, step) in enumerate(zip(snapshots.episodes, snapshots.steps, strict=True)):
-        assert np.array_equal(
-            snapshots.observations[index], episodes[episode].observations[step]
-        )
+        assert np.array_equal(snapshots.observations[index], episodes[episode].observations[step])
         rest = episodes[episode].rewards[step:].sum()
         assert snapshots.returns_to_go[index] == pytest.approx(rest)
     env = wrap(snapshots, "Hopper-v5")
