@@ -11,6 +11,32 @@ from rlearly.config import ConfigError
 from rlearly.types import Metrics
 
 
+class EveryRollout:
+    """One update each time that `steps` agent steps have been taken: a rollout is full."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self.taken = 0
+
+    def updates_due(self, step: int) -> int:
+        self.taken += 1
+        due = self.taken == self.steps
+        self.taken %= self.steps
+        return int(due)
+
+    def observe(self, metrics: Metrics) -> None:
+        """A rollout's length does not change."""
+
+    def end_episode(self) -> None:
+        """A rollout goes on over the ends of episodes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.taken = state["taken"]
+
+
 class FixedRatio:
     """`ratio` updates a step on average, spread evenly; the first one at the first step asked for.
 

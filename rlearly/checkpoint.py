@@ -18,7 +18,7 @@ import torch
 from rlearly.config import ConfigError
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 ARRAY = "__array__"
 
 

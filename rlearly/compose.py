@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rlearly.loop import Loop, Watcher
     from rlearly.sinks import Sinks
-    from rlearly.types import Agent, EnvSpec
+    from rlearly.types import Agent, Cadence, EnvSpec, Memory
 
 DEFAULT_AGENT = "drm"
 NAMED_ELSEWHERE = {
@@ -42,6 +42,8 @@ NAMED_ELSEWHERE = {
 }
 USUAL_EPISODE_FRAMES = 1000
 """What an episode is taken to last in forecasts, where the env's spec does not tell."""
+OFF_POLICY_ONLY = ("replay_ratio", "replay.capacity", "seed_frames")
+"""What says nothing to an agent that learns from each rollout once."""
 
 RESUMABLE = (
     "train_frames",
@@ -84,6 +86,11 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     for key, value in parse_overrides(base):
         assign(view, key, value)
     for key, value in pairs:
+        if key in OFF_POLICY_ONLY and agent_module(agent).ON_POLICY:
+            raise ConfigError(
+                f"{key}: agent={agent} is on policy: it keeps no replay and learns once from every "
+                "agent.rollout_steps steps; leave it out."
+            )
         if key in NAMED_ELSEWHERE:
             raise ConfigError(f"{key}: is set by {NAMED_ELSEWHERE[key]}, not by itself.")
         if key not in ("agent", "env"):
@@ -138,11 +145,14 @@ def _seed_frames(config: RunConfig) -> int:
 
 
 def _check_sizes(config: RunConfig) -> None:
+    if agent_module(config.agent_name).ON_POLICY:
+        return
     least = config.agent.nstep + config.env.frame_stack + 1
-    if config.replay.capacity < least:
+    if config.replay.capacity // config.num_envs < least:
+        copies = f" for each of {config.num_envs} copies" if config.num_envs > 1 else ""
         raise ConfigError(
-            f"replay.capacity: expected at least agent.nstep + env.frame_stack + 1 = {least}, "
-            f"received {config.replay.capacity}."
+            f"replay.capacity: expected at least agent.nstep + env.frame_stack + 1 = {least}"
+            f"{copies}, received {config.replay.capacity}."
         )
 
 
@@ -204,37 +214,42 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
 
 
 def start_at_snapshots(
-    config: RunConfig, env: gymnasium.Env, agent: Agent, counter: Any = None
-) -> gymnasium.Env:
-    """A training env whose episodes start as `snapshot=` and `snapshot_phase.*` say.
+    config: RunConfig, worlds: list[gymnasium.Env], agent: Agent
+) -> list[gymnasium.Env]:
+    """Training envs whose episodes start as `snapshot=` and `snapshot_phase.*` say.
 
-    `counter` is shared by the copies of a vector env.
+    The copies count the phase's steps, and keep what the learner reports, together.
 
     Raises:
         ConfigError: the snapshots do not load, or do not fit the env.
     """
     if config.snapshot is None:
-        return env
+        return worlds
     from rlearly.envs import selection
-    from rlearly.envs.snapshot import SnapshotRL, numpy_critic, student_clusters
+    from rlearly.envs.snapshot import Count, SnapshotRL, Snapshots, numpy_critic, student_clusters
     from rlearly.schedules import Linear
 
     phase = config.snapshot_phase
     probability: Any = phase.probability
     if phase.probability_end is not None:
         probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
-    rule = selection.named(phase.selection, phase.clusters or student_clusters(config.agent_name))
-    return SnapshotRL(
-        env,
-        config.snapshot,
-        rule,
-        truncate_steps=phase.truncate_steps,
-        until_steps=phase.until_steps,
-        probability=probability,
-        counter=counter,
-        critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
-        discount=config.agent.discount,
-    )
+    clusters = phase.clusters or student_clusters(config.agent_name)
+    rule = selection.named(phase.selection, clusters)
+    snapshots, counter = Snapshots.load(config.snapshot), Count()
+    return [
+        SnapshotRL(
+            world,
+            snapshots,
+            rule,
+            truncate_steps=phase.truncate_steps,
+            until_steps=phase.until_steps,
+            probability=probability,
+            counter=counter,
+            critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
+            discount=config.agent.discount,
+        )
+        for world in worlds
+    ]
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
@@ -247,7 +262,11 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
             "observed by images: take agent=drqv2 or agent=drm."
         )
-    return module.make(config.agent, spec, seeds=Seeds(config.seed), device=device)
+    settings = config.agent
+    if module.ON_POLICY and settings.anneal_steps is None:
+        whole_run = -(-config.train_frames // spec.frames_per_step)
+        settings = replace(settings, anneal_steps=whole_run)
+    return module.make(settings, spec, seeds=Seeds(config.seed), device=device)
 
 
 def layout_of(config: RunConfig, spec: EnvSpec) -> Any:
@@ -289,30 +308,27 @@ def build(
     Raises:
         ConfigError: the env cannot be made, or the replay does not fit into memory.
     """
-    from rlearly.cadence import FixedRatio
     from rlearly.envs.state import Episodes
     from rlearly.loop import Loop, Plan
-    from rlearly.machine import check_memory
-    from rlearly.replay import Replay
     from rlearly.seeding import Seeds
 
     seeds = Seeds(config.seed)
-    env = make_env(config)
-    spec = envs.spec_of(env, config.env)
+    worlds = [make_env(config) for _ in range(config.num_envs)]
+    spec = envs.spec_of(worlds[0], config.env)
     agent = make_agent(config, spec, device)
-    env = Episodes(start_at_snapshots(config, env, agent), seeds.numpy("env"))
-    layout = layout_of(config, spec)
-    needed = replay_bytes(config, layout.transition_bytes)
-    watcher.say(
-        f"replay: {config.replay.capacity:,} transitions of {layout.transition_bytes:,} bytes; "
-        f"this run fills {check_memory(needed, layout.transition_bytes)}"
-    )
+    copies = [
+        Episodes(world, seeds.numpy("env", *([copy] if copy else [])))
+        for copy, world in enumerate(start_at_snapshots(config, worlds, agent))
+    ]
+    learning = make_learning(config, spec, device)
+    watcher.say(learning.said)
     return Loop(
         Plan(
             frames_per_step=spec.frames_per_step,
             train_frames=config.train_frames,
             seed_frames=_seed_frames(config),
-            batch_size=config.agent.batch_size,
+            batch_size=learning.batch_size,
+            update_last=agent_module(config.agent_name).ON_POLICY,
             log_every_frames=config.log_every_frames,
             eval_every_frames=config.eval_every_frames,
             eval_episodes=config.eval_episodes,
@@ -321,18 +337,11 @@ def build(
             keep_checkpoints=config.keep_checkpoints,
         ),
         agent=agent,
-        env=env,
+        envs=copies,
         make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
         picture_of=envs.picture_of,
-        replay=Replay(
-            layout,
-            capacity=config.replay.capacity,
-            nstep=config.agent.nstep,
-            discount=config.agent.discount,
-            generator=seeds.numpy("replay"),
-            device=device,
-        ),
-        cadence=FixedRatio(config.replay_ratio),
+        memory=learning.memory,
+        cadence=learning.cadence,
         sinks=make_sinks(),
         watcher=watcher,
         seeds=seeds,
@@ -341,15 +350,74 @@ def build(
     )
 
 
+@dataclass(frozen=True)
+class Learning:
+    """What an agent learns from, how much at once, and when; and a line on it to read."""
+
+    memory: Memory
+    cadence: Cadence
+    batch_size: int
+    said: str
+
+
+def make_learning(config: RunConfig, spec: EnvSpec, device: torch.device) -> Learning:
+    """Rollouts for an agent on policy, a replay for any other.
+
+    Raises:
+        ConfigError: the replay does not fit into memory.
+    """
+    if agent_module(config.agent_name).ON_POLICY:
+        return _learning_from_rollouts(config, spec)
+    return _learning_from_replay(config, spec, device)
+
+
+def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
+    from rlearly.cadence import EveryRollout
+    from rlearly.rollout import Rollouts
+
+    steps = config.agent.rollout_steps
+    size = steps * config.num_envs
+    return Learning(
+        Rollouts(spec, steps=steps, copies=config.num_envs),
+        EveryRollout(size),
+        size,
+        f"rollouts: {config.num_envs} x {steps:,} steps, each learnt from once",
+    )
+
+
+def _learning_from_replay(config: RunConfig, spec: EnvSpec, device: torch.device) -> Learning:
+    from rlearly.cadence import FixedRatio
+    from rlearly.machine import check_memory
+    from rlearly.replay import Replay, Replays
+    from rlearly.seeding import Seeds
+
+    layout = layout_of(config, spec)
+    needed = replay_bytes(config, layout.transition_bytes)
+    said = (
+        f"replay: {config.replay.capacity:,} transitions of {layout.transition_bytes:,} bytes; "
+        f"this run fills {check_memory(needed, layout.transition_bytes)}"
+    )
+    generator = Seeds(config.seed).numpy("replay")
+    rings = [
+        Replay(
+            layout,
+            capacity=config.replay.capacity // config.num_envs,
+            nstep=config.agent.nstep,
+            discount=config.agent.discount,
+            generator=generator,
+            device=device,
+        )
+        for _ in range(config.num_envs)
+    ]
+    cadence = FixedRatio(config.replay_ratio)
+    return Learning(Replays(rings, generator), cadence, config.agent.batch_size, said)
+
+
 def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     """How long the run with its evaluations would take here, from a few timed steps and updates.
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
-    import torch
-
-    from rlearly.types import Batch
-
     env = make_env(config)
     spec = envs.spec_of(env, config.env)
     obs, _ = env.reset(seed=0)
@@ -362,19 +430,49 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     episode_frames = (env.spec and env.spec.max_episode_steps) or USUAL_EPISODE_FRAMES
     env.close()
     agent = make_agent(config, spec, device)
+    steps = config.train_frames / spec.frames_per_step
+    seconds = steps * step_seconds
+    if config.eval_every_frames:
+        evaluations = config.train_frames // config.eval_every_frames
+        frames = evaluations * config.eval_episodes * episode_frames
+        seconds += frames / spec.frames_per_step * step_seconds
+    if agent_module(config.agent_name).ON_POLICY:
+        return seconds + steps * _rollout_seconds(config, agent, obs)
+    learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
+    updates = learning * config.replay_ratio
+    return seconds + updates * _update_seconds(config, spec, agent, obs, device)
+
+
+def _update_seconds(
+    config: RunConfig, spec: EnvSpec, agent: Agent, obs: np.ndarray, device: torch.device
+) -> float:
+    """The shortest of three updates from one observation."""
+    import torch
+
+    from rlearly.types import Batch
+
     size = config.agent.batch_size
     many = torch.as_tensor(obs).to(device)[None].expand(size, *obs.shape).contiguous()
     ones = torch.ones(size, 1, device=device)
     zeros = torch.zeros(size, *spec.action.shape, device=device)
     batch = Batch(many, zeros, ones, ones, many)
-    update_seconds = float("inf")
+    seconds = float("inf")
     for _ in range(3):  # the first ones also fetch memory from the system
         began = time.monotonic()
         agent.update(batch, step=0)
-        update_seconds = min(update_seconds, time.monotonic() - began)
-    steps = config.train_frames / spec.frames_per_step
-    if config.eval_every_frames:
-        evaluations = config.train_frames // config.eval_every_frames
-        steps += evaluations * config.eval_episodes * episode_frames / spec.frames_per_step
-    learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
-    return steps * step_seconds + learning * config.replay_ratio * update_seconds
+        seconds = min(seconds, time.monotonic() - began)
+    return seconds
+
+
+def _rollout_seconds(config: RunConfig, agent: Agent, obs: np.ndarray) -> float:
+    """Seconds that an agent step takes of acting and learning, from one rollout."""
+    from rlearly.types import Rollout
+
+    steps, copies = config.agent.rollout_steps, config.num_envs
+    many = np.broadcast_to(obs, (copies, *obs.shape))
+    began = time.monotonic()
+    actions = np.stack([agent.act(many, step=0, explore=True) for _ in range(steps)])
+    never = np.zeros((steps, copies), bool)
+    next_obs = np.broadcast_to(obs, (steps, copies, *obs.shape))
+    agent.update(Rollout(actions, np.ones((steps, copies)), never, never, next_obs), step=0)
+    return (time.monotonic() - began) / (steps * copies)

@@ -70,7 +70,7 @@ class EnvConfig:
 class ReplayConfig:
     """The memory that off-policy agents learn from."""
 
-    capacity: int = setting(1_000_000, "transitions kept", at_least=10)
+    capacity: int = setting(1_000_000, "transitions kept, of all copies", at_least=10)
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class RunConfig:
     seed: int = setting(0, "everything random in the run follows from it", at_least=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
+    num_envs: int = setting(1, "copies of the env stepped together", at_least=1)
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int | None = setting(
         None, "frames before the first update; null: the agent's own", at_least=0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,9 @@ import numpy as np
 
 from rlearly import checkpoint
 from rlearly.metrics import Means
-from rlearly.replay import Replay
 from rlearly.seeding import Seeds, episode_seed
 from rlearly.sinks import Sinks
-from rlearly.types import Agent, Cadence, Metrics, Progress
+from rlearly.types import Agent, Cadence, Memory, Metrics, Progress
 from rlearly.video import Video
 
 
@@ -28,6 +27,9 @@ class Plan:
     train_frames: int
     seed_frames: int
     batch_size: int
+    update_last: bool
+    """On-policy agents learn as soon as a rollout is full, and take the next step by the result."""
+
     log_every_frames: int
     eval_every_frames: int
     eval_episodes: int
@@ -96,7 +98,11 @@ def evaluate(
 class Loop:
     """One run. `run()` trains to the end, or until asked to stop, and is resumable either way.
 
-    The order of a step is DrQ-v2's: act; update with what is in memory; step the env; store.
+    The order of a step is DrQ-v2's: act; update with what is in memory; step the env; store (or,
+    by the plan, update last). The env's copies step together; `steps` counts the steps of all of
+    them, and the last round may overshoot the end by fewer steps than there are copies. A copy
+    whose episode ends begins another at its next step.
+
     Evaluation happens in an env of its own, on seeds of its own, with no noise: switching it, or
     any logging, on or off changes nothing in training.
     """
@@ -106,10 +112,10 @@ class Loop:
         plan: Plan,
         *,
         agent: Agent,
-        env: gymnasium.Env,
+        envs: Sequence[gymnasium.Env],
         make_eval_env: Callable[[], gymnasium.Env],
         picture_of: Callable[[gymnasium.Env], Callable[[int], np.ndarray]],
-        replay: Replay,
+        memory: Memory,
         cadence: Cadence,
         sinks: Sinks,
         watcher: Watcher,
@@ -119,10 +125,10 @@ class Loop:
     ):
         self.plan = plan
         self.agent = agent
-        self.env = env
+        self.envs = list(envs)
         self.make_eval_env = make_eval_env
         self.picture_of = picture_of
-        self.replay = replay
+        self.memory = memory
         self.cadence = cadence
         self.sinks = sinks
         self.watcher = watcher
@@ -133,13 +139,13 @@ class Loop:
         self.steps = 0
         self.updates = 0
         self.episodes = 0
-        self.episode_return = 0.0
-        self.episode_steps = 0
+        self.episode_returns = [0.0] * len(self.envs)  # of each copy's running episode
+        self.episode_steps = [0] * len(self.envs)
         self.elapsed_seconds = 0.0
         self.marks = {"log": 0, "eval": 0, "checkpoint": 0}  # frames at the last of each
         self.means = Means()
         self.latest: dict[str, Any] = {}
-        self.obs: np.ndarray | None = None
+        self.obs: list[np.ndarray | None] = [None] * len(self.envs)  # None: between episodes
         self._eval_env: gymnasium.Env | None = None
         self._clock = time.monotonic()
         self._row_start = (self._clock, 0, 0)
@@ -180,50 +186,72 @@ class Loop:
 
     def close(self) -> None:
         """Free the envs and flush the sinks."""
-        self.env.close()
+        for env in self.envs:
+            env.close()
         if self._eval_env is not None:
             self._eval_env.close()
         self.sinks.close()
 
     def _step(self) -> None:
-        obs = self.obs
-        if obs is None:
-            obs, _ = self.env.reset()
-            self.replay.begin(obs)
-        action = self.agent.act(obs[None], step=self.steps, explore=True)[0]
-        if self.steps * self.plan.frames_per_step >= self.plan.seed_frames:
-            self._update()
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.replay.add(action, float(reward), obs, terminated=terminated, truncated=truncated)
-        self.obs = obs
-        self.episode_return += float(reward)
-        self.episode_steps += 1
-        self.steps += 1
-        if terminated or truncated:
-            self._end_episode()
+        """One agent step of every copy."""
+        obs = np.stack([self._observed(copy) for copy in range(len(self.envs))])
+        actions = self.agent.act(obs, step=self.steps, explore=True)
+        if not self.plan.update_last:
+            self._update(self.steps)
+        for copy, action in enumerate(actions):
+            self._step_copy(copy, action)
+        if self.plan.update_last:
+            self._update(self.steps - len(self.envs))
         self.watcher.look(self.at, self.updates, self.latest)
 
-    def _update(self) -> None:
-        due = self.cadence.updates_due(self.steps)
-        for _ in range(due if len(self.replay) else 0):
-            batch = self.replay.sample(self.plan.batch_size)
-            metrics: Metrics = self.agent.update(batch, step=self.steps)
-            self.cadence.observe(metrics)
-            self.means.add(metrics)
-            self.latest.update(metrics)
-            self.updates += 1
+    def _observed(self, copy: int) -> np.ndarray:
+        """What a copy's agent sees now: its episode's newest observation, or a new one's first."""
+        obs = self.obs[copy]
+        if obs is None:
+            obs, _ = self.envs[copy].reset()
+            self.memory.begin(obs, copy=copy)
+        return obs
 
-    def _end_episode(self) -> None:
+    def _step_copy(self, copy: int, action: np.ndarray) -> None:
+        obs, reward, terminated, truncated, _ = self.envs[copy].step(np.clip(action, -1.0, 1.0))
+        self.memory.add(
+            action, float(reward), obs, terminated=terminated, truncated=truncated, copy=copy
+        )
+        self.obs[copy] = obs
+        self.episode_returns[copy] += float(reward)
+        self.episode_steps[copy] += 1
+        self.steps += 1
+        if terminated or truncated:
+            self._end_episode(copy)
+
+    def _update(self, first_step: int) -> None:
+        """The updates that this round's steps pay for; each copy's step is asked about once."""
+        for step in range(first_step, first_step + len(self.envs)):
+            if step * self.plan.frames_per_step < self.plan.seed_frames:
+                continue
+            due = self.cadence.updates_due(step)
+            for _ in range(due if len(self.memory) else 0):
+                batch = self.memory.sample(self.plan.batch_size)
+                metrics: Metrics = self.agent.update(batch, step=step)
+                self.cadence.observe(metrics)
+                self.means.add(metrics)
+                self.latest.update(metrics)
+                self.updates += 1
+
+    def _end_episode(self, copy: int) -> None:
         self.episodes += 1
         self.cadence.end_episode()
         row = {
-            "train/episode_return": self.episode_return,
-            "train/episode_length_steps": self.episode_steps,
+            "train/episode_return": self.episode_returns[copy],
+            "train/episode_length_steps": self.episode_steps[copy],
             "train/episodes": self.episodes,
         }
-        self.latest["train/episode_return"] = self.episode_return
+        self.latest["train/episode_return"] = self.episode_returns[copy]
         self.sinks.write(self.at, row)
-        self.obs, self.episode_return, self.episode_steps = None, 0.0, 0
+        self._forget_episode(copy)
+
+    def _forget_episode(self, copy: int) -> None:
+        self.obs[copy], self.episode_returns[copy], self.episode_steps[copy] = None, 0.0, 0
 
     # --- what happens every so many frames ---
 
@@ -254,7 +282,7 @@ class Loop:
         self._tick(now)
         row = self.means.take()
         row["train/updates"] = self.updates
-        row["replay/transitions"] = len(self.replay)
+        row["replay/transitions"] = len(self.memory)
         frames = (self.steps - steps) * self.plan.frames_per_step
         row["speed/frames_per_second"] = frames / seconds
         row["speed/updates_per_second"] = (self.updates - updates) / seconds
@@ -328,15 +356,20 @@ class Loop:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        env: Any = self.env
+        envs: list[Any] = self.envs
         return {
-            "loop": {name: getattr(self, name) for name in COUNTERS} | {"marks": dict(self.marks)},
-            "in_episode": self.obs is not None,
+            "loop": {name: getattr(self, name) for name in COUNTERS}
+            | {
+                "marks": dict(self.marks),
+                "episode_returns": list(self.episode_returns),
+                "episode_steps": list(self.episode_steps),
+            },
+            "in_episode": [obs is not None for obs in self.obs],
             "means": self.means.state_dict(),
             "agent": self.agent.state_dict(),
             "cadence": self.cadence.state_dict(),
-            "env": env.state_dict(),
-            "replay": self.replay.state_dict(),
+            "env": [env.state_dict() for env in envs],
+            "replay": self.memory.state_dict(),
             "sinks": self.sinks.state_dict(),
         }
 
@@ -344,23 +377,19 @@ class Loop:
         for name in COUNTERS:
             setattr(self, name, state["loop"][name])
         self.marks = dict(state["loop"]["marks"])
+        self.episode_returns = list(state["loop"]["episode_returns"])
+        self.episode_steps = list(state["loop"]["episode_steps"])
         self.means.load_state_dict(state["means"])
         self.agent.load_state_dict(state["agent"])
         self.cadence.load_state_dict(state["cadence"])
-        self.replay.load_state_dict(state["replay"])
+        self.memory.load_state_dict(state["replay"])
         self.sinks.load_state_dict(state["sinks"])
-        env: Any = self.env
-        env.load_state_dict(state["env"])
-        self.obs = env.obs if state["in_episode"] else None
-        if self.obs is None:  # between episodes, or the env could not return to this one
-            self.episode_return, self.episode_steps = 0.0, 0
+        envs: list[Any] = self.envs
+        for copy, env in enumerate(envs):
+            env.load_state_dict(state["env"][copy])
+            self.obs[copy] = env.obs if state["in_episode"][copy] else None
+            if self.obs[copy] is None:  # between episodes, or the env could not return to this one
+                self._forget_episode(copy)
 
 
-COUNTERS = (
-    "steps",
-    "updates",
-    "episodes",
-    "episode_return",
-    "episode_steps",
-    "elapsed_seconds",
-)
+COUNTERS = ("steps", "updates", "episodes", "elapsed_seconds")

@@ -59,23 +59,23 @@ def initialise_(
 
 
 class Recording(nn.Sequential):
-    """A Sequential that can note the outputs of its ReLUs while it computes."""
+    """A Sequential that can note the outputs of its ReLUs and tanhs while it computes."""
 
     def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
         for layer in self:
             x = layer(x)
-            if record is not None and isinstance(layer, nn.ReLU):
+            if record is not None and isinstance(layer, nn.ReLU | nn.Tanh):
                 record.append(x)
         return x
 
 
-def mlp(inputs: int, hidden: int, outputs: int) -> Recording:
-    """Linear - ReLU - Linear - ReLU - Linear."""
+def mlp(inputs: int, hidden: int, outputs: int, activation: type[nn.Module] = nn.ReLU) -> Recording:
+    """Linear - ReLU - Linear - ReLU - Linear, or another activation in the ReLUs' place."""
     return Recording(
         skip_init(nn.Linear, inputs, hidden),
-        nn.ReLU(),
+        activation(),
         skip_init(nn.Linear, hidden, hidden),
-        nn.ReLU(),
+        activation(),
         skip_init(nn.Linear, hidden, outputs),
     )
 
@@ -206,3 +206,28 @@ class StateCritic(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         joined = torch.cat([features, action], dim=-1)
         return self.q1(joined, record), self.q2(joined, record)
+
+
+class GaussianActor(nn.Module):
+    """state [B, D] -> mean [B, A] and log std [A], which no state changes; tanh layers."""
+
+    def __init__(self, features: int, actions: int, hidden_dim: int):
+        super().__init__()
+        self.policy = mlp(features, hidden_dim, actions, nn.Tanh)
+        self.log_std = nn.Parameter(torch.zeros(actions))
+
+    def forward(
+        self, features: Tensor, record: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.policy(features, record), self.log_std
+
+
+class StateValue(nn.Module):
+    """state [B, D] -> V [B], with tanh layers."""
+
+    def __init__(self, features: int, hidden_dim: int):
+        super().__init__()
+        self.v = mlp(features, hidden_dim, 1, nn.Tanh)
+
+    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
+        return self.v(features, record)[:, 0]

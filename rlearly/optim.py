@@ -8,17 +8,24 @@ import torch
 from torch import Tensor, nn
 
 
-def adam(network: nn.Module, lr: float) -> torch.optim.Optimizer:
+def adam(network: nn.Module, lr: float, eps: float = 1e-8) -> torch.optim.Optimizer:
     """Adam over a whole network."""
-    return torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+    return torch.optim.Adam(network.parameters(), lr=lr, eps=eps, fused=True)
 
 
-def descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
-    """Backpropagate into what these optimizers own, and into nothing else; then step them."""
+def descend(
+    loss: Tensor, *optimizers: torch.optim.Optimizer, max_norm: float | None = None
+) -> None:
+    """Backpropagate into what these optimizers own, and into nothing else; then step them.
+
+    `max_norm` bounds the length of the whole gradient.
+    """
     owned = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for parameter in owned:
         parameter.grad = None
     loss.backward(inputs=owned)
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_(owned, max_norm)
     for optimizer in optimizers:
         optimizer.step()
 

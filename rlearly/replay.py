@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -240,6 +240,65 @@ class Replay:
         self.added = state["added"]
         self._age = state["age"]
         self.generator.bit_generator.state = state["generator"]
+
+
+class Replays:
+    """One memory of several copies of an env: a ring each, sampled as if they were one.
+
+    Every transition that is ready in any ring is equally likely. With a single ring this is that
+    ring, draw for draw. The rings share one generator.
+    """
+
+    def __init__(self, rings: Sequence[Replay], generator: np.random.Generator):
+        self.rings = list(rings)
+        self.generator = generator
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled now."""
+        return sum(map(len, self.rings))
+
+    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+        self.rings[copy].begin(obs)
+
+    def add(
+        self,
+        action: np.ndarray,
+        reward: float,
+        next_obs: np.ndarray,
+        *,
+        terminated: bool,
+        truncated: bool,
+        copy: int,
+    ) -> None:
+        self.rings[copy].add(action, reward, next_obs, terminated=terminated, truncated=truncated)
+
+    def sample(self, batch_size: int) -> Batch:
+        """Transitions drawn uniformly with replacement, those of one ring beside each other.
+
+        Raises:
+            EmptyReplay: no transition is complete yet.
+        """
+        if len(self.rings) == 1:
+            return self.rings[0].sample(batch_size)
+        ready = np.array([len(ring) for ring in self.rings])
+        if not ready.sum():
+            raise EmptyReplay("no transition is complete yet")
+        counts = self.generator.multinomial(batch_size, ready / ready.sum())
+        parts = [
+            ring.sample(count)
+            for ring, count in zip(self.rings, counts.tolist(), strict=True)
+            if count
+        ]
+        return Batch(
+            *(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Batch))
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rings": [ring.state_dict() for ring in self.rings]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for ring, saved in zip(self.rings, state["rings"], strict=True):
+            ring.load_state_dict(saved)
 
 
 ARRAYS = ("frames", "actions", "rewards", "ages", "flags", "ready")

@@ -19,6 +19,7 @@ STREAMS = (
     "policy_noise",
     "augmentation",
     "perturbation",
+    "minibatches",
 )
 """Append only: a stream's place is its identity, so an inserted name would change every run."""
 
@@ -42,8 +43,8 @@ class Seeds:
         """A 63-bit seed for libraries that want a number."""
         return int(self.sequence(stream, *key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def numpy(self, stream: str) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(self.sequence(stream)))
+    def numpy(self, stream: str, *key: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(self.sequence(stream, *key)))
 
     def torch(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
         return torch.Generator(device=device).manual_seed(self.integer(stream))

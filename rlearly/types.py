@@ -46,6 +46,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """T steps of N copies of the env, in order, all of them taken by the policy as it is now.
+
+    action [T, N, A] as the agent gave it; reward, terminated, truncated [T, N]; next_obs
+    [T, N, *O]: what each step led to, an episode's final observation included. Arrays on the host.
+    """
+
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    next_obs: np.ndarray
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands. frames = steps * action repeat."""
 
@@ -68,15 +83,49 @@ class Agent(Stateful, Protocol):
     """Acts and learns; knows nothing of update ratios, replay, logging or files."""
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
-        """Actions [N, A] in [-1, 1] for observations [N, *O]; the mean action if not `explore`."""
+        """Actions [N, A] in [-1, 1] for observations [N, *O]; the mean action if not `explore`.
+
+        An agent on policy may return actions beyond [-1, 1] when it explores: it must learn from
+        the action that it drew, and the loop, like `UnitActions`, cuts what an env is given.
+        """
         ...
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """What the critic expects from following the policy [N] from observations [N, *O]."""
         ...
 
-    def update(self, batch: Batch, *, step: int) -> Metrics:
-        """Take one gradient step on every network. `step` counts agent steps, not updates."""
+    def update(self, batch: Any, *, step: int) -> Metrics:
+        """Learn once from what memory gave: off policy one gradient step on a Batch, on policy all
+        that a Rollout is good for. `step` counts agent steps, not updates."""
+        ...
+
+
+class Memory(Stateful, Protocol):
+    """What the agent learns from. Each of the env's copies adds its own experience, in order."""
+
+    def __len__(self) -> int:
+        """Transitions that can be learnt from now."""
+        ...
+
+    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+        """A copy's episode starts at `obs` [*O]."""
+        ...
+
+    def add(
+        self,
+        action: np.ndarray,
+        reward: float,
+        next_obs: np.ndarray,
+        *,
+        terminated: bool,
+        truncated: bool,
+        copy: int,
+    ) -> None:
+        """A copy's step from its newest observation. action [A], next_obs [*O]."""
+        ...
+
+    def sample(self, batch_size: int) -> Any:
+        """What `Agent.update` takes."""
         ...
 
 

@@ -6,7 +6,7 @@ import torch
 from gymnasium.spaces import Box
 
 from rlearly.envs.rendering import choose_backend
-from rlearly.types import Batch, EnvSpec
+from rlearly.types import Batch, EnvSpec, Rollout
 
 choose_backend()  # before anything imports mujoco
 torch.set_num_threads(1)  # small networks: a second thread only waits
@@ -30,6 +30,29 @@ TINY = [
     "video_size=0",
 ]
 """A run that learns in seconds, from pixels."""
+
+TINY_STATE = {
+    "td3": ["agent.hidden_dim=32", "agent.batch_size=64", "agent.lr=3e-3"],
+    "sac": ["agent.hidden_dim=32", "agent.batch_size=64", "agent.policy_lr=3e-3"],
+    "ppo": ["agent.rollout_steps=128", "agent.minibatches=4", "agent.lr=1e-2"],
+}
+"""For each agent that learns from states, what makes it learn StateReach in seconds."""
+
+for name in ("td3", "sac"):
+    TINY_STATE[name] += [
+        "agent.target_tau=0.02",
+        "agent.learning_starts_steps=100",
+        "replay.capacity=5000",
+    ]
+for name, words in TINY_STATE.items():
+    words += [
+        f"agent={name}",
+        "env=tiny_envs:StateReach-v0",
+        "env.action_repeat=1",
+        "agent.discount=0.9",
+        "eval_every_frames=0",
+        "checkpoint_every_frames=0",
+    ]
 
 
 @pytest.fixture
@@ -58,4 +81,28 @@ def random_batch(spec, size=16, seed=0, discount=0.97):
         reward=torch.from_numpy(generator.normal(size=(size, 1)).astype(np.float32)),
         discount=torch.full((size, 1), discount),
         next_obs=torch.from_numpy(obs[1]),
+    )
+
+
+def random_rollout(agent, spec, seed=0, steps=8, copies=5, begun=()):
+    """What an agent does where its every observation, reward and ending is random.
+
+    `begun`: the actions [N, A] that it has taken in this rollout before.
+    """
+    generator = np.random.default_rng(seed)
+
+    def states(*shape):
+        return generator.normal(size=(*shape, *spec.observation.shape)).astype(np.float32)
+
+    obs = states(steps, copies)
+    rest = range(len(begun), steps)
+    done = [*begun, *(agent.act(obs[t], step=20, explore=True) for t in rest)]
+    ending = generator.random((steps, copies))
+    over = ending < 0.3
+    return Rollout(
+        action=np.stack(done),
+        reward=generator.normal(size=(steps, copies)),
+        terminated=ending < 0.15,
+        truncated=over & (ending >= 0.15),
+        next_obs=np.where(over[..., None], states(steps, copies), np.roll(obs, -1, axis=0)),
     )

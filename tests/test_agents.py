@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch
+from conftest import random_batch, random_rollout
 
 from rlearly.agents import AGENTS, agent_module
 from rlearly.seeding import Seeds
@@ -17,6 +17,8 @@ SMALL = {
     "exploration_steps": 10,
     "learning_starts_steps": 10,
     "batch_size": 16,
+    "rollout_steps": 8,
+    "minibatches": 2,
 }
 KINDS = [
     (agent, kind)
@@ -62,15 +64,31 @@ def weights(agent):
     }
 
 
-def test_actions_have_the_right_shape_and_bounds(build, spec):
+@pytest.fixture
+def learn(case, spec):
+    """Give an agent something random of the kind that it learns from, once."""
+    on_policy = agent_module(case[0]).ON_POLICY
+
+    def learn(agent, seed=0, step=20, begun=()):
+        if on_policy:
+            return agent.update(random_rollout(agent, spec, seed, begun=begun), step=step)
+        return agent.update(random_batch(spec, seed=seed), step=step)
+
+    return learn
+
+
+def test_actions_have_the_right_shape_and_bounds(build, spec, case):
     agent = build()
     for step, explore in ((0, True), (100, True), (100, False)):
         action = agent.act(observations(spec), step=step, explore=explore)
         assert action.shape == (5, 3) and action.dtype == np.float32
-        assert (np.abs(action) <= 1).all()
+        if not (explore and agent_module(case[0]).ON_POLICY):  # it learns from uncut samples
+            assert (np.abs(action) <= 1).all()
 
 
-def test_first_steps_explore_uniformly(build, spec):
+def test_first_steps_explore_uniformly(build, spec, case):
+    if agent_module(case[0]).ON_POLICY:
+        pytest.skip("an agent on policy acts by its policy from the first step on")
     agent = build(exploration_steps=1000, learning_starts_steps=1000)
     many = observations(spec, 400)
     actions = np.concatenate([agent.act(many, step=s, explore=True) for s in range(5)])
@@ -87,11 +105,11 @@ def test_evaluation_takes_the_mean_action_and_draws_nothing(build, spec):
     assert np.array_equal(one.act(obs, step=50, explore=True), two.act(obs, step=50, explore=True))
 
 
-def test_updates_change_every_network_and_return_detached_scalars(build, spec):
+def test_updates_change_every_network_and_return_detached_scalars(build, learn):
     agent = build()
     before = weights(agent)
     for i in range(2):  # TD3 moves its actor and targets at every second one
-        metrics = agent.update(random_batch(spec, seed=i), step=20)
+        metrics = learn(agent, i)
     changed = {k.split(".")[0] for k, p in weights(agent).items() if not torch.equal(p, before[k])}
     assert changed == {k.split(".")[0] for k in before}
     for name, value in metrics.items():
@@ -101,25 +119,25 @@ def test_updates_change_every_network_and_return_detached_scalars(build, spec):
         assert np.isfinite(float(value)), name
 
 
-def test_same_seed_same_learning_and_other_seed_other(build, spec):
-    batch = random_batch(spec)
+def test_same_seed_same_learning_and_other_seed_other(build, learn):
     agents = [build(0), build(0), build(1)]
     for agent in agents:
-        agent.update(batch, step=20)
+        learn(agent)
     one, two, three = map(weights, agents)
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert any(not torch.equal(one[k], three[k]) for k in one)
 
 
-def test_loaded_agent_continues_to_the_bit(build, spec):
+def test_loaded_agent_continues_to_the_bit(build, spec, learn):
     agent, fresh = build(), build(9)
     for i in range(3):
-        agent.update(random_batch(spec, seed=i), step=20 + i)
-    agent.act(observations(spec), step=30, explore=True)
+        learn(agent, i, 20 + i)
+    action = agent.act(observations(spec), step=30, explore=True)
     fresh.load_state_dict(agent.state_dict())
-    for i in range(3):
-        agent.update(random_batch(spec, seed=10 + i), step=40 + i)
-        fresh.update(random_batch(spec, seed=10 + i), step=40 + i)
+    for either in (agent, fresh):
+        learn(either, 10, 40, begun=[action])
+        for i in range(1, 3):
+            learn(either, 10 + i, 40 + i)
     one, two = weights(agent), weights(fresh)
     assert all(torch.equal(one[k], two[k]) for k in one)
     obs = observations(spec)
@@ -135,12 +153,13 @@ def test_value_is_a_number_for_each_observation(build, spec):
     assert len(set(one.tolist())) == 5
 
 
-def test_no_global_randomness_is_used(build, spec):
+def test_no_global_randomness_is_used(build, spec, learn):
     torch.manual_seed(1)
     before = torch.random.get_rng_state().clone()
     numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
     agent = build()
     agent.act(observations(spec), step=50, explore=True)
-    agent.update(random_batch(spec), step=20)
+    agent = build()  # what was acted on belongs to a rollout
+    learn(agent)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002

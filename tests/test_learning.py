@@ -1,8 +1,9 @@
-"""Agents learn from pixels what nobody can do without looking."""
+"""Agents learn what nobody can do without looking, from pixels and from states."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TINY_STATE
 from test_loop import Silent
 
 from rlearly import compose
@@ -16,24 +17,45 @@ BLIND_BOUND = 5.0
 THRESHOLD = 8.0
 
 
-def worst_return(loop, env):
-    result = evaluate(
+STANDING_STILL = 7.0
+"""What the best blind policy of StateReach gets in these episodes (see tiny_envs)."""
+
+
+def returns(loop, env):
+    return evaluate(
         loop.agent, env, episodes=20, seeds=Seeds(7).sequence("evaluation"), step=10**6
+    ).returns
+
+
+def make_loop(folder, config):
+    return compose.build(
+        config,
+        folder,
+        make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
+        watcher=Silent(),
+        device=torch.device("cpu"),
     )
-    return min(result.returns)
 
 
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 def test_agent_learns_to_look(tmp_path, agent):
     config = compose.compose([*TINY, f"agent={agent}", "train_frames=900", "replay_ratio=1"])
-    loop = compose.build(
-        config,
-        tmp_path,
-        make_sinks=lambda: Sinks(JsonLines(tmp_path / "metrics.jsonl"), []),
-        watcher=Silent(),
-        device=torch.device("cpu"),
-    )
+    loop = make_loop(tmp_path, config)
     env = compose.make_env(config)
-    assert worst_return(loop, env) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
+    assert min(returns(loop, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
     loop.run()
-    assert worst_return(loop, env) >= THRESHOLD
+    assert min(returns(loop, env)) >= THRESHOLD
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("agent, frames", [("td3", 900), ("sac", 900), ("ppo", 5000)])
+def test_agent_learns_to_reach(tmp_path, agent, frames, copies):
+    words = [f"train_frames={frames}", f"num_envs={copies}"]
+    if agent == "ppo":
+        words.append(f"agent.rollout_steps={128 // copies}")
+    config = compose.compose([*TINY_STATE[agent], *words])
+    loop = make_loop(tmp_path, config)
+    env = compose.make_env(config)
+    assert np.mean(returns(loop, env)) <= STANDING_STILL, "an untrained agent must not pass"
+    loop.run()
+    assert np.mean(returns(loop, env)) >= 8.5

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TINY_STATE
 
 from rlearly import checkpoint, compose
-from rlearly.cadence import FixedRatio
+from rlearly.cadence import EveryRollout, FixedRatio
 from rlearly.config import ConfigError
 from rlearly.sinks import JsonLines, Sinks
+
+STATE = TINY_STATE["td3"]
 
 
 class Silent:
@@ -24,9 +26,9 @@ class Silent:
         self.said.append(text)
 
 
-def make_loop(folder, *words, stop=lambda: False):
+def make_loop(folder, *words, stop=lambda: False, base=TINY):
     folder.mkdir(exist_ok=True)
-    config = compose.compose([*TINY, *words])
+    config = compose.compose([*base, *words])
     return compose.build(
         config,
         folder,
@@ -156,6 +158,93 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
     assert rows(tmp_path / "straight") == rows(tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("agent", sorted(TINY_STATE))
+def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent, copies):
+    words = (
+        f"num_envs={copies}",
+        "train_frames=330",
+        "log_every_frames=40",
+        "eval_every_frames=75",
+        "eval_episodes=1",
+        *(["replay.capacity=150"] if agent != "ppo" else ["agent.rollout_steps=32"]),
+    )
+
+    def make(name):
+        return make_loop(tmp_path / name, *words, base=TINY_STATE[agent])
+
+    straight = make("straight")
+    assert straight.run() and straight.updates >= 3
+    for stop_at in (5, 192, 233):  # early; where every rollout is full; in the midst of all
+        stopped = make(f"resumed{stop_at}")
+        stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
+        assert not stopped.run() and 0 <= stopped.steps - stop_at < copies
+        stopped.close()
+        resumed = make(f"resumed{stop_at}")
+        folder = tmp_path / f"resumed{stop_at}"
+        resumed.load_state_dict(checkpoint.load_newest(folder / "checkpoints")[1])
+        assert resumed.run()
+        assert plain(straight.state_dict()) == plain(resumed.state_dict())
+        assert rows(tmp_path / "straight") == rows(folder)
+
+
+def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):
+    loop = make_loop(tmp_path, "agent=td3", "num_envs=3", "train_frames=95", base=STATE)
+    seen = []
+    act = loop.agent.act
+    loop.agent.act = lambda obs, **more: seen.append(obs) or act(obs, **more)
+    assert loop.run()
+    assert loop.steps == 96, "the last round is whole"
+    assert all(obs.shape == (3, 2) for obs in seen) and len(seen) == 32
+    first_goals = seen[0][:, 0]
+    assert len(set(first_goals.tolist())) == 3, "copies draw their episodes apart"
+    episodes = [r for r in rows(tmp_path) if "train/episode_return" in r]
+    assert [r["train/episodes"] for r in episodes] == list(range(1, loop.episodes + 1))
+    assert all(r["train/episode_length_steps"] <= 10 for r in episodes)
+    done = sum(r["train/episode_length_steps"] for r in episodes)
+    assert done + sum(loop.episode_steps) == loop.steps, "no step is lost between episodes"
+    alone = make_loop(tmp_path / "alone", "agent=td3", "train_frames=1", base=STATE)
+    alone.run()
+    assert alone.obs[0][0] == first_goals[0], "the first copy is the one of a run with one"
+
+
+def test_replay_ratio_counts_the_steps_of_all_copies(tmp_path):
+    words = ("agent=td3", "train_frames=180", "seed_frames=60", "replay_ratio=0.5")
+    loop = make_loop(tmp_path, "num_envs=4", *words, base=STATE)
+    asked = []
+    due = loop.cadence.updates_due
+    loop.cadence.updates_due = lambda step: asked.append(step) or due(step)
+    loop.run()
+    assert loop.updates == 60 and asked == list(range(60, 180))
+
+
+def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
+    words = ("num_envs=3", "train_frames=192", "agent.rollout_steps=32")
+    loop = make_loop(tmp_path, *words, base=TINY_STATE["ppo"])
+    events = []
+    act, update = loop.agent.act, loop.agent.update
+    loop.agent.act = lambda obs, **more: events.append("act") or act(obs, **more)
+    loop.agent.update = lambda batch, **more: events.append("learn") or update(batch, **more)
+    loop.run()
+    assert events == (["act"] * 32 + ["learn"]) * 2
+    assert loop.watcher.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
+
+
+def test_every_rollout_is_due_once_and_keeps_its_count():
+    one, two = EveryRollout(6), EveryRollout(6)
+    assert [one.updates_due(s) for s in range(14)] == [0, 0, 0, 0, 0, 1] * 2 + [0, 0]
+    two.load_state_dict(one.state_dict())
+    assert [two.updates_due(s) for s in range(4)] == [0, 0, 0, 1]
+
+
+def test_what_only_a_replay_has_is_refused_on_policy():
+    for word in ("replay_ratio=1", "replay.capacity=1000", "seed_frames=100"):
+        with pytest.raises(ConfigError, match=f"{word.split('=')[0]}: agent=ppo is on policy"):
+            compose.compose([*TINY_STATE["ppo"], word])
+    with pytest.raises(ConfigError, match="= 5 for each of 40 copies, received 100"):
+        compose.compose([*STATE, "agent=td3", "replay.capacity=100", "num_envs=40"])
 
 
 def test_changed_intervals_take_effect_on_resuming(tmp_path):

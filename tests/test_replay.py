@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlearly.replay import EmptyReplay, Layout, Replay
+from rlearly.replay import EmptyReplay, Layout, Replay, Replays
 
 LAYOUT = Layout(frame_shape=(1, 2, 2), frame_dtype="uint8", frame_stack=3, actions=2)
 
@@ -144,6 +145,60 @@ def test_short_episodes_in_a_big_ring_are_still_sampled():
     fill(replay, [(2, "running")] * 400 + [(1, "truncated")])
     assert len(replay) == 1
     assert replay.sample(5).action[:, 0].unique().tolist() == [1200.0]
+
+
+def filled_copies(counts, capacity=400, seed=0):
+    """A memory of copies with so many transitions each; transition i of copy c has action
+    1000 * c + i."""
+    generator = np.random.default_rng(seed)
+    layout = Layout((1,), "float32", 1, 1)
+    memory = Replays(
+        [
+            Replay(layout, capacity=capacity, nstep=1, discount=0.9, generator=generator)
+            for _ in counts
+        ],
+        generator,
+    )
+    for copy, count in enumerate(counts):
+        memory.begin(np.zeros(1, np.float32), copy=copy)
+        for i in range(count):
+            number = np.array([1000 * copy + i], np.float32)
+            memory.add(number, 1.0, number, terminated=False, truncated=False, copy=copy)
+    return memory
+
+
+def test_transitions_of_all_copies_are_sampled_uniformly():
+    memory = filled_copies([3, 0, 90, 7])
+    assert len(memory) == 100
+    actions = np.concatenate([memory.sample(256).action[:, 0].numpy() for _ in range(400)])
+    values, counts = np.unique(actions, return_counts=True)
+    expected = [*range(3), *range(2000, 2090), *range(3000, 3007)]
+    assert values.tolist() == expected
+    mean = len(actions) / 100
+    assert np.abs(counts - mean).max() < 5 * mean**0.5
+    assert ((counts - mean) ** 2 / mean).sum() < 99 + 4 * 198**0.5, "chi-squared"
+    batch = memory.sample(64)
+    assert batch.obs.shape == (64, 1) and batch.discount.shape == (64, 1)
+    assert torch.equal(batch.action, batch.next_obs), "the parts of a transition stay together"
+
+
+def test_one_copy_is_the_ring_itself_draw_for_draw():
+    memory, alone = filled_copies([50]), filled_copies([50]).rings[0]
+    for _ in range(5):
+        assert torch.equal(memory.sample(32).action, alone.sample(32).action)
+
+
+def test_saved_and_loaded_copies_give_the_same_samples_and_empty_ones_none():
+    memory, other = filled_copies([20, 30]), filled_copies([1, 1], seed=5)
+    memory.sample(8)
+    other.load_state_dict(memory.state_dict())
+    for _ in range(3):
+        one, two = memory.sample(16), other.sample(16)
+        assert torch.equal(one.action, two.action)
+    with pytest.raises(EmptyReplay):
+        filled_copies([0, 0]).sample(4)
+    with pytest.raises(ValueError):
+        other.load_state_dict(filled_copies([5]).state_dict())
 
 
 def test_saved_and_loaded_replay_gives_the_same_samples():

@@ -20,6 +20,7 @@ from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec, Metrics
 
 PIXELS = drqv2.PIXELS
+ON_POLICY = drqv2.ON_POLICY
 RUN_DEFAULTS = drqv2.RUN_DEFAULTS
 AWAKE_BELOW = 0.2
 """The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""

@@ -39,6 +39,9 @@ from rlearly.types import Batch, EnvSpec, Metrics, Stateful
 PIXELS = True
 """Observes pixels where an env offers them and nothing else is asked for."""
 
+ON_POLICY = False
+"""Learns from a replay; else once from what the policy of now did."""
+
 RUN_DEFAULTS = ()
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
 

@@ -22,6 +22,9 @@ from rlearly.types import Batch, EnvSpec, Metrics
 PIXELS = False
 """Observes pixels where an env offers them and nothing else is asked for."""
 
+ON_POLICY = False
+"""Learns from a replay; else once from what the policy of now did."""
+
 RUN_DEFAULTS = ("replay_ratio=1", "video_size=0")
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
 

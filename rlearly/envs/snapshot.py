@@ -65,8 +65,8 @@ class StepCounter:
         fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-class _OwnCount:
-    """The same for one env alone."""
+class Count:
+    """The same within one process: for one env, or for copies that are stepped in turn."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -122,7 +122,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     ordinary reset before. Wrap it anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics,
     SB3's Monitor) belong outside, where they see the truncation.
 
-    `counter`: a StepCounter shared by the copies of a vector env; None: this env's steps alone.
+    `counter`: a StepCounter shared by the copies of a vector env (or a Count, if they are all in
+    one process); None: this env's steps alone.
     `critic(obs)`: the learner's value of this wrapper's observations; with it, each episode from a
     snapshot reports |TD error| over all its steps at `discount` to the selection. Or call `report`.
 
@@ -142,7 +143,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         truncate_steps: int | None = 100,
         until_steps: int = 100_000,
         probability: float | Callable[[int], float] = 1.0,
-        counter: StepCounter | None = None,
+        counter: StepCounter | Count | None = None,
         critic: Callable[[Any], float] | None = None,
         discount: float = 0.99,
     ):
@@ -183,7 +184,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.probability = probability
         self.critic = critic
         self.discount = discount
-        self.counter: Any = counter or _OwnCount()
+        self.counter: Any = counter or Count()
         self.snapshot: int | None = None
         self._wanted: int | None = None
         self._elapsed = 0

@@ -1,0 +1,346 @@
+"""PPO (arXiv 1707.06347) for states, with CleanRL's hyper-parameters and details."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlearly.config import ConfigError, setting
+from rlearly.distributions import HALF_LOG_TAU
+from rlearly.networks import GaussianActor, StateValue, layers
+from rlearly.normalise import Moments
+from rlearly.optim import adam, descend
+from rlearly.plasticity import dormant_ratio
+from rlearly.seeding import Seeds, restore
+from rlearly.types import EnvSpec, Metrics, Rollout
+
+PIXELS = False
+"""Observes pixels where an env offers them and nothing else is asked for."""
+
+ON_POLICY = True
+"""Learns from what the policy of now did, once; else from a replay."""
+
+RUN_DEFAULTS = ("video_size=0",)
+"""What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
+
+CUT = 10.0
+"""Normalised observations and rewards lie within +-CUT."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """PPO's hyper-parameters; the defaults are CleanRL's."""
+
+    lr: float = setting(3e-4, "Adam's learning rate at the start; it falls linearly", above=0)
+    anneal_steps: int | None = setting(
+        None, "agent steps in which the rate falls to 0; null: the whole run", at_least=1
+    )
+    rollout_steps: int = setting(2048, "steps of each copy of the env in an update", at_least=1)
+    minibatches: int = setting(32, "parts of a rollout, a gradient step each", at_least=1)
+    epochs: int = setting(10, "passes over a rollout", at_least=1)
+    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    gae_lambda: float = setting(0.95, "lambda of the advantage", at_least=0, at_most=1)
+    clip: float = setting(0.2, "how far a ratio or value may move", above=0)
+    clip_value: bool = setting(True, "whether the value's move is clipped too")
+    entropy_weight: float = setting(0.0, "of the entropy in the loss", at_least=0)
+    value_weight: float = setting(0.5, "of the value in the loss", at_least=0)
+    max_grad_norm: float = setting(0.5, "bound of the whole gradient's length", above=0)
+    hidden_dim: int = setting(64, "width of the hidden layers", at_least=1)
+    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
+    plasticity_every_rollouts: int = setting(
+        1, "rollouts between two measurements; 0: never", at_least=0
+    )
+
+    def seed_frames(self, frames_per_step: int) -> int:
+        """Simulator frames before the first rollout is learnt from: none but its own."""
+        return 0
+
+
+class PPO:
+    """The agent. One instance learns on one device, from rollouts of its own actions.
+
+    It normalises what it sees and is paid by running moments of its own, which only exploring
+    moves: an evaluation uses them as they are. Each observation is kept as it was normalised when
+    it was acted on, so the log-probabilities of a rollout are those of its behaviour.
+
+    Deviations from CleanRL: a truncated episode bootstraps with V(its final observation), where
+    CleanRL takes truncation for an end. Final observations are normalised by the moments at the
+    rollout's end and do not enter them. All copies of the env share their moments. The discounted
+    return whose variance scales the rewards starts anew with each episode (gymnasium's wrapper
+    carries it over truncations, and drops it one step before a termination). Learning rates fall
+    by steps learnt from / anneal_steps, which is CleanRL's where rollouts divide the run. Losses
+    and clip fractions are means over the update's minibatches, not the last one's.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device):
+        if config.rollout_steps < 2 * config.minibatches:
+            raise ConfigError(
+                "agent.minibatches: expected at most half of agent.rollout_steps = "
+                f"{config.rollout_steps}, since advantages are normalised in each; "
+                f"received {config.minibatches}."
+            )
+        self.config = config
+        self.device = device
+        features = int(np.prod(spec.observation.shape))
+        self.actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
+        self.critic = StateValue(features, config.hidden_dim)
+        self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
+        weights = seeds.torch("weights")
+        _initialise(self.critic, weights, last_gain=1.0)
+        _initialise(self.actor, weights, last_gain=0.01)
+        for network in self.networks.values():
+            network.to(device)
+        self.optimizers = {"both": adam(nn.ModuleDict(self.networks), config.lr, eps=1e-5)}
+        self.generators = {
+            "exploration": seeds.torch("exploration"),
+            "minibatches": seeds.torch("minibatches"),
+        }
+        self.seen = Moments((features,))
+        self.paid = Moments(())
+        self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
+        self.acted: list[np.ndarray] = []  # normalised [N, D] a step since the last rollout
+        self.learnt_steps = 0
+        self.rollouts = 0
+
+    # --- acting ---
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
+        """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or its
+        mean, cut to [-1, 1]."""
+        flat = obs.reshape(len(obs), -1)
+        if explore:
+            self.seen.update(flat)
+        normal = self._normal(flat)
+        mean, log_std = (t.cpu() for t in self.actor(torch.from_numpy(normal).to(self.device)))
+        if not explore:
+            return mean.clamp(-1.0, 1.0).numpy()
+        self.acted.append(normal)
+        drawn = torch.randn(mean.shape, generator=self.generators["exploration"])
+        return (mean + log_std.exp() * drawn).numpy()
+
+    @torch.no_grad()
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """V(s) [N] for states [N, D], in units of normalised reward."""
+        normal = self._normal(obs.reshape(len(obs), -1))
+        return self.critic(torch.from_numpy(normal).to(self.device)).cpu().numpy()
+
+    def _normal(self, flat: np.ndarray) -> np.ndarray:
+        normal = (flat - self.seen.mean) / np.sqrt(self.seen.variance + 1e-8)
+        return np.clip(normal, -CUT, CUT).astype(np.float32)
+
+    # --- learning ---
+
+    def update(self, batch: Rollout, *, step: int) -> Metrics:
+        """All epochs over one rollout, which must hold the agent's own last actions, in order.
+
+        Raises:
+            ValueError: it has another number of steps than were acted since the last one.
+        """
+        config = self.config
+        steps, copies = batch.reward.shape
+        if len(self.acted) != steps:
+            raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
+        self.rollouts += 1
+        obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
+        action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
+        record = self._recorder()
+        with torch.no_grad():
+            value = self.critic(obs, record)
+            mean, log_std = self.actor(obs, record)
+            log_prob, _ = gaussian(mean, log_std, action)
+        metrics: dict[str, Tensor | float] = {}
+        if record:
+            threshold = config.dormant_threshold
+            metrics["plasticity/dormant_ratio_critic"] = dormant_ratio(record[:2], threshold)
+            metrics["plasticity/dormant_ratio"] = dormant_ratio(record[2:], threshold)
+        values = value.view(steps, copies).cpu().numpy()
+        advantage = advantages(
+            self._rewards(batch),
+            values,
+            self._next_values(batch, values),
+            terminated=batch.terminated,
+            truncated=batch.truncated,
+            discount=config.discount,
+            gae_lambda=config.gae_lambda,
+        )
+        data = (
+            obs,
+            action,
+            log_prob,
+            value,
+            torch.from_numpy(advantage.astype(np.float32)).to(self.device).flatten(),
+        )
+        rate = config.lr * self._rate_left()
+        for group in self.optimizers["both"].param_groups:
+            group["lr"] = rate
+        metrics |= self._descend(data)
+        target = data[4] + value
+        spread = target.var(unbiased=False)
+        unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
+        self.acted = []
+        self.learnt_steps += steps * copies
+        return metrics | {
+            "policy/lr": rate,
+            "policy/std": self.actor.log_std.detach().exp().mean(),
+            "critic/explained_variance": 1 - unexplained,
+            "critic/value": value.mean(),
+        }
+
+    def _rate_left(self) -> float:
+        """The share of the learning rate that is left, in [0, 1]."""
+        if self.config.anneal_steps is None:
+            return 1.0
+        return max(0.0, 1.0 - self.learnt_steps / self.config.anneal_steps)
+
+    def _recorder(self) -> list[Tensor] | None:
+        """Where activations are noted when plasticity is due."""
+        every = self.config.plasticity_every_rollouts
+        return [] if every and self.rollouts % every == 0 else None
+
+    def _rewards(self, batch: Rollout) -> np.ndarray:
+        """Rewards [T, N] over the running spread of the discounted return, within +-CUT."""
+        steps, copies = batch.reward.shape
+        running = np.zeros(copies) if self.returns is None else self.returns
+        returns = np.empty((steps, copies))
+        over = batch.terminated | batch.truncated
+        for t in range(steps):
+            returns[t] = running = running * self.config.discount + batch.reward[t]
+            running = np.where(over[t], 0.0, running)
+        self.returns = running
+        variance = self.paid.update_in_order(returns)
+        return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CUT, CUT)
+
+    @torch.no_grad()
+    def _next_values(self, batch: Rollout, values: np.ndarray) -> np.ndarray:
+        """V [T, N] of what each step led to: the next row's, or a final observation's own."""
+        after = np.empty_like(values)
+        after[:-1] = values[1:]
+        own = batch.truncated.copy()
+        own[-1] = True
+        after[own] = self.value(batch.next_obs[own])
+        return after
+
+    def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
+        """Every epoch's gradient steps; returns the means of their metrics."""
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.config.epochs):
+            order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
+            for rows in order.to(self.device).tensor_split(self.config.minibatches):
+                total, parts = self._loss(*(tensor[rows] for tensor in data))
+                descend(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
+                for name, part in parts.items():
+                    sums[name] = sums[name] + part if name in sums else part
+        count = self.config.epochs * self.config.minibatches
+        return {name: value / count for name, value in sums.items()}
+
+    def _loss(
+        self, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one minibatch and its parts, detached; `gain` is the advantage [B]."""
+        config = self.config
+        target = gain + old_value
+        gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+        mean, log_std = self.actor(obs)
+        log_prob, entropy = gaussian(mean, log_std, action)
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        policy_loss = -torch.min(gain * ratio, gain * clipped).mean()
+        value = self.critic(obs)
+        error = (value - target).square()
+        if config.clip_value:
+            near = old_value + (value - old_value).clamp(-config.clip, config.clip)
+            error = torch.max(error, (near - target).square())
+        value_loss = 0.5 * error.mean()
+        total = policy_loss - config.entropy_weight * entropy + config.value_weight * value_loss
+        with torch.no_grad():
+            moved = (ratio - 1).abs() > config.clip
+            parts = {
+                "loss/actor": policy_loss.detach(),
+                "loss/critic": value_loss.detach(),
+                "policy/entropy": entropy.detach(),
+                "policy/kl": (ratio - 1 - log_ratio).mean(),
+                "policy/clip_fraction": moved.float().mean(),
+            }
+        return total, parts
+
+    # --- state ---
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "networks": {name: n.state_dict() for name, n in self.networks.items()},
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "seen": self.seen.state_dict(),
+            "paid": self.paid.state_dict(),
+            "returns": self.returns,
+            "acted": np.stack(self.acted) if self.acted else None,
+            "learnt_steps": self.learnt_steps,
+            "rollouts": self.rollouts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
+        for name, generator in self.generators.items():
+            restore(generator, state["generators"][name])
+        self.seen.load_state_dict(state["seen"])
+        self.paid.load_state_dict(state["paid"])
+        self.returns = None if state["returns"] is None else np.array(state["returns"])
+        self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
+        self.learnt_steps = state["learnt_steps"]
+        self.rollouts = state["rollouts"]
+
+
+def gaussian(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [B] of actions [B, A] under N(mean [B, A], std [A]), and the entropy []."""
+    noise = (action - mean) / log_std.exp()
+    log_prob = (-0.5 * noise.square() - log_std - HALF_LOG_TAU).sum(-1)
+    return log_prob, (log_std + HALF_LOG_TAU + 0.5).sum()
+
+
+def advantages(
+    reward: np.ndarray,
+    value: np.ndarray,
+    next_value: np.ndarray,
+    *,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    discount: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """Generalised advantages [T, N] (arXiv 1506.02438, equation 16) of a rollout [T, N].
+
+    A termination is worth nothing afterwards; a truncation, and the rollout's end, are worth
+    `next_value`. No sum goes on from one episode into the next.
+    """
+    error = reward + discount * next_value * ~terminated - value
+    keep = discount * gae_lambda * ~(terminated | truncated)
+    total = np.empty_like(error)
+    running = np.zeros(error.shape[1])
+    for t in range(len(error) - 1, -1, -1):
+        total[t] = running = error[t] + keep[t] * running
+    return total
+
+
+def _initialise(network: nn.Module, generator: torch.Generator, *, last_gain: float) -> None:
+    """Orthogonal weights of gain sqrt(2), and `last_gain` in the last layer; no biases."""
+    *hidden, last = (layer for layer in layers(network) if isinstance(layer, nn.Linear))
+    for layer in (*hidden, last):
+        gain = last_gain if layer is last else 2**0.5
+        nn.init.orthogonal_(layer.weight, gain, generator=generator)
+        nn.init.zeros_(layer.bias)
+
+
+def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> PPO:
+    """PPO as CleanRL writes it."""
+    return PPO(config, spec, seeds=seeds, device=device)

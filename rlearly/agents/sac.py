@@ -1,0 +1,234 @@
+"""SAC (arXiv 1812.05905) for states, with CleanRL's hyper-parameters and order of operations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlearly.config import setting
+from rlearly.distributions import squashed_gaussian
+from rlearly.networks import StateActor, StateCritic, fan_in_, initialise_
+from rlearly.optim import adam, descend, follow_
+from rlearly.plasticity import active_fraction, dormant_ratio
+from rlearly.seeding import Seeds, restore
+from rlearly.types import Batch, EnvSpec, Metrics
+
+PIXELS = False
+"""Observes pixels where an env offers them and nothing else is asked for."""
+
+ON_POLICY = False
+"""Learns from a replay; else once from what the policy of now did."""
+
+RUN_DEFAULTS = ("replay_ratio=1", "video_size=0")
+"""What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """SAC's hyper-parameters; the defaults are CleanRL's."""
+
+    policy_lr: float = setting(3e-4, "Adam's learning rate, actor", above=0)
+    q_lr: float = setting(1e-3, "Adam's learning rate, critic and entropy weight", above=0)
+    batch_size: int = setting(256, "transitions in one update", at_least=1)
+    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
+    target_tau: float = setting(0.005, "targets' step towards their leaders", above=0, at_most=1)
+    learning_starts_steps: int = setting(
+        5000, "agent steps of uniform actions before the first update", at_least=0
+    )
+    alpha: float | None = setting(None, "weight of the entropy; null: learnt", at_least=0)
+    policy_every_updates: int = setting(
+        2, "updates between those that move the actor, as many times at once", at_least=1
+    )
+    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
+    plasticity_every_policy_updates: int = setting(
+        10, "delayed policy updates between two measurements; 0: never", at_least=0
+    )
+
+    def seed_frames(self, frames_per_step: int) -> int:
+        """Simulator frames before the first update."""
+        return self.learning_starts_steps * frames_per_step
+
+
+class SAC:
+    """The agent. One instance learns on one device.
+
+    Deviations from CleanRL: actions, and so their entropy, are those in [-1, 1] whatever the env's
+    bounds, as in the authors' code (CleanRL's log-probabilities hold the bounds' logarithm, which
+    only shifts the entropy that is aimed at); the delayed updates are counted in updates, not env
+    steps (equal at replay ratio 1, and right at others).
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device):
+        self.config = config
+        self.device = device
+        self.actions = spec.action.shape[0]
+        features = int(np.prod(spec.observation.shape))
+        self.actor = StateActor(features, 2 * self.actions, config.hidden_dim)
+        self.critic = StateCritic(features, self.actions, config.hidden_dim)
+        weights = seeds.torch("weights")
+        for network in (self.actor, self.critic):
+            initialise_(network, weights, fan_in_)
+        self.critic_target = copy.deepcopy(self.critic)
+        self.networks: dict[str, nn.Module] = {
+            "actor": self.actor,
+            "critic": self.critic,
+            "critic_target": self.critic_target,
+        }
+        for network in self.networks.values():
+            network.to(device)
+        fixed = config.alpha is not None
+        start = torch.tensor(config.alpha if fixed else 1.0, device=device).log()
+        self.log_alpha = nn.Parameter(start, requires_grad=not fixed)
+        self.optimizers = {
+            "actor": adam(self.actor, config.policy_lr),
+            "critic": adam(self.critic, config.q_lr),
+        }
+        if not fixed:
+            self.optimizers["alpha"] = adam(nn.ParameterList([self.log_alpha]), config.q_lr)
+        self.generators = {
+            "exploration": seeds.torch("exploration"),
+            "policy_noise": seeds.torch("policy_noise", device),
+        }
+        self.updates = 0
+
+    # --- acting ---
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
+        """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
+        noise = self.generators["exploration"]
+        if explore and step < self.config.learning_starts_steps:
+            return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
+        mean, log_std = (part.cpu() for part in self._policy(self._tensor(obs)))
+        if not explore:
+            return torch.tanh(mean).numpy()
+        drawn = torch.randn(mean.shape, generator=noise)
+        return squashed_gaussian(mean, log_std, drawn)[0].numpy()
+
+    @torch.no_grad()
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """min(Q1, Q2)(s, mean action) [N] for states [N, D]."""
+        state = self._tensor(obs)
+        action = torch.tanh(self._policy(state)[0])
+        return torch.min(*self.critic(state, action))[:, 0].cpu().numpy()
+
+    def _tensor(self, obs: np.ndarray) -> Tensor:
+        return torch.as_tensor(obs).to(self.device).flatten(1)
+
+    def _policy(self, obs: Tensor, record: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log std [B, A] before squashing; the latter by tanh into its bounds."""
+        mean, log_std = self.actor(obs, record).chunk(2, dim=-1)
+        share = (torch.tanh(log_std) + 1) / 2
+        return mean, LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) * share
+
+    def _sample(self, obs: Tensor, record: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """An action [B, A] and its log-probability [B, 1], differentiable in the policy."""
+        mean, log_std = self._policy(obs, record)
+        noise = torch.empty_like(mean).normal_(generator=self.generators["policy_noise"])
+        return squashed_gaussian(mean, log_std, noise)
+
+    # --- learning ---
+
+    def update(self, batch: Batch, *, step: int) -> Metrics:
+        """One step of the critic and its target; every `policy_every_updates`, as many of the
+        actor and alpha."""
+        self.updates += 1
+        obs = batch.obs.flatten(1)
+        goal = self._critic_goal(batch)
+        hidden = self._recorder()
+        q1, q2 = self.critic(obs, batch.action, hidden)
+        critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
+        descend(critic_loss, self.optimizers["critic"])
+        metrics: dict[str, Tensor | float] = {
+            "loss/critic": critic_loss.detach(),
+            "critic/q1": q1.detach().mean(),
+            "critic/target_q": goal.mean(),
+        }
+        if hidden:
+            metrics["plasticity/fau_critic"] = active_fraction(hidden)
+        if self.updates % self.config.policy_every_updates == 0:
+            for _ in range(self.config.policy_every_updates - 1):
+                self._update_policy(obs, None)
+            metrics |= self._update_policy(obs, self._recorder())
+        followers, leaders = self.critic_target.parameters(), self.critic.parameters()
+        follow_([*followers], [*leaders], self.config.target_tau)
+        return metrics
+
+    def _recorder(self) -> list[Tensor] | None:
+        """Where activations are noted when plasticity is due, measured from policy updates on."""
+        every = self.config.plasticity_every_policy_updates * self.config.policy_every_updates
+        return [] if every and self.updates % every == 0 else None
+
+    @torch.no_grad()
+    def _critic_goal(self, batch: Batch) -> Tensor:
+        """reward + discount * (min(Q1', Q2') - alpha * log pi) at the policy's action, [B, 1]."""
+        next_obs = batch.next_obs.flatten(1)
+        action, log_prob = self._sample(next_obs)
+        soft = torch.min(*self.critic_target(next_obs, action)) - self.log_alpha.exp() * log_prob
+        return batch.reward + batch.discount * soft
+
+    def _update_policy(
+        self, obs: Tensor, hidden: list[Tensor] | None
+    ) -> dict[str, Tensor | float]:
+        action, log_prob = self._sample(obs, hidden)
+        alpha = self.log_alpha.detach().exp()
+        actor_loss = (alpha * log_prob - torch.min(*self.critic(obs, action))).mean()
+        descend(actor_loss, self.optimizers["actor"])
+        metrics: dict[str, Tensor | float] = {
+            "loss/actor": actor_loss.detach(),
+            "policy/entropy": -log_prob.detach().mean(),
+            "policy/alpha": alpha,
+        }
+        if hidden:
+            threshold = self.config.dormant_threshold
+            metrics["plasticity/dormant_ratio"] = dormant_ratio(hidden, threshold)
+            metrics["plasticity/fau_actor"] = active_fraction(hidden)
+        if "alpha" in self.optimizers:
+            metrics["loss/alpha"] = self._update_alpha(obs)
+        return metrics
+
+    def _update_alpha(self, obs: Tensor) -> Tensor:
+        """Raise alpha where the policy's entropy is under -A, lower it where it is above."""
+        with torch.no_grad():
+            _, log_prob = self._sample(obs)
+        loss = (-self.log_alpha.exp() * (log_prob - self.actions)).mean()
+        descend(loss, self.optimizers["alpha"])
+        return loss.detach()
+
+    # --- state ---
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "networks": {name: n.state_dict() for name, n in self.networks.items()},
+            "log_alpha": self.log_alpha.detach(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        with torch.no_grad():
+            self.log_alpha.copy_(state["log_alpha"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
+        for name, generator in self.generators.items():
+            restore(generator, state["generators"][name])
+        self.updates = state["updates"]
+
+
+def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> SAC:
+    """SAC as published, its entropy weight learnt unless one is given."""
+    return SAC(config, spec, seeds=seeds, device=device)

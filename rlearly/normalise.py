@@ -1,0 +1,56 @@
+"""Running means and variances, for what an agent sees and is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Moments:
+    """Mean and variance of everything seen so far, in float64.
+
+    It starts as mean 0 and variance 1 with the weight of 1e-4 samples, as gymnasium's do.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.mean = np.zeros(shape)
+        self.variance = np.ones(shape)
+        self.count = 1e-4
+
+    def update(self, batch: np.ndarray) -> None:
+        """See samples [B, *shape] (Chan et al. 1979, the parallel form)."""
+        size = len(batch)
+        mean = batch.mean(axis=0, dtype=np.float64)
+        away = mean - self.mean
+        count = self.count + size
+        squares = self.variance * self.count + batch.var(axis=0, dtype=np.float64) * size
+        squares += away * away * (self.count * size / count)
+        self.mean = self.mean + away * (size / count)
+        self.variance = squares / count
+        self.count = count
+
+    def update_in_order(self, batches: np.ndarray) -> np.ndarray:
+        """See [T, B] numbers a row at a time; returns the variance [T] after each row."""
+        counts = self.count + batches.shape[1] * np.arange(1, len(batches) + 1)
+        away = batches - self.mean  # sums about the old mean: no large squares to cancel
+        sums = np.cumsum(away.sum(axis=1))
+        squares = self.variance * self.count + np.cumsum(np.square(away).sum(axis=1))
+        variances = (squares - sums**2 / counts) / counts
+        self.mean = self.mean + sums[-1] / counts[-1]
+        self.variance = np.asarray(variances[-1])
+        self.count = float(counts[-1])
+        return variances
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean.tolist(),
+            "variance": self.variance.tolist(),
+            "count": self.count,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.mean = np.array(state["mean"])
+        self.variance = np.array(state["variance"])
+        self.count = state["count"]
