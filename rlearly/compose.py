@@ -335,6 +335,7 @@ def build(
             video_size=config.video_size,
             checkpoint_every_frames=config.checkpoint_every_frames,
             keep_checkpoints=config.keep_checkpoints,
+            forget_at_steps=_forget_at_steps(config),
         ),
         agent=agent,
         envs=copies,
@@ -348,6 +349,12 @@ def build(
         folder=folder,
         stop_requested=stop_requested,
     )
+
+
+def _forget_at_steps(config: RunConfig) -> int | None:
+    """The end of the snapshot phase, if its transitions are not to be kept."""
+    phase = config.snapshot_phase
+    return None if config.snapshot is None or phase.keep_replay else phase.until_steps
 
 
 @dataclass(frozen=True)

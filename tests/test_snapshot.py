@@ -685,6 +685,100 @@ def test_minari_dataset_without_simulator_states_is_refused(minari_dataset):
         from_minari("tiny/nothing-v0")
 
 
+# --- in our loop ---
+
+
+@pytest.fixture(scope="module")
+def reach_file(tmp_path_factory):
+    """Snapshots of random episodes of StateReach."""
+    path = tmp_path_factory.mktemp("teacher") / "reach.h5"
+    play("tiny_envs:StateReach-v0", episodes=8).save(path)
+    return path
+
+
+def reach_loop(folder, agent, path, *words):
+    from conftest import TINY_STATE
+    from test_loop import make_loop
+
+    words = (f"agent={agent}", "train_frames=330", "log_every_frames=50", *words)
+    started = (f"snapshot={path}", "snapshot_phase.clusters=3", "snapshot_phase.until_steps=200")
+    more = ("agent.rollout_steps=32",) if agent == "ppo" else ()
+    return make_loop(folder, *words, *started, *more, base=TINY_STATE[agent])
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize(
+    "agent, rule", [("td3", "clusters"), ("sac", "learner_error"), ("ppo", "clusters")]
+)
+def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agent, rule, copies):
+    from test_loop import plain, rows
+
+    from rlearly import checkpoint
+
+    words = (
+        f"num_envs={copies}",
+        f"snapshot_phase.selection={rule}",
+        "snapshot_phase.truncate_steps=4",
+        "snapshot_phase.probability=0.8",
+        "eval_every_frames=110",
+        "eval_episodes=1",
+    )
+    straight = reach_loop(tmp_path / "straight", agent, reach_file, *words)
+    assert straight.run()
+    assert not any(env.get_wrapper_attr("in_phase") for env in straight.envs)
+    for stop_at in (7, 150, 260):
+        folder = tmp_path / f"at{stop_at}"
+        stopped = reach_loop(folder, agent, reach_file, *words)
+        stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
+        assert not stopped.run()
+        stopped.close()
+        resumed = reach_loop(folder, agent, reach_file, *words)
+        resumed.load_state_dict(checkpoint.load_newest(folder / "checkpoints")[1])
+        assert resumed.run()
+        assert plain(straight.state_dict()) == plain(resumed.state_dict())
+        assert rows(tmp_path / "straight") == rows(folder)
+
+
+def test_truncated_student_episodes_still_bootstrap(tmp_path, reach_file):
+    words = ("snapshot_phase.truncate_steps=1", "snapshot_phase.until_steps=10000")
+    loop = reach_loop(tmp_path, "td3", reach_file, *words, "agent.learning_starts_steps=1000")
+    loop.run()
+    batch = loop.memory.sample(200)
+    fell = batch.next_obs[:, 1].abs() == 1
+    assert (batch.discount[~fell] == 0.9).all() and (batch.discount[fell] == 0).all()
+
+
+def test_evaluation_never_starts_at_a_snapshot(tmp_path, reach_file):
+    from test_loop import rows
+
+    words = ("snapshot_phase.until_steps=10000", "eval_every_frames=100", "eval_episodes=3")
+    loop = reach_loop(tmp_path, "td3", reach_file, *words, "snapshot_phase.truncate_steps=2")
+    seen = []
+    make = loop.make_eval_env
+    loop.make_eval_env = lambda: seen.append(make()) or seen[-1]
+    loop.run()
+    for env in seen:
+        while isinstance(env, gymnasium.Wrapper):
+            assert not isinstance(env, SnapshotRL)
+            env = env.env
+    lengths = [r["eval/episode_length_steps"] for r in rows(tmp_path) if "eval/episodes" in r]
+    assert len(lengths) == 3 and min(lengths) > 2
+
+
+def test_phase_and_copies_count_agent_steps_together(tmp_path, reach_file):
+    loop = reach_loop(tmp_path, "td3", reach_file, "num_envs=3", "train_frames=198")
+    loop.run()
+    assert all(env.get_wrapper_attr("in_phase") for env in loop.envs)
+    assert loop.envs[0].get_wrapper_attr("counter").steps == 198
+
+
+@pytest.mark.parametrize("keep, fewest, most", [("true", 330, 330), ("false", 130, 131)])
+def test_replay_of_the_phase_is_kept_or_forgotten(tmp_path, reach_file, keep, fewest, most):
+    loop = reach_loop(tmp_path, "td3", reach_file, f"snapshot_phase.keep_replay={keep}")
+    loop.run()
+    assert fewest <= len(loop.memory) <= most
+
+
 # --- with other people's learners ---
 
 
