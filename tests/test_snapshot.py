@@ -1,7 +1,9 @@
 """SnapshotRL: what it restores, whom it truncates, when it ends, and what it refuses."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -18,7 +20,14 @@ from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics
 
 from rlearly.config import ConfigError
 from rlearly.envs import control
-from rlearly.envs.selection import LearnerError, Novelty, ReturnToGo, Uniform, ValueClusters
+from rlearly.envs.selection import (
+    LearnerError,
+    Novelty,
+    ReturnToGo,
+    Uniform,
+    ValueClusters,
+    cluster_numbers,
+)
 from rlearly.envs.snapshot import SnapshotRL, StepCounter
 from rlearly.envs.snapshots import Snapshots, from_actions, from_minari, record
 from rlearly.schedules import Linear
@@ -377,13 +386,32 @@ def test_clusters_are_drawn_alike_however_unequal_they_are():
     assert uniform[39] < counts[39] / 5
 
 
-def test_clusters_do_not_depend_on_the_global_generator():
-    snapshots = store_of(np.random.default_rng(0).normal(size=60))
-    one, two = ValueClusters(4), ValueClusters(4)
-    one.prepare(snapshots)
-    np.random.seed(123)  # noqa: NPY002
-    two.prepare(snapshots)
-    assert all(np.array_equal(a, b) for a, b in zip(one.members, two.members, strict=True))
+def sum_of_squares(numbers, labels):
+    groups = [numbers[labels == label] for label in np.unique(labels)]
+    return sum(((group - group.mean()) ** 2).sum() for group in groups)
+
+
+def test_clusters_are_the_best_of_all_ways_to_cut():
+    random = np.random.default_rng(0)
+    for trial in range(30):
+        numbers = random.normal(size=9).round(trial % 3) * 100 + 1e6
+        ordered = np.sort(numbers)
+        for clusters in range(1, min(5, len(np.unique(numbers)) + 1)):
+            labels = cluster_numbers(numbers, clusters)
+            assert set(labels) == set(range(clusters))
+            assert (np.diff(labels[np.argsort(numbers, kind="stable")]) >= 0).all()
+            best = min(
+                sum_of_squares(ordered, np.searchsorted(np.array(cuts), np.arange(9), "right"))
+                for cuts in itertools.combinations(range(1, 9), clusters - 1)
+            )
+            assert sum_of_squares(numbers, labels) == pytest.approx(best, abs=1e-6)
+
+
+def test_clusters_are_as_good_as_those_of_scikit_learn():
+    cluster = pytest.importorskip("sklearn.cluster")
+    numbers = np.random.default_rng(1).gamma(2.0, 50.0, size=400)
+    theirs = cluster.KMeans(6, n_init=10, random_state=0).fit(numbers[:, None]).inertia_
+    assert sum_of_squares(numbers, cluster_numbers(numbers, 6)) <= theirs * (1 + 1e-9)
 
 
 def test_return_to_go_prefers_the_best_by_the_given_contrast():
@@ -782,15 +810,40 @@ def test_replay_of_the_phase_is_kept_or_forgotten(tmp_path, reach_file, keep, fe
 # --- with other people's learners ---
 
 
-def test_readme_example_trains_td3_of_stable_baselines3(hopper, tmp_path):
-    sb3 = pytest.importorskip("stable_baselines3")
+README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_readme_example_runs(hopper, tmp_path, number):
+    """As printed, but for fewer steps; in a process of its own, as a reader would."""
+    code = EXAMPLES[number]
+    if "stable_baselines3" in code:
+        pytest.importorskip("stable_baselines3")
+    code = code.replace("15_000", "150").replace("150_000", "300")
     hopper.save(tmp_path / "teacher.h5")
-    env = SnapshotRL(
-        gymnasium.make("Hopper-v5"), tmp_path / "teacher.h5", ValueClusters(3), until_steps=300
+    (tmp_path / "example.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
     )
-    student = sb3.TD3("MlpPolicy", env, learning_starts=100, policy_kwargs={"net_arch": [16]})
-    student.learn(500)
-    assert env.counter.steps == 500 and not env.in_phase
+    assert done.returncode == 0, done.stderr
+    if "infos" in code:
+        assert re.match(r"\[( *\d+){4}\] \[", done.stdout)
+    if "mine.h5" in code:
+        assert len(Snapshots.load(tmp_path / "mine.h5").episodes) >= 5
+
+
+def test_stable_baselines3_leaves_the_phase_where_it_should(hopper):
+    sb3 = pytest.importorskip("stable_baselines3")
+    env = wrap(hopper, "Hopper-v5", truncate_steps=5, until_steps=100)
+    student = sb3.TD3("MlpPolicy", env, learning_starts=50, policy_kwargs={"net_arch": [16]})
+    student.learn(200)
+    assert env.counter.steps == 200 and not env.in_phase
+    assert student.replay_buffer.timeouts.any(), "SB3 bootstraps where the wrapper truncates"
 
 
 def test_state_of_the_wrapper_is_plain_data(cartpole):

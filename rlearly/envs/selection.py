@@ -56,7 +56,8 @@ class ValueClusters(_Stateless):
 
     KMeans on the teacher's value of each snapshot; a cluster is drawn uniformly, then a snapshot
     uniformly within it, so that rare stages of an episode are visited as often as common ones.
-    The clusters follow from the values alone, whatever the seed of the run.
+    Deviation from the official code: k-means of numbers can be solved exactly, so no random starts
+    are tried, and the clusters follow from the values alone.
     """
 
     def __init__(self, clusters: int = 6):
@@ -65,8 +66,6 @@ class ValueClusters(_Stateless):
         self.clusters = clusters
 
     def prepare(self, snapshots: Snapshots) -> None:
-        from sklearn.cluster import KMeans
-
         values = snapshots.values
         if not np.isfinite(values).all():
             raise ConfigError(
@@ -79,14 +78,49 @@ class ValueClusters(_Stateless):
                 f"clusters: expected at most {distinct}, the number of snapshots with values that "
                 f"differ, received {self.clusters}."
             )
-        kmeans = KMeans(self.clusters, n_init=10, random_state=0)  # pyright: ignore
-        labels = kmeans.fit_predict(values[:, None])
+        labels = cluster_numbers(values, self.clusters)
         self.members = [np.flatnonzero(labels == label) for label in range(self.clusters)]
-        self.members.sort(key=lambda members: values[members].mean())
 
     def choose(self, random: np.random.Generator) -> int:
         members = self.members[int(random.integers(len(self.members)))]
         return int(members[int(random.integers(len(members)))])
+
+
+def cluster_numbers(numbers: np.ndarray, clusters: int) -> np.ndarray:
+    """The labels [N] of the best k-means of numbers [N], 0 for the lowest cluster.
+
+    Clusters of numbers are runs of their sorted order, so the least sum of squared distances to
+    the clusters' means is found exactly, by dynamic programming over where each run begins. Equal
+    numbers share a cluster; `clusters` is at most the number of distinct ones.
+    """
+    distinct, where, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    centred = distinct - numbers.mean()
+    weight, first, second = (
+        np.concatenate([[0.0], np.cumsum(counts * centred**power)]) for power in (0, 1, 2)
+    )
+
+    def spread(begin: np.ndarray, end: int) -> np.ndarray:
+        """Sum of squared distances to the mean, within distinct[begin:end]."""
+        mass = weight[end] - weight[begin]
+        return second[end] - second[begin] - (first[end] - first[begin]) ** 2 / mass
+
+    count = len(distinct)
+    least = np.full((clusters + 1, count + 1), np.inf)
+    least[0, 0] = 0.0
+    begins = np.zeros((clusters + 1, count + 1), dtype=np.int64)
+    for k in range(1, clusters + 1):
+        for end in range(k, count + 1):
+            begin = np.arange(k - 1, end)
+            costs = least[k - 1, begin] + spread(begin, end)
+            best = int(costs.argmin())
+            least[k, end], begins[k, end] = costs[best], begin[best]
+    labels = np.empty(count, dtype=np.int64)
+    end = count
+    for k in range(clusters, 0, -1):
+        begin = begins[k, end]
+        labels[begin:end] = k - 1
+        end = begin
+    return labels[where]
 
 
 class _Weighted(_Stateless):
@@ -130,7 +164,7 @@ class Novelty(_Weighted):
         self.neighbours = neighbours
 
     def prepare(self, snapshots: Snapshots) -> None:
-        from sklearn.neighbors import NearestNeighbors
+        from scipy.spatial import KDTree
 
         obs = snapshots.observations.reshape(len(snapshots), -1).astype(np.float64)
         spread = obs.std(0)
@@ -139,8 +173,8 @@ class Novelty(_Weighted):
         if near == 0:
             self.weights = np.ones(len(obs))
             return
-        distances, _ = NearestNeighbors(n_neighbors=near + 1).fit(obs).kneighbors(obs)
-        far = distances[:, -1]
+        distances, _ = KDTree(obs).query(obs, k=near + 1)
+        far = np.asarray(distances)[:, -1]
         self.weights = far if far.any() else np.ones(len(obs))
 
 
