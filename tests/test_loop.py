@@ -226,9 +226,9 @@ def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
     events = []
     act, update = loop.agent.act, loop.agent.update
     loop.agent.act = lambda obs, **more: events.append("act") or act(obs, **more)
-    loop.agent.update = lambda batch, **more: events.append("learn") or update(batch, **more)
+    loop.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
     loop.run()
-    assert events == (["act"] * 32 + ["learn"]) * 2
+    assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
     assert loop.watcher.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
 
 
