@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from rlearly.types import Agent, Cadence, EnvSpec, Memory
 
 DEFAULT_AGENT = "drm"
-PRESETS = ("paper", "cpu")
 NAMED_ELSEWHERE = {
     "agent_name": "agent=NAME",
     "env.name": "env=NAME",
     "env.family": "env=NAME",
 }
+USUAL_EPISODE_FRAMES = 1000
+"""What an episode is taken to last in forecasts, where the env's spec does not tell."""
 OFF_POLICY_ONLY = ("replay_ratio", "replay.capacity", "seed_frames")
 """What says nothing to an agent that learns from each rollout once."""
 
@@ -73,17 +74,14 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     pairs = parse_overrides(arguments)
     chosen = {key: value for key, value in pairs if key in ("agent", "env", "preset")}
     agent = _agent_name(chosen.get("agent", DEFAULT_AGENT))
-    preset = chosen.get("preset", "paper")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, received {preset!r}.")
     env = chosen.get("env")
-    if not isinstance(env, str):
+    if not isinstance(env, str) or not env:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
         assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = [*agent_module(agent).RUN_DEFAULTS, *presets.tuned(agent, env)]
-    if preset == "cpu":
+    if chosen.get("preset") == "cpu":
         base += presets.cpu(agent)
     for key, value in parse_overrides(base):
         assign(view, key, value)
@@ -100,6 +98,11 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _resolve_pixels(frozen(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
+    if config.env.kwargs and config.env.family == "control":
+        raise ConfigError(
+            f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
+            f"none; received {config.env.kwargs}: leave it out."
+        )
     return config
 
 
@@ -164,6 +167,9 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
         what = (
             "is not a run directory (it has no config.yaml)" if run.exists() else "does not exist"
         )
+        inside = _runs_inside(run)
+        if inside:
+            raise ConfigError(f"{run} {what}; runs inside it, newest first: {', '.join(inside)}.")
         raise ConfigError(f"{run} {what}; a run directory looks like runs/drm/dog_run/0-<time>.")
     try:
         saved: Any = OmegaConf.load(file)
@@ -184,6 +190,18 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
     return frozen(view)
 
 
+def _runs_inside(folder: Path, most: int = 3) -> list[str]:
+    """The newest runs with checkpoints up to three levels below a folder."""
+    found = [
+        kept
+        for depth in range(1, 4)
+        for kept in folder.glob("*/" * depth + "checkpoints")
+        if (kept.parent / "config.yaml").is_file()
+    ]
+    newest = sorted(found, key=lambda kept: kept.stat().st_mtime, reverse=True)
+    return [str(kept.parent) for kept in newest[:most]]
+
+
 # --- config -> parts ---
 
 
@@ -193,6 +211,45 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
 
     seed = Seeds(config.seed).integer("env") % 2**32
     return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, pictures=pictures)
+
+
+def start_at_snapshots(
+    config: RunConfig, worlds: list[gymnasium.Env], agent: Agent
+) -> list[gymnasium.Env]:
+    """Training envs whose episodes start as `snapshot=` and `snapshot_phase.*` say.
+
+    The copies count the phase's steps, and keep what the learner reports, together.
+
+    Raises:
+        ConfigError: the snapshots do not load, or do not fit the env.
+    """
+    if config.snapshot is None:
+        return worlds
+    from rlearly.envs import selection
+    from rlearly.envs.snapshot import Count, SnapshotRL, Snapshots, numpy_critic, student_clusters
+    from rlearly.schedules import Linear
+
+    phase = config.snapshot_phase
+    probability: Any = phase.probability
+    if phase.probability_end is not None:
+        probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
+    clusters = phase.clusters or student_clusters(config.agent_name)
+    rule = selection.named(phase.selection, clusters)
+    snapshots, counter = Snapshots.load(config.snapshot), Count()
+    return [
+        SnapshotRL(
+            world,
+            snapshots,
+            rule,
+            truncate_steps=phase.truncate_steps,
+            until_steps=phase.until_steps,
+            probability=probability,
+            counter=counter,
+            critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
+            discount=config.agent.discount,
+        )
+        for world in worlds
+    ]
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
@@ -256,11 +313,13 @@ def build(
     from rlearly.seeding import Seeds
 
     seeds = Seeds(config.seed)
+    worlds = [make_env(config) for _ in range(config.num_envs)]
+    spec = envs.spec_of(worlds[0], config.env)
+    agent = make_agent(config, spec, device)
     copies = [
-        Episodes(make_env(config), seeds.numpy("env", *([copy] if copy else [])))
-        for copy in range(config.num_envs)
+        Episodes(world, seeds.numpy("env", *([copy] if copy else [])))
+        for copy, world in enumerate(start_at_snapshots(config, worlds, agent))
     ]
-    spec = envs.spec_of(copies[0], config.env)
     learning = make_learning(config, spec, device)
     watcher.say(learning.said)
     return Loop(
@@ -276,8 +335,9 @@ def build(
             video_size=config.video_size,
             checkpoint_every_frames=config.checkpoint_every_frames,
             keep_checkpoints=config.keep_checkpoints,
+            forget_at_steps=_forget_at_steps(config),
         ),
-        agent=make_agent(config, spec, device),
+        agent=agent,
         envs=copies,
         make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
         picture_of=envs.picture_of,
@@ -289,6 +349,12 @@ def build(
         folder=folder,
         stop_requested=stop_requested,
     )
+
+
+def _forget_at_steps(config: RunConfig) -> int | None:
+    """The end of the snapshot phase, if its transitions are not to be kept."""
+    phase = config.snapshot_phase
+    return None if config.snapshot is None or phase.keep_replay else phase.until_steps
 
 
 @dataclass(frozen=True)
@@ -355,7 +421,7 @@ def _learning_from_replay(config: RunConfig, spec: EnvSpec, device: torch.device
 
 
 def forecast_seconds(config: RunConfig, device: torch.device) -> float:
-    """How long the whole run would take here, from a few timed steps and updates.
+    """How long the run with its evaluations would take here, from a few timed steps and updates.
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
@@ -368,14 +434,20 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     for _ in range(3):
         env.step(action)
     step_seconds = (time.monotonic() - began) / 3
+    episode_frames = (env.spec and env.spec.max_episode_steps) or USUAL_EPISODE_FRAMES
     env.close()
     agent = make_agent(config, spec, device)
     steps = config.train_frames / spec.frames_per_step
+    seconds = steps * step_seconds
+    if config.eval_every_frames:
+        evaluations = config.train_frames // config.eval_every_frames
+        frames = evaluations * config.eval_episodes * episode_frames
+        seconds += frames / spec.frames_per_step * step_seconds
     if agent_module(config.agent_name).ON_POLICY:
-        return steps * (step_seconds + _rollout_seconds(config, agent, obs))
+        return seconds + steps * _rollout_seconds(config, agent, obs)
     learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
-    seconds = _update_seconds(config, spec, agent, obs, device)
-    return steps * step_seconds + learning * config.replay_ratio * seconds
+    updates = learning * config.replay_ratio
+    return seconds + updates * _update_seconds(config, spec, agent, obs, device)
 
 
 def _update_seconds(

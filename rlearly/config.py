@@ -63,7 +63,7 @@ class EnvConfig:
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
     image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
     camera: int | None = setting(None, "camera number; null: the family's usual one")
-    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
+    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,31 @@ class ReplayConfig:
     """The memory that off-policy agents learn from."""
 
     capacity: int = setting(1_000_000, "transitions kept, of all copies", at_least=10)
+
+
+@dataclass(frozen=True)
+class SnapshotConfig:
+    """How training episodes start from the snapshots of `snapshot=FILE` (SnapshotRL, S3RL)."""
+
+    selection: str = setting(
+        "clusters",
+        "which snapshot: S3RL's value clusters, or another rule",
+        choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
+    )
+    clusters: int | None = setting(None, "null: the paper's, 4 for sac, else 6", at_least=1)
+    truncate_steps: int | None = setting(
+        100, "agent steps of an episode that began at a snapshot; null: no cut", at_least=1
+    )
+    until_steps: int = setting(
+        100_000, "agent steps of the phase (paper: of a million)", at_least=0
+    )
+    probability: float = setting(
+        1.0, "of starting at a snapshot, in the phase", at_least=0, at_most=1
+    )
+    probability_end: float | None = setting(
+        None, "to which it falls in a line over the phase; null: constant", at_least=0, at_most=1
+    )
+    keep_replay: bool = setting(True, "false: forget the phase's transitions when it ends")
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,8 @@ class RunConfig:
     checkpoint_every_frames: int = setting(100_000, "0: at the end only", at_least=0)
     keep_checkpoints: int = setting(2, "newest ones kept", at_least=1)
     replay: ReplayConfig = group(ReplayConfig, "the memory")
+    snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
+    snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how they are used")
     wandb: WandbConfig = group(WandbConfig, "tracking beside the local files")
     run_dir: str | None = setting(None, "null: runs/<agent>/<env>/<seed>-<time>")
     resume: str | None = setting(None, "a run directory to continue; everything else is read there")
@@ -128,6 +155,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     Raises:
         ConfigError: a word does not parse, adds or deletes a key, or lists several values.
     """
+    _refuse_spaces(arguments)
     parser = OverridesParser.create()
     pairs = []
     for word in arguments:
@@ -141,6 +169,22 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             ) from None
         pairs.append((override.key_or_group, _value(override, word)))
     return pairs
+
+
+def _refuse_spaces(words: Sequence[str]) -> None:
+    """`agent = td3` arrives as three words, `agent= td3` and `agent =td3` as two."""
+    for at, word in enumerate(words):
+        after = words[at + 1 : at + 2]
+        if word.startswith("=") and at:
+            parts = [words[at - 1], word, *(after if word == "=" else [])]
+        elif word.endswith("=") and after and "=" not in after[0] and not word.startswith("="):
+            parts = [word, *after]
+        else:
+            continue
+        raise ConfigError(
+            f"Expected key=value with no spaces around =, received {' '.join(parts)!r}; "
+            f"write {''.join(parts)}."
+        )
 
 
 def _value(override: Override, word: str) -> Any:

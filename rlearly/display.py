@@ -54,6 +54,8 @@ class Display:
         if "evaluating" in latest:
             self.samples.clear()  # rates are of training alone
         else:
+            if updates and self.samples and not self.samples[-1][2]:
+                self.samples.clear()  # steps without updates are faster than all that follow
             self.samples.append((now, at.frames, updates))
         if self.live:
             self.next_at = now + LIVE_SECONDS
@@ -83,7 +85,7 @@ class Display:
             rate = (f1 - f0) / max(t1 - t0, 1e-9)
             parts.append(f"{rate:.1f} frames/s")
             parts.append(f"{(u1 - u0) / max(t1 - t0, 1e-9):.2f} updates/s")
-            if rate > 0:
+            if rate > 0 and u0:
                 parts.append(f"{duration((self.train_frames - at.frames) / rate)} left")
         for key, label in (
             ("train/episode_return", "return {:.1f}"),

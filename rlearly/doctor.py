@@ -84,10 +84,10 @@ def disk() -> str:
 
 def opengl() -> str:
     named = os.environ.get("MUJOCO_GL")
-    states = [f"{n}: {rendering.reason_against(n) or 'works'}" for n in rendering.BACKENDS]
     backend = rendering.choose_backend()
     if backend is None:
-        raise Problem(f"{'; '.join(states)}; install one: {rendering.INSTALL}")
+        raise Problem(f"nothing can be drawn here: {rendering.remedy()}")
+    states = [f"{n}: {rendering.reason_against(n) or 'works'}" for n in rendering.BACKENDS]
     told = f"MUJOCO_GL={named} is set; " if named else ""
     return f"{told}using {backend} ({'; '.join(states)})"
 
@@ -111,7 +111,8 @@ def drawing() -> str:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Problem(f"drawing fails ({last}); install {rendering.INSTALL}")
+        _, refused, sentence = last.partition("ConfigError: ")
+        raise Problem(sentence if refused else f"drawing fails ({last}); {rendering.INSTALL}")
     return done.stdout.strip().splitlines()[-1]
 
 

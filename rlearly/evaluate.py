@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:11} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
     try:
+        for word in words:
+            if "=" not in word and Path(word).is_dir():
+                raise ConfigError(
+                    f"Expected key=value, received {word!r}; did you mean run={word}?"
+                )
         view = editable(EvaluateConfig())
         for key, value in parse_overrides(words):
             assign(view, key, value)
@@ -72,11 +77,16 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     from rlearly.seeding import Seeds
     from rlearly.video import Video
 
+    if config.video and not Path(config.video).parent.is_dir():
+        raise ConfigError(
+            f"video: expected a path in a folder that exists, received {config.video}; "
+            f"make the folder {Path(config.video).parent} first, or name another path."
+        )
     run = Path(config.run)
     run_config = replace(compose.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)
     device = machine.choose_device(run_config.device)
-    frames, state = _load(run / "checkpoints", config.checkpoint, checkpoint)
+    frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
     env = compose.make_env(run_config, pictures=bool(config.video_size))
     spec = envs.spec_of(env, run_config.env)
     agent = compose.make_agent(run_config, spec, device)
@@ -113,7 +123,9 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     return result.returns
 
 
-def _load(folder: Path, frames: int | None, checkpoint: Any) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(
+    folder: Path, frames: int | None, checkpoint: Any
+) -> tuple[int, dict[str, Any]]:
     if frames is None:
         return checkpoint.load_newest(folder)
     path = folder / f"{frames:012d}"

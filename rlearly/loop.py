@@ -36,6 +36,8 @@ class Plan:
     video_size: int
     checkpoint_every_frames: int
     keep_checkpoints: int
+    forget_at_steps: int | None = None
+    """When all that was stored before is to be forgotten."""
 
 
 class Watcher(Protocol):
@@ -198,8 +200,12 @@ class Loop:
         actions = self.agent.act(obs, step=self.steps, explore=True)
         if not self.plan.update_last:
             self._update(self.steps)
+        before = self.steps
         for copy, action in enumerate(actions):
             self._step_copy(copy, action)
+        forget_at = self.plan.forget_at_steps
+        if forget_at is not None and before < forget_at <= self.steps:
+            self.memory.forget()
         if self.plan.update_last:
             self._update(self.steps - len(self.envs))
         self.watcher.look(self.at, self.updates, self.latest)

@@ -165,6 +165,11 @@ class Replay:
             raise EmptyReplay("no transition is complete yet")
         return self.gather(self._draw(batch_size))
 
+    def forget(self) -> None:
+        """No transition that is ready now is sampled again."""
+        self.ready[:] = False
+        self.ready_count = 0
+
     def _draw(self, batch_size: int) -> np.ndarray:
         stored = min(self.added, self.capacity)
         if self.ready_count * 8 < stored:  # sparse: list the ready slots rather than reject
@@ -292,6 +297,11 @@ class Replays:
         return Batch(
             *(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Batch))
         )
+
+    def forget(self) -> None:
+        """No transition that is ready now is sampled again."""
+        for ring in self.rings:
+            ring.forget()
 
     def state_dict(self) -> dict[str, Any]:
         return {"rings": [ring.state_dict() for ring in self.rings]}

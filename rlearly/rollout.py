@@ -81,6 +81,9 @@ class Rollouts:
         self.taken = [0] * self.copies
         return Rollout(**{name: array.copy() for name, array in self.arrays.items()})
 
+    def forget(self) -> None:
+        """A rollout is learnt from once anyway, and must be whole."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"taken": list(self.taken), "arrays": dict(self.arrays)}
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DONE, SAVED, BAD_REQUEST = 0, 75, 2
 """Exit statuses: finished; stopped with a checkpoint, run me again; the request cannot be met."""
 
+LONG_SECONDS = 120
+"""A run that is forecast to take less is not forecast aloud."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -82,7 +85,7 @@ def train(words: list[str]) -> int:
     from rlearly import compose, machine, run_dir
 
     stop = StopRequests()
-    resumed = dict(parse_overrides([w for w in words if w.startswith("resume=")])).get("resume")
+    resumed = dict(parse_overrides(words)).get("resume")
     if resumed is not None:
         folder = Path(str(resumed))
         rest = [w for w in words if not w.startswith("resume=")]
@@ -90,6 +93,7 @@ def train(words: list[str]) -> int:
         if (folder / "done.json").exists() and not any(w.startswith("train_frames=") for w in rest):
             print(f"{folder} is finished; add train_frames= to train on.")
             return DONE
+        refuse_to_shrink(folder, config)
     else:
         config = compose.compose(words)
         folder = None
@@ -101,6 +105,24 @@ def train(words: list[str]) -> int:
         return run(config, folder, device, threads, stop, resume=resumed is not None)
 
 
+def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
+    """A run cannot be resumed to an end that it has passed.
+
+    Its last agent step may have overshot `train_frames`, by less than an action repeat.
+
+    Raises:
+        ConfigError: the newest checkpoint is beyond `train_frames`.
+    """
+    from rlearly import checkpoint
+
+    frames = max((int(p.name) for p in checkpoint.found(folder / "checkpoints")), default=0)
+    if frames - config.train_frames >= config.env.action_repeat:
+        raise ConfigError(
+            f"train_frames: expected at least the {frames} frames that {folder} has done, "
+            f"received {config.train_frames}; name a larger number to train on."
+        )
+
+
 def run(
     config: RunConfig, folder: Path, device: Any, threads: int, stop: StopRequests, *, resume: bool
 ) -> int:
@@ -108,16 +130,20 @@ def run(
     from rlearly.display import Display
 
     display = Display(config.train_frames)
-    display.say(
-        f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
-        f"{device} with {threads} threads -> {folder}"
-    )
     try:
         loop = prepare(config, folder, device, display, stop, resume=resume)
     except ConfigError:
         if not resume:
             run_dir.discard(folder)
         raise
+    display.say(
+        f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
+        f"{device} with {threads} threads -> {folder}"
+    )
+    if resume:
+        display.say(f"resumed at {loop.at.frames:,} frames")
+    else:
+        say_if_long(config, device, display)
     run_dir.record_start(folder, config, run_dir.provenance(threads, device))
     try:
         with display:
@@ -141,6 +167,22 @@ def run(
     return SAVED
 
 
+def say_if_long(config: RunConfig, device: Any, display: Display) -> None:
+    """Say how long the run will take if that is long, and a GPU would make it shorter."""
+    from rlearly import compose
+    from rlearly.display import duration
+
+    learns = config.train_frames > (config.seed_frames or 0)
+    if device.type != "cpu" or config.preset != "paper" or not learns:
+        return
+    expected = compose.forecast_seconds(config, device)
+    if expected >= LONG_SECONDS:
+        display.say(
+            f"no GPU: these {config.train_frames:,} frames with their evaluations take about "
+            f"{duration(expected)} here; preset=cpu is a small setting, train_frames= a shorter run"
+        )
+
+
 def prepare(
     config: RunConfig,
     folder: Path,
@@ -156,7 +198,6 @@ def prepare(
         ConfigError: something that the run will need is missing; nothing was trained yet.
     """
     from rlearly import checkpoint, compose
-    from rlearly.display import duration
     from rlearly.sinks import TensorBoard
 
     events = TensorBoard(folder / "events")
@@ -174,13 +215,6 @@ def prepare(
             frames, state = checkpoint.load_newest(folder / "checkpoints")
             events.resume_from(frames)
             loop.load_state_dict(state)
-            display.say(f"resumed at {frames:,} frames")
-        elif device.type == "cpu" and config.preset == "paper":
-            expected = compose.forecast_seconds(config, device)
-            display.say(
-                f"no GPU: {config.train_frames:,} frames at the paper's size take about "
-                f"{duration(expected)} here; add preset=cpu for a small setting, or train_frames="
-            )
     except ConfigError:
         loop.close()
         raise

@@ -128,6 +128,10 @@ class Memory(Stateful, Protocol):
         """What `Agent.update` takes."""
         ...
 
+    def forget(self) -> None:
+        """Nothing that was added before is learnt from again; running episodes go on."""
+        ...
+
 
 class Cadence(Stateful, Protocol):
     """Decides how many updates a step of the env pays for."""

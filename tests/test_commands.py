@@ -50,6 +50,9 @@ BAD = {
     ("train", "resume=."): ". is not a run directory (it has no config.yaml)",
     ("train", "--halp"): "There is no option --halp; there are --help and --cfg job",
     ("evaluate", "run=nowhere"): "nowhere does not exist",
+    ("evaluate", "run=x video=no/x.mp4"): "video: expected a path in a folder that exists",
+    ("train", "resume = x"): "no spaces around =, received 'resume = x'; write resume=x",
+    ("evaluate", ".. episodes=1"): "Expected key=value, received '..'; did you mean run=..?",
     ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",
 }
 
@@ -63,21 +66,27 @@ def test_bad_input_is_one_sentence_and_status_2(command, words, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_missing_gl_names_the_packages(tmp_path):
+def test_forbidden_gl_is_to_be_unset_and_each_command_names_its_own_key(tmp_path):
     done = rlearly("train", "env=dog_run", "run_dir=r", cwd=tmp_path, MUJOCO_GL="disable")
-    assert done.returncode == 2 and "libegl1" in done.stderr and "libosmesa6" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and "unset MUJOCO_GL" in done.stderr and "install" not in done.stderr
+    )
+    assert "obs=state video_size=0" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
     automatic = rlearly("train", "env=CartPole-v1", cwd=tmp_path)
     assert automatic.returncode == 2 and "expected a Box action space" in automatic.stderr
+    assert "->" not in automatic.stdout, "a run is announced once it can start"
     assert not (tmp_path / "runs").exists()
     words = ("env=cartpole_balance", "obs=state", "run_dir=r")
     state = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="disable")
-    assert state.returncode == 2 and "video_size=0" in state.stderr
+    assert "-> r" not in state.stdout
+    assert state.returncode == 2 and "or do without videos: video_size=0." in state.stderr
+    assert "pixels=" not in state.stderr, "evaluate has no such key and says the same sentence"
     broken = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="bogus")
     assert broken.returncode == 2 and "expected one of egl, osmesa" in broken.stderr
     doctor = rlearly("doctor", "opengl", cwd=tmp_path, MUJOCO_GL="disable")
-    assert doctor.returncode == 1 and "libegl1" in doctor.stdout
+    assert doctor.returncode == 1 and "unset MUJOCO_GL" in doctor.stdout
+    assert "install" not in doctor.stdout
 
 
 def test_help_and_cfg_show_everything(tmp_path):
@@ -124,6 +133,10 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert json.loads((run / "done.json").read_text())["frames"] == 3000
     assert list((run / "events").iterdir())
     assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    shorter = rlearly("train", "resume=stopped", "train_frames=2000", cwd=tmp_path)
+    assert shorter.returncode == 2 and "expected at least the 3000 frames" in shorter.stderr
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     longer = start("resume=stopped", "train_frames=100000", cwd=tmp_path)
     while (run / "done.json").exists():
         assert longer.poll() is None

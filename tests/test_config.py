@@ -1,9 +1,14 @@
 """The command line's grammar, precedence and sentences."""
 
+import os
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from rlearly import compose as composing
+from rlearly import train
 from rlearly.agents import drm, drqv2
 from rlearly.compose import RESUMABLE, compose, load
 from rlearly.config import ConfigError, as_yaml
@@ -112,6 +117,7 @@ def test_gymnasium_is_state_by_default_and_pixels_when_asked():
 SENTENCES = {
     "agent=drmm env=dog_run": r"There is no agent 'drmm'; did you mean drm\?",
     "env=dog_runn": r"There is no env 'dog_runn'; did you mean dog_run",
+    "agent=drm env=": r"env: expected the name of an env",
     "agent=drm": r"env: expected the name of an env",
     "env=dog_run sed=1": r"There is no key 'sed'; did you mean seed",
     "env=dog_run lr=1": r"There is no key 'lr'; did you mean .*agent\.lr",
@@ -122,6 +128,10 @@ SENTENCES = {
     "env=dog_run agent.lr=0": r"agent\.lr: expected a number above 0, received 0\.0",
     "env=dog_run wandb.mode=on": r"wandb\.mode: expected one of disabled, offline, online",
     "env=dog_run preset=gpu": r"preset: expected one of paper, cpu, received 'gpu'",
+    "env=dog_run preset=[cpu]": r"preset: expected str, received",
+    "env=dog_run agent = td3": r"no spaces around =, received 'agent = td3'; write agent=td3\.",
+    "env=dog_run agent= td3": r"no spaces around =, received 'agent= td3'; write agent=td3\.",
+    "env=dog_run agent =td3": r"no spaces around =, received 'agent =td3'; write agent=td3\.",
     "env=dog_run seed=1,2": r"seed: expected one value, received the list",
     "env=dog_run +x=1": r"keys cannot be added or deleted",
     "env=dog_run seed": r"Expected key=value, received 'seed'",
@@ -132,6 +142,7 @@ SENTENCES = {
     "env=dog_run env.image_size=14": r"env\.image_size: expected a number at least 15",
     "env=dog_run replay_ratio=inf": r"replay_ratio: expected a number at most 100",
     "env=dog_run replay=5": r"replay: expected one of its keys, replay\.capacity",
+    "env=dog_run env.kwargs={frame_skip:4}": r"env\.kwargs: .*dm_control task, which takes none",
     "env=dog_run replay.capacity=5": r"replay\.capacity: expected a number at least 10",
 }
 
@@ -184,5 +195,52 @@ def test_saved_config_loads_equal_and_only_some_keys_may_change(tmp_path):
     assert all(key.split(".")[0] in as_yaml(config) for key in RESUMABLE)
 
 
+def test_folder_of_runs_names_the_newest_of_them(tmp_path):
+    for age, name in enumerate(("a/0", "a/1", "b/c/2", "d", "e/no_checkpoints")):
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        if "no" not in name:
+            (run / "checkpoints").mkdir()
+            os.utime(run / "checkpoints", (1000 - age, 1000 - age))
+    newest = ", ".join(f"{tmp_path}/{name}" for name in ("a/0", "a/1", "b/c/2"))
+    with pytest.raises(ConfigError, match=re.escape(f"inside it, newest first: {newest}.")):
+        load(tmp_path)
+
+
 def test_drm_has_every_key_of_drqv2():
     assert set(drqv2.Config.__dataclass_fields__) < set(drm.Config.__dataclass_fields__)
+
+
+def test_forecast_counts_evaluation_episodes_of_the_envs_own_length(monkeypatch):
+    clock = iter(range(10**6))  # every timed thing takes a second, three env steps together one
+    monkeypatch.setattr(composing.time, "monotonic", lambda: next(clock))
+    words = ["agent=td3", "env=Pendulum-v1", "train_frames=600", "seed_frames=500"]
+    words += ["replay_ratio=1", "eval_episodes=2"]
+    cpu = torch.device("cpu")
+    silent = compose([*words, "eval_every_frames=0"])
+    assert composing.forecast_seconds(silent, cpu) == pytest.approx(600 / 3 + 100)
+    evaluated = compose([*words, "eval_every_frames=300"])
+    episodes = 2 * 2 * 200  # Pendulum's time limit is 200 steps
+    assert composing.forecast_seconds(evaluated, cpu) == pytest.approx((600 + episodes) / 3 + 100)
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds", "says"),
+    [
+        (
+            "seed_frames=0",
+            7200.0,
+            ["no GPU: these 900 frames with their evaluations take about 2.0 h"],
+        ),
+        ("seed_frames=0", 119.0, []),
+        ("seed_frames=900", 7200.0, []),
+    ],
+)
+def test_only_long_runs_that_learn_are_forecast(word, seconds, says, monkeypatch):
+    monkeypatch.setattr(composing, "forecast_seconds", lambda config, device: seconds)
+    said = []
+    config = compose(["agent=td3", "env=Pendulum-v1", "train_frames=900", word])
+    display = SimpleNamespace(say=lambda text: said.append(text.split(" here")[0]))
+    train.say_if_long(config, torch.device("cpu"), display)
+    assert said == says

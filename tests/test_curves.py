@@ -17,6 +17,7 @@ def test_curve_is_read_from_a_running_run_and_drawn(tmp_path, capsys):
     (run / "metrics.jsonl").write_text(text)
     out = tmp_path / "c.png"
     assert curves.main([str(run), f"out={out}"]) == 0
+    assert str(out) in capsys.readouterr().out
     assert out.read_bytes().startswith(b"\x89PNG")
     assert out.with_suffix(".csv").read_text().splitlines() == [
         "run,frames,eval_episode_return",
@@ -45,3 +46,32 @@ def test_negative_returns_are_inside_the_picture(tmp_path, monkeypatch):
 def test_no_run_is_one_sentence(tmp_path, capsys):
     assert curves.main([str(tmp_path / "nowhere")]) == 2
     assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_unreadable_run_is_named_and_not_the_output(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    assert curves.main([str(tmp_path), f"out={tmp_path}/c.png"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/metrics.jsonl cannot be read" in error and "out:" not in error
+
+
+def test_run_without_evaluations_is_pointed_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"frames": 10, "plasticity/dormant_ratio": 0.5}')
+    assert curves.main([str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert f"{tmp_path} has no evaluations" in said.err
+    assert f"{tmp_path / 'curve.png'} and {tmp_path / 'curve.csv'}" in said.out
+
+
+def test_bad_words_are_one_sentence(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("")
+    for word, sentence in {
+        "output=x.png": "There is no key 'output'; valid names: out, title.",
+        "out=": "out: expected text, received nothing.",
+        "--out": "Expected key=value, received '--out'",
+    }.items():
+        assert curves.main([str(tmp_path), word]) == 2
+        assert sentence in capsys.readouterr().err
+    assert curves.main(["title=x"]) == 2
+    assert "Expected the run directories to draw" in capsys.readouterr().err

@@ -53,6 +53,19 @@ def test_rates_leave_evaluations_out(monkeypatch):
     assert "2.0 frames/s" in watcher.parts(Progress(230, 230), 0, {})[0]
 
 
+def test_time_left_is_told_from_steps_with_updates_alone(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
+    watcher = Display(1000, Console(file=io.StringIO(), width=80))
+    told = []
+    for seconds, frames, updates in ((10, 100, 0), (20, 200, 0), (40, 210, 5), (60, 220, 10)):
+        clock[0] = seconds
+        watcher.look(Progress(frames, frames), updates, {})
+        told.append(watcher.parts(Progress(frames, frames), updates, {})[0])
+    assert not any("left" in part for parts in told[:3] for part in parts)
+    assert "10.0 frames/s" in told[1] and told[3][-1] == "26 min left"  # 780 frames at 0.5/s
+
+
 def test_durations_read_at_a_glance():
     cases = {5: "5 s", 300: "5 min", 7200: "2.0 h", 864000: "10 days"}
     assert {s: duration(s) for s in cases} == cases

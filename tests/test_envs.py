@@ -1,6 +1,12 @@
 """Both families behind one interface: endings, seeds, pixels, and exact return to mid-episode."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import tiny_envs  # noqa: F401  (registers PixelReach-v0)
@@ -8,7 +14,7 @@ from gymnasium.spaces import Box
 
 from rlearly import envs
 from rlearly.config import ConfigError
-from rlearly.envs import control
+from rlearly.envs import control, gym
 from rlearly.envs.pixels import ActionRepeat, UnitActions
 from rlearly.envs.state import Episodes
 
@@ -267,6 +273,50 @@ def test_constructor_without_render_mode_is_fine():
 def test_unknown_env_names_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"There is no env '{name}'; did you mean .*{near}"):
         envs.config_for(name)
+
+
+def test_unknown_env_offers_no_discrete_actions():
+    offered = gym.names()
+    assert {"Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3"} <= set(offered)
+    for word in ("CartPole", "MountainCar-", "Acrobot", "Lake", "Taxi", "Blackjack", "GymV2"):
+        assert not any(word in name for name in offered)
+
+
+def test_known_noise_is_silent_and_other_warnings_are_not(tmp_path, caplog):
+    script = (
+        "import mujoco, gymnasium\n"
+        "from rlearly import envs\n"
+        "from rlearly.envs import gym\n"
+        "for name, pictures in (('HalfCheetah-v5', False), ('Pendulum-v1', True)):\n"
+        "    env = envs.make(envs.config_for(name), pixels=None, model_seed=0, pictures=pictures)\n"
+        "    env.reset(seed=0)\n"
+        "    if pictures: envs.picture_of(env)(32)\n"
+        "assert mujoco.get_mju_user_warning() is None\n"
+        "print('heard')\n"
+    )
+    changes = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("XDG_RUNTIME_DIR", "DISPLAY")
+    } | changes
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "heard\n" and done.stderr == ""
+    assert not list(tmp_path.iterdir()), "MuJoCo left its log"
+    with gym._without_known_noise():
+        heed = mujoco.get_mju_user_warning()
+        heed("compiler attribute 'settotalmass' is deprecated")
+        heed("Nan, Inf or huge value in QACC")
+    assert caplog.messages == ["MuJoCo: Nan, Inf or huge value in QACC"]
+
+
+def test_family_of_another_package_names_it():
+    with pytest.raises(ConfigError, match=r"package of its own: pip install ale-py, then env=ale_"):
+        envs.config_for("ALE/Pong-v5")
 
 
 def test_missing_module_and_missing_variant_are_one_sentence():

@@ -11,6 +11,7 @@ from rlearly import machine
 from rlearly.augment import as_input, random_shift, shift
 from rlearly.config import ConfigError
 from rlearly.distributions import truncated_normal
+from rlearly.envs import rendering
 from rlearly.metrics import Means
 from rlearly.seeding import STREAMS, Seeds, restore
 
@@ -94,3 +95,10 @@ def test_means_are_over_the_updates_that_reported():
     means.add({"a/x": torch.tensor(4.0)})
     assert means.take() == {"a/x": 2.5, "a/y": 5.0}
     assert means.take() == {}
+
+
+def test_missing_gl_names_the_packages(monkeypatch):
+    monkeypatch.setattr(rendering, "reason_against", lambda backend: f"no {backend}")
+    monkeypatch.setattr(rendering, "choose_backend", lambda: None)
+    with pytest.raises(ConfigError, match=r"egl: no egl; osmesa: no osmesa.*libegl1.*libosmesa6"):
+        rendering.require_backend(rendering.WITHOUT_VIDEOS)

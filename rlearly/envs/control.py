@@ -11,7 +11,12 @@ from gymnasium.spaces import Box
 
 from rlearly.config import ConfigError, EnvConfig
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions
-from rlearly.envs.rendering import choose_backend, require_backend
+from rlearly.envs.rendering import (
+    WITHOUT_PIXELS,
+    WITHOUT_VIDEOS,
+    choose_backend,
+    require_backend,
+)
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 QUADRUPED_CAMERA = 2
@@ -176,7 +181,7 @@ def make(
         ConfigError: there is no such variant or camera, or nothing here can draw.
     """
     if pixels or pictures:
-        require_backend()
+        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     base = ControlEnv(config, pixels=pixels, model_seed=model_seed)
     env = ActionRepeat(UnitActions(base), config.action_repeat)
     if not pixels:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -11,23 +15,54 @@ from gymnasium.spaces import Box
 
 from rlearly.config import ConfigError, EnvConfig
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions, resized
-from rlearly.envs.rendering import choose_backend, require_backend
+from rlearly.envs.rendering import (
+    WITHOUT_PIXELS,
+    WITHOUT_VIDEOS,
+    choose_backend,
+    require_backend,
+)
+
+log = logging.getLogger(__name__)
 
 EXTRAS = {"box2d": "box2d", "Box2D": "box2d"}
+ELSEWHERE = {
+    "ALE": (
+        "pip install ale-py, then env=ale_py:{name} env.kwargs.continuous=true "
+        "(without that its actions are discrete)"
+    ),
+}
+"""Namespace of ids that a package of its own registers -> what to do."""
+
+DISCRETE_FAMILIES = ("toy_text", "tabular")
+DISCRETE = ("CartPole", "MountainCar", "Acrobot", "LunarLander")
+PLACEHOLDERS = ("GymV21Environment", "GymV26Environment")
 
 
 def names() -> list[str]:
-    """Every registered id, the newest version of each."""
+    """Every registered id that may have a Box action space, the newest version of each."""
     newest: dict[str, tuple[int, str]] = {}
     for spec in gymnasium.registry.values():
+        discrete = any(f".{family}." in str(spec.entry_point) for family in DISCRETE_FAMILIES)
+        if discrete or spec.name in (*DISCRETE, *PLACEHOLDERS):
+            continue
         base = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
         newest[base] = max(newest.get(base, (-1, "")), (spec.version or 0, spec.id))
     return [env_id for _, env_id in newest.values()]
 
 
 def config_for(name: str) -> EnvConfig | None:
-    """The config of a registered id or of `module:Id`, or None if there is no such env."""
+    """The config of a registered id or of `module:Id`, or None if there is no such env.
+
+    Raises:
+        ConfigError: a package of its own registers this family of ids.
+    """
     if ":" not in name and name not in gymnasium.registry:
+        remedy = ELSEWHERE.get(name.partition("/")[0])
+        if remedy:
+            raise ConfigError(
+                f"env={name}: this family comes with a package of its own: "
+                f"{remedy.format(name=name)}."
+            )
         return None
     return EnvConfig(name=name, family="gym", action_repeat=1)
 
@@ -122,10 +157,35 @@ def _is_mujoco(env: gymnasium.Env) -> bool:
     return all(hasattr(base, name) for name in ("model", "data", "mujoco_renderer"))
 
 
+@contextlib.contextmanager
+def _without_known_noise() -> Iterator[None]:
+    """Keep what gymnasium's own models and pygame say of themselves off the screen.
+
+    MuJoCo 3.11 deprecates an attribute that gymnasium's HalfCheetah uses, and would also leave a
+    MUJOCO_LOG.TXT in the current folder; its other warnings are passed on. SDL, asked to
+    find a screen that an `rgb_array` does not need, complains of a missing XDG_RUNTIME_DIR.
+    """
+    mujoco: Any = importlib.import_module("mujoco")
+
+    def heed(text: str) -> None:
+        if "'settotalmass' is deprecated" not in text:
+            log.warning("MuJoCo: %s", text)
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(heed)
+    if not {"XDG_RUNTIME_DIR", "DISPLAY"} & set(os.environ):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
 def _base(config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     try:
         mode = {"render_mode": render_mode} if render_mode else {}
-        return gymnasium.make(config.name, disable_env_checker=True, **mode, **config.kwargs)
+        with _without_known_noise():
+            return gymnasium.make(config.name, disable_env_checker=True, **mode, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         extra = next((pip for word, pip in EXTRAS.items() if word in str(error)), None)
         remedy = f"pip install 'rlearly[{extra}]'" if extra else str(error)
@@ -154,7 +214,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     if pixels is None:
         pixels = photographed.by_observation
     if (pixels or pictures) and _is_mujoco(base):
-        require_backend()
+        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     env = ActionRepeat(UnitActions(photographed), config.action_repeat)
     if not pixels:
         return FlatState(env)

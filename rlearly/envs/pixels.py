@@ -82,14 +82,12 @@ class Pixels(gymnasium.Wrapper):
     """uint8 [stack * 3, H, W]: the last `stack` images on the channels, oldest first.
 
     Reset fills the stack with the first image (DrQ-v2). One image is taken after each step.
-    While `blind` is set no image is taken and the observation is stale: for replaying actions.
     """
 
     def __init__(self, env: gymnasium.Env, camera: Camera, stack: int, size: int):
         super().__init__(env)
         self.camera = camera
         self.stack = stack
-        self.blind = False
         self.images: deque[np.ndarray] = deque(maxlen=stack)
         self.observation_space = Box(0, 255, (3 * stack, size, size), np.uint8)
 
@@ -97,14 +95,12 @@ class Pixels(gymnasium.Wrapper):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         _, info = self.env.reset(seed=seed, options=options)
-        if not self.blind or not self.images:
-            self.images.extend([self._image()] * self.stack)
+        self.images.extend([self._image()] * self.stack)
         return np.concatenate(self.images), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         _, reward, terminated, truncated, info = self.env.step(action)
-        if not self.blind:
-            self.images.append(self._image())
+        self.images.append(self._image())
         return np.concatenate(self.images), float(reward), terminated, truncated, info
 
     def _image(self) -> np.ndarray:

@@ -19,6 +19,9 @@ INSTALL = (
     "or sudo apt-get install libosmesa6 (OSMesa)"
 )
 
+WITHOUT_PIXELS = "train from states without videos: obs=state video_size=0"
+WITHOUT_VIDEOS = "do without videos: video_size=0"
+
 
 @cache
 def choose_backend() -> str | None:
@@ -50,21 +53,27 @@ def choose_backend() -> str | None:
     return None if chosen is None or chosen in NONE else chosen
 
 
-def require_backend() -> str:
-    """The working backend.
+def require_backend(otherwise: str) -> str:
+    """The working backend. `otherwise` says how to do without one.
 
     Raises:
-        ConfigError: there is none; the sentence names the packages to install.
+        ConfigError: there is none; the sentence names the remedy.
     """
     backend = choose_backend()
     if backend is None:
-        reasons = "; ".join(f"{name}: {reason_against(name) or 'works'}" for name in BACKENDS)
-        raise ConfigError(
-            "Drawing pixels or videos needs an OpenGL library that draws without a screen, and none works "
-            f"here ({reasons}): {INSTALL}; or unset MUJOCO_GL if it says otherwise; "
-            "or learn from states without videos: env.pixels=false video_size=0."
-        )
+        raise ConfigError(f"Pixels and videos cannot be drawn here: {remedy()}; or {otherwise}.")
     return backend
+
+
+def remedy() -> str:
+    """Why no backend was chosen, and what to do: let MUJOCO_GL allow one, or install one."""
+    reasons = {name: reason_against(name) for name in BACKENDS}
+    working = [name for name, reason in reasons.items() if reason is None]
+    if working:  # only a MUJOCO_GL that forbids drawing passes a working one by
+        forbids = os.environ.get("MUJOCO_GL", "")
+        return f"MUJOCO_GL={forbids} forbids it, while {working[0]} works; unset MUJOCO_GL"
+    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return f"no OpenGL library draws without a screen ({told}); {INSTALL}"
 
 
 def reason_against(backend: str) -> str | None:

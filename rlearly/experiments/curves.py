@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlearly.config import ConfigError
+from rlearly.config import ConfigError, parse_overrides
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,17 @@ def read(run: Path) -> Curve:
     """The evaluation curve of a run directory, also of one that is still running.
 
     Raises:
-        ConfigError: it has no metrics.jsonl.
+        ConfigError: it has no metrics.jsonl, or one that cannot be read.
     """
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise ConfigError(f"{run} is not a run directory (it has no metrics.jsonl).")
     rows: list[dict[str, Any]] = []
-    for line in file.read_text().splitlines():
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}).") from None
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:  # the last line of a run that is being written
@@ -91,27 +95,48 @@ def plot(curves: Sequence[Curve], path: Path, title: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    runs = [w for w in words if "=" not in w and not w.startswith("-")]
-    named = dict(w.split("=", 1) for w in words if "=" in w)
-    if not runs or "--help" in words:
+    if not words or "--help" in words or "-h" in words:
         print("Usage: python -m rlearly.experiments.curves RUN_DIR ... [out=curve.png] [title=...]")
-        return 0 if "--help" in words else 2
-    unknown = sorted(set(named) - {"out", "title"})
-    out = Path(named.get("out") or "curve.png")
+        return 0 if words else 2
     try:
-        if unknown:
-            raise ConfigError(f"There is no key {unknown[0]!r}; valid names: out, title.")
-        curves = [read(Path(run)) for run in runs]
-        plot(curves, out, named.get("title", "evaluation returns"))
-        write_csv(curves, out.with_suffix(".csv"))
-    except (OSError, ValueError) as error:
-        print(f"rlearly: out: {out} cannot be written ({error}); name a .png.", file=sys.stderr)
-        return 2
+        draw(words)
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
-    print(f"{out} and {out.with_suffix('.csv')}")
     return 0
+
+
+def draw(words: Sequence[str]) -> None:
+    """Write the picture and the CSV that command-line words ask for, and say where they are.
+
+    Raises:
+        ConfigError: a word is not known, a run cannot be read, or the output cannot be written.
+    """
+    runs = [Path(w) for w in words if "=" not in w and not w.startswith("-")]
+    named = {"out": "curve.png", "title": "evaluation returns"}
+    for key, value in parse_overrides([w for w in words if "=" in w or w.startswith("-")]):
+        if key not in named:
+            raise ConfigError(f"There is no key {key!r}; valid names: {', '.join(named)}.")
+        if value in (None, ""):
+            raise ConfigError(f"{key}: expected text, received nothing.")
+        named[key] = str(value)
+    if not runs:
+        raise ConfigError("Expected the run directories to draw, received none.")
+    out = Path(named["out"])
+    curves = [read(run) for run in runs]
+    for curve in curves:
+        if not curve.frames:
+            print(
+                f"{curve.label} has no evaluations (none is done yet, or its eval_every_frames "
+                "is 0), so no return of it is drawn.",
+                file=sys.stderr,
+            )
+    try:
+        plot(curves, out, named["title"])
+        write_csv(curves, out.with_suffix(".csv"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"out: {out} cannot be written ({error}); name a .png.") from None
+    print(f"{out.resolve()} and {out.with_suffix('.csv').resolve()}")
 
 
 if __name__ == "__main__":

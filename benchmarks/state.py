@@ -1,0 +1,181 @@
+"""What saving and restoring an env costs: bytes and microseconds by family, beside deepcopy.
+
+`python benchmarks/state.py` prints a Markdown table; `--json FILE` writes the numbers too. One
+thread, medians; each env is saved `STEPS` steps into an episode. "restore" is into the same env.
+The last columns are what one would do without `rlearly.envs.state`: copy.deepcopy of the unwrapped
+env, and whether the copy continues to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import os
+import pickle
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gymnasium
+
+from rlearly import envs
+from rlearly.envs import control
+from rlearly.envs.rendering import choose_backend
+from rlearly.envs.state import EnvState, method_of, recorded, restore, save, self_test
+from rlearly.envs.state_replay import same
+
+choose_backend()
+STEPS = 100
+ROWS = {
+    "Hopper-v5": None,
+    "HalfCheetah-v5": None,
+    "Ant-v5": None,
+    "Humanoid-v5": None,
+    "AdroitHandDoor-v1": "gymnasium_robotics",
+    "PointMaze_UMaze-v3": "gymnasium_robotics",
+    "cheetah_run": None,
+    "humanoid_run": None,
+    "dog_run": None,
+    "quadruped_escape": None,
+    "reach_duplo": None,
+    "CartPole-v1": None,
+    "Pendulum-v1": None,
+    "FrozenLake-v1": None,
+    "MiniGrid-DoorKey-8x8-v0": "minigrid",
+    "ALE/Pong-v5 (no sticky actions)": "ale_py",
+    "ALE/Pong-v5": "ale_py",
+    "BipedalWalker-v3": "Box2D",
+}
+"""Env -> the optional package it is in; a row whose package is not installed is left out."""
+
+
+def make(name: str) -> gymnasium.Env:
+    if name in control.suite_tasks() or name in control.manipulation_tasks():
+        return control.ControlEnv(envs.config_for(name), pixels=False, model_seed=0)
+    name, _, no_sticky = name.partition(" ")
+    return gymnasium.make(name, **({"repeat_action_probability": 0.0} if no_sticky else {}))
+
+
+def microseconds(call: Callable[[], Any], budget_seconds: float = 0.5) -> float:
+    """The median duration of `call`, over up to 200 calls."""
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + budget_seconds
+    while len(times) < 3 or (len(times) < 200 and time.perf_counter() < end):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1e6
+
+
+def played(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
+    seen = []
+    for action in actions:
+        seen.append(copy.deepcopy(env.step(action)[:4]))
+        if any(seen[-1][2:]):
+            break
+    return seen
+
+
+def deepcopied(env: gymnasium.Env, actions: list[Any]) -> dict[str, Any]:
+    """What copy.deepcopy of the unwrapped env costs, and how faithful it is."""
+    base = env.unwrapped
+    try:
+        twin = copy.deepcopy(base)
+    except Exception as error:  # whatever a foreign class may raise: it is the finding
+        return {"deepcopy": f"fails ({type(error).__name__})", "deepcopy_microseconds": None}
+    cost = microseconds(lambda: copy.deepcopy(base))
+    try:
+        exact = same(played(base, actions), played(twin, actions))
+    except Exception as error:
+        return {"deepcopy": f"broken ({type(error).__name__})", "deepcopy_microseconds": cost}
+    return {"deepcopy": "exact" if exact else "inexact", "deepcopy_microseconds": cost}
+
+
+def pickled_bytes(env: gymnasium.Env) -> int | None:
+    try:
+        return len(pickle.dumps(env.unwrapped))
+    except Exception:  # as above
+        return None
+
+
+def measure(name: str) -> dict[str, Any]:
+    env = make(name)
+    method = method_of(env)
+    if method == "replay":
+        env = recorded(env)
+    proved = self_test(env)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    for _ in range(STEPS):
+        if any(env.step(env.action_space.sample())[2:4]):
+            env.reset()
+    state = save(env)
+    data = state.to_bytes()
+    row = {
+        "env": name,
+        "method": method if proved == method else f"{proved} ({method} is not exact)",
+        "bytes": len(data),
+        "save_microseconds": microseconds(lambda: save(env)),
+        "to_bytes_microseconds": microseconds(state.to_bytes),
+        "from_bytes_microseconds": microseconds(lambda: EnvState.from_bytes(data)),
+        "restore_microseconds": microseconds(lambda: restore(env, state)),
+        "pickle_bytes": pickled_bytes(env),
+    }
+    restore(env, state)
+    row |= deepcopied(env, [env.action_space.sample() for _ in range(50)])
+    env.close()
+    return row
+
+
+def number(value: float | None) -> str:
+    return "fails" if value is None else f"{value:,.0f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| env | method | bytes | save µs | restore µs | to / from bytes µs | deepcopy "
+        "| deepcopy µs | pickle bytes |",
+        "|---|---|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['env']} | {row['method']} | {row['bytes']:,} "
+            f"| {number(row['save_microseconds'])} | {number(row['restore_microseconds'])} "
+            f"| {number(row['to_bytes_microseconds'])} / {number(row['from_bytes_microseconds'])} "
+            f"| {row['deepcopy']} | {number(row['deepcopy_microseconds'])} "
+            f"| {number(row['pickle_bytes'])} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    parser.add_argument("--only", metavar="NAME", help="measure the envs whose name holds NAME")
+    arguments = parser.parse_args()
+    rows = []
+    for name, package in ROWS.items():
+        if arguments.only and arguments.only not in name:
+            continue
+        try:
+            if package:
+                gymnasium.register_envs(importlib.import_module(package))
+        except ImportError:
+            continue
+        rows.append(measure(name))
+    print(table(rows))
+    if arguments.json:
+        about = {"python": platform.python_version(), "steps": STEPS, "rows": rows}
+        arguments.json.write_text(json.dumps(about, indent=1))
+
+
+if __name__ == "__main__":
+    main()

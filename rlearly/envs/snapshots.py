@@ -1,0 +1,555 @@
+"""A teacher's episodes as states that others may start from, in memory and in one HDF5 file."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import flatten
+
+from rlearly.config import ConfigError
+from rlearly.envs import state_codec as codec
+from rlearly.envs.state import (
+    DamagedState,
+    EnvState,
+    InexactState,
+    method_of,
+    recorded,
+    save,
+    self_test,
+)
+from rlearly.envs.state_bytes import from_bytes, to_bytes
+from rlearly.envs.state_replay import id_of
+
+FORMAT = 1
+COLUMNS = {
+    "observations": None,
+    "values": np.float64,
+    "rewards": np.float64,
+    "returns_to_go": np.float64,
+    "returns": np.float64,
+    "steps": np.int64,
+    "episodes": np.int64,
+}
+"""What a file holds beside the states, an entry a snapshot; None: the observation's own dtype."""
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """N states along a teacher's episodes, in the order in which they were seen.
+
+    records: N saved states, each with the unwrapped env's observation there, as bytes.
+    observations [N, D]: that observation, flattened; values [N]: the teacher's estimate of its own
+    return from there (NaN if unknown); rewards [N]: of the step that led there (0 at a reset);
+    returns_to_go [N]: undiscounted, to the episode's end; returns [N]: of the whole episode;
+    steps [N]: since the reset; episodes [N]: number of the episode.
+    env_id, kwargs: what gymnasium.make was given; versions: of the packages; provenance: how it
+    came about, free form.
+    """
+
+    records: Sequence[bytes]
+    observations: np.ndarray
+    values: np.ndarray
+    rewards: np.ndarray
+    returns_to_go: np.ndarray
+    returns: np.ndarray
+    steps: np.ndarray
+    episodes: np.ndarray
+    env_id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            if len(getattr(self, name)) != len(self.records):
+                raise ConfigError(
+                    f"Snapshots: expected {len(self.records)} {name}, one a state, received "
+                    f"{len(getattr(self, name))}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def state(self, index: int) -> tuple[EnvState, Any]:
+        """(the state, the unwrapped env's observation there) of one snapshot.
+
+        Raises:
+            DamagedState: its bytes are not what was written.
+        """
+        try:
+            record = from_bytes(self.records[index])
+            state = EnvState.from_tree(record["state"])
+            decoder = codec.Decoder(None, {}, {})
+            obs = decoder.decode(record["observation"], codec.MISSING, "observation")
+            return state, copy.deepcopy(obs)  # the bytes themselves cannot be written to
+        except (KeyError, TypeError, codec.Incomplete) as error:
+            raise DamagedState(f"Snapshot {index} is malformed ({error}).") from None
+
+    def select(self, best_episodes: int | None = None, every_steps: int = 1) -> Snapshots:
+        """Those of the `best_episodes` episodes of highest return, at every so-many-th step.
+
+        Raises:
+            ConfigError: a number is below 1.
+        """
+        for name, number in (("best_episodes", best_episodes), ("every_steps", every_steps)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
+        keep = self.steps % every_steps == 0
+        if best_episodes is not None:
+            numbers, first = np.unique(self.episodes, return_index=True)
+            order = np.argsort(-self.returns[first], kind="stable")
+            keep &= np.isin(self.episodes, numbers[order[:best_episodes]])
+        chosen = np.flatnonzero(keep)
+        columns = {name: getattr(self, name)[chosen] for name in COLUMNS}
+        return replace(self, records=[self.records[int(i)] for i in chosen], **columns)
+
+    def check(self, env: gymnasium.Env) -> None:
+        """Make sure that episodes of `env` can start from these states.
+
+        Raises:
+            ConfigError: there are none, or they are of another env, other arguments or versions.
+        """
+        if not len(self):
+            raise ConfigError(
+                f"The snapshots of {self.env_id} are empty: record some with "
+                "python -m rlearly.teacher, or select fewer away."
+            )
+        base = env.unwrapped
+        if id_of(base) != self.env_id:
+            raise ConfigError(
+                f"The snapshots are of {self.env_id}, and the env is {id_of(base)}: wrap a "
+                f"{self.env_id}, or record snapshots of {id_of(base)}."
+            )
+        kwargs = kwargs_of(base)
+        if kwargs != dict(self.kwargs):
+            raise ConfigError(
+                f"The snapshots of {self.env_id} were made with the arguments "
+                f"{dict(self.kwargs)}, and this env with {kwargs}: make it with the same ones."
+            )
+        state, _ = self.state(0)
+        for package, wanted in state.versions.items():
+            have = _installed(package)
+            if have != wanted:
+                raise ConfigError(
+                    f"The snapshots of {self.env_id} were made with {package} {wanted}, and this "
+                    f"is {package} {have}: their states would not continue alike; pip install "
+                    f"{package}=={wanted}, or record them again."
+                )
+
+    # --- on disk ---
+
+    def save(self, path: str | Path) -> None:
+        """Write one HDF5 file, whole or not at all.
+
+        Raises:
+            ConfigError: the folder is not there or cannot be written.
+        """
+        import h5py
+
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        ends = np.cumsum([len(record) for record in self.records], dtype=np.int64)
+        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+        options["fletcher32"] = True
+        try:
+            with h5py.File(partial, "w") as file:
+                meta = {
+                    "format": FORMAT,
+                    "env_id": self.env_id,
+                    "kwargs": dict(self.kwargs),
+                    "versions": dict(self.versions),
+                    "provenance": dict(self.provenance),
+                }
+                file.attrs["rlearly_snapshots"] = json.dumps(meta)
+                joined = np.frombuffer(b"".join(self.records), np.uint8)
+                file.create_dataset("states/bytes", data=joined, **_unless_empty(joined, options))
+                file.create_dataset("states/ends", data=ends, **_unless_empty(ends, options))
+                for name in COLUMNS:
+                    column = getattr(self, name)
+                    file.create_dataset(name, data=column, **_unless_empty(column, options))
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "
+                "is there and writable."
+            ) from None
+        except TypeError as error:
+            partial.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{path}: kwargs and provenance of snapshots must be plain data ({error})."
+            ) from None
+
+    @staticmethod
+    def load(path: str | Path) -> Snapshots:
+        """The snapshots in a file; every byte is checked, nothing in it is run.
+
+        Raises:
+            ConfigError: there is no such file, or it is damaged, or it is something else.
+        """
+        import h5py
+
+        path = Path(path)
+        if not path.is_file():
+            raise ConfigError(
+                f"snapshot: there is no file {path}; python -m rlearly.teacher run=RUN_DIR "
+                f"out={path} makes one."
+            )
+        try:
+            with h5py.File(path, "r") as file:
+                meta = json.loads(str(file.attrs["rlearly_snapshots"]))
+                if meta["format"] != FORMAT:
+                    raise ConfigError(
+                        f"{path} has format {meta['format']}; this version reads format {FORMAT}."
+                    )
+                ends = _read(file, "states/ends", np.int64)
+                joined = _read(file, "states/bytes", np.uint8).tobytes()
+                columns = {name: _read(file, name, kind) for name, kind in COLUMNS.items()}
+            places = [0, *ends.tolist()]
+            if (np.diff(places) < 0).any() or places[-1] != len(joined):
+                raise ValueError("the states' places do not fit their bytes")
+            snapshots = Snapshots(
+                records=[joined[a:b] for a, b in itertools.pairwise(places)],
+                env_id=str(meta["env_id"]),
+                kwargs=dict(meta["kwargs"]),
+                versions=dict(meta["versions"]),
+                provenance=dict(meta["provenance"]),
+                **columns,
+            )
+            for i in range(len(snapshots)):
+                snapshots.state(i)
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, DamagedState) as error:
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{path} does not load as snapshots ({reason}): it is truncated, damaged or "
+                "another kind of file; record it again with python -m rlearly.teacher."
+            ) from None
+        return snapshots
+
+
+def _unless_empty(array: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+    return options if array.size else {}
+
+
+def _read(file: Any, name: str, kind: Any) -> np.ndarray:
+    import h5py
+
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is not plain data within the file")
+    array = np.asarray(dataset[()])
+    if array.dtype.hasobject or (kind is not None and array.dtype != kind):
+        raise ValueError(f"{name}: expected {np.dtype(kind)}, found {array.dtype}")
+    return array
+
+
+def kwargs_of(base: gymnasium.Env) -> dict[str, Any]:
+    """What gymnasium.make was given, without how to draw."""
+    kwargs = dict(base.spec.kwargs) if base.spec is not None else {}
+    return {key: value for key, value in kwargs.items() if key != "render_mode"}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:
+        return None
+
+
+# --- made from a teacher ---
+
+
+class Watch(gymnasium.Wrapper):
+    """Sits directly around the unwrapped env (and its recording) and remembers what it said."""
+
+    obs: Any = None
+
+    @property
+    def spec(self) -> Any:
+        """The env's own: making it again must not look for this wrapper."""
+        return self.env.spec
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self.obs, info = self.env.reset(seed=seed, options=options)
+        return self.obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
+        return self.obs, reward, terminated, truncated, info
+
+
+def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
+    """(env, the new wrapper): a wrapper put directly around the unwrapped env and its recording."""
+    bottom = env
+    outer = None
+    while isinstance(bottom, gymnasium.Wrapper) and type(bottom).__name__ != "Recorded":
+        outer, bottom = bottom, bottom.env
+    wrapper = make(bottom)
+    if outer is None:
+        return wrapper, wrapper
+    outer.env = wrapper
+    return env, wrapper
+
+
+class Collector:
+    """Gathers snapshots of an env while somebody plays it, wrapped as they like.
+
+    `env` must not have been reset yet; it is watched from now on, in place. The env is first seen
+    to return to its states to the bit.
+
+    Raises:
+        InexactState: it does not.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        self.method = self_test(env.unwrapped)
+        wrapped = recorded(env) if self.method == "replay" else env
+        self.env, self.watch = innermost(wrapped, Watch)
+        self.space = self.watch.observation_space
+        self.rows: list[dict[str, Any]] = []
+
+    def note(
+        self, *, step: int, episode: int, value: float, reward: float, so_far: float
+    ) -> None:
+        """Take a snapshot of the env as it is, `reward` after the last step, `so_far` in all."""
+        state = save(self.watch.env, self.method)
+        observation = codec.Encoder().encode(self.watch.obs, "observation")
+        self.rows.append(
+            {
+                "record": to_bytes({"state": state.to_tree(), "observation": observation}),
+                "observations": np.asarray(flatten(self.space, self.watch.obs)),
+                "values": value,
+                "rewards": reward,
+                "returns_to_go": -so_far,
+                "returns": 0.0,
+                "steps": step,
+                "episodes": episode,
+            }
+        )
+
+    def end_episode(self, first: int, total: float) -> None:
+        """Tell the snapshots from number `first` on what their episode returned."""
+        for row in self.rows[first:]:
+            row["returns"] = total
+            row["returns_to_go"] += total
+
+    def play(
+        self,
+        episode: int,
+        seed: int,
+        every_steps: int,
+        act: Callable[[Any, int], Any],
+        value: Callable[[Any, int], float],
+    ) -> tuple[float, int, bool]:
+        """Play one episode from its seed, until it is over or `act(obs, step)` raises StopIteration.
+
+        Returns (return, steps, whether it was over).
+        """
+        obs, _ = self.env.reset(seed=seed)
+        first, total, reward, step, over = len(self.rows), 0.0, 0.0, 0, False
+        while not over:
+            try:
+                action = act(obs, step)
+            except StopIteration:
+                break
+            if step % every_steps == 0:
+                known = value(obs, step)
+                self.note(step=step, episode=episode, value=known, reward=reward, so_far=total)
+            obs, reward, terminated, truncated, _ = self.env.step(action)
+            reward = float(reward)
+            total += reward
+            step += 1
+            over = terminated or truncated
+        self.end_episode(first, total)
+        return total, step, over
+
+    def snapshots(self, provenance: Mapping[str, Any]) -> Snapshots:
+        """All that was noted.
+
+        Raises:
+            ConfigError: nothing was.
+        """
+        if not self.rows:
+            raise ConfigError("No snapshot was taken: expected at least one episode.")
+        columns = {}
+        for name, kind in COLUMNS.items():
+            column = np.stack([np.asarray(row[name]) for row in self.rows])
+            columns[name] = column if kind is None else column.astype(kind)
+        base = self.env.unwrapped
+        packages = ("gymnasium", "mujoco", "dm_control", "numpy", "rlearly")
+        found = {package: _installed(package) for package in packages}
+        return Snapshots(
+            records=[row["record"] for row in self.rows],
+            env_id=id_of(base),
+            kwargs=kwargs_of(base),
+            versions={package: v for package, v in found.items() if v},
+            provenance={"recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            | dict(provenance),
+            **columns,
+        )
+
+
+Policy = Callable[[Any], Any]
+
+
+def record(
+    env: gymnasium.Env,
+    policy: Policy,
+    *,
+    value: Callable[[Any], float] | None = None,
+    episodes: int = 10,
+    every_steps: int = 10,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+    on_episode: Callable[[int, float, int], None] = lambda episode, total, steps: None,
+) -> Snapshots:
+    """Play `policy(obs) -> action` in `env` and keep every so-many-th state, the first at reset.
+
+    `env` is as the policy wants it (any wrappers); states are of the unwrapped env. `value(obs)`
+    is the policy's estimate of its return. Steps are calls of `env.step`. Episode i is reset with
+    a seed that follows from `seed` and i alone.
+
+    Raises:
+        InexactState: the env cannot return to a state to the bit.
+    """
+    collector = Collector(env)
+    seeds = np.random.SeedSequence(seed).generate_state(episodes)
+    for episode, episode_seed in enumerate(seeds.tolist()):
+        total, steps, _ = collector.play(
+            episode,
+            episode_seed,
+            every_steps,
+            lambda obs, step: policy(obs),
+            lambda obs, step: np.nan if value is None else float(value(obs)),
+        )
+        on_episode(episode, total, steps)
+    return collector.snapshots(
+        {"episodes": episodes, "every_steps": every_steps, "seed": seed} | dict(provenance or {})
+    )
+
+
+def from_actions(
+    env: gymnasium.Env,
+    trajectories: Iterable[tuple[int, Sequence[Any]]],
+    *,
+    values: Sequence[Sequence[float]] | None = None,
+    every_steps: int = 10,
+    provenance: Mapping[str, Any] | None = None,
+) -> Snapshots:
+    """Snapshots of your own trajectories: each a reset's seed and the actions taken from there.
+
+    `values[i][t]` is your estimate of the return from step t of trajectory i; NaN if not given.
+
+    Raises:
+        ConfigError: an episode ended before its actions did (they are of another env or seed).
+    """
+    collector = Collector(env)
+    for episode, (seed, actions) in enumerate(trajectories):
+        known = None if values is None else values[episode]
+
+        def act(obs: Any, step: int, actions: Sequence[Any] = actions) -> Any:
+            if step == len(actions):
+                raise StopIteration
+            return actions[step]
+
+        def value(obs: Any, step: int, known: Any = known) -> float:
+            return np.nan if known is None else float(known[step])
+
+        _, steps, _ = collector.play(episode, int(seed), every_steps, act, value)
+        if steps < len(actions):
+            raise ConfigError(
+                f"Trajectory {episode} has {len(actions)} actions, and its episode was over "
+                f"after {steps}: they belong to another env, version or seed."
+            )
+    return collector.snapshots({"source": "actions"} | dict(provenance or {}))
+
+
+# --- Minari ---
+
+MINARI_STATES = ("qpos", "qvel")
+"""Where the MuJoCo datasets of Minari keep the simulator's state, in each step's infos."""
+
+
+def from_minari(
+    dataset: Any,
+    env: gymnasium.Env | None = None,
+    *,
+    every_steps: int = 10,
+    value: Callable[[Any], float] | None = None,
+) -> Snapshots:
+    """Snapshots from a Minari dataset (or its id) whose steps carry positions and velocities.
+
+    Minari keeps qpos and qvel, not MuJoCo's whole integration state: each snapshot is the state
+    that `env.set_state(qpos, qvel)` makes of them, which is then restored to the bit.
+    `env` defaults to the dataset's own (`recover_environment`).
+
+    Raises:
+        ConfigError: minari is not installed, or the dataset does not carry simulator states, or
+            the env cannot be set to them.
+    """
+    try:
+        import minari  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ConfigError("Minari datasets need a package: pip install 'rlearly[minari]'.") from None
+    if isinstance(dataset, str):
+        try:
+            dataset = minari.load_dataset(dataset)
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(
+                f"There is no Minari dataset {dataset!r} here ({error}); fetch it with "
+                f"minari download {dataset}."
+            ) from None
+    own: Any = dataset.recover_environment() if env is None else env
+    collector = Collector(own)
+    base: Any = own.unwrapped
+    if not hasattr(base, "set_state"):
+        raise ConfigError(
+            f"{id_of(base)} cannot be set to a dataset's positions and velocities: expected a "
+            "MuJoCo env of gymnasium."
+        )
+    for number, episode in enumerate(dataset.iterate_episodes()):
+        positions, velocities = _minari_states(dataset, episode)
+        rewards = np.asarray(episode.rewards, dtype=np.float64)
+        first = len(collector.rows)
+        so_far = np.concatenate([[0.0], np.cumsum(rewards)])
+        collector.env.reset(seed=0)
+        for step in range(0, len(rewards), every_steps):
+            base.set_state(positions[step], velocities[step])
+            collector.watch.obs = base._get_obs()
+            collector.note(
+                step=step,
+                episode=number,
+                value=np.nan if value is None else float(value(collector.watch.obs)),
+                reward=float(rewards[step - 1]) if step else 0.0,
+                so_far=float(so_far[step]),
+            )
+        collector.end_episode(first, float(rewards.sum()))
+    return collector.snapshots({"source": f"minari {dataset.spec.dataset_id}"})
+
+
+def _minari_states(dataset: Any, episode: Any) -> Iterator[np.ndarray]:
+    infos = episode.infos or {}
+    missing = [name for name in MINARI_STATES if name not in infos]
+    if missing:
+        raise ConfigError(
+            f"The Minari dataset {dataset.spec.dataset_id} does not carry simulator states: "
+            f"expected infos with qpos and qvel, received "
+            f"{', '.join(sorted(infos)) or 'none'}; take one recorded with record_infos."
+        )
+    return (np.asarray(infos[name], dtype=np.float64) for name in MINARI_STATES)
+
+
+__all__ = ["Collector", "InexactState", "Snapshots", "from_actions", "from_minari", "method_of"]
+__all__ += ["record"]

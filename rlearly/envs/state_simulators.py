@@ -1,0 +1,176 @@
+"""The state of simulators behind Python: MuJoCo's, bare or in dm_control's Physics, and ALE's."""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from typing import Any
+
+import numpy as np
+
+MUTABLE = (
+    "body_pos",
+    "body_quat",
+    "geom_pos",
+    "geom_size",
+    "site_pos",
+    "site_quat",
+    "site_size",
+    "dof_damping",
+    "wrap_prm",
+    "light_pos",
+    "mat_rgba",
+    "hfield_data",
+)
+"""Fields of a model that tasks write when an episode begins (or, mat_rgba, at each step)."""
+
+FIXED = ("body", "jnt", "dof", "geom", "site", "cam", "light", "mat", "tendon", "actuator", "eq")
+FIXED += ("pair", "sensor", "hfield", "key", "qpos0", "qpos_spring", "exclude", "numeric")
+DERIVED_ONLY = ("geom_fluid", "geom_aabb", "geom_rbound")
+OPTIONS = ("timestep", "gravity", "wind", "magnetic", "density", "viscosity", "impratio")
+OPTIONS += ("integrator", "cone", "solver", "iterations", "tolerance", "disableflags")
+OPTIONS += ("enableflags", "ls_iterations", "noslip_iterations")
+
+POSITIONS = ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos")
+POSITIONS += ("geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos")
+POSITIONS += ("light_xdir", "subtree_com", "cdof", "cinert", "ten_length", "actuator_length")
+POSITIONS += ("cvel", "cdof_dot", "ten_velocity", "actuator_velocity", "qfrc_bias")
+POSITIONS += ("qfrc_passive", "qfrc_spring", "qfrc_damper", "wrap_xpos")
+"""What follows from positions and velocities. After mj_step it lags a step behind them, and envs
+read it so; dm_control brings it up to date after each step."""
+
+FORCES = ("sensordata", "qacc", "qacc_smooth", "qfrc_actuator", "qfrc_smooth", "qfrc_constraint")
+FORCES += ("qfrc_inverse", "actuator_force", "act_dot", "cacc", "cfrc_int", "cfrc_ext", "energy")
+FORCES += ("subtree_linvel", "subtree_angmom")
+"""What a step leaves behind that mj_forward computes otherwise, or not at all."""
+
+
+class DifferentModel(Exception):
+    """The simulated world is not the one whose state was saved; the text names the parts."""
+
+
+def kind_of(value: Any) -> str | None:
+    """ "physics" (dm_control's), "data" or "model" (MuJoCo's), "ale", or None."""
+    kind = type(value)
+    module = kind.__module__
+    if module.startswith("mujoco"):
+        return {"MjData": "data", "MjModel": "model"}.get(kind.__name__)
+    if kind.__name__ == "ALEInterface" and module.startswith("ale_py"):
+        return "ale"
+    for base in kind.__mro__:
+        if base.__name__ == "Physics" and base.__module__ == "dm_control.mujoco.engine":
+            return "physics"
+    return None
+
+
+def save(kind: str, simulator: Any) -> dict[str, Any]:
+    """A simulator's state as a tree of arrays."""
+    if kind == "ale":
+        raw = simulator.cloneState(include_rng=True).serialize()
+        return {"ale": np.frombuffer(raw, np.uint8).copy()}
+    if kind == "physics":
+        current = bool(getattr(simulator, "legacy_step", False))
+        return _save_mujoco(simulator.model.ptr, simulator.data.ptr, FORCES, current)
+    return _save_mujoco(simulator.model, simulator, FORCES + POSITIONS, False)
+
+
+def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...], current: bool) -> dict[str, Any]:
+    mujoco: Any = importlib.import_module("mujoco")
+    full = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(model, full))
+    mujoco.mj_getState(model, data, state, full)
+    if not current:
+        fields = FORCES + POSITIONS
+    return {
+        "state": state,
+        "model": {name: getattr(model, name).copy() for name in MUTABLE if _has(model, name)},
+        "derived": {name: getattr(data, name).copy() for name in fields if _has(data, name)},
+        "fixed": _checksums(model),
+    }
+
+
+def restore(simulator: Any, tree: dict[str, Any]) -> None:
+    """Put a simulator into a saved state, to the bit, and tell its renderers.
+
+    Raises:
+        DifferentModel: it simulates another world.
+    """
+    kind = kind_of(simulator)
+    if kind == "ale":
+        ale: Any = importlib.import_module("ale_py")
+        simulator.restoreState(ale.ALEState(np.asarray(tree["ale"]).tobytes()))
+    elif kind == "physics":
+        if _restore_mujoco(simulator.model.ptr, simulator.data.ptr, tree):
+            _upload_height_fields(simulator)
+    else:
+        _restore_mujoco(simulator.model, simulator, tree)
+
+
+def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
+    """True if height fields changed."""
+    mujoco: Any = importlib.import_module("mujoco")
+    full = mujoco.mjtState.mjSTATE_INTEGRATION
+    now = _checksums(model)
+    different = sorted(name for name in now | tree["fixed"] if now.get(name) != tree["fixed"].get(name))
+    sizes = [n for n, a in tree["model"].items() if getattr(model, n, np.empty(0)).shape != a.shape]
+    if different or sizes or len(tree["state"]) != mujoco.mj_stateSize(model, full):
+        raise DifferentModel(", ".join([*different, *sizes]) or "size")
+    moved = "hfield_data" in tree["model"] and not np.array_equal(
+        model.hfield_data, tree["model"]["hfield_data"]
+    )
+    for name, values in tree["model"].items():
+        getattr(model, name)[:] = values
+    state = np.ascontiguousarray(tree["state"])
+    mujoco.mj_setState(model, data, state, full)
+    mujoco.mj_forward(model, data)
+    mujoco.mj_setState(model, data, state, full)  # mj_forward moves the solver's warm start
+    for name, values in tree["derived"].items():
+        getattr(data, name)[:] = values
+    return moved
+
+
+def _has(owner: Any, name: str) -> bool:
+    return getattr(owner, name, np.empty(0)).size > 0
+
+
+def _checksums(model: Any) -> dict[str, int]:
+    """CRC-32 of all of a model that tasks do not write, by group: joints, actuators, options..."""
+    sums: dict[str, int] = {}
+    for name, group in _fixed_fields(type(model)):
+        values = getattr(model, name)
+        if values.size:
+            sums[group] = zlib.crc32(np.ascontiguousarray(values).data, sums.get(group, 0))
+    for name in OPTIONS:
+        value = np.asarray(getattr(model.opt, name, 0), dtype=np.float64)
+        sums["options"] = zlib.crc32(value.tobytes(), sums.get("options", 0))
+    return sums
+
+
+_FIELDS: dict[type, list[tuple[str, str]]] = {}
+
+
+def _fixed_fields(kind: type) -> list[tuple[str, str]]:
+    """(field, group) of every array of a model that stays as it was built."""
+    if kind not in _FIELDS:
+        skip = {*MUTABLE, *DERIVED_ONLY}
+        names = [name for name in dir(kind) if name not in skip and not name.startswith("_")]
+        groups = [(name, name.split("_")[0]) for name in names]
+        _FIELDS[kind] = [
+            (name, group)
+            for name, group in groups
+            if (group in FIXED or name in FIXED) and isinstance(getattr(kind, name), property)
+        ]
+    return _FIELDS[kind]
+
+
+def _upload_height_fields(physics: Any) -> None:
+    """The pictures' copy of the terrain lives with the renderer (dm_control's quadruped)."""
+    contexts = physics.contexts
+    if not contexts:
+        return
+    mujoco: Any = importlib.import_module("mujoco")
+    with contexts.gl.make_current() as gl:
+        for number in range(physics.model.nhfield):
+            gl.call(
+                mujoco.mjr_uploadHField, physics.model.ptr, contexts.mujoco.ptr, number
+            )

@@ -1,0 +1,206 @@
+"""`python -m rlearly.experiments.study FILE out=DIR`: run a study's runs, and read them together.
+
+A study file is YAML: envs, a number of seeds, words that all runs share, and arms, each a name and
+further words of `rlearly.train`; `TEACHER` in them is the env's file of snapshots, made by a
+teacher that is trained first. Running the command again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rlearly.config import (
+    ConfigError,
+    assign,
+    describe,
+    editable,
+    frozen,
+    parse_overrides,
+    setting,
+)
+from rlearly.experiments import aggregate
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """How a study is run; what is run stands in its file."""
+
+    out: str = setting("", "folder for runs, teachers and results; empty: studies/<name>")
+    workers: int = setting(1, "runs at once; each takes the threads its words say", at_least=1)
+    results: str | None = setting(
+        None, "CSV of runs that are done already, which are then not run again"
+    )
+    dry_run: bool = setting(False, "print the runs and exit")
+    only_read: bool = setting(False, "run nothing; read what is there")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: which arm on which env with which seed, and its words."""
+
+    arm: str
+    env: str
+    seed: int
+    words: list[str]
+
+    def folder(self, out: Path) -> Path:
+        return out / "runs" / self.arm / self.env / str(self.seed)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan of runs."""
+
+    title: str
+    envs: list[str]
+    seeds: int
+    arms: dict[str, list[str]]
+    common: list[str] = field(default_factory=list)
+    teacher: list[str] = field(default_factory=list)
+    teacher_snapshots: list[str] = field(default_factory=list)
+    ablations: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def load(path: Path) -> Study:
+        """The study in a file, or the shipped one of that name.
+
+        Raises:
+            ConfigError: there is none, or it is malformed.
+        """
+        file = path if path.suffix == ".yaml" else STUDIES / f"{path}.yaml"
+        if not file.is_file():
+            shipped = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+            raise ConfigError(f"There is no study {path}; shipped ones: {shipped}.")
+        try:
+            tree: Any = OmegaConf.to_container(OmegaConf.load(file))
+            return Study(**tree)
+        except (YAMLError, OmegaConfBaseException, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{file} does not load as a study ({reason}).") from None
+
+    def runs(self, out: Path) -> list[Run]:
+        """Every run, seed by seed, so that a stopped study has all arms at some seeds."""
+        parts = [(self.envs, self.seeds, self.arms)]
+        if self.ablations:
+            parts.append((self.ablations["envs"], self.ablations["seeds"], self.ablations["arms"]))
+        planned = []
+        for names, seeds, arms in parts:
+            for seed in range(seeds):
+                for arm, words in arms.items():
+                    for env in names:
+                        teacher = f"snapshot={out / 'teachers' / env}.h5"
+                        own = [w.replace("snapshot=TEACHER", teacher) for w in words]
+                        words_of = [*self.common, *own, f"env={env}", f"seed={seed}"]
+                        planned.append(Run(arm, env, seed, words_of))
+        return planned
+
+
+class Runner:
+    """Runs commands in processes of their own, a line a start and an end."""
+
+    def __init__(self, out: Path, workers: int):
+        self.out = out
+        self.workers = workers
+        self.print_lock = threading.Lock()
+
+    def say(self, text: str) -> None:
+        with self.print_lock:
+            print(text, flush=True)
+
+    def train(self, words: list[str], folder: Path) -> bool:
+        """Train in `folder`, or go on there; True if it is done."""
+        if (folder / "done.json").exists():
+            return True
+        resume = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
+        where = [f"resume={folder}"] if resume else [*words, f"run_dir={folder}"]
+        return self.command(["rlearly.train", *where], folder.with_suffix(".log"))
+
+    def command(self, words: list[str], log: Path) -> bool:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.say(f"start {' '.join(words)}")
+        with log.open("a") as stream:
+            done = subprocess.run([sys.executable, "-m", *words], stdout=stream, stderr=stream)
+        last = (log.read_text().strip().splitlines() or [""])[-1]
+        self.say(f"{'done' if done.returncode == 0 else 'FAILED'} {words[-1]}: {last}")
+        return done.returncode == 0
+
+    def teach(self, study: Study, env: str) -> bool:
+        """Train and record the teacher of an env."""
+        folder = self.out / "teachers"
+        snapshots = folder / f"{env}.h5"
+        if snapshots.exists():
+            return True
+        if not self.train([*study.teacher, f"env={env}"], folder / env):
+            return False
+        words = ["rlearly.teacher", f"run={folder / env}", f"out={snapshots}"]
+        return self.command([*words, *study.teacher_snapshots], folder / f"{env}.teacher.log")
+
+    def all(self, study: Study, runs: Sequence[Run]) -> bool:
+        """Everything; one that fails does not stop the others."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            envs = dict.fromkeys(r.env for r in runs if any("snapshot=" in w for w in r.words))
+            taught = dict(zip(envs, pool.map(lambda e: self.teach(study, e), envs), strict=True))
+            ready = [r for r in runs if taught.get(r.env, True)]
+            results = pool.map(lambda r: self.train(r.words, r.folder(self.out)), ready)
+            return all(results) and len(ready) == len(runs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    names = [w for w in words if "=" not in w and not w.startswith("-")]
+    if len(names) != 1 or "--help" in words:
+        print("Usage: python -m rlearly.experiments.study FILE [key=value ...]\n\nKeys")
+        for name, type_name, text, default, _ in describe(StudyConfig):
+            print(f"  {name:10} {type_name.replace(' | None', '?')}, {default}: {text}")
+        shipped = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+        print(f"\nShipped studies, by name: {shipped}")
+        return 0 if "--help" in words else 2
+    try:
+        view = editable(StudyConfig())
+        for key, value in parse_overrides([w for w in words if "=" in w]):
+            assign(view, key, value)
+        return run(Path(names[0]), frozen(view))
+    except ConfigError as error:
+        print(f"rlearly: {error}", file=sys.stderr)
+        return 2
+
+
+def run(path: Path, config: StudyConfig) -> int:
+    """Run what is missing, then read everything; 0 if all runs are done."""
+    study = Study.load(path)
+    out = Path(config.out or Path("studies") / path.stem).absolute()
+    earlier = aggregate.read_csv(Path(config.results)) if config.results else []
+    have = {(c.arm, c.env, c.seed) for c in earlier}
+    runs = [r for r in study.runs(out) if (r.arm, r.env, r.seed) not in have]
+    if config.dry_run:
+        for planned in runs:
+            print(" ".join(["python -m rlearly.train", *planned.words]))
+        return 0
+    complete = config.only_read or Runner(out, config.workers).all(study, runs)
+    curves = [*earlier, *(c for r in runs if (c := aggregate.read_run(r.folder(out), r)))]
+    if not curves:
+        raise ConfigError(f"{out}: there is no finished run to read.")
+    missing = len(earlier) + len(runs) - len(curves)
+    aggregate.write(curves, out, study.title)
+    print(aggregate.table(curves))
+    if missing:
+        print(f"{missing} of {missing + len(curves)} runs are not done and not in here.")
+    print(f"{out / 'curves.csv'}, {out / 'table.csv'} and {out / 'curves.png'}")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""`python -m rlearly.teacher run=<run dir> out=teacher.h5`: record a trained agent's snapshots."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlearly.config import (
+    ConfigError,
+    assign,
+    describe,
+    editable,
+    frozen,
+    parse_overrides,
+    setting,
+)
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from rlearly.envs.snapshots import Snapshots
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Whom to record. One of `run`, `model` and `hub` names the teacher."""
+
+    run: str | None = setting(None, "a run directory of rlearly")
+    checkpoint: int | None = setting(None, "frames of the run's checkpoint; null: the newest")
+    model: str | None = setting(
+        None, "a model file of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
+    )
+    hub: str | None = setting(None, "a Hugging Face model id: OWNER/NAME")
+    file: str | None = setting(None, "the model file in that repository; null: its only one")
+    env: str | None = setting(None, "the env's id, with model= and hub=")
+    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
+    out: str = setting("teacher.h5", "the file to write")
+    episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
+    best_episodes: int | None = setting(
+        None, "those of highest return that are kept; null: all", at_least=1
+    )
+    every_steps: int = setting(10, "steps from one snapshot to the next", at_least=1)
+    seed: int = setting(0, "the episodes follow from it", at_least=0)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Somebody who can play: an env as they see it, what they do, and what they expect."""
+
+    env: gymnasium.Env
+    policy: Callable[[Any], Any]
+    value: Callable[[Any], float]
+    description: dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if "--help" in words or "-h" in words or not words:
+        print(
+            "Usage: python -m rlearly.teacher run=RUN_DIR out=teacher.h5\n"
+            "       python -m rlearly.teacher model=FILE env=Hopper-v5 out=teacher.h5\n"
+            "       python -m rlearly.teacher hub=OWNER/NAME env=Hopper-v5 out=teacher.h5\n\nKeys"
+        )
+        for name, type_name, text, default, _ in describe(TeacherConfig):
+            shown = "null" if default is None else default
+            print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
+        return 0
+    try:
+        view = editable(TeacherConfig())
+        for key, value in parse_overrides(words):
+            assign(view, key, value)
+        record(frozen(view))
+    except ConfigError as error:
+        print(f"rlearly: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def record(config: TeacherConfig) -> Snapshots:
+    """Play the teacher, write its snapshots, and print a line an episode.
+
+    Raises:
+        ConfigError: the request cannot be met; nothing was written.
+    """
+    from rlearly.envs import snapshots
+
+    out = Path(config.out)
+    if not out.parent.is_dir():
+        raise ConfigError(f"out: there is no folder {out.parent}; make it, or name another file.")
+    named = [name for name in ("run", "model", "hub") if getattr(config, name)]
+    if len(named) != 1:
+        raise ConfigError(
+            "Expected exactly one of run=, model= and hub=, received "
+            f"{' and '.join(n + '=' for n in named) or 'none'}."
+        )
+    teacher = from_run(config) if config.run else from_model(config)
+    try:
+        recorded = snapshots.record(
+            teacher.env,
+            teacher.policy,
+            value=teacher.value,
+            episodes=config.episodes,
+            every_steps=config.every_steps,
+            seed=config.seed,
+            provenance=teacher.description,
+            on_episode=lambda episode, total, steps: print(
+                f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
+            ),
+        )
+    finally:
+        teacher.env.close()
+    recorded = recorded.select(best_episodes=config.best_episodes)
+    recorded.save(out)
+    size = out.stat().st_size / 1e6
+    print(
+        f"{len(recorded)} snapshots of {recorded.env_id}, values {recorded.values.min():.1f} to "
+        f"{recorded.values.max():.1f} -> {out} ({size:.1f} MB)"
+    )
+    return recorded
+
+
+def from_run(config: TeacherConfig) -> Teacher:
+    """The agent of one of our runs; value is its critic's."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from rlearly import checkpoint, compose, envs, machine
+    from rlearly.evaluate import load_checkpoint
+
+    run = Path(str(config.run))
+    run_config = replace(compose.load(run), device="cpu", threads=1)
+    machine.settle(1)
+    device = machine.choose_device("cpu")
+    frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
+    env = compose.make_env(run_config)
+    agent = compose.make_agent(run_config, envs.spec_of(env, run_config.env), device)
+    agent.load_state_dict(state["agent"])
+    step = state["loop"]["steps"]
+    print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
+    return Teacher(
+        env,
+        policy=lambda obs: agent.act(np.asarray(obs)[None], step=step, explore=False)[0],
+        value=lambda obs: float(agent.value(np.asarray(obs)[None])[0]),
+        description={
+            "teacher": run_config.agent_name,
+            "run": run.name,
+            "frames": frames,
+            "seed_of_run": run_config.seed,
+        },
+    )
+
+
+def from_model(config: TeacherConfig) -> Teacher:
+    """A Stable-Baselines3 or CleanRL model; its file is read as plain weights, never unpickled."""
+    import gymnasium
+
+    from rlearly.foreign import from_hub, read_model
+
+    if config.env is None:
+        raise ConfigError(
+            "env: expected the id of the env that the model plays, as in env=Hopper-v5."
+        )
+    path = from_hub(config.hub, config.file) if config.hub else Path(str(config.model))
+    try:
+        env = gymnasium.make(config.env, **config.kwargs)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"env={config.env}: gymnasium cannot make it: {reason}.") from None
+    model = read_model(path, env)
+    print(f"{model.algorithm} ({model.library}) on {config.env}, from {path}")
+    return Teacher(
+        env,
+        policy=model.act,
+        value=model.value,
+        description={
+            "teacher": f"{model.library} {model.algorithm}",
+            "model": config.hub or path.name,
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
