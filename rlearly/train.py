@@ -108,7 +108,7 @@ def train(words: list[str]) -> int:
 def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
     """A run cannot be resumed to an end that it has passed.
 
-    Its last agent step may have overshot `train_frames`, by less than an action repeat.
+    Its last round of agent steps may have overshot `train_frames`, by less than the round's frames.
 
     Raises:
         ConfigError: the newest checkpoint is beyond `train_frames`.
@@ -116,7 +116,7 @@ def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
     from rlearly import checkpoint
 
     frames = max((int(p.name) for p in checkpoint.found(folder / "checkpoints")), default=0)
-    if frames - config.train_frames >= config.env.action_repeat:
+    if frames - config.train_frames >= config.env.action_repeat * config.num_envs:
         raise ConfigError(
             f"train_frames: expected at least the {frames} frames that {folder} has done, "
             f"received {config.train_frames}; name a larger number to train on."

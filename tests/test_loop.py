@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TINY, TINY_STATE
 
-from rlearly import checkpoint, compose
+from rlearly import checkpoint, compose, train
 from rlearly.cadence import EveryRollout, FixedRatio
 from rlearly.config import ConfigError
 from rlearly.sinks import JsonLines, Sinks
@@ -205,19 +205,23 @@ def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):
     assert all(r["train/episode_length_steps"] <= 10 for r in episodes)
     done = sum(r["train/episode_length_steps"] for r in episodes)
     assert done + sum(loop.episode_steps) == loop.steps, "no step is lost between episodes"
+    words = (*STATE, "agent=td3", "num_envs=3")
+    train.refuse_to_shrink(tmp_path, compose.compose([*words, "train_frames=94"]))
+    with pytest.raises(ConfigError, match="expected at least the 96 frames"):
+        train.refuse_to_shrink(tmp_path, compose.compose([*words, "train_frames=93"]))
     alone = make_loop(tmp_path / "alone", "agent=td3", "train_frames=1", base=STATE)
     alone.run()
     assert alone.obs[0][0] == first_goals[0], "the first copy is the one of a run with one"
 
 
 def test_replay_ratio_counts_the_steps_of_all_copies(tmp_path):
-    words = ("agent=td3", "train_frames=180", "seed_frames=60", "replay_ratio=0.5")
+    words = ("agent=td3", "train_frames=180", "seed_frames=61", "replay_ratio=0.5")
     loop = make_loop(tmp_path, "num_envs=4", *words, base=STATE)
     asked = []
     due = loop.cadence.updates_due
     loop.cadence.updates_due = lambda step: asked.append(step) or due(step)
     loop.run()
-    assert loop.updates == 60 and asked == list(range(60, 180))
+    assert loop.updates == 60 and asked == list(range(61, 180))
 
 
 def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
@@ -226,9 +230,9 @@ def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
     events = []
     act, update = loop.agent.act, loop.agent.update
     loop.agent.act = lambda obs, **more: events.append("act") or act(obs, **more)
-    loop.agent.update = lambda batch, **more: events.append("learn") or update(batch, **more)
+    loop.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
     loop.run()
-    assert events == (["act"] * 32 + ["learn"]) * 2
+    assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
     assert loop.watcher.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
 
 

@@ -229,6 +229,29 @@ def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec):
     assert epochs[0] != epochs[1] != epochs[2], "shuffled anew"
 
 
+def test_discounted_return_starts_anew_with_each_episode(state_spec):
+    """gamma 1/2, rewards 4: episodes end by themselves, by time, or not, the last ones at the end
+    of the rollout; the next rollout goes on from there."""
+    agent = make(state_spec, discount=0.5, rollout_steps=4)
+    terminated, truncated = np.zeros((2, 4, 3), bool)
+    terminated[1, 0] = truncated[2, 1] = terminated[3, 0] = truncated[3, 1] = True
+    agent._rewards(Rollout(None, np.full((4, 3), 4.0), terminated, truncated, None))
+    assert agent.returns.tolist() == [0.0, 0.0, 4 + 2 + 1 + 0.5]
+    seen = [4, 6, 4, 6, 4, 6, 7, 4, 4, 6, 7, 7.5]
+    assert float(agent.paid.mean) == pytest.approx(np.mean(seen), rel=1e-4)
+    assert float(agent.paid.variance) == pytest.approx(np.var(seen), rel=1e-3)
+
+
+def test_rewards_are_cut(state_spec):
+    agent = make(state_spec, rollout_steps=4)
+    never = np.zeros((400, 1), bool)
+    reward = np.zeros((400, 1))
+    reward[[100, 300], 0] = 1.0, -1.0
+    reward[:50] = 1e-4
+    found = agent._rewards(Rollout(None, reward, never, never, None))
+    assert found.max() == 10 and found.min() >= -10 and 0 < found[3, 0] < 10
+
+
 def test_moments_are_those_of_everything_seen():
     generator = np.random.default_rng(0)
     batches = [generator.normal(50, 3, size=(n, 4)) for n in (1, 1, 5, 1, 300)]
