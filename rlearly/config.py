@@ -79,7 +79,7 @@ class SnapshotConfig:
 
     selection: str = setting(
         "clusters",
-        "which snapshot: S3RL's value clusters, or another rule",
+        "clusters (S3RL), uniform, return_to_go, novelty or learner_error",
         choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
     )
     clusters: int | None = setting(None, "null: the paper's, 4 for sac, else 6", at_least=1)

@@ -58,4 +58,4 @@ def _keys(cls: Any, prefix: str) -> Iterator[str]:
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):
                 shown = default or "''"
-            yield f"  {prefix + name:28} {type_name.replace(' | None', '?')}, {shown}: {text}"
+            yield f"  {prefix + name:30} {type_name.replace(' | None', '?')}, {shown}: {text}"

@@ -767,6 +767,30 @@ def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agen
         assert rows(tmp_path / "straight") == rows(folder)
 
 
+@pytest.mark.parametrize("agent", ["drqv2", "drm"])
+def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
+    from test_loop import make_loop
+
+    path = tmp_path / "pixels.h5"
+    play("tiny_envs:PixelReach-v0", episodes=4).save(path)
+    loop = make_loop(
+        tmp_path / "run",
+        f"agent={agent}",
+        f"snapshot={path}",
+        "snapshot_phase.selection=uniform",
+        "snapshot_phase.truncate_steps=3",
+        "snapshot_phase.until_steps=90",
+        "train_frames=140",
+    )
+    assert loop.run() and loop.updates > 0
+    lengths = [
+        row["train/episode_length_steps"]
+        for row in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        if "train/episode_return" in row
+    ]
+    assert lengths[:30] == [3] * 30 and set(lengths[30:]) == {10}
+
+
 def test_truncated_student_episodes_still_bootstrap(tmp_path, reach_file):
     words = ("snapshot_phase.truncate_steps=1", "snapshot_phase.until_steps=10000")
     loop = reach_loop(tmp_path, "td3", reach_file, *words, "agent.learning_starts_steps=1000")
