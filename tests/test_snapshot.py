@@ -783,12 +783,12 @@ def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
         "train_frames=140",
     )
     assert loop.run() and loop.updates > 0
-    lengths = [
-        row["train/episode_length_steps"]
-        for row in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-        if "train/episode_return" in row
-    ]
-    assert lengths[:30] == [3] * 30 and set(lengths[30:]) == {10}
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    ends = {r["steps"]: r["train/episode_length_steps"] for r in rows if "train/episodes" in r}
+    started = [length for step, length in ends.items() if step - length < 90]
+    plain = [length for step, length in ends.items() if step - length >= 90]
+    assert max(started) == 3, "an episode near the teacher's end is over sooner"
+    assert set(plain) == {10} and len(plain) >= 4
 
 
 def test_truncated_student_episodes_still_bootstrap(tmp_path, reach_file):
