@@ -60,7 +60,8 @@ def make(name: str) -> gymnasium.Env:
     if name in control.suite_tasks() or name in control.manipulation_tasks():
         return control.ControlEnv(envs.config_for(name), pixels=False, model_seed=0)
     name, _, no_sticky = name.partition(" ")
-    return gymnasium.make(name, **({"repeat_action_probability": 0.0} if no_sticky else {}))
+    kwargs: dict[str, Any] = {"repeat_action_probability": 0.0} if no_sticky else {}
+    return gymnasium.make(name, **kwargs)
 
 
 def microseconds(call: Callable[[], Any], budget_seconds: float = 0.5) -> float:
