@@ -254,6 +254,7 @@ def test_first_copy_draws_its_episodes_as_the_only_one_does_and_the_others_apart
     sequences = [Seeds(0).sequence("env"), *(Seeds(0).sequence("env", i) for i in (1, 2))]
     for env, sequence in zip(loop.envs, sequences, strict=True):
         assert env.generator.bit_generator.state == np.random.PCG64(sequence).state
+    assert [ring.capacity for ring in loop.memory.rings] == [5000 // 3] * 3, "shared evenly"
 
 
 def test_learning_rate_falls_over_the_whole_run_if_nothing_else_is_asked_for(tmp_path):
