@@ -10,6 +10,7 @@ from conftest import TINY, TINY_STATE
 from rlearly import checkpoint, compose, train
 from rlearly.cadence import EveryRollout, FixedRatio
 from rlearly.config import ConfigError
+from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
 
 STATE = TINY_STATE["td3"]
@@ -234,6 +235,34 @@ def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
     loop.run()
     assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
     assert loop.watcher.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
+
+
+def test_env_is_given_cut_actions_and_the_rollout_those_that_were_drawn(tmp_path):
+    words = ("train_frames=60", "agent.rollout_steps=128")
+    loop = make_loop(tmp_path, *words, base=TINY_STATE["ppo"])
+    given = []
+    step = loop.envs[0].step
+    loop.envs[0].step = lambda action: given.append(action) or step(action)
+    loop.run()
+    drawn = loop.memory.arrays["action"][:60, 0]
+    assert np.abs(drawn).max() > 1
+    assert np.array_equal(np.stack(given), np.clip(drawn, -1, 1))
+
+
+def test_first_copy_draws_its_episodes_as_the_only_one_does_and_the_others_apart(tmp_path):
+    loop = make_loop(tmp_path, "agent=td3", "num_envs=3", base=STATE)
+    sequences = [Seeds(0).sequence("env"), *(Seeds(0).sequence("env", i) for i in (1, 2))]
+    for env, sequence in zip(loop.envs, sequences, strict=True):
+        assert env.generator.bit_generator.state == np.random.PCG64(sequence).state
+    assert [ring.capacity for ring in loop.memory.rings] == [5000 // 3] * 3, "shared evenly"
+
+
+def test_learning_rate_falls_over_the_whole_run_if_nothing_else_is_asked_for(tmp_path):
+    def agent(*words):
+        return make_loop(tmp_path, *words, base=TINY_STATE["ppo"]).agent
+
+    assert agent("train_frames=601", "env.action_repeat=2").config.anneal_steps == 301
+    assert agent("train_frames=601", "agent.anneal_steps=50").config.anneal_steps == 50
 
 
 def test_every_rollout_is_due_once_and_keeps_its_count():
