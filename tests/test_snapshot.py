@@ -1,5 +1,6 @@
 """SnapshotRL: what it restores, whom it truncates, when it ends, and what it refuses."""
 
+import gc
 import itertools
 import json
 import os
@@ -292,6 +293,22 @@ def test_async_copies_count_together(cartpole, tmp_path, context):
     _, infos = envs.reset()
     assert "snapshot" not in infos
     envs.close()
+
+
+def test_counters_file_outlives_forked_copies_and_goes_with_its_maker():
+    counter = StepCounter()
+    path = Path(counter.path)
+    child = os.fork()
+    if child == 0:
+        counter.add()
+        del counter
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert path.exists() and counter.steps == 1
+    del counter
+    gc.collect()
+    assert not path.exists()
 
 
 class MakeStudent:

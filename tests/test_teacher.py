@@ -87,7 +87,7 @@ def test_cleanrl_td3_file_plays_and_values_as_it_does_there(pusher, tmp_path):
         tensor = torch.as_tensor(obs, dtype=torch.float32)[None]
         action = parts[0](tensor)
         assert np.allclose(model.act(obs), action.detach().numpy()[0], atol=1e-6)
-        assert model.value(obs) == pytest.approx(float(parts[1](tensor, action)), abs=1e-5)
+        assert model.value(obs) == pytest.approx(parts[1](tensor, action).item(), abs=1e-5)
 
 
 def test_cleanrl_ppo_file_plays_within_bounds(pusher, tmp_path):
@@ -108,7 +108,7 @@ def test_cleanrl_ppo_file_plays_within_bounds(pusher, tmp_path):
     obs = observations(pusher)[0]
     tensor = torch.as_tensor(obs, dtype=torch.float32)[None]
     assert np.array_equal(model.act(obs), np.full(7, 2.0, np.float32))
-    assert model.value(obs) == pytest.approx(float(critic(tensor)), abs=1e-6)
+    assert model.value(obs) == pytest.approx(critic(tensor).item(), abs=1e-6)
 
 
 class Hostile:

@@ -37,7 +37,7 @@ class StepCounter:
         os.write(handle, bytes(8))
         os.close(handle)
         self._open(path)
-        self._removal = weakref.finalize(self, os.unlink, path)
+        weakref.finalize(self, _remove_own, path, os.getpid())
 
     def _open(self, path: str) -> None:
         self.path = path
@@ -63,6 +63,12 @@ class StepCounter:
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         self.steps += 1
         fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _remove_own(path: str, maker: int) -> None:
+    """Delete a counter's file, unless this process is a fork of the one that made it."""
+    if os.getpid() == maker:
+        Path(path).unlink(missing_ok=True)
 
 
 class Count:
