@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,3 +38,64 @@ def active_fraction(activations: Sequence[Tensor]) -> Tensor:
         active = active + (layer.detach() > 0).sum()
         units += layer.numel()
     return active / units
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """exp(entropy of the singular values' shares): how many directions features [B, D] spread over.
+
+    From 1, all rows in one direction, to min(B, D) (Roy and Vetterli, EUSIPCO 2007); 0 for zeros.
+    """
+    singular = _singular_values(features)
+    total = singular.sum()
+    share = singular / total.clamp(min=torch.finfo(singular.dtype).tiny)
+    entropy = -torch.special.xlogy(share, share).sum()
+    return torch.where(total > 0, entropy.exp(), torch.zeros_like(total))
+
+
+def threshold_rank(features: Tensor, loss: float = 0.01) -> Tensor:
+    """The fewest directions of features [B, D] that hold 1 - `loss` of the singular values' sum.
+
+    srank of arXiv 2010.14498, section 3, which uses 0.01; 0 for zeros.
+    """
+    singular = _singular_values(features)
+    total = singular.sum()
+    held = (singular.cumsum(0) < (1 - loss) * total * (1 - 1e-12)).sum() + 1
+    return torch.where(total > 0, held, torch.zeros_like(held)).to(singular.dtype)
+
+
+def stable_rank(features: Tensor) -> Tensor:
+    """||F||_F^2 / ||F||_2^2 of features [B, D]: at most the rank, and moved little by small values.
+
+    0 for zeros.
+    """
+    squared = _singular_values(features).square()
+    most = squared.max()
+    return torch.where(most > 0, squared.sum() / most.clamp(min=1e-300), torch.zeros_like(most))
+
+
+def _singular_values(features: Tensor) -> Tensor:
+    """[min(B, D)], the largest first, in double precision, from the smaller Gram matrix."""
+    matrix = features.detach().flatten(1).double()
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    return torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt().flip(0)
+
+
+def weight_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm of all parameters as one vector."""
+    return torch.linalg.vector_norm(torch.stack([p.detach().norm() for p in parameters]))
+
+
+def distance(parameters: Iterable[Tensor], origin: Iterable[Tensor]) -> Tensor:
+    """The Euclidean distance of all parameters from where they were, as one vector."""
+    moved = [(p.detach() - o).norm() for p, o in zip(parameters, origin, strict=True)]
+    return torch.linalg.vector_norm(torch.stack(moved))
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm of the gradients that the last backward pass left; 0 if there are none."""
+    parameters = list(parameters)
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    if not norms:
+        return parameters[0].detach().new_zeros(())
+    return torch.linalg.vector_norm(torch.stack(norms))
