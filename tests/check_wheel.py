@@ -6,6 +6,7 @@ from pathlib import Path
 
 root = Path(__file__).parents[1]
 expected = {p.relative_to(root).as_posix() for p in (root / "rlearly").rglob("*.py")}
+expected |= {p.relative_to(root).as_posix() for p in (root / "rlearly").rglob("*.yaml")}
 expected.add("rlearly/py.typed")
 (wheel,) = Path(sys.argv[1]).glob("*.whl")
 held = set(zipfile.ZipFile(wheel).namelist())

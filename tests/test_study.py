@@ -80,15 +80,14 @@ def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
     earlier = (out / "curves.csv").read_text().splitlines()
     kept = tmp_path / "kept.csv"
     kept.write_text("\n".join(line for line in earlier if "started" not in line) + "\n")
-    assert (
-        study.main([str(file), f"out={tmp_path / 'new'}", f"results={kept}", "dry_run=true"]) == 0
-    )
+    rest = [str(file), f"out={tmp_path / 'new'}", f"results={kept}"]
+    assert study.main([*rest, "dry_run=true"]) == 0
     planned = capsys.readouterr().out.splitlines()
     assert len(planned) == 2 and all("snapshot=" in line for line in planned)
-    assert (
-        study.main([str(file), f"out={tmp_path / 'new'}", "only_read=true", f"results={kept}"]) == 0
-    )
+    assert study.main([*rest, "only_read=true"]) == 0
     assert "2 of 4 runs are not done" in capsys.readouterr().out
+    assert study.main([*rest, "dry_run=true", f"teachers={out / 'teachers'}"]) == 0
+    assert f"snapshot={out / 'teachers' / 'Pendulum-v1'}.h5" in capsys.readouterr().out
 
 
 def test_failing_run_does_not_stop_the_others(tmp_path, capsys):

@@ -43,6 +43,9 @@ class StudyConfig:
     results: str | None = setting(
         None, "CSV of runs that are done already, which are then not run again"
     )
+    teachers: str | None = setting(
+        None, "folder of ENV.h5 files of teachers; null: they are trained first, in out"
+    )
     dry_run: bool = setting(False, "print the runs and exit")
     only_read: bool = setting(False, "run nothing; read what is there")
 
@@ -91,7 +94,7 @@ class Study:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{file} does not load as a study ({reason}).") from None
 
-    def runs(self, out: Path) -> list[Run]:
+    def runs(self, teachers: Path) -> list[Run]:
         """Every run, seed by seed, so that a stopped study has all arms at some seeds."""
         parts = [(self.envs, self.seeds, self.arms)]
         if self.ablations:
@@ -101,7 +104,7 @@ class Study:
             for seed in range(seeds):
                 for arm, words in arms.items():
                     for env in names:
-                        teacher = f"snapshot={out / 'teachers' / env}.h5"
+                        teacher = f"snapshot={teachers / env}.h5"
                         own = [w.replace("snapshot=TEACHER", teacher) for w in words]
                         words_of = [*self.common, *own, f"env={env}", f"seed={seed}"]
                         planned.append(Run(arm, env, seed, words_of))
@@ -111,8 +114,9 @@ class Study:
 class Runner:
     """Runs commands in processes of their own, a line a start and an end."""
 
-    def __init__(self, out: Path, workers: int):
+    def __init__(self, out: Path, teachers: Path, workers: int):
         self.out = out
+        self.teachers = teachers
         self.workers = workers
         self.print_lock = threading.Lock()
 
@@ -139,7 +143,7 @@ class Runner:
 
     def teach(self, study: Study, env: str) -> bool:
         """Train and record the teacher of an env."""
-        folder = self.out / "teachers"
+        folder = self.teachers
         snapshots = folder / f"{env}.h5"
         if snapshots.exists():
             return True
@@ -182,14 +186,15 @@ def run(path: Path, config: StudyConfig) -> int:
     """Run what is missing, then read everything; 0 if all runs are done."""
     study = Study.load(path)
     out = Path(config.out or Path("studies") / path.stem).absolute()
+    teachers = Path(config.teachers).absolute() if config.teachers else out / "teachers"
     earlier = aggregate.read_csv(Path(config.results)) if config.results else []
     have = {(c.arm, c.env, c.seed) for c in earlier}
-    runs = [r for r in study.runs(out) if (r.arm, r.env, r.seed) not in have]
+    runs = [r for r in study.runs(teachers) if (r.arm, r.env, r.seed) not in have]
     if config.dry_run:
         for planned in runs:
             print(" ".join(["python -m rlearly.train", *planned.words]))
         return 0
-    complete = config.only_read or Runner(out, config.workers).all(study, runs)
+    complete = config.only_read or Runner(out, teachers, config.workers).all(study, runs)
     curves = [*earlier, *(c for r in runs if (c := aggregate.read_run(r.folder(out), r)))]
     if not curves:
         raise ConfigError(f"{out}: there is no finished run to read.")
