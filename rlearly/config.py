@@ -123,7 +123,9 @@ class RunConfig:
     obs: str = setting("auto", "shorthand for env.pixels", choices=("auto", "pixels", "state"))
     seed: int = setting(0, "everything random in the run follows from it", at_least=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
+    threads: int | None = setting(
+        None, "CPU threads; null: OMP_NUM_THREADS or all cores", at_least=1
+    )
     num_envs: int = setting(1, "copies of the env stepped together", at_least=1)
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int | None = setting(

@@ -37,7 +37,9 @@ class EvaluateConfig:
     )
     video: str | None = setting(None, "path of the mp4; null: <run>/videos/evaluate_<frames>.mp4")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = setting(None, "CPU threads; null: all cores", at_least=1)
+    threads: int | None = setting(
+        None, "CPU threads; null: OMP_NUM_THREADS or all cores", at_least=1
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

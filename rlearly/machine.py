@@ -42,10 +42,11 @@ def choose_device(name: str) -> torch.device:
 def settle(threads: int | None) -> int:
     """Pin torch's threads and keep freed memory in the process; returns the thread count.
 
-    Big tensors are otherwise handed back to the system and fetched anew at each update, which
-    costs more than computing with them. Call it before the first tensor.
+    Without a number it is OMP_NUM_THREADS where that is set, as schedulers do, else all cores that
+    the process may use. Big tensors are otherwise handed back to the system and fetched anew at
+    each update, which costs more than computing with them. Call it before the first tensor.
     """
-    count = threads or len(os.sched_getaffinity(0)) if sys.platform == "linux" else threads or 1
+    count = threads or _asked_threads() or _usable_cores()
     torch.set_num_threads(count)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
@@ -55,6 +56,16 @@ def settle(threads: int | None) -> int:
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     return count
+
+
+def _asked_threads() -> int:
+    """OMP_NUM_THREADS, or 0 if it is not a plain number."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -1,5 +1,9 @@
 """What several tests share."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread only waits
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +13,7 @@ from rlearly.envs.rendering import choose_backend
 from rlearly.types import Batch, EnvSpec, Rollout
 
 choose_backend()  # before anything imports mujoco
-torch.set_num_threads(1)  # small networks: a second thread only waits
+torch.set_num_threads(1)
 
 TINY = [
     "env=tiny_envs:PixelReach-v0",
