@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ DEFAULT_AGENT = "drm"
 NAMED_ELSEWHERE = {
     "agent_name": "agent=NAME",
     "env.name": "env=NAME",
+    "snapshot_sha256": "snapshot=FILE",
     "env.family": "env=NAME",
 }
 USUAL_EPISODE_FRAMES = 1000
@@ -55,6 +57,7 @@ RESUMABLE = (
     "keep_checkpoints",
     "device",
     "threads",
+    "snapshot",
     "wandb.mode",
 )
 """What may change when a run is resumed; everything else would make it another run."""
@@ -98,6 +101,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _resolve_pixels(frozen(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
+    config = _settle_snapshot(config, {key for key, _ in pairs})
     if config.env.kwargs and config.env.family == "control":
         raise ConfigError(
             f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
@@ -135,6 +139,34 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
     if pixels is None and config.env.family == "control":
         pixels = agent_module(config.agent_name).PIXELS
     return replace(config, env=replace(config.env, pixels=pixels))
+
+
+def _settle_snapshot(config: RunConfig, keys: set[str]) -> RunConfig:
+    """Name the snapshots' file absolutely and by its contents, so that resuming finds the same."""
+    if config.snapshot is None:
+        lost = sorted(key for key in keys if key.startswith("snapshot_phase."))
+        if lost:
+            raise ConfigError(f"{lost[0]}: says nothing without snapshot=FILE; add it.")
+        return config
+    if config.snapshot_phase.clusters and config.snapshot_phase.selection != "clusters":
+        raise ConfigError(
+            "snapshot_phase.clusters: says nothing with snapshot_phase.selection="
+            f"{config.snapshot_phase.selection}; keep one of them."
+        )
+    if not config.snapshot:
+        raise ConfigError("snapshot: expected a file of snapshots, received ''.")
+    path = Path(config.snapshot).expanduser().absolute()
+    return replace(config, snapshot=str(path), snapshot_sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(
+            f"snapshot: there is no file {path}; python -m rlearly.teacher run=RUN_DIR "
+            f"out={path} makes one."
+        )
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _seed_frames(config: RunConfig) -> int:
@@ -187,7 +219,10 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
                 f"{key}: cannot change when a run is resumed; these can: {', '.join(RESUMABLE)}."
             )
         assign(view, key, value)
-    return frozen(view)
+    config = frozen(view)
+    if config.snapshot is None:
+        return config
+    return replace(config, snapshot=str(Path(config.snapshot).expanduser().absolute()))
 
 
 def _runs_inside(folder: Path, most: int = 3) -> list[str]:
@@ -214,7 +249,7 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
 
 
 def start_at_snapshots(
-    config: RunConfig, worlds: list[gymnasium.Env], agent: Agent
+    config: RunConfig, worlds: list[gymnasium.Env], agent: Agent, say: Callable[[str], None]
 ) -> list[gymnasium.Env]:
     """Training envs whose episodes start as `snapshot=` and `snapshot_phase.*` say.
 
@@ -229,13 +264,37 @@ def start_at_snapshots(
     from rlearly.envs.snapshot import Count, SnapshotRL, Snapshots, numpy_critic, student_clusters
     from rlearly.schedules import Linear
 
+    path = Path(config.snapshot)
+    if not path.is_file():
+        raise ConfigError(
+            f"snapshot: this run starts its episodes from {path}, which is not there: put it "
+            "back, or say where it is now with snapshot=FILE."
+        )
+    if config.snapshot_sha256 not in (None, _sha256(path)):
+        raise ConfigError(
+            f"snapshot: {path} is not the file that this run began with (its SHA-256 was "
+            f"{config.snapshot_sha256}): put that one back, or begin a new run."
+        )
     phase = config.snapshot_phase
     probability: Any = phase.probability
     if phase.probability_end is not None:
         probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
     clusters = phase.clusters or student_clusters(config.agent_name)
     rule = selection.named(phase.selection, clusters)
-    snapshots, counter = Snapshots.load(config.snapshot), Count()
+    snapshots, counter = Snapshots.load(path), Count()
+    rules = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
+    cut = f"cut after {phase.truncate_steps}" if phase.truncate_steps else "not cut"
+    say(
+        f"snapshots: {len(snapshots)} of {snapshots.env_id} from {path}, {rules}, for the first "
+        f"{phase.until_steps:,} agent steps, {cut}"
+    )
+    if phase.until_steps * config.env.action_repeat >= config.train_frames:
+        say(
+            f"snapshots: the phase lasts as long as the run; "
+            f"snapshot_phase.until_steps={phase.until_steps} is the paper's for a million steps"
+            if phase.until_steps == 100_000
+            else "snapshots: the phase lasts as long as the run"
+        )
     return [
         SnapshotRL(
             world,
@@ -318,10 +377,14 @@ def build(
     agent = make_agent(config, spec, device)
     copies = [
         Episodes(world, seeds.numpy("env", *([copy] if copy else [])))
-        for copy, world in enumerate(start_at_snapshots(config, worlds, agent))
+        for copy, world in enumerate(start_at_snapshots(config, worlds, agent, watcher.say))
     ]
     learning = make_learning(config, spec, device)
     watcher.say(learning.said)
+    on_policy = agent_module(config.agent_name).ON_POLICY
+    first_update = learning.batch_size * spec.frames_per_step if on_policy else _seed_frames(config)
+    if config.train_frames < first_update:
+        watcher.say(f"this run ends before its first update, at {first_update:,} frames")
     return Loop(
         Plan(
             frames_per_step=spec.frames_per_step,

@@ -142,6 +142,7 @@ class RunConfig:
     keep_checkpoints: int = setting(2, "newest ones kept", at_least=1)
     replay: ReplayConfig = group(ReplayConfig, "the memory")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
+    snapshot_sha256: str | None = setting(None, "of that file; filled in, and checked on resuming")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how they are used")
     wandb: WandbConfig = group(WandbConfig, "tracking beside the local files")
     run_dir: str | None = setting(None, "null: runs/<agent>/<env>/<seed>-<time>")

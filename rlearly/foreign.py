@@ -53,6 +53,12 @@ def read_model(path: Path, env: gymnasium.Env) -> Model:
         return _assemble(weights, library, relu, _Place(env))
     except (KeyError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds pickled objects, or is no file of torch"
+        elif isinstance(error, KeyError):
+            reason = (
+                f"it lacks {error}" if isinstance(error.args[0], str) else "it is no model file"
+            )
         raise ConfigError(
             f"{path} does not load as a model of TD3, DDPG, SAC or PPO ({reason[:200]}): expected "
             "Stable-Baselines3's .zip or CleanRL's .cleanrl_model with dense layers."

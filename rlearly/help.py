@@ -9,7 +9,7 @@ from rlearly.agents import AGENTS, agent_module
 from rlearly.config import EnvConfig, RunConfig, describe
 from rlearly.envs import FAMILIES
 
-NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family")
+NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256")
 
 
 def train_help(words: list[str]) -> str:

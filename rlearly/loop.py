@@ -219,7 +219,7 @@ class Loop:
         return obs
 
     def _step_copy(self, copy: int, action: np.ndarray) -> None:
-        obs, reward, terminated, truncated, _ = self.envs[copy].step(np.clip(action, -1.0, 1.0))
+        obs, reward, terminated, truncated, info = self.envs[copy].step(np.clip(action, -1.0, 1.0))
         self.memory.add(
             action, float(reward), obs, terminated=terminated, truncated=truncated, copy=copy
         )
@@ -228,7 +228,7 @@ class Loop:
         self.episode_steps[copy] += 1
         self.steps += 1
         if terminated or truncated:
-            self._end_episode(copy)
+            self._end_episode(copy, from_snapshot="snapshot" in info)
 
     def _update(self, first_step: int) -> None:
         """The updates that this round's steps pay for; each copy's step is asked about once."""
@@ -244,12 +244,14 @@ class Loop:
                 self.latest.update(metrics)
                 self.updates += 1
 
-    def _end_episode(self, copy: int) -> None:
+    def _end_episode(self, copy: int, *, from_snapshot: bool) -> None:
+        """Write a copy's episode down; one that began at a snapshot under names of its own."""
         self.episodes += 1
         self.cadence.end_episode()
+        kind = "snapshot_episode" if from_snapshot else "episode"
         row = {
-            "train/episode_return": self.episode_returns[copy],
-            "train/episode_length_steps": self.episode_steps[copy],
+            f"train/{kind}_return": self.episode_returns[copy],
+            f"train/{kind}_length_steps": self.episode_steps[copy],
             "train/episodes": self.episodes,
         }
         self.latest["train/episode_return"] = self.episode_returns[copy]

@@ -92,6 +92,8 @@ def record(config: TeacherConfig) -> Snapshots:
     out = Path(config.out)
     if not out.parent.is_dir():
         raise ConfigError(f"out: there is no folder {out.parent}; make it, or name another file.")
+    if out.is_dir():
+        raise ConfigError(f"out: {out} is a folder; name a file in it, as in {out}/teacher.h5.")
     named = [name for name in ("run", "model", "hub") if getattr(config, name)]
     if len(named) != 1:
         raise ConfigError(

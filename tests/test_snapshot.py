@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import tiny_envs  # noqa: F401  registers the small envs
+import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics
 
@@ -34,6 +35,7 @@ from rlearly.envs.snapshots import Snapshots, from_actions, from_minari, record
 from rlearly.schedules import Linear
 
 EVERY = 3
+CPU = torch.device("cpu")
 
 
 def play(env_id, seed=0, episodes=3, **kwargs):
@@ -583,8 +585,14 @@ def test_each_misuse_gets_one_clear_sentence(hopper, cartpole, tmp_path):
         lambda: wrap(hopper, "Hopper-v5", selection=ValueClusters(len(hopper) + 1)),
     )
     refused(
-        "carry no values", lambda: wrap(unvalued(hopper), "Hopper-v5", selection=ValueClusters(2))
+        "carry no value to cluster by",
+        lambda: wrap(unvalued(hopper), "Hopper-v5", selection=ValueClusters(2)),
     )
+    refused(
+        "received a vector of them",
+        lambda: SnapshotRL(gymnasium.make_vec("CartPole-v1", num_envs=2), cartpole),
+    )
+    refused("Expected a gymnasium env", lambda: SnapshotRL("CartPole-v1", cartpole))
     refused("there is no file", lambda: wrap(tmp_path / "nothing.h5"))
     refused(
         "truncate_steps: expected None or a number of at least 1",
@@ -655,6 +663,32 @@ def test_env_without_exact_restore_is_refused():
 def test_trajectories_of_another_env_are_refused():
     with pytest.raises(ConfigError, match=r"Trajectory 0 has 300 actions, .* over after \d+"):
         from_actions(gymnasium.make("CartPole-v1"), [(0, [1] * 300)])
+
+
+def test_policies_and_values_of_another_kind_are_refused_while_recording():
+    def refused(match, policy=lambda obs: np.zeros(3, np.float32), **more):
+        with pytest.raises(ConfigError, match=match):
+            record(gymnasium.make("Hopper-v5"), policy, **more)
+
+    refused("received a tuple of 2", policy=lambda obs: (np.zeros(3), None))
+    refused(r"received the shape \(2,\)", policy=lambda obs: np.zeros(2))
+    refused("value: expected one finite number", value=lambda obs: obs)
+    refused("value: expected one finite number", value=lambda obs: np.nan)
+    refused("every_steps: expected a number of at least 1", every_steps=0)
+    refused("episodes: expected a number of at least 1", episodes=0)
+    refused("seed: expected a whole number of at least 0", seed=-1)
+
+
+def test_store_says_in_a_line_what_it_is(hopper):
+    assert repr(hopper).startswith(f"<Snapshots: {len(hopper)} of Hopper-v5 from 3 episodes, ")
+    assert len(repr(hopper)) < 120 and "none of Hopper-v5" in repr(empty(hopper))
+
+
+def test_selected_steps_are_at_least_so_far_apart(hopper):
+    chosen = hopper.select(every_steps=4)  # of every third
+    for episode in set(chosen.episodes):
+        steps = chosen.steps[chosen.episodes == episode]
+        assert (np.diff(steps) == 6).all() and steps[0] == 0
 
 
 def test_minari_is_asked_for_by_name(monkeypatch):
@@ -746,7 +780,9 @@ def reach_loop(folder, agent, path, *words):
     from test_loop import make_loop
 
     words = (f"agent={agent}", "train_frames=330", "log_every_frames=50", *words)
-    started = (f"snapshot={path}", "snapshot_phase.clusters=3", "snapshot_phase.until_steps=200")
+    rule = [w for w in words if w.startswith("snapshot_phase.selection=")]
+    clusters = [] if rule and not rule[0].endswith("=clusters") else ["snapshot_phase.clusters=3"]
+    started = (f"snapshot={path}", *clusters, "snapshot_phase.until_steps=200")
     more = ("agent.rollout_steps=32",) if agent == "ppo" else ()
     return make_loop(folder, *words, *started, *more, base=TINY_STATE[agent])
 
@@ -800,12 +836,79 @@ def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
         "train_frames=140",
     )
     assert loop.run() and loop.updates > 0
-    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    ends = {r["steps"]: r["train/episode_length_steps"] for r in rows if "train/episodes" in r}
-    started = [length for step, length in ends.items() if step - length < 90]
-    plain = [length for step, length in ends.items() if step - length >= 90]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    started, plain = (
+        [row[key] for row in rows if key in row]
+        for key in ("train/snapshot_episode_length_steps", "train/episode_length_steps")
+    )
     assert max(started) == 3, "an episode near the teacher's end is over sooner"
     assert set(plain) == {10} and len(plain) >= 4
+
+
+def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_file):
+    loop = reach_loop(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
+    (said,) = [text for text in loop.watcher.said if text.startswith("snapshots: ")]
+    assert f"from {reach_file}, 3 clusters, for the first 200 agent steps, cut after 4" in said
+    loop.run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    started = [r["steps"] for r in rows if "train/snapshot_episode_return" in r]
+    plain = [r["steps"] for r in rows if "train/episode_return" in r]
+    assert len(started) > 40 and max(started) <= 204 < min(plain) and plain
+
+
+def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
+    from conftest import TINY_STATE
+    from test_loop import Silent
+
+    from rlearly import compose
+    from rlearly.config import as_yaml
+
+    mine, other = tmp_path / "mine.h5", tmp_path / "other.h5"
+    mine.write_bytes(reach_file.read_bytes())
+    play("tiny_envs:StateReach-v0", episodes=2).save(other)
+    monkeypatch.chdir(tmp_path)
+    words = ["agent=td3", *TINY_STATE["td3"], "snapshot=mine.h5", "snapshot_phase.clusters=2"]
+    config = compose.compose(words)
+    assert config.snapshot == str(mine), "wherever it is resumed from"
+    compose.build(config, tmp_path, make_sinks=lambda: None, watcher=Silent(), device=CPU)
+    (tmp_path / "config.yaml").write_text(as_yaml(config))
+
+    def resumed(*words):
+        compose.build(
+            compose.load(tmp_path, words),
+            tmp_path,
+            make_sinks=lambda: None,
+            watcher=Silent(),
+            device=CPU,
+        )
+
+    moved = tmp_path / "moved.h5"
+    mine.rename(moved)
+    with pytest.raises(ConfigError, match="put it back, or say where it is now with snapshot="):
+        resumed()
+    resumed("snapshot=moved.h5")
+    with pytest.raises(ConfigError, match=r"other.h5 is not the file that this run began with"):
+        resumed("snapshot=other.h5")
+
+
+def test_settings_of_a_phase_that_is_not_there_are_refused(reach_file):
+    from rlearly.compose import compose
+
+    words = ["agent=td3", "env=tiny_envs:StateReach-v0"]
+    with pytest.raises(ConfigError, match=r"snapshot_phase.until_steps: says nothing without"):
+        compose([*words, "snapshot_phase.until_steps=10"])
+    with pytest.raises(ConfigError, match=r"snapshot_phase.clusters: says nothing with"):
+        compose(
+            [
+                *words,
+                f"snapshot={reach_file}",
+                "snapshot_phase.clusters=2",
+                "snapshot_phase.selection=uniform",
+            ]
+        )
+    with pytest.raises(ConfigError, match=r"snapshot_sha256: is set by snapshot=FILE"):
+        compose([*words, "snapshot_sha256=1"])
 
 
 def test_truncated_student_episodes_still_bootstrap(tmp_path, reach_file):

@@ -1,5 +1,9 @@
 """Studies: what is run, what is skipped, what the numbers are."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ from rlearly.config import ConfigError
 from rlearly.experiments import aggregate, study
 from rlearly.experiments.aggregate import Curve, interval, iqm
 
+ROOT = Path(__file__).parents[1]
 STUDY = """
 title: tiny
 envs: [Pendulum-v1]
@@ -67,7 +72,8 @@ def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
     words = [str(file), f"out={out}", "workers=2"]
     assert study.main(words) == 0
     said = capsys.readouterr().out
-    assert said.count("start rlearly.train") == 5 and said.count("start rlearly.teacher") == 1
+    assert said.count("start ") == 6 and said.count("done ") == 6
+    assert "start teacher on Pendulum-v1" in said and "start plain on Pendulum-v1, seed 1" in said
     assert "Pendulum-v1  plain                      2" in said
     curves = aggregate.read_csv(out / "curves.csv")
     assert {(c.arm, c.seed) for c in curves} == {
@@ -76,7 +82,7 @@ def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
     assert all(c.frames.tolist() == [30, 60] for c in curves)
     assert (out / "curves.png").stat().st_size > 10_000
     assert study.main(words) == 0
-    assert "start" not in capsys.readouterr().out.replace("started", ""), "all of it is done"
+    assert "start " not in capsys.readouterr().out, "all of it is done"
     earlier = (out / "curves.csv").read_text().splitlines()
     kept = tmp_path / "kept.csv"
     kept.write_text("\n".join(line for line in earlier if "started" not in line) + "\n")
@@ -92,18 +98,70 @@ def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
 
 def test_failing_run_does_not_stop_the_others(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
-    file.write_text(STUDY.replace("[snapshot=TEACHER,", "[agent.lr=-1,"))
-    assert study.main([str(file), f"out={tmp_path / 'out'}"]) == 1
+    file.write_text(STUDY)
+    teachers = tmp_path / "teachers"
+    teachers.mkdir()
+    (teachers / "Pendulum-v1.h5").write_text("no snapshots")
+    assert study.main([str(file), f"out={tmp_path / 'out'}", f"teachers={teachers}"]) == 1
     said = capsys.readouterr().out
-    assert said.count("FAILED") == 2 and "agent.lr: expected a number above 0" in said
-    assert "2 of 4 runs are not done" in said
+    assert said.count("FAILED started on Pendulum-v1") == 2
+    assert "does not load as snapshots" in said and "2 of 4 runs are not done" in said
+
+
+def test_typos_are_found_before_anything_is_trained(tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    for old, new, sentence in (
+        ("clusters=2", "clusterz=2", "started on Pendulum-v1: There is no key"),
+        ("seed=9", "sed=9", "teacher on Pendulum-v1: There is no key"),
+        ("teacher: [agent", "teacher: []\ncommon2: [agent", "does not load as a study"),
+        ("seeds: 2", "seeds: two", "seeds: expected a number of at least 1, received 'two'"),
+        ("envs: [Pendulum-v1]", "envs: Pendulum-v1", "envs: expected a list of words"),
+    ):
+        assert old in STUDY
+        file.write_text(STUDY.replace(old, new))
+        assert study.main([str(file), f"out={tmp_path / 'out'}"]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_other_words_are_not_taken_for_these(tmp_path):
+    runner = study.Runner(tmp_path, tmp_path, 1)
+    runner.claim(["a=1", "b=2"], tmp_path / "run")
+    runner.claim(["a=1", "b=2"], tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"was made by other words \(b=2 b=3\): name another out="
+    ):
+        runner.claim(["a=1", "b=3"], tmp_path / "run")
+
+
+def test_stopped_study_saves_its_run_and_goes_on(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        STUDY.replace("train_frames=60", "train_frames=100000").replace("seeds: 2", "seeds: 1")
+    )
+    command = [sys.executable, "-m", "rlearly.experiments.study", str(file), f"out={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    log = tmp_path / "runs" / "plain" / "Pendulum-v1" / "0.log"
+    deadline = time.monotonic() + 120
+    while "frames/s" not in (log.read_text() if log.exists() else ""):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "stopped plain on Pendulum-v1, seed 0: saved at" in said
+    assert said.splitlines()[-1] == "stopped; the same command goes on."
+    assert any((log.parent / "0" / "checkpoints").iterdir())
 
 
 def test_shipped_studies_compose_every_run(tmp_path):
     from rlearly.compose import compose
 
     for file in sorted(study.STUDIES.glob("*.yaml")):
-        runs = study.Study.load(Path(file.stem)).runs(tmp_path)
+        plan = study.Study.load(Path(file.stem))
+        for env in plan.envs:
+            (tmp_path / f"{env}.h5").touch()
+        runs = plan.runs(tmp_path)
         assert len({(r.arm, r.env, r.seed) for r in runs}) == len(runs)
         for run in {r.arm: r for r in runs}.values():
             compose(run.words)

@@ -173,9 +173,11 @@ def test_run_becomes_a_teacher_and_its_snapshots_start_a_student(tmp_path, capsy
     assert train(["agent=td3", "env=Walker2d-v5", "snapshot=t.h5", "run_dir=no"]) == 2
     assert "snapshots are of Hopper-v5" in capsys.readouterr().err
     assert train([*words, "snapshot=missing.h5", "run_dir=no"]) == 2
-    assert "there is no file missing.h5" in capsys.readouterr().err
+    assert f"there is no file {tmp_path / 'missing.h5'}" in capsys.readouterr().err
     assert teacher.main(["run=teacher", "out=nowhere/t.h5"]) == 2
     assert "there is no folder nowhere" in capsys.readouterr().err
+    assert teacher.main(["run=teacher", "out=teacher"]) == 2
+    assert "out: teacher is a folder" in capsys.readouterr().err
     assert teacher.main(["out=t.h5"]) == 2
     assert "Expected exactly one of run=, model= and hub=" in capsys.readouterr().err
     assert teacher.main(["model=x.zip"]) == 2

@@ -69,14 +69,15 @@ class ValueClusters(_Stateless):
         values = snapshots.values
         if not np.isfinite(values).all():
             raise ConfigError(
-                "The snapshots carry no values to cluster by: record them with a value, or use "
-                "selection Uniform or ReturnToGo."
+                f"{np.isnan(values).sum()} of {len(values)} snapshots carry no value to cluster by: "
+                "record them with a value, or use selection Uniform or ReturnToGo."
             )
         distinct = len(np.unique(values))
         if self.clusters > distinct:
             raise ConfigError(
                 f"clusters: expected at most {distinct}, the number of snapshots with values that "
-                f"differ, received {self.clusters}."
+                f"differ, received {self.clusters}; record more, or take fewer clusters "
+                f"(snapshot_phase.clusters={distinct})."
             )
         labels = cluster_numbers(values, self.clusters)
         self.members = [np.flatnonzero(labels == label) for label in range(self.clusters)]

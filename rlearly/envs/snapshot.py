@@ -125,7 +125,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     stay this env's own. Choices are drawn from `self.np_random`, which `reset(seed=...)` seeds.
     `reset(options={"snapshot": i})` starts at snapshot i, also after the phase. The info of such a
     reset holds "snapshot" and "snapshot_value" (the teacher's); its other entries are of the
-    ordinary reset before. Wrap it anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics,
+    ordinary reset before. The info of such an episode's last step holds "snapshot" too. Wrap it anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics,
     SB3's Monitor) belong outside, where they see the truncation.
 
     `counter`: a StepCounter shared by the copies of a vector env (or a Count, if they are all in
@@ -225,10 +225,12 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             self._elapsed += 1
             if self._elapsed == self.truncate_steps and not terminated:
                 truncated = True
-            if (terminated or truncated) and self.critic is not None:
-                rest = 0.0 if terminated else float(self.critic(obs))
-                total = self._discounted + self.discount**self._elapsed * rest
-                self.report(abs(total - self._first_value))
+            if terminated or truncated:
+                info = {**info, "snapshot": self.snapshot}
+                if self.critic is not None:
+                    rest = 0.0 if terminated else float(self.critic(obs))
+                    total = self._discounted + self.discount**self._elapsed * rest
+                    self.report(abs(total - self._first_value))
         return obs, reward, terminated, truncated, info
 
     def report(self, score: float, snapshot: int | None = None) -> None:

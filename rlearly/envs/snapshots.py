@@ -43,7 +43,7 @@ COLUMNS = {
 """What a file holds beside the states, an entry a snapshot; None: the observation's own dtype."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Snapshots:
     """N states along a teacher's episodes, in the order in which they were seen.
 
@@ -80,6 +80,17 @@ class Snapshots:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __repr__(self) -> str:
+        """What they are, in one line."""
+        if not len(self):
+            return f"<Snapshots: none of {self.env_id}>"
+        spans = (f"{a.min():.4g} to {a.max():.4g}" for a in (self.returns, self.values))
+        returns, values = spans
+        return (
+            f"<Snapshots: {len(self)} of {self.env_id} from {len(np.unique(self.episodes))} "
+            f"episodes, returns {returns}, values {values}>"
+        )
+
     def state(self, index: int) -> tuple[EnvState, Any]:
         """(the state, the unwrapped env's observation there) of one snapshot.
 
@@ -96,7 +107,7 @@ class Snapshots:
             raise DamagedState(f"Snapshot {index} is malformed ({error}).") from None
 
     def select(self, best_episodes: int | None = None, every_steps: int = 1) -> Snapshots:
-        """Those of the `best_episodes` episodes of highest return, at every so-many-th step.
+        """Those of the `best_episodes` episodes of highest return, `every_steps` or more apart.
 
         Raises:
             ConfigError: a number is below 1.
@@ -104,7 +115,11 @@ class Snapshots:
         for name, number in (("best_episodes", best_episodes), ("every_steps", every_steps)):
             if number is not None and number < 1:
                 raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
-        keep = self.steps % every_steps == 0
+        keep = np.zeros(len(self), dtype=bool)
+        latest: dict[int, int] = {}
+        for i, (episode, step) in enumerate(zip(self.episodes, self.steps, strict=True)):
+            if episode not in latest or step - latest[episode] >= every_steps:
+                keep[i], latest[episode] = True, step
         if best_episodes is not None:
             numbers, first = np.unique(self.episodes, return_index=True)
             order = np.argsort(-self.returns[first], kind="stable")
@@ -124,6 +139,7 @@ class Snapshots:
                 f"The snapshots of {self.env_id} are empty: record some with "
                 "python -m rlearly.teacher, or select fewer away."
             )
+        refuse_vector(env)
         base = env.unwrapped
         if id_of(base) != self.env_id:
             raise ConfigError(
@@ -253,6 +269,21 @@ def _read(file: Any, name: str, kind: Any) -> np.ndarray:
     return array
 
 
+def refuse_vector(env: Any) -> None:
+    """Copies are wrapped one by one.
+
+    Raises:
+        ConfigError: `env` is several envs, or none.
+    """
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ConfigError(
+            "Expected one env, received a vector of them: wrap each copy, as in "
+            "gymnasium.make_vec(id, 4, wrappers=[lambda env: SnapshotRL(env, ...)])."
+        )
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(f"Expected a gymnasium env, received {env!r}; see gymnasium.make.")
+
+
 def kwargs_of(base: gymnasium.Env) -> dict[str, Any]:
     """What gymnasium.make was given, without how to draw."""
     kwargs = dict(base.spec.kwargs) if base.spec is not None else {}
@@ -314,6 +345,7 @@ class Collector:
     """
 
     def __init__(self, env: gymnasium.Env):
+        refuse_vector(env)
         self.method = self_test(env.unwrapped)
         wrapped = recorded(env) if self.method == "replay" else env
         self.env, self.watch = innermost(wrapped, Watch)
@@ -424,15 +456,45 @@ def record(
     Raises:
         InexactState: the env cannot return to a state to the bit.
     """
+    for name, number in (("episodes", episodes), ("every_steps", every_steps)):
+        if number < 1:
+            raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
+    if seed < 0:
+        raise ConfigError(f"seed: expected a whole number of at least 0, received {seed}.")
     collector = Collector(env)
+    space = env.action_space
+
+    def act(obs: Any, step: int) -> Any:
+        action = policy(obs)
+        received = None
+        if isinstance(action, tuple) and not isinstance(space, gymnasium.spaces.Tuple):
+            received = f"a tuple of {len(action)}"
+        elif isinstance(space, gymnasium.spaces.Box) and np.shape(action) != space.shape:
+            received = f"the shape {np.shape(action)}"
+        if received:
+            raise ConfigError(
+                f"policy: expected an action of {space} and nothing else, received {received}."
+            )
+        return action
+
+    def known(obs: Any, step: int) -> float:
+        if value is None:
+            return np.nan
+        number = np.asarray(value(obs), dtype=np.float64)
+        if number.size != 1 or not np.isfinite(number).all():
+            raise ConfigError(
+                f"value: expected one finite number for an observation, received {number}."
+            )
+        return number.item()
+
     seeds = np.random.SeedSequence(seed).generate_state(episodes)
     for episode, episode_seed in enumerate(seeds.tolist()):
         total, steps, _ = collector.play(
             episode,
             episode_seed,
             every_steps,
-            lambda obs, step: policy(obs),
-            lambda obs, step: np.nan if value is None else float(value(obs)),
+            act,
+            known,
         )
         on_episode(episode, total, steps)
     return collector.snapshots(

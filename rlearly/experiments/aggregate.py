@@ -116,7 +116,7 @@ def summary(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             low, high = interval(scores)
             row |= {f"{name}_iqm": float(iqm(scores)), f"{name}_low": float(low)}
             row |= {f"{name}_high": float(high)}
-        row["final_each_seed"] = " ".join(f"{c.final:.0f}" for c in members)
+        row["final_each_seed"] = " ".join(f"{c.final:.4g}" for c in members)
         rows.append(row)
     return rows
 
@@ -125,8 +125,15 @@ def table(curves: Sequence[Curve]) -> str:
     """The summary for reading."""
     lines = ["env          arm                    seeds  final IQM [95 %]       mean while learning"]
     for row in summary(curves):
-        final = f"{row['final_iqm']:.0f} [{row['final_low']:.0f}, {row['final_high']:.0f}]"
-        area = f"{row['area_iqm']:.0f} [{row['area_low']:.0f}, {row['area_high']:.0f}]"
+        final, area = (
+            f"{row[f'{name}_iqm']:.4g} "
+            + (
+                f"[{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]"
+                if row["seeds"] > 1
+                else "[one seed]"
+            )
+            for name in ("final", "area")
+        )
         lines.append(
             f"{row['env']:12} {row['arm']:22} {row['seeds']:5}  {final:22} {area}"
             f"   each: {row['final_each_seed']}"

@@ -7,9 +7,11 @@ teacher that is trained first. Running the command again goes on where it stoppe
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlearly.compose import compose
 from rlearly.config import (
     ConfigError,
     assign,
@@ -59,6 +62,10 @@ class Run:
     seed: int
     words: list[str]
 
+    @property
+    def needs_teacher(self) -> bool:
+        return any(word.startswith("snapshot=") for word in self.words)
+
     def folder(self, out: Path) -> Path:
         return out / "runs" / self.arm / self.env / str(self.seed)
 
@@ -94,6 +101,37 @@ class Study:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{file} does not load as a study ({reason}).") from None
 
+    def __post_init__(self) -> None:
+        parts = [(self.envs, self.seeds, self.arms)]
+        if self.ablations:
+            try:
+                parts.append(tuple(self.ablations[key] for key in ("envs", "seeds", "arms")))
+            except KeyError as error:
+                raise ConfigError(f"ablations: expected envs, seeds and arms, lacks {error}.") from None
+        for envs, seeds, arms in parts:
+            for name, words in {"envs": envs, "common": self.common, **arms}.items():
+                if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+                    raise ConfigError(f"{name}: expected a list of words, received {words!r}.")
+            if not isinstance(seeds, int) or seeds < 1:
+                raise ConfigError(f"seeds: expected a number of at least 1, received {seeds!r}.")
+
+    def check(self) -> None:
+        """Compose every run and teacher, so that a typo is found before anything is trained.
+
+        Raises:
+            ConfigError: one of them does not compose, or there is no teacher and one is wanted.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            runs = self.runs(Path(folder))
+            taught = dict.fromkeys(run.env for run in runs if run.needs_teacher)
+            if taught and not self.teacher:
+                raise ConfigError("teacher: expected its words, since arms start from TEACHER.")
+            for env in taught:
+                (Path(folder) / f"{env}.h5").touch()
+                _compose(f"teacher on {env}", [*self.teacher, f"env={env}"])
+            for run in {(run.arm, run.env): run for run in runs}.values():
+                _compose(f"{run.arm} on {run.env}", run.words)
+
     def runs(self, teachers: Path) -> list[Run]:
         """Every run, seed by seed, so that a stopped study has all arms at some seeds."""
         parts = [(self.envs, self.seeds, self.arms)]
@@ -111,6 +149,13 @@ class Study:
         return planned
 
 
+def _compose(what: str, words: list[str]) -> None:
+    try:
+        compose(words)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from None
+
+
 class Runner:
     """Runs commands in processes of their own, a line a start and an end."""
 
@@ -118,28 +163,57 @@ class Runner:
         self.out = out
         self.teachers = teachers
         self.workers = workers
-        self.print_lock = threading.Lock()
+        self.stopping = False
+        self._running: set[subprocess.Popen[bytes]] = set()
 
-    def say(self, text: str) -> None:
-        with self.print_lock:
-            print(text, flush=True)
+    def stop(self, number: int, frame: Any) -> None:
+        """A signal: the running processes save and stop, the others do not start."""
+        self.stopping = True
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)
 
-    def train(self, words: list[str], folder: Path) -> bool:
+    def claim(self, words: list[str], folder: Path) -> None:
+        """Note by which words a folder is filled.
+
+        Raises:
+            ConfigError: it was filled by others.
+        """
+        note = folder.with_name(f"{folder.name}.words.json")
+        if note.is_file():
+            earlier = json.loads(note.read_text())
+            if earlier != words:
+                changed = sorted(set(earlier) ^ set(words))
+                raise ConfigError(
+                    f"{folder} was made by other words ({' '.join(changed)}): name another out=, "
+                    "or delete it."
+                )
+            return
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(words))
+
+    def train(self, words: list[str], folder: Path, what: str) -> bool:
         """Train in `folder`, or go on there; True if it is done."""
         if (folder / "done.json").exists():
             return True
         resume = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
         where = [f"resume={folder}"] if resume else [*words, f"run_dir={folder}"]
-        return self.command(["rlearly.train", *where], folder.with_suffix(".log"))
+        return self.command(["rlearly.train", *where], folder.with_suffix(".log"), what)
 
-    def command(self, words: list[str], log: Path) -> bool:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.say(f"start {' '.join(words)}")
+    def command(self, words: list[str], log: Path, what: str) -> bool:
+        if self.stopping:
+            return False
+        print(f"start {what}", flush=True)
         with log.open("a") as stream:
-            done = subprocess.run([sys.executable, "-m", *words], stdout=stream, stderr=stream)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *words], stdout=stream, stderr=stream
+            )
+            self._running.add(process)
+            status = process.wait()
+            self._running.discard(process)
         last = (log.read_text().strip().splitlines() or [""])[-1]
-        self.say(f"{'done' if done.returncode == 0 else 'FAILED'} {words[-1]}: {last}")
-        return done.returncode == 0
+        ends = {0: "done", 75: "stopped"}
+        print(f"{ends.get(status, 'FAILED')} {what}: {last}", flush=True)
+        return status == 0
 
     def teach(self, study: Study, env: str) -> bool:
         """Train and record the teacher of an env."""
@@ -147,19 +221,36 @@ class Runner:
         snapshots = folder / f"{env}.h5"
         if snapshots.exists():
             return True
-        if not self.train([*study.teacher, f"env={env}"], folder / env):
+        if not self.train([*study.teacher, f"env={env}"], folder / env, f"teacher on {env}"):
             return False
         words = ["rlearly.teacher", f"run={folder / env}", f"out={snapshots}"]
-        return self.command([*words, *study.teacher_snapshots], folder / f"{env}.teacher.log")
+        log = folder / f"{env}.teacher.log"
+        return self.command([*words, *study.teacher_snapshots], log, f"recording on {env}")
 
     def all(self, study: Study, runs: Sequence[Run]) -> bool:
-        """Everything; one that fails does not stop the others."""
+        """Everything; one that fails does not stop the others.
+
+        Raises:
+            ConfigError: a folder holds another run than its place says; nothing was started.
+        """
+        envs = list(dict.fromkeys(run.env for run in runs if run.needs_teacher))
+        for env in envs:
+            ready = (self.teachers / f"{env}.h5").exists()
+            trained = (self.teachers / env).exists()
+            if trained or not ready:
+                self.claim([*study.teacher, f"env={env}"], self.teachers / env)
+        for run in runs:
+            self.claim(run.words, run.folder(self.out))
         with ThreadPoolExecutor(self.workers) as pool:
-            envs = dict.fromkeys(r.env for r in runs if any("snapshot=" in w for w in r.words))
             taught = dict(zip(envs, pool.map(lambda e: self.teach(study, e), envs), strict=True))
-            ready = [r for r in runs if taught.get(r.env, True)]
-            results = pool.map(lambda r: self.train(r.words, r.folder(self.out)), ready)
-            return all(results) and len(ready) == len(runs)
+            ready = [r for r in runs if not r.needs_teacher or taught[r.env]]
+            results = pool.map(
+                lambda r: self.train(
+                    r.words, r.folder(self.out), f"{r.arm} on {r.env}, seed {r.seed}"
+                ),
+                ready,
+            )
+            return all(list(results)) and len(ready) == len(runs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,11 +281,20 @@ def run(path: Path, config: StudyConfig) -> int:
     earlier = aggregate.read_csv(Path(config.results)) if config.results else []
     have = {(c.arm, c.env, c.seed) for c in earlier}
     runs = [r for r in study.runs(teachers) if (r.arm, r.env, r.seed) not in have]
+    study.check()
     if config.dry_run:
         for planned in runs:
             print(" ".join(["python -m rlearly.train", *planned.words]))
         return 0
-    complete = config.only_read or Runner(out, teachers, config.workers).all(study, runs)
+    complete = True
+    if not config.only_read:
+        runner = Runner(out, teachers, config.workers)
+        for name in ("SIGINT", "SIGTERM"):
+            signal.signal(getattr(signal, name), runner.stop)
+        complete = runner.all(study, runs)
+        if runner.stopping:
+            print("stopped; the same command goes on.")
+            return 75
     curves = [*earlier, *(c for r in runs if (c := aggregate.read_run(r.folder(out), r)))]
     if not curves:
         raise ConfigError(f"{out}: there is no finished run to read.")
