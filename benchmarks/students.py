@@ -32,16 +32,7 @@ import numpy as np
 import torch
 
 from rlearly import compose
-from rlearly.config import (
-    ConfigError,
-    RunConfig,
-    assign,
-    describe,
-    editable,
-    frozen,
-    parse_overrides,
-    setting,
-)
+from rlearly.config import ConfigError, RunConfig, describe, from_words, setting
 from rlearly.loop import evaluate
 from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
@@ -344,10 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:22} {type_name.replace(' | None', '?')}, {default}: {text}")
         return 0
     try:
-        view = editable(StudentsConfig())
-        for key, value in parse_overrides(words):
-            assign(view, key, value)
-        results = compare(frozen(view))
+        results = compare(from_words(StudentsConfig(), words))
     except ConfigError as error:
         print(f"students: {error}", file=sys.stderr)
         return 2

@@ -230,6 +230,18 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
         raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
 
 
+def from_words(defaults: Any, words: Sequence[str]) -> Any:
+    """A config dataclass with `key=value` words set on it, checked.
+
+    Raises:
+        ConfigError: a word does not parse, names no key, or its value has a wrong type or size.
+    """
+    view = editable(defaults)
+    for key, value in parse_overrides(words):
+        assign(view, key, value)
+    return frozen(view)
+
+
 def keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every dotted key of a structured config with the name of its type."""
     for name, type_name, _, _, nested in describe(OmegaConf.get_type(config)):

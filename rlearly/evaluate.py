@@ -9,15 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlearly.config import (
-    ConfigError,
-    assign,
-    describe,
-    editable,
-    frozen,
-    parse_overrides,
-    setting,
-)
+from rlearly.config import ConfigError, describe, from_words, setting
 
 
 @dataclass(frozen=True)
@@ -57,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError(
                     f"Expected key=value, received {word!r}; did you mean run={word}?"
                 )
-        view = editable(EvaluateConfig())
-        for key, value in parse_overrides(words):
-            assign(view, key, value)
-        evaluate(frozen(view))
+        evaluate(from_words(EvaluateConfig(), words))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2

@@ -9,15 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import (
-    ConfigError,
-    assign,
-    describe,
-    editable,
-    frozen,
-    parse_overrides,
-    setting,
-)
+from rlearly.config import ConfigError, describe, from_words, setting
 
 if TYPE_CHECKING:
     import gymnasium
@@ -71,10 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
     try:
-        view = editable(TeacherConfig())
-        for key, value in parse_overrides(words):
-            assign(view, key, value)
-        record(frozen(view))
+        record(from_words(TeacherConfig(), words))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2

@@ -23,15 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.compose import compose
-from rlearly.config import (
-    ConfigError,
-    assign,
-    describe,
-    editable,
-    frozen,
-    parse_overrides,
-    setting,
-)
+from rlearly.config import ConfigError, describe, from_words, frozen, setting
 from rlearly.experiments import aggregate
 
 STUDIES = Path(__file__).parent / "studies"
@@ -264,10 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nShipped studies, by name: {shipped}")
         return 0 if "--help" in words else 2
     try:
-        view = editable(StudyConfig())
-        for key, value in parse_overrides([w for w in words if "=" in w]):
-            assign(view, key, value)
-        return run(Path(names[0]), frozen(view))
+        config = from_words(StudyConfig(), [w for w in words if "=" in w])
+        return run(Path(names[0]), config)
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
