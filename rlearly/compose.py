@@ -391,7 +391,7 @@ def build(
             train_frames=config.train_frames,
             seed_frames=_seed_frames(config),
             batch_size=learning.batch_size,
-            update_last=agent_module(config.agent_name).ON_POLICY,
+            update_last=on_policy,
             log_every_frames=config.log_every_frames,
             eval_every_frames=config.eval_every_frames,
             eval_episodes=config.eval_episodes,

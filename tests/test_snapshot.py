@@ -630,9 +630,9 @@ def unvalued(snapshots):
 def test_states_of_another_mujoco_are_refused(hopper, monkeypatch):
     from rlearly.envs import snapshots
 
-    installed = snapshots._installed
+    installed = snapshots.installed
     monkeypatch.setattr(
-        snapshots, "_installed", lambda p: "3.11.0" if p == "mujoco" else installed(p)
+        snapshots, "installed", lambda p: "3.11.0" if p == "mujoco" else installed(p)
     )
     with pytest.raises(ConfigError, match=r"made with mujoco 3\..*, and this is mujoco 3.11.0"):
         wrap(hopper, "Hopper-v5")

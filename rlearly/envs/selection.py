@@ -224,9 +224,6 @@ class LearnerError:
         self.scores = np.array(state["scores"])
 
 
-SELECTIONS = ("uniform", "clusters", "return_to_go", "novelty", "learner_error")
-
-
 def named(name: str, clusters: int = 6) -> Selection:
     """A selection by its name on the command line."""
     made: dict[str, Any] = {

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,14 @@ from rlearly.envs.state import (
     DamagedState,
     EnvState,
     InexactState,
+    installed,
     method_of,
     recorded,
     save,
     self_test,
 )
 from rlearly.envs.state_bytes import from_bytes, to_bytes
-from rlearly.envs.state_replay import id_of
+from rlearly.envs.state_replay import Inner, id_of, innermost
 
 FORMAT = 1
 COLUMNS = {
@@ -154,7 +154,7 @@ class Snapshots:
             )
         state, _ = self.state(0)
         for package, wanted in state.versions.items():
-            have = _installed(package)
+            have = installed(package)
             if have != wanted:
                 raise ConfigError(
                     f"The snapshots of {self.env_id} were made with {package} {wanted}, and this "
@@ -290,25 +290,13 @@ def kwargs_of(base: gymnasium.Env) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key != "render_mode"}
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:
-        return None
-
-
 # --- made from a teacher ---
 
 
-class Watch(gymnasium.Wrapper):
+class Watch(Inner):
     """Sits directly around the unwrapped env (and its recording) and remembers what it said."""
 
     obs: Any = None
-
-    @property
-    def spec(self) -> Any:
-        """The env's own: making it again must not look for this wrapper."""
-        return self.env.spec
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -319,19 +307,6 @@ class Watch(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.obs, reward, terminated, truncated, info = self.env.step(action)
         return self.obs, reward, terminated, truncated, info
-
-
-def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
-    """(env, the new wrapper): a wrapper put directly around the unwrapped env and its recording."""
-    bottom = env
-    outer = None
-    while isinstance(bottom, gymnasium.Wrapper) and type(bottom).__name__ != "Recorded":
-        outer, bottom = bottom, bottom.env
-    wrapper = make(bottom)
-    if outer is None:
-        return wrapper, wrapper
-    outer.env = wrapper
-    return env, wrapper
 
 
 class Collector:
@@ -421,7 +396,7 @@ class Collector:
             columns[name] = column if kind is None else column.astype(kind)
         base = self.env.unwrapped
         packages = ("gymnasium", "mujoco", "dm_control", "numpy", "rlearly")
-        found = {package: _installed(package) for package in packages}
+        found = {package: installed(package) for package in packages}
         return Snapshots(
             records=[row["record"] for row in self.rows],
             env_id=id_of(base),

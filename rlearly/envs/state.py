@@ -323,12 +323,13 @@ def _versions(method: str, base: Any) -> dict[str, str]:
         world = type(vars(base).get("world")).__module__.split(".")[0]
         packages += [world] if world == "Box2D" else []
         packages += ["mujoco", "dm_control"] if hasattr(base, "_control") else []
-    found = {package: _version(package) for package in packages}
+    found = {package: installed(package) for package in packages}
     return {package: version for package, version in found.items() if version}
 
 
 @functools.cache
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -344,7 +345,9 @@ def _try_method(
     if method == "replay":
         env, fresh = recorded(env), fresh and recorded(fresh)
     before = [_save_wrapper(wrapper, env) for wrapper in _wrappers(env)]
-    own = own_randomness(env.unwrapped)
+    base: Any = env.unwrapped
+    own = own_randomness(base)
+    seeded = getattr(base, "_np_random", None) is not None
     space = copy.deepcopy(env.action_space)
     space.seed(0)
     try:
@@ -364,7 +367,9 @@ def _try_method(
     finally:
         for wrapper, (_, saved) in zip(_wrappers(env), before, strict=True):
             _restore_wrapper(wrapper, saved, env)
-        set_randomness(env.unwrapped, *own)
+        set_randomness(base, *own)
+        if not seeded:  # an env that nobody has seeded yet must not keep the test's seed
+            base._np_random = None
 
 
 def _sample(space: gymnasium.Space) -> Any:

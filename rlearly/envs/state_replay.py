@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -19,7 +19,28 @@ class InexactState(ConfigError):
     """An env cannot be saved, or brought back, to the bit."""
 
 
-class Recorded(gymnasium.Wrapper):
+class Inner(gymnasium.Wrapper):
+    """A wrapper directly around the unwrapped env, put there by `innermost`."""
+
+    @property
+    def spec(self) -> Any:
+        """The env's own: making it again must not look for this wrapper."""
+        return self.env.spec
+
+
+def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
+    """(env, the new wrapper): a wrapper put directly around the unwrapped env and its recording."""
+    bottom, outer = env, None
+    while isinstance(bottom, gymnasium.Wrapper) and not isinstance(bottom, Recorded):
+        outer, bottom = bottom, bottom.env
+    wrapper = make(bottom)
+    if outer is None:
+        return wrapper, wrapper
+    outer.env = wrapper
+    return env, wrapper
+
+
+class Recorded(Inner):
     """Remembers the episode's seed, options and actions, so that it can be played again.
 
     It belongs directly around the unwrapped env: `recorded(env)` puts it there. A reset without a
@@ -31,11 +52,6 @@ class Recorded(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self.forget()
-
-    @property
-    def spec(self) -> Any:
-        """The env's own: making it again must not look for this wrapper."""
-        return self.env.spec
 
     def forget(self) -> None:
         """The env is no longer where the recording leads."""
@@ -81,14 +97,7 @@ def recorded(env: gymnasium.Env) -> gymnasium.Env:
     """`env` with a `Recorded` directly around its unwrapped env, once."""
     if recording_of(env) is not None:
         return env
-    base, outer = env.unwrapped, env
-    if env is base:
-        return Recorded(base)
-    while isinstance(outer, gymnasium.Wrapper) and outer.env is not base:
-        outer = outer.env
-    assert isinstance(outer, gymnasium.Wrapper)
-    outer.env = Recorded(base)
-    return env
+    return innermost(env, Recorded)[0]
 
 
 def log_of(base: gymnasium.Env, recording: Recorded | None) -> dict[str, Any]:
