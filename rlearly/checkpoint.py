@@ -18,7 +18,7 @@ import torch
 from rlearly.config import ConfigError
 
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 ARRAY = "__array__"
 
 

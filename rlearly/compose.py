@@ -17,6 +17,7 @@ from yaml import YAMLError
 from rlearly import envs
 from rlearly.agents import AGENTS, agent_module
 from rlearly.config import (
+    INTERVENTIONS,
     ConfigError,
     RunConfig,
     assign,
@@ -44,7 +45,7 @@ NAMED_ELSEWHERE = {
 }
 USUAL_EPISODE_FRAMES = 1000
 """What an episode is taken to last in forecasts, where the env's spec does not tell."""
-OFF_POLICY_ONLY = ("replay_ratio", "replay.capacity", "seed_frames")
+OFF_POLICY_ONLY = ("replay_ratio", "adaptive_ratio", "replay.capacity", "seed_frames")
 """What says nothing to an agent that learns from each rollout once."""
 
 RESUMABLE = (
@@ -89,7 +90,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     for key, value in parse_overrides(base):
         assign(view, key, value)
     for key, value in pairs:
-        if key in OFF_POLICY_ONLY and agent_module(agent).ON_POLICY:
+        if key.startswith(OFF_POLICY_ONLY) and agent_module(agent).ON_POLICY:
             raise ConfigError(
                 f"{key}: agent={agent} is on policy: it keeps no replay and learns once from every "
                 "agent.rollout_steps steps; leave it out."
@@ -101,7 +102,10 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _resolve_pixels(frozen(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
-    config = _settle_snapshot(config, {key for key, _ in pairs})
+    keys = {key for key, _ in pairs}
+    config = _settle_snapshot(config, keys)
+    config = _settle_interventions(config, keys)
+    _check_ratio(config, keys)
     if config.env.kwargs and config.env.family == "control":
         raise ConfigError(
             f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
@@ -157,6 +161,50 @@ def _settle_snapshot(config: RunConfig, keys: set[str]) -> RunConfig:
         raise ConfigError("snapshot: expected a file of snapshots, received ''.")
     path = Path(config.snapshot).expanduser().absolute()
     return replace(config, snapshot=str(path), snapshot_sha256=_sha256(path))
+
+
+def _settle_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
+    """Make `intervention` a list of known names, each of which the agent can take."""
+    asked = config.intervention
+    names = [] if asked in (None, "none") else list(asked) if isinstance(asked, list) else [asked]
+    module = agent_module(config.agent_name)
+    refuses, networks = dict(module.REFUSES), list(module.NETWORKS)
+    if not config.env.pixels and "encoder" in networks:
+        networks.remove("encoder")
+        for name in ("augmentation", "freeze_encoder"):
+            refuses[name] = "it observes states here; obs=pixels changes that"
+    for name in names:
+        if not isinstance(name, str) or name not in INTERVENTIONS:
+            raise ConfigError(
+                f"There is no intervention {name!r}; {did_you_mean(str(name), INTERVENTIONS)}"
+            )
+        if name in refuses:
+            takes = ", ".join(other for other in INTERVENTIONS if other not in refuses)
+            raise ConfigError(
+                f"intervention={name}: agent={config.agent_name} cannot take it ({refuses[name]}); "
+                f"it can take {takes}."
+            )
+        wanted = getattr(getattr(config, name), "networks", None)
+        if wanted is not None and (not wanted or set(wanted) - set(networks)):
+            raise ConfigError(
+                f"{name}.networks: expected some of {', '.join(networks)}, which "
+                f"agent={config.agent_name} has here, received {', '.join(wanted) or 'none'}."
+            )
+    for key in sorted(keys):
+        name = key.partition(".")[0]
+        if name in INTERVENTIONS and name not in names:
+            raise ConfigError(f"{key}: says nothing without intervention={name}; add it.")
+    return replace(config, intervention=sorted(set(names)))
+
+
+def _check_ratio(config: RunConfig, keys: set[str]) -> None:
+    """Whether the replay ratio can be had, and nothing is said of one that is not asked for."""
+    from rlearly.cadence import off_policy_cadence
+
+    off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
+    lost = sorted(key for key in keys if key.startswith("adaptive_ratio."))
+    if lost and config.replay_ratio != "adaptive":
+        raise ConfigError(f"{lost[0]}: says nothing without replay_ratio=adaptive; add it.")
 
 
 def _sha256(path: Path) -> str:
@@ -312,7 +360,9 @@ def start_at_snapshots(
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
+    from rlearly import interventions
     from rlearly.networks import is_image
+    from rlearly.plasticity import Gauge
     from rlearly.seeding import Seeds
 
     module = agent_module(config.agent_name)
@@ -325,7 +375,18 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     if module.ON_POLICY and settings.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
         settings = replace(settings, anneal_steps=whole_run)
-    return module.make(settings, spec, seeds=Seeds(config.seed), device=device)
+    return module.make(
+        settings,
+        spec,
+        seeds=Seeds(config.seed),
+        device=device,
+        gauge=Gauge(
+            config.plasticity.every_steps,
+            config.plasticity.dormant_threshold,
+            critic_each_update=config.replay_ratio == "adaptive",
+        ),
+        interventions=interventions.chosen(config, Seeds(config.seed)),
+    )
 
 
 def layout_of(config: RunConfig, spec: EnvSpec) -> Any:
@@ -456,7 +517,7 @@ def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
 
 
 def _learning_from_replay(config: RunConfig, spec: EnvSpec, device: torch.device) -> Learning:
-    from rlearly.cadence import FixedRatio
+    from rlearly.cadence import off_policy_cadence
     from rlearly.machine import check_memory
     from rlearly.replay import Replay, Replays
     from rlearly.seeding import Seeds
@@ -479,7 +540,7 @@ def _learning_from_replay(config: RunConfig, spec: EnvSpec, device: torch.device
         )
         for _ in range(config.num_envs)
     ]
-    cadence = FixedRatio(config.replay_ratio)
+    cadence = off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
     return Learning(Replays(rings, generator), cadence, config.agent.batch_size, said)
 
 
@@ -488,6 +549,8 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
+    from rlearly.cadence import mean_ratio
+
     env = make_env(config)
     spec = envs.spec_of(env, config.env)
     obs, _ = env.reset(seed=0)
@@ -509,7 +572,7 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     if agent_module(config.agent_name).ON_POLICY:
         return seconds + steps * _rollout_seconds(config, agent, obs)
     learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
-    updates = learning * config.replay_ratio
+    updates = learning * mean_ratio(config.replay_ratio, config.adaptive_ratio, round(steps))
     return seconds + updates * _update_seconds(config, spec, agent, obs, device)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -113,6 +113,153 @@ class WandbConfig:
 
 
 @dataclass(frozen=True)
+class PlasticityConfig:
+    """What is measured of every network while it learns; it changes nothing in training."""
+
+    every_steps: int = setting(1000, "agent steps between two measurements; 0: never", at_least=0)
+    dormant_threshold: float = setting(
+        0.025, "a unit of at most this score is dormant", at_least=0, at_most=1
+    )
+
+
+@dataclass(frozen=True)
+class AdaptiveRatioConfig:
+    """`replay_ratio=adaptive`: raise the ratio once the critic's plasticity has recovered."""
+
+    low: float = setting(0.5, "updates a step until then", above=0, at_most=100)
+    high: float = setting(2.0, "updates a step from then on", above=0, at_most=100)
+    threshold: float = setting(
+        0.001, "change of the critic's FAU that counts as none", above=0, at_most=1
+    )
+    check_every_episodes: int = setting(50, "episodes from one check to the next", at_least=1)
+    check_every_steps: int | None = setting(
+        None, "agent steps instead of episodes (paper, Atari: 2000)", at_least=1
+    )
+    window: str = setting(
+        "episode",
+        "whose mean FAU is compared: the last episode's (official), or the whole interval's",
+        choices=("episode", "interval"),
+    )
+
+
+NETWORKS = "networks it is for, as in [actor,critic]; null: all"
+
+
+@dataclass(frozen=True)
+class LayerNormConfig:
+    """LayerNorm before every activation."""
+
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class CReLUConfig:
+    """CReLU in the place of ReLU."""
+
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class SpectralNormConfig:
+    """Spectral normalisation of hidden linear layers."""
+
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class InjectionConfig:
+    """Plasticity injection into every head."""
+
+    at_step: int = setting(100_000, "agent step of the injection", at_least=0)
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class WeightDecayConfig:
+    """Adam's L2 term: gradient + strength * weight."""
+
+    strength: float = setting(1e-5, "of the pull to 0", above=0)
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class L2InitConfig:
+    """Loss + strength * |weights - initial weights|^2."""
+
+    strength: float = setting(1e-2, "of the pull to the initial weights", above=0)
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class FreezeEncoderConfig:
+    """The encoder stops learning."""
+
+    at_step: int = setting(0, "agent step from which it does", at_least=0)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Data augmentation, switched once."""
+
+    at_step: int = setting(0, "agent step of the switch; the opposite holds before it", at_least=0)
+    on: bool = setting(False, "whether images are augmented from then on")
+
+
+@dataclass(frozen=True)
+class ShrinkPerturbConfig:
+    """Weights are mixed with fresh ones."""
+
+    every_steps: int = setting(100_000, "agent steps between two", at_least=1)
+    alpha: float | None = setting(
+        None, "weight that is kept; null: by the actor's dormant ratio", at_least=0, at_most=1
+    )
+    alpha_min: float = setting(0.2, "least that is kept, by dormancy", at_least=0, at_most=1)
+    alpha_max: float = setting(1.0, "most that is kept, by dormancy", at_least=0, at_most=1)
+    scope: str = setting(
+        "linear", "linear: linear layers, not the encoder; all: all", choices=("linear", "all")
+    )
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class ResetConfig:
+    """Heads begin anew."""
+
+    every_steps: int = setting(200_000, "agent steps between two", at_least=1)
+    layers: str = setting(
+        "heads",
+        "heads: all after encoder and trunk; last: output layers",
+        choices=("heads", "last"),
+    )
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+@dataclass(frozen=True)
+class ReDoConfig:
+    """Dormant units are recycled."""
+
+    every_steps: int = setting(1000, "agent steps between two", at_least=1)
+    threshold: float = setting(0.1, "a unit of at most this score is", at_least=0, at_most=1)
+    networks: list[str] | None = setting(None, NETWORKS)
+
+
+INTERVENTIONS = {
+    "augmentation": "switch data augmentation on or off at a step",
+    "crelu": "relu(x) beside relu(-x) in the place of ReLU",
+    "freeze_encoder": "no more learning of the encoder from a step on",
+    "injection": "plasticity injection: fresh heads whose outputs begin at the old ones'",
+    "l2_init": "pull the weights to where they began",
+    "layer_norm": "LayerNorm before every activation",
+    "redo": "recycle dormant units (ReDo)",
+    "reset": "give heads, or their last layers, fresh weights",
+    "shrink_perturb": "mix the weights with fresh ones, by dormancy or by a fixed share",
+    "spectral_norm": "divide the weights of hidden layers by their spectral norm",
+    "weight_decay": "pull the weights to 0",
+}
+"""Name -> one line. Each has a group of settings of its name."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run, completely: the same config gives the same run."""
 
@@ -131,7 +278,12 @@ class RunConfig:
     seed_frames: int | None = setting(
         None, "frames before the first update; null: the agent's own", at_least=0
     )
-    replay_ratio: float = setting(0.5, "updates in one agent step", above=0, at_most=100)
+    replay_ratio: Any = setting(
+        0.5,
+        "updates in one agent step: a number, adaptive, 'linear(START,END,STEPS)' or "
+        "'step(FIRST,THEN,AT_STEP)'",
+    )
+    adaptive_ratio: AdaptiveRatioConfig = group(AdaptiveRatioConfig, "replay_ratio=adaptive")
     eval_every_frames: int = setting(10_000, "0: never", at_least=0)
     eval_episodes: int = setting(10, "episodes in one evaluation, mean action", at_least=1)
     video_size: int = setting(
@@ -144,6 +296,19 @@ class RunConfig:
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
     snapshot_sha256: str | None = setting(None, "of that file; filled in, and checked on resuming")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how they are used")
+    plasticity: PlasticityConfig = group(PlasticityConfig, "what is measured of the networks")
+    intervention: Any = setting(None, "what is done to the networks: a name, or [NAME,NAME,...]")
+    augmentation: AugmentationConfig = group(AugmentationConfig, "an intervention")
+    crelu: CReLUConfig = group(CReLUConfig, "an intervention")
+    freeze_encoder: FreezeEncoderConfig = group(FreezeEncoderConfig, "an intervention")
+    injection: InjectionConfig = group(InjectionConfig, "an intervention")
+    l2_init: L2InitConfig = group(L2InitConfig, "an intervention")
+    layer_norm: LayerNormConfig = group(LayerNormConfig, "an intervention")
+    redo: ReDoConfig = group(ReDoConfig, "an intervention")
+    reset: ResetConfig = group(ResetConfig, "an intervention")
+    shrink_perturb: ShrinkPerturbConfig = group(ShrinkPerturbConfig, "an intervention")
+    spectral_norm: SpectralNormConfig = group(SpectralNormConfig, "an intervention")
+    weight_decay: WeightDecayConfig = group(WeightDecayConfig, "an intervention")
     wandb: WandbConfig = group(WandbConfig, "tracking beside the local files")
     run_dir: str | None = setting(None, "null: runs/<agent>/<env>/<seed>-<time>")
     resume: str | None = setting(None, "a run directory to continue; everything else is read there")
@@ -159,7 +324,10 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
         ConfigError: a word does not parse, adds or deletes a key, or lists several values.
     """
     _refuse_spaces(arguments)
-    parser = OverridesParser.create()
+    functions = create_functions()
+    for name in ("linear", "step"):
+        functions.register(name, _as_text(name))
+    parser = OverridesParser(functions)
     pairs = []
     for word in arguments:
         try:
@@ -172,6 +340,15 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             ) from None
         pairs.append((override.key_or_group, _value(override, word)))
     return pairs
+
+
+def _as_text(name: str) -> Any:
+    """A function of the grammar whose value is its own text, as in linear(0.5,2,1000)."""
+
+    def text(first, then, steps):  # unannotated: the grammar would check the types
+        return f"{name}({first},{then},{steps})"
+
+    return text
 
 
 def _refuse_spaces(words: Sequence[str]) -> None:

@@ -145,6 +145,7 @@ class Loop:
         self.episode_steps = [0] * len(self.envs)
         self.elapsed_seconds = 0.0
         self.marks = {"log": 0, "eval": 0, "checkpoint": 0}  # frames at the last of each
+        self.in_rows = {"steps": 0, "updates": 0}  # at the last row
         self.means = Means()
         self.latest: dict[str, Any] = {}
         self.obs: list[np.ndarray | None] = [None] * len(self.envs)  # None: between episodes
@@ -240,9 +241,18 @@ class Loop:
                 batch = self.memory.sample(self.plan.batch_size)
                 metrics: Metrics = self.agent.update(batch, step=step)
                 self.cadence.observe(metrics)
-                self.means.add(metrics)
-                self.latest.update(metrics)
+                self._note(metrics)
                 self.updates += 1
+            self._note(self.cadence.events())
+
+    def _note(self, metrics: Metrics) -> None:
+        """Keep metrics for the next row; what is an event has a row of its own, now."""
+        events = {k: float(v) for k, v in metrics.items() if k.startswith("event/")}
+        rest = {k: v for k, v in metrics.items() if k not in events}
+        self.means.add(rest)
+        self.latest.update(rest)
+        if events:
+            self.sinks.write(self.at, events)
 
     def _end_episode(self, copy: int, *, from_snapshot: bool) -> None:
         """Write a copy's episode down; one that began at a snapshot under names of its own."""
@@ -292,6 +302,10 @@ class Loop:
         row["train/updates"] = self.updates
         row["replay/transitions"] = len(self.memory)
         frames = (self.steps - steps) * self.plan.frames_per_step
+        if not self.plan.update_last and self.steps > self.in_rows["steps"]:
+            new = {name: getattr(self, name) - done for name, done in self.in_rows.items()}
+            row["train/replay_ratio"] = new["updates"] / new["steps"]
+        self.in_rows = {"steps": self.steps, "updates": self.updates}
         row["speed/frames_per_second"] = frames / seconds
         row["speed/updates_per_second"] = (self.updates - updates) / seconds
         row["speed/elapsed_seconds"] = self.elapsed_seconds
@@ -369,6 +383,7 @@ class Loop:
             "loop": {name: getattr(self, name) for name in COUNTERS}
             | {
                 "marks": dict(self.marks),
+                "in_rows": dict(self.in_rows),
                 "episode_returns": list(self.episode_returns),
                 "episode_steps": list(self.episode_steps),
             },
@@ -385,6 +400,7 @@ class Loop:
         for name in COUNTERS:
             setattr(self, name, state["loop"][name])
         self.marks = dict(state["loop"]["marks"])
+        self.in_rows = dict(state["loop"]["in_rows"])
         self.episode_returns = list(state["loop"]["episode_returns"])
         self.episode_steps = list(state["loop"]["episode_steps"])
         self.means.load_state_dict(state["means"])

@@ -18,11 +18,12 @@ def descend(
 ) -> None:
     """Backpropagate into what these optimizers own, and into nothing else; then step them.
 
-    `max_norm` bounds the length of the whole gradient.
+    Frozen parameters stay as they are. `max_norm` bounds the length of the whole gradient.
     """
     owned = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for parameter in owned:
-        parameter.grad = None
+        parameter.grad = None  # of one frozen since, too
+    owned = [p for p in owned if p.requires_grad]
     loss.backward(inputs=owned)
     if max_norm is not None:
         nn.utils.clip_grad_norm_(owned, max_norm)

@@ -1,30 +1,43 @@
-"""How much of a network still responds: pure functions over recorded activations."""
+"""How much a network can still learn: pure functions over activations, and a gauge of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from rlearly.networks import heads
+from rlearly.types import Metrics
+
+
+def unit_scores(layer: Tensor) -> Tensor:
+    """Each unit's mean |activation| over the batch, as a multiple of its layer's mean of that.
+
+    [B, units, ...] -> [units]; a unit of a convolution is a channel, and its pixels count like the
+    batch (arXiv 2302.12902, definition 3.1). A wholly dead layer scores 0 throughout.
+    """
+    others = [d for d in range(layer.ndim) if d != 1]
+    score = layer.detach().abs().mean(others)
+    return score / score.mean().clamp(min=torch.finfo(score.dtype).tiny)
 
 
 def dormant_ratio(activations: Sequence[Tensor], threshold: float) -> Tensor:
-    """The share of neurons whose normalised mean |activation| is at most `threshold`.
+    """The share of units whose score is at most `threshold`, over all units of all layers.
 
-    activations: one [B, neurons] tensor a layer. A neuron's score is mean over the batch of |h|,
-    divided by the layer's mean of that (arXiv 2302.12902, definition 3.1); the ratio is taken over
-    all neurons of all layers. Returns a 0-dimensional tensor.
+    activations: one [B, units, ...] tensor a layer. Returns a 0-dimensional tensor.
 
     Deviation: DrM's code compares with `<`, by which a wholly dead layer (every score 0 / 0, or 0)
     counts as not dormant at all. Here it is wholly dormant, as the definition says.
     """
     dormant = activations[0].new_zeros(())
-    neurons = 0
+    units = 0
     for layer in activations:
-        score = layer.detach().abs().mean(0)
-        dormant = dormant + (score <= threshold * score.mean()).sum()
-        neurons += score.numel()
-    return dormant / neurons
+        score = unit_scores(layer)
+        dormant = dormant + (score <= threshold).sum()
+        units += score.numel()
+    return dormant / units
 
 
 def active_fraction(activations: Sequence[Tensor]) -> Tensor:
@@ -40,45 +53,44 @@ def active_fraction(activations: Sequence[Tensor]) -> Tensor:
     return active / units
 
 
-def effective_rank(features: Tensor) -> Tensor:
-    """exp(entropy of the singular values' shares): how many directions features [B, D] spread over.
+def singular_values(features: Tensor) -> Tensor:
+    """Of features [B, ...], flattened: [min(B, D)], the largest first, in double precision.
 
-    From 1, all rows in one direction, to min(B, D) (Roy and Vetterli, EUSIPCO 2007); 0 for zeros.
+    From the smaller Gram matrix: values under 1e-8 of the largest are rounding.
     """
-    singular = _singular_values(features)
+    matrix = features.detach().flatten(1).double()
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    return torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt().flip(0)
+
+
+def effective_rank(singular: Tensor) -> Tensor:
+    """exp(entropy of the singular values' shares): how many directions features spread over.
+
+    From 1, all rows in one direction, to the number of values (Roy and Vetterli, EUSIPCO 2007);
+    0 for zeros.
+    """
     total = singular.sum()
     share = singular / total.clamp(min=torch.finfo(singular.dtype).tiny)
     entropy = -torch.special.xlogy(share, share).sum()
     return torch.where(total > 0, entropy.exp(), torch.zeros_like(total))
 
 
-def threshold_rank(features: Tensor, loss: float = 0.01) -> Tensor:
-    """The fewest directions of features [B, D] that hold 1 - `loss` of the singular values' sum.
+def threshold_rank(singular: Tensor, loss: float = 0.01) -> Tensor:
+    """The fewest directions that hold 1 - `loss` of the singular values' sum.
 
     srank of arXiv 2010.14498, section 3, which uses 0.01; 0 for zeros.
     """
-    singular = _singular_values(features)
     total = singular.sum()
     held = (singular.cumsum(0) < (1 - loss) * total * (1 - 1e-12)).sum() + 1
     return torch.where(total > 0, held, torch.zeros_like(held)).to(singular.dtype)
 
 
-def stable_rank(features: Tensor) -> Tensor:
-    """||F||_F^2 / ||F||_2^2 of features [B, D]: at most the rank, and moved little by small values.
-
-    0 for zeros.
-    """
-    squared = _singular_values(features).square()
+def stable_rank(singular: Tensor) -> Tensor:
+    """||F||_F^2 / ||F||_2^2: at most the rank, and moved little by small values; 0 for zeros."""
+    squared = singular.square()
     most = squared.max()
     return torch.where(most > 0, squared.sum() / most.clamp(min=1e-300), torch.zeros_like(most))
-
-
-def _singular_values(features: Tensor) -> Tensor:
-    """[min(B, D)], the largest first, in double precision, from the smaller Gram matrix."""
-    matrix = features.detach().flatten(1).double()
-    rows, columns = matrix.shape
-    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-    return torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt().flip(0)
 
 
 def weight_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -99,3 +111,85 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     if not norms:
         return parameters[0].detach().new_zeros(())
     return torch.linalg.vector_norm(torch.stack(norms))
+
+
+class Gauge:
+    """Reads the plasticity of networks from updates that happen anyway.
+
+    At the first update in each `every_steps` agent steps (0: never) it has the hidden activations
+    of that update's own forward passes noted, and turns them, the weights and the gradients into
+    metrics, per network and per head:
+
+    - `dormant_ratio_*`: share of dormant units at `threshold` (Sokar's definition);
+    - `fau_*`: share of active units, of ReLUs (tanh units are always active, and have none);
+    - `effective_rank_*`, `stable_rank_*`, `threshold_rank_*`: of a head's last hidden layer;
+    - `weight_norm_*`, `distance_*` (from the initial weights), `gradient_norm_*`.
+
+    With `critic_each_update` the critic's FAU is read at every update, which the adaptive replay
+    ratio decides by. Reading draws nothing and changes nothing.
+    """
+
+    def __init__(
+        self, every_steps: int = 0, threshold: float = 0.025, *, critic_each_update: bool = False
+    ):
+        self.every_steps = every_steps
+        self.threshold = threshold
+        self.critic_each_update = critic_each_update
+        self.intervals_done = -1
+        self.origin: dict[str, list[Tensor]] = {}
+
+    def start_from(self, networks: Mapping[str, nn.Module]) -> None:
+        """Take these weights for the initial ones."""
+        if self.every_steps:
+            self.origin = {
+                name: [p.detach().clone() for p in network.parameters()]
+                for name, network in networks.items()
+            }
+
+    def is_due(self, step: int) -> bool:
+        return self.every_steps > 0 and step // self.every_steps > self.intervals_done
+
+    def read(
+        self, networks: Mapping[str, nn.Module], units: Mapping[str, list[Tensor]], *, step: int
+    ) -> Metrics:
+        """All metrics of these networks; `units`: what each of them noted, in order."""
+        self.intervals_done = step // self.every_steps
+        metrics: dict[str, Tensor] = {}
+        for name, network in networks.items():
+            parameters = list(network.parameters())
+            if not parameters:
+                continue
+            metrics[f"weight_norm_{name}"] = weight_norm(parameters)
+            metrics[f"distance_{name}"] = distance(parameters, self.origin[name])
+            metrics[f"gradient_norm_{name}"] = gradient_norm(parameters)
+            metrics |= self._activity(name, network, units[name])
+        return {f"plasticity/{name}": value for name, value in metrics.items()}
+
+    def _activity(
+        self, name: str, network: nn.Module, noted: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        metrics = self._shares(name, network, noted)
+        parts = list(heads(network))
+        layers_each = len(noted) // len(parts)
+        for at, (head_name, head) in enumerate(parts):
+            own = noted[at * layers_each : (at + 1) * layers_each]
+            label = name if len(parts) == 1 else f"{name}_{head_name}"
+            if len(parts) > 1:
+                metrics |= self._shares(label, head, own)
+            singular = singular_values(own[-1])
+            metrics[f"effective_rank_{label}"] = effective_rank(singular)
+            metrics[f"stable_rank_{label}"] = stable_rank(singular)
+            metrics[f"threshold_rank_{label}"] = threshold_rank(singular)
+        return metrics
+
+    def _shares(self, name: str, part: nn.Module, noted: Sequence[Tensor]) -> dict[str, Tensor]:
+        shares = {f"dormant_ratio_{name}": dormant_ratio(noted, self.threshold)}
+        if not any(isinstance(layer, nn.Tanh) for _, head in heads(part) for layer in head):
+            shares[f"fau_{name}"] = active_fraction(noted)
+        return shares
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"intervals_done": self.intervals_done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.intervals_done = state["intervals_done"]

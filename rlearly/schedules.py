@@ -28,3 +28,17 @@ class Linear:
         else:
             mix = min(max(step / self.duration_steps, 0.0), 1.0)
         return self.start * (1.0 - mix) + self.end * mix
+
+
+@dataclass(frozen=True)
+class Step:
+    """`first` before `at_step`, `then` from it on."""
+
+    first: float
+    then: float
+    at_step: int
+
+    def __call__(self, step: int | Tensor) -> float | Tensor:
+        if isinstance(step, Tensor):
+            return (step < self.at_step) * self.first + (step >= self.at_step) * self.then
+        return self.first if step < self.at_step else self.then

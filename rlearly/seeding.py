@@ -20,6 +20,7 @@ STREAMS = (
     "augmentation",
     "perturbation",
     "minibatches",
+    "interventions",
 )
 """Append only: a stream's place is its identity, so an inserted name would change every run."""
 
@@ -46,8 +47,8 @@ class Seeds:
     def numpy(self, stream: str, *key: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(self.sequence(stream, *key)))
 
-    def torch(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-        return torch.Generator(device=device).manual_seed(self.integer(stream))
+    def torch(self, stream: str, device: torch.device | str = "cpu", *key: int) -> torch.Generator:
+        return torch.Generator(device=device).manual_seed(self.integer(stream, *key))
 
 
 def restore(generator: torch.Generator, state: torch.Tensor) -> None:

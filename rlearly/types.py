@@ -96,7 +96,11 @@ class Agent(Stateful, Protocol):
 
     def update(self, batch: Any, *, step: int) -> Metrics:
         """Learn once from what memory gave: off policy one gradient step on a Batch, on policy all
-        that a Rollout is good for. `step` counts agent steps, not updates."""
+        that a Rollout is good for. `step` counts agent steps, not updates.
+
+        Metrics named `event/...` tell of something that happened in this update; all others are
+        logged as means over updates.
+        """
         ...
 
 
@@ -141,6 +145,10 @@ class Cadence(Stateful, Protocol):
     def observe(self, metrics: Metrics) -> None: ...
 
     def end_episode(self) -> None: ...
+
+    def events(self) -> Metrics:
+        """What it decided since it was last asked, under `event/` names; mostly nothing."""
+        ...
 
 
 class Sink(Stateful, Protocol):

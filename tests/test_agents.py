@@ -8,6 +8,7 @@ import torch
 from conftest import random_batch, random_rollout
 
 from rlearly.agents import AGENTS, agent_module
+from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 
 SMALL = {
@@ -43,10 +44,14 @@ def build(case, spec):
     module = agent_module(case[0])
     known = {field.name for field in dataclasses.fields(module.Config)}
 
-    def build(seed=0, **settings):
+    def build(seed=0, gauge=None, **settings):
         chosen = {key: value for key, value in (SMALL | settings).items() if key in known}
         return module.make(
-            module.Config(**chosen), spec, seeds=Seeds(seed), device=torch.device("cpu")
+            module.Config(**chosen),
+            spec,
+            seeds=Seeds(seed),
+            device=torch.device("cpu"),
+            gauge=gauge,
         )
 
     return build
@@ -144,6 +149,40 @@ def test_loaded_agent_continues_to_the_bit(build, spec, learn):
     assert np.array_equal(
         agent.act(obs, step=50, explore=True), fresh.act(obs, step=50, explore=True)
     )
+
+
+def test_measuring_plasticity_changes_nothing_in_training(build, learn):
+    silent = build()
+    measured = build(gauge=Gauge(every_steps=1, critic_each_update=True))
+    for i in range(4):
+        one, two = learn(silent, i, 20 + i), learn(measured, i, 20 + i)
+        assert not any("rank" in name for name in one)
+        assert {name: float(two[name]) for name in one} == {n: float(v) for n, v in one.items()}
+    assert any("rank" in name for name in two)
+    for one, two in zip(silent.generators.values(), measured.generators.values(), strict=True):
+        assert torch.equal(one.get_state(), two.get_state())
+    one, two = weights(silent), weights(measured)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_every_network_that_learns_is_measured(build, learn, case):
+    agent = build(gauge=Gauge(every_steps=1))
+    metrics = {}
+    for i in range(2):
+        metrics |= learn(agent, i, 20 + i)
+    names = {k.removeprefix("plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
+    expected = {"actor", "critic"} | ({"value"} if case[0] == "drm" else set())
+    assert names == expected | ({"encoder"} if case[1] == "pixels" else set())
+    for name in names:
+        assert float(metrics[f"plasticity/distance_{name}"]) > 0
+        assert float(metrics[f"plasticity/gradient_norm_{name}"]) > 0
+        assert 0 <= float(metrics[f"plasticity/dormant_ratio_{name}"]) <= 1
+        if case[0] != "ppo":
+            assert 0 < float(metrics[f"plasticity/fau_{name}"]) < 1
+    heads = ["critic"] if case[0] == "ppo" else ["critic_q1", "critic_q2"]
+    for head in ["actor", *heads]:
+        assert 1 <= float(metrics[f"plasticity/effective_rank_{head}"]) <= 16
+    assert "plasticity/dormant_ratio" in metrics
 
 
 def test_value_is_a_number_for_each_observation(build, spec):

@@ -140,7 +140,7 @@ SENTENCES = {
     "env=dog_run video_size=512": r"video_size: expected a number at most 480",
     "env=dog_run video_size=25": r"video_size: expected a number multiple of 8",
     "env=dog_run env.image_size=14": r"env\.image_size: expected a number at least 15",
-    "env=dog_run replay_ratio=inf": r"replay_ratio: expected a number at most 100",
+    "env=dog_run replay_ratio=inf": r"replay_ratio: expected a number above 0 and at most 100",
     "env=dog_run replay=5": r"replay: expected one of its keys, replay\.capacity",
     "env=dog_run env.kwargs={frame_skip:4}": r"env\.kwargs: .*dm_control task, which takes none",
     "env=dog_run replay.capacity=5": r"replay\.capacity: expected a number at least 10",

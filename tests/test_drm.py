@@ -11,6 +11,7 @@ from torch import nn
 
 from rlearly.agents import drm, drqv2
 from rlearly.agents.drm import Awaken, DormancyGuided
+from rlearly.body import Body, Growth
 from rlearly.interventions import ShrinkAndPerturb
 from rlearly.networks import Actor, Critic, Value, initialise_
 from rlearly.plasticity import active_fraction, dormant_ratio
@@ -65,16 +66,15 @@ def test_actor_records_the_four_tensors_that_the_official_hooks_measure():
     actor = Actor(features=6, actions=2, feature_dim=4, hidden_dim=5)
     initialise_(actor, torch.Generator().manual_seed(0))
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    record = []
-    mean = actor(x, record)
+    record, ends = [], []
+    mean = actor(x, record, ends)
     weights = dict(actor.named_parameters())
     projected = x @ weights["trunk.0.weight"].T + weights["trunk.0.bias"]
     normed = torch.tanh(nn.functional.layer_norm(projected, (4,)))
     one = torch.relu(normed @ weights["policy.0.weight"].T + weights["policy.0.bias"])
     two = torch.relu(one @ weights["policy.2.weight"].T + weights["policy.2.bias"])
     out = two @ weights["policy.4.weight"].T + weights["policy.4.bias"]
-    assert len(record) == 4
-    for got, expected in zip(record, (projected, one, two, out), strict=True):
+    for got, expected in zip([*record, *ends], (one, two, projected, out), strict=True):
         torch.testing.assert_close(got, expected)
     torch.testing.assert_close(mean, torch.tanh(out))
 
@@ -137,7 +137,18 @@ def test_value_net_fits_the_expectile():
     for i in range(4):
         error = float(q[i] - v[i])
         expected += (0.9 if error > 0 else 0.1) * error**2 / 4
-    assert float(guided.fit(features, q)["loss/value"]) == pytest.approx(expected, rel=1e-5)
+    assert float(guided.fit(features, q, None)["loss/value"]) == pytest.approx(expected, rel=1e-5)
+
+
+def body_of(networks, intervention, optimizers):
+    growth = Growth(
+        lambda name, network, weights: initialise_(network, weights),
+        torch.Generator(),
+        CPU,
+        [intervention],
+    )
+    targets = {"critic_target": "critic"} if "critic" in networks else {}
+    return Body(networks, growth, targets=targets, optimizers=optimizers, generators={})
 
 
 def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
@@ -161,8 +172,12 @@ def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
         for n, net in networks.items()
         for k, p in net.named_parameters()
     }
-    perturb = ShrinkAndPerturb(100, alpha_min, alpha_max, scope, generator)
-    metrics = perturb.apply(networks, optimizers, step=100, dormancy=torch.tensor(dormancy))
+    perturb = ShrinkAndPerturb(
+        100, alpha_min=alpha_min, alpha_max=alpha_max, scope=scope, weights=generator
+    )
+    body = body_of(networks, perturb, optimizers)
+    body.dormancy = torch.tensor(dormancy)
+    metrics = perturb.before_update(100)
     after = {f"{n}.{k}": p for n, net in networks.items() for k, p in net.named_parameters()}
     return metrics, before, after, optimizers
 
@@ -172,7 +187,7 @@ def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
 )
 def test_perturbation_keeps_more_weight_the_fewer_neurons_are_dormant(dormancy, alpha):
     metrics, before, after, optimizers = perturbed("linear", dormancy)
-    assert float(metrics["perturbation/alpha"]) == pytest.approx(alpha)
+    assert float(metrics["event/perturbation_alpha"]) == pytest.approx(alpha)
     for name, parameter in after.items():
         is_linear = "encoder" not in name and ".trunk.1." not in name
         if not is_linear:
@@ -204,13 +219,15 @@ def test_scope_all_touches_every_parameter():
 def test_perturbation_fires_once_an_interval_at_any_replay_ratio():
     generator = torch.Generator().manual_seed(0)
     for updates_per_step in (0.25, 0.5, 1, 2, 4):
-        perturb = ShrinkAndPerturb(100, 0.2, 0.9, "linear", generator)
-        network, fired, credit = {"actor": nn.Linear(2, 2)}, [], 0.0
+        perturb = ShrinkAndPerturb(100, weights=generator)
+        body = body_of({"actor": nn.Linear(2, 2)}, perturb, {})
+        body.dormancy = torch.tensor(0.3)
+        fired, credit = [], 0.0
         for step in range(50, 350):
             credit += updates_per_step
             while credit >= 1:
                 credit -= 1
-                if perturb.apply(network, {}, step=step, dormancy=torch.tensor(0.3)):
+                if perturb.before_update(step):
                     fired.append(step // 100)
         assert fired == [1, 2, 3]
 

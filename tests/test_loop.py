@@ -8,7 +8,7 @@ import torch
 from conftest import TINY, TINY_STATE
 
 from rlearly import checkpoint, compose, train
-from rlearly.cadence import EveryRollout, FixedRatio
+from rlearly.cadence import EveryRollout
 from rlearly.config import ConfigError
 from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
@@ -58,30 +58,6 @@ def plain(tree):
     if isinstance(tree, torch.Tensor):
         tree = tree.detach().cpu().numpy()
     return (str(tree.dtype), tree.shape, tree.tobytes()) if isinstance(tree, np.ndarray) else tree
-
-
-@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.3, 0.5, 1, 1.5, 2, 4])
-def test_fixed_ratio_spreads_updates_evenly_from_the_first_step(ratio):
-    cadence = FixedRatio(ratio)
-    due = [cadence.updates_due(step) for step in range(1000)]
-    assert due[0] >= 1 and max(due) - min(due) <= 1
-    assert abs(sum(due) - ratio * 1000) <= 1
-    if ratio == 0.5:
-        assert due[:6] == [1, 0, 1, 0, 1, 0]
-
-
-def test_fixed_ratio_keeps_its_credit_and_refuses_nothing_to_do():
-    one, two = FixedRatio(0.3), FixedRatio(0.3)
-    for step in range(7):
-        one.updates_due(step)
-    two.load_state_dict(one.state_dict())
-    assert [one.updates_due(s) for s in range(20)] == [two.updates_due(s) for s in range(20)]
-    with pytest.raises(ConfigError, match="replay_ratio: expected a number above 0"):
-        FixedRatio(0)
-    with pytest.raises(ConfigError, match="replay_ratio"):
-        FixedRatio(float("inf"))
-    rare = FixedRatio(1e-5)
-    assert sum(rare.updates_due(step) for step in range(250_000)) == 3
 
 
 def test_updates_start_after_the_seed_frames_at_the_given_ratio(tmp_path):
@@ -189,6 +165,69 @@ def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent,
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
         assert rows(tmp_path / "straight") == rows(folder)
+
+
+ADAPTIVE = (
+    "replay_ratio=adaptive",
+    "adaptive_ratio.check_every_episodes=3",
+    "adaptive_ratio.threshold=1",
+)
+"""The first check, at the end of the third episode, finds a difference of at most 1."""
+
+
+@pytest.mark.parametrize("agent", ["drm", "drqv2", "td3", "sac"])
+def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_path, agent):
+    state = agent in TINY_STATE
+    words = (
+        f"agent={agent}",
+        "train_frames=200",
+        "log_every_frames=25",
+        "seed_frames=100",
+        "adaptive_ratio.check_every_episodes=14",
+        "plasticity.every_steps=11",
+        "intervention=[redo,injection,reset,l2_init,layer_norm]",
+        "redo.every_steps=20",
+        "injection.at_step=140",
+        "reset.every_steps=60",
+        *(["agent.learning_starts_steps=100"] if state else []),
+    )
+
+    def make(name):
+        base = [*(TINY_STATE[agent] if state else TINY), *ADAPTIVE]
+        return make_loop(tmp_path / name, *words, base=base)
+
+    straight = make("straight")
+    assert straight.run()
+    events = [r for r in rows(tmp_path / "straight") if any(k.startswith("event/") for k in r)]
+    (switch,) = [r for r in events if "event/replay_ratio" in r]
+    at = switch["steps"]  # the end of the fourteenth episode, of at most ten steps each
+    assert switch["event/replay_ratio"] == 2.0 and 120 < at <= 140
+    assert [r["steps"] for r in events if "event/injection" in r] == [140]
+    assert straight.updates == (at - 100 + 1) // 2 + 2 * (200 - at)
+    for stop_at in (139, 183):
+        stopped = make(f"resumed{stop_at}")
+        stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
+        assert not stopped.run()
+        stopped.close()
+        resumed = make(f"resumed{stop_at}")
+        folder = tmp_path / f"resumed{stop_at}"
+        resumed.load_state_dict(checkpoint.load_newest(folder / "checkpoints")[1])
+        assert resumed.run()
+        assert plain(straight.state_dict()) == plain(resumed.state_dict())
+        assert rows(tmp_path / "straight") == rows(folder)
+
+
+def test_drm_perturbs_once_an_interval_after_the_switch_to_more_updates(tmp_path):
+    words = ("agent=drm", "train_frames=260", "agent.perturb_every_steps=30", "seed_frames=50")
+    loop = make_loop(tmp_path, *words, *ADAPTIVE, "adaptive_ratio.check_every_episodes=8")
+    assert loop.run()
+    found = rows(tmp_path)
+    (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
+    assert switch == 80
+    perturbed = [r["steps"] for r in found if "event/perturbation_alpha" in r]
+    assert perturbed == [50, 60, 90, 120, 150, 180, 210, 240], "at 50: the interval from 30 on"
+    ratios = [r["train/replay_ratio"] for r in found if "train/replay_ratio" in r]
+    assert loop.updates == 15 + 360 and ratios[-1] == pytest.approx(loop.updates / 260)
 
 
 def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):

@@ -11,14 +11,15 @@ from test_td3 import double
 from rlearly.agents import ppo
 from rlearly.config import ConfigError
 from rlearly.normalise import Moments
+from rlearly.plasticity import Gauge
 from rlearly.rollout import RolloutNotFull, Rollouts
 from rlearly.seeding import Seeds
 from rlearly.types import Rollout
 
 
-def make(spec, **settings):
+def make(spec, gauge=None, **settings):
     config = ppo.Config(**{"hidden_dim": 16, "rollout_steps": 8, "minibatches": 2} | settings)
-    return ppo.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"))
+    return ppo.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), gauge=gauge)
 
 
 def literal_advantage(rollout, t, copy, value, next_value, gamma, lam):
@@ -342,13 +343,16 @@ def test_only_its_own_actions_can_be_learnt_from(state_spec):
 
 
 def test_plasticity_is_measured_at_its_interval(state_spec):
-    agent = make(state_spec, plasticity_every_rollouts=2, dormant_threshold=0.5)
+    agent = make(state_spec, gauge=Gauge(every_steps=2, threshold=0.5))
     with torch.no_grad():
         agent.critic.v[0].weight.zero_()  # every first-layer unit is then dead
-    measured = [agent.update(random_rollout(agent, state_spec, seed=i), step=0) for i in range(4)]
+    measured = [agent.update(random_rollout(agent, state_spec, seed=i), step=i) for i in range(4)]
     for key in ("plasticity/dormant_ratio", "plasticity/dormant_ratio_critic"):
-        assert [key in m for m in measured] == [False, True, False, True]
-    never = make(state_spec, plasticity_every_rollouts=0)
+        assert [key in m for m in measured] == [True, False, True, False]
+    assert float(measured[0]["plasticity/dormant_ratio_critic"]) == 1.0
+    assert float(measured[0]["plasticity/dormant_ratio"]) < 0.5
+    assert not any("fau" in key for key in measured[0]), "tanh units are never silent"
+    never = make(state_spec)
     assert not any(
         "plasticity" in k for k in never.update(random_rollout(never, state_spec), step=0)
     )

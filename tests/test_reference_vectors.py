@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 from rlearly.agents import drm, drqv2
 from rlearly.augment import shift
+from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec
 
@@ -32,6 +33,9 @@ METRIC = {
     "critic_loss": "loss/critic",
     "actor_loss": "loss/actor",
     "stddev": "exploration/std",
+    "FAU_Encoder": "plasticity/fau_encoder",
+    "FAU_Actor": "plasticity/fau_actor",
+    "FAU_Critic": "plasticity/fau_critic",
 }
 
 
@@ -60,7 +64,9 @@ def agent_for(name, hyper):
         Box(0, 255, (9, 84, 84), np.uint8), Box(-1, 1, (hyper["action_dim"],), np.float32), 2
     )
     config = module.Config(**values)
-    return module.make(config, spec, seeds=Seeds(0), device=torch.device("cpu"))
+    return module.make(
+        config, spec, seeds=Seeds(0), device=torch.device("cpu"), gauge=Gauge(every_steps=1)
+    )
 
 
 def parameter(agent, network, official):

@@ -10,12 +10,13 @@ from test_td3 import adam_step, close, double, mlp
 
 from rlearly.agents import sac
 from rlearly.distributions import squashed_gaussian
+from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 
 
-def make(spec, **settings):
+def make(spec, gauge=None, **settings):
     config = sac.Config(**{"hidden_dim": 16} | settings)
-    return sac.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"))
+    return sac.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), gauge=gauge)
 
 
 def policy(weights, obs):
@@ -174,11 +175,13 @@ def test_alpha_rises_while_the_entropy_is_under_its_target_and_falls_above(state
         assert (agent.log_alpha.item() > 0) == rises, bias
 
 
-def test_plasticity_is_measured_at_its_interval(state_spec):
-    agent = make(state_spec, plasticity_every_policy_updates=2)
-    measured = [agent.update(random_batch(state_spec), step=i) for i in range(8)]
-    for key in ("fau_critic", "fau_actor", "dormant_ratio"):
-        assert [f"plasticity/{key}" in m for m in measured] == [i % 4 == 3 for i in range(8)], key
-    never = make(state_spec, plasticity_every_policy_updates=0)
+def test_plasticity_is_measured_at_policy_updates_only(state_spec):
+    agent = make(state_spec, gauge=Gauge(every_steps=3))
+    steps = [5, 5, 6, 7, 8, 8, 9, 9]
+    measured = [agent.update(random_batch(state_spec), step=step) for step in steps]
+    for key in ("fau_critic", "fau_critic_q1", "fau_actor", "dormant_ratio"):
+        found = [i for i, m in enumerate(measured) if f"plasticity/{key}" in m]
+        assert found == [1, 3, 7], key  # due at steps 5 and 6 and 9, done where the actor computes
+    never = make(state_spec)
     for i in range(4):
         assert not any("plasticity" in k for k in never.update(random_batch(state_spec), step=i))

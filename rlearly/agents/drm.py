@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.agents import drqv2
-from rlearly.agents.drqv2 import DrQv2, linear_noise
+from rlearly.agents.drqv2 import DrQv2, growth_of, linear_noise
 from rlearly.config import setting
-from rlearly.interventions import ShrinkAndPerturb
-from rlearly.networks import Value, encoder_for, initialise_
-from rlearly.optim import adam
+from rlearly.interventions import Intervention, ShrinkAndPerturb
+from rlearly.networks import Value, encoder_for
+from rlearly.optim import adam, descend
+from rlearly.plasticity import Gauge
 from rlearly.schedules import Schedule
 from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec, Metrics
@@ -22,6 +23,8 @@ from rlearly.types import EnvSpec, Metrics
 PIXELS = drqv2.PIXELS
 ON_POLICY = drqv2.ON_POLICY
 RUN_DEFAULTS = drqv2.RUN_DEFAULTS
+NETWORKS = (*drqv2.NETWORKS, "value")
+REFUSES = {"shrink_perturb": "it is one of DrM's own parts: set agent.perturb_every_steps"}
 AWAKE_BELOW = 0.2
 """The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""
 
@@ -106,13 +109,11 @@ class DormancyGuided:
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return {"value": self.optimizer}
 
-    def fit(self, features: Tensor, min_q: Tensor) -> Metrics:
-        error = min_q - self.value_net(features)
+    def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
+        error = min_q - self.value_net(features, units)
         weight = torch.where(error > 0, self.expectile, 1.0 - self.expectile)
         loss = (weight * error.square()).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        descend(loss, self.optimizer)
         return {"loss/value": loss.detach()}
 
     def share(self, dormancy: Tensor) -> Tensor:
@@ -132,35 +133,43 @@ class DormancyGuided:
         pass
 
 
-def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> DrQv2:
-    """DrQ-v2 with DrM's three mechanisms."""
-    weights = seeds.torch("weights")
-    encoder = encoder_for(spec.observation, config.encoder_channels)
+def make(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    seeds: Seeds,
+    device: torch.device,
+    gauge: Gauge | None = None,
+    interventions: Sequence[Intervention] = (),
+) -> DrQv2:
+    """DrQ-v2 with DrM's three mechanisms, and the interventions beside them."""
+    perturbation = ShrinkAndPerturb(
+        config.perturb_every_steps,
+        alpha_min=config.alpha_min,
+        alpha_max=config.alpha_max,
+        scope=config.perturb_scope,
+        weights=seeds.torch("perturbation"),
+    )
+    growth = growth_of(seeds, device, [*interventions, perturbation])
+    encoder = growth.shape("encoder", encoder_for(spec.observation, config.encoder_channels))
     value = Value(encoder.features, config.feature_dim, config.hidden_dim)
-    initialise_(value, weights)
     return DrQv2(
         config,
         spec,
         seeds=seeds,
-        weights=weights,
         device=device,
+        growth=growth,
         encoder=encoder,
         exploration=Awaken(
             linear_noise(config), config.dormancy_slope, config.exploration_steps, device
         ),
         target=DormancyGuided(
-            value.to(device),
+            growth.grow("value", value),
             lr=config.lr,
             expectile=config.expectile,
             lambda_max=config.lambda_max,
             slope=config.lambda_slope,
             constant=config.lambda_constant,
         ),
-        perturbation=ShrinkAndPerturb(
-            config.perturb_every_steps,
-            config.alpha_min,
-            config.alpha_max,
-            config.perturb_scope,
-            seeds.torch("perturbation", device),
-        ),
+        gauge=gauge,
     )

@@ -1,13 +1,13 @@
-"""DrQ-v2 (arXiv 2107.09645), with three seams at which DrM and others change it.
+"""DrQ-v2 (arXiv 2107.09645), with the seams at which DrM and others change it.
 
-The seams and their null parts: how much to explore (`Exploration`), what to bootstrap from
-(`Target`), and what to do to the networks between updates (`Perturbation`).
+Two have their null parts here: how much to explore (`Exploration`) and what to bootstrap from
+(`Target`). The third, what is done to the networks between updates, is a list of interventions.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.augment import random_shift
+from rlearly.body import Body, Growth
 from rlearly.config import setting
 from rlearly.distributions import truncated_normal
-from rlearly.interventions import NoPerturbation, Perturbation
+from rlearly.interventions import Intervention
 from rlearly.networks import (
     Actor,
     Critic,
@@ -30,11 +31,10 @@ from rlearly.networks import (
     is_image,
 )
 from rlearly.optim import adam, descend, follow_
-from rlearly.plasticity import dormant_ratio
+from rlearly.plasticity import Gauge, dormant_ratio
 from rlearly.schedules import Linear, Schedule
-from rlearly.seeding import Seeds, restore
+from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics, Stateful
-
 
 PIXELS = True
 """Observes pixels where an env offers them and nothing else is asked for."""
@@ -44,6 +44,12 @@ ON_POLICY = False
 
 RUN_DEFAULTS = ()
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
+
+NETWORKS = ("encoder", "actor", "critic")
+"""What interventions can be put on."""
+
+REFUSES: dict[str, str] = {}
+"""Interventions that it cannot take, and why."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,11 @@ class Target(Stateful, Protocol):
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
 
-    def fit(self, features: Tensor, min_q: Tensor) -> Metrics:
-        """Learn from the batch: features [B, F] and min(Q1, Q2) [B, 1] of its own actions."""
+    def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
+        """Learn from the batch: features [B, F] and min(Q1, Q2) [B, 1] of its own actions.
+
+        `units`: where a network called "value" notes its hidden units.
+        """
         ...
 
     def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
@@ -125,7 +134,7 @@ class ClippedDoubleQ:
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return {}
 
-    def fit(self, features: Tensor, min_q: Tensor) -> Metrics:
+    def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
         return {}
 
     def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
@@ -154,30 +163,25 @@ class DrQv2:
         spec: EnvSpec,
         *,
         seeds: Seeds,
-        weights: torch.Generator,
         device: torch.device,
+        growth: Growth,
         encoder: PixelEncoder | VectorEncoder,
         exploration: Exploration,
         target: Target,
-        perturbation: Perturbation,
+        gauge: Gauge | None = None,
     ):
+        """`encoder`: shaped, its weights not yet drawn."""
         self.config = config
         self.device = device
         self.exploration = exploration
         self.target = target
-        self.perturbation = perturbation
-        self.augments = is_image(spec.observation)
+        self.images = is_image(spec.observation)
         self.actions = spec.action.shape[0]
+        self.encoder = growth.fill("encoder", encoder)
         width = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
-        self.encoder = encoder
-        self.actor = Actor(*width)
-        self.critic = Critic(*width)
-        for network in (self.encoder, self.actor, self.critic):
-            initialise_(network, weights)
-        self.critic_target = Critic(*width)
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        for network in (self.encoder, self.actor, self.critic, self.critic_target):
-            network.to(device)
+        self.actor = growth.grow("actor", Actor(*width))
+        self.critic = growth.grow("critic", Critic(*width))
+        self.critic_target = copy.deepcopy(self.critic)
         self.networks: dict[str, nn.Module] = {
             "encoder": self.encoder,
             "actor": self.actor,
@@ -196,7 +200,23 @@ class DrQv2:
             "policy_noise": seeds.torch("policy_noise", device),
             "augmentation": seeds.torch("augmentation", device),
         }
-        self.dormancy = torch.ones((), device=device)
+        heads: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
+        self.body = Body(
+            self.networks,
+            growth,
+            targets={"critic_target": "critic"},
+            readers={"encoder": [head.trunk[0] for head in heads]},
+            optimizers=self.optimizers,
+            generators=self.generators,
+            gauge=gauge,
+        )
+        self.body.dormancy = torch.ones((), device=device)
+
+    @property
+    def dormancy(self) -> Tensor:
+        """The actor's dormant ratio [] at the last update; 1 before the first."""
+        assert self.body.dormancy is not None
+        return self.body.dormancy
 
     # --- acting ---
 
@@ -225,22 +245,23 @@ class DrQv2:
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
         """One step of every optimizer, in the official order; all losses are the paper's."""
-        perturbed = self.perturbation.apply(
-            self.networks, self.optimizers, step=step, dormancy=self.dormancy
-        )
-        features = self.encoder(self._augment(batch.obs))
+        self.body.begin(step)
+        features = self.encoder(self._augment(batch.obs), self.body.units("encoder"))
         with torch.no_grad():
             next_features = self.encoder(self._augment(batch.next_obs))
         seen = features.detach()
 
-        activations: list[Tensor] = []
-        mean = self.actor(seen, activations)
-        self.dormancy = dormant_ratio(activations, self.config.dormant_threshold)
+        noted = self.body.units("actor")
+        units: list[Tensor] = [] if noted is None else noted
+        ends: list[Tensor] = []
+        mean = self.actor(seen, units, ends)
+        self.body.dormancy = dormant_ratio([*units, *ends], self.config.dormant_threshold)
         self.exploration.observe(step, self.dormancy)
         std = self.exploration.std(step, self.dormancy)
 
-        q1, q2 = self.critic(features, batch.action)
-        fitted = self.target.fit(seen, torch.min(q1, q2).detach())
+        q1, q2 = self.critic(features, batch.action, self.body.units("critic"))
+        value_units = self.body.units("value")
+        fitted = self.target.fit(seen, torch.min(q1, q2).detach(), value_units)
         goal = self._critic_goal(batch, next_features, std)
         critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
         descend(critic_loss, *(self.optimizers[n] for n in ("critic", "encoder") if n in self.optimizers))
@@ -264,11 +285,11 @@ class DrQv2:
             "exploration/std": std,
             "plasticity/dormant_ratio": self.dormancy,
             **fitted,
-            **perturbed,
+            **self.body.end(),
         }
 
     def _augment(self, obs: Tensor) -> Tensor:
-        if not self.augments:
+        if not (self.images and self.body.augments):
             return obs
         return random_shift(obs, self.config.shift_pixels, self.generators["augmentation"])
 
@@ -284,32 +305,29 @@ class DrQv2:
 
     # --- state ---
 
-    def _parts(self) -> dict[str, Stateful]:
-        return {
-            "exploration": self.exploration,
-            "target": self.target,
-            "perturbation": self.perturbation,
-        }
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "networks": {name: n.state_dict() for name, n in self.networks.items()},
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "generators": {name: g.get_state() for name, g in self.generators.items()},
-            "parts": {name: part.state_dict() for name, part in self._parts().items()},
-            "dormancy": self.dormancy,
+            "body": self.body.state_dict(),
+            "exploration": self.exploration.state_dict(),
+            "target": self.target.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
-        for name, generator in self.generators.items():
-            restore(generator, state["generators"][name])
-        for name, part in self._parts().items():
-            part.load_state_dict(state["parts"][name])
-        self.dormancy = state["dormancy"].to(self.device)
+        self.body.load_state_dict(state["body"])
+        self.exploration.load_state_dict(state["exploration"])
+        self.target.load_state_dict(state["target"])
+
+
+def growth_of(
+    seeds: Seeds, device: torch.device, interventions: Sequence[Intervention]
+) -> Growth:
+    """Orthogonal weights from the run's own stream."""
+    return Growth(
+        lambda name, network, weights: initialise_(network, weights),
+        seeds.torch("weights"),
+        device,
+        interventions,
+    )
 
 
 def linear_noise(config: Config) -> Linear:
@@ -317,16 +335,25 @@ def linear_noise(config: Config) -> Linear:
     return Linear(config.std_start, config.std_end, config.std_duration_steps)
 
 
-def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> DrQv2:
-    """DrQ-v2 as published."""
+def make(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    seeds: Seeds,
+    device: torch.device,
+    gauge: Gauge | None = None,
+    interventions: Sequence[Intervention] = (),
+) -> DrQv2:
+    """DrQ-v2 as published, but for the interventions."""
+    growth = growth_of(seeds, device, interventions)
     return DrQv2(
         config,
         spec,
         seeds=seeds,
-        weights=seeds.torch("weights"),
         device=device,
-        encoder=encoder_for(spec.observation, config.encoder_channels),
+        growth=growth,
+        encoder=growth.shape("encoder", encoder_for(spec.observation, config.encoder_channels)),
         exploration=Scheduled(linear_noise(config)),
         target=ClippedDoubleQ(),
-        perturbation=NoPerturbation(),
+        gauge=gauge,
     )

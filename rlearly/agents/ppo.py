@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlearly.body import Body, Growth
 from rlearly.config import ConfigError, setting
 from rlearly.distributions import HALF_LOG_TAU
-from rlearly.networks import GaussianActor, StateValue, layers
+from rlearly.interventions import Intervention
+from rlearly.networks import GaussianActor, Recording, StateValue, layers
 from rlearly.normalise import Moments
 from rlearly.optim import adam, descend
-from rlearly.plasticity import dormant_ratio
-from rlearly.seeding import Seeds, restore
+from rlearly.plasticity import Gauge
+from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec, Metrics, Rollout
 
 PIXELS = False
@@ -28,6 +29,16 @@ ON_POLICY = True
 
 RUN_DEFAULTS = ("video_size=0",)
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
+
+NETWORKS = ("actor", "critic")
+"""What interventions can be put on."""
+
+REFUSES = {
+    "augmentation": "it learns from states, which are not augmented",
+    "crelu": "its hidden units are tanh, not ReLU",
+    "freeze_encoder": "it has no encoder",
+}
+"""Interventions that it cannot take, and why."""
 
 CUT = 10.0
 """Normalised observations and rewards lie within +-CUT."""
@@ -52,10 +63,6 @@ class Config:
     value_weight: float = setting(0.5, "of the value in the loss", at_least=0)
     max_grad_norm: float = setting(0.5, "bound of the whole gradient's length", above=0)
     hidden_dim: int = setting(64, "width of the hidden layers", at_least=1)
-    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
-    plasticity_every_rollouts: int = setting(
-        1, "rollouts between two measurements; 0: never", at_least=0
-    )
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first rollout is learnt from: none but its own."""
@@ -78,7 +85,16 @@ class PPO:
     and clip fractions are means over the update's minibatches, not the last one's.
     """
 
-    def __init__(self, config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        *,
+        seeds: Seeds,
+        device: torch.device,
+        gauge: Gauge | None = None,
+        interventions: Sequence[Intervention] = (),
+    ):
         if config.rollout_steps < 2 * config.minibatches:
             raise ConfigError(
                 "agent.minibatches: expected at most half of agent.rollout_steps = "
@@ -88,25 +104,29 @@ class PPO:
         self.config = config
         self.device = device
         features = int(np.prod(spec.observation.shape))
-        self.actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
-        self.critic = StateValue(features, config.hidden_dim)
+        growth = Growth(_initialise, seeds.torch("weights"), device, interventions)
+        critic = StateValue(features, config.hidden_dim)
+        actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
+        self.critic = growth.grow("critic", critic)
+        self.actor = growth.grow("actor", actor)
         self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
-        weights = seeds.torch("weights")
-        _initialise(self.critic, weights, last_gain=1.0)
-        _initialise(self.actor, weights, last_gain=0.01)
-        for network in self.networks.values():
-            network.to(device)
         self.optimizers = {"both": adam(nn.ModuleDict(self.networks), config.lr, eps=1e-5)}
         self.generators = {
             "exploration": seeds.torch("exploration"),
             "minibatches": seeds.torch("minibatches"),
         }
+        self.body = Body(
+            self.networks,
+            growth,
+            optimizers=self.optimizers,
+            generators=self.generators,
+            gauge=gauge,
+        )
         self.seen = Moments((features,))
         self.paid = Moments(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
         self.acted: list[np.ndarray] = []  # normalised [N, D] a step since the last rollout
         self.learnt_steps = 0
-        self.rollouts = 0
 
     # --- acting ---
 
@@ -147,19 +167,13 @@ class PPO:
         steps, copies = batch.reward.shape
         if len(self.acted) != steps:
             raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
-        self.rollouts += 1
+        self.body.begin(step)
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
         action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
-        record = self._recorder()
         with torch.no_grad():
-            value = self.critic(obs, record)
-            mean, log_std = self.actor(obs, record)
+            value = self.critic(obs, self.body.units("critic"))
+            mean, log_std = self.actor(obs, self.body.units("actor"))
             log_prob, _ = gaussian(mean, log_std, action)
-        metrics: dict[str, Tensor | float] = {}
-        if record:
-            threshold = config.dormant_threshold
-            metrics["plasticity/dormant_ratio_critic"] = dormant_ratio(record[:2], threshold)
-            metrics["plasticity/dormant_ratio"] = dormant_ratio(record[2:], threshold)
         values = value.view(steps, copies).cpu().numpy()
         advantage = advantages(
             self._rewards(batch),
@@ -180,29 +194,25 @@ class PPO:
         rate = config.lr * self._rate_left()
         for group in self.optimizers["both"].param_groups:
             group["lr"] = rate
-        metrics |= self._descend(data)
+        metrics = self._descend(data)
         target = data[4] + value
         spread = target.var(unbiased=False)
         unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
         self.acted = []
         self.learnt_steps += steps * copies
-        return metrics | {
+        metrics |= {
             "policy/lr": rate,
             "policy/std": self.actor.log_std.detach().exp().mean(),
             "critic/explained_variance": 1 - unexplained,
             "critic/value": value.mean(),
         }
+        return {**metrics, **self.body.end()}
 
     def _rate_left(self) -> float:
         """The share of the learning rate that is left, in [0, 1]."""
         if self.config.anneal_steps is None:
             return 1.0
         return max(0.0, 1.0 - self.learnt_steps / self.config.anneal_steps)
-
-    def _recorder(self) -> list[Tensor] | None:
-        """Where activations are noted when plasticity is due."""
-        every = self.config.plasticity_every_rollouts
-        return [] if every and self.rollouts % every == 0 else None
 
     def _rewards(self, batch: Rollout) -> np.ndarray:
         """Rewards [T, N] over the running spread of the discounted return, within +-CUT."""
@@ -275,30 +285,21 @@ class PPO:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "networks": {name: n.state_dict() for name, n in self.networks.items()},
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "body": self.body.state_dict(),
             "seen": self.seen.state_dict(),
             "paid": self.paid.state_dict(),
             "returns": self.returns,
             "acted": np.stack(self.acted) if self.acted else None,
             "learnt_steps": self.learnt_steps,
-            "rollouts": self.rollouts,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
-        for name, generator in self.generators.items():
-            restore(generator, state["generators"][name])
+        self.body.load_state_dict(state["body"])
         self.seen.load_state_dict(state["seen"])
         self.paid.load_state_dict(state["paid"])
         self.returns = None if state["returns"] is None else np.array(state["returns"])
         self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
         self.learnt_steps = state["learnt_steps"]
-        self.rollouts = state["rollouts"]
 
 
 def gaussian(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,15 +333,27 @@ def advantages(
     return total
 
 
-def _initialise(network: nn.Module, generator: torch.Generator, *, last_gain: float) -> None:
-    """Orthogonal weights of gain sqrt(2), and `last_gain` in the last layer; no biases."""
-    *hidden, last = (layer for layer in layers(network) if isinstance(layer, nn.Linear))
-    for layer in (*hidden, last):
-        gain = last_gain if layer is last else 2**0.5
-        nn.init.orthogonal_(layer.weight, gain, generator=generator)
-        nn.init.zeros_(layer.bias)
+def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
+    """Orthogonal weights of gain sqrt(2), in the last layer 1 (critic) or 0.01 (actor); no biases."""
+    last_gain = 0.01 if name == "actor" else 1.0
+    for head in (m for m in network.modules() if isinstance(m, Recording)):
+        *hidden, last = (layer for layer in layers(head) if isinstance(layer, nn.Linear))
+        for layer in (*hidden, last):
+            gain = last_gain if layer is last else 2**0.5
+            nn.init.orthogonal_(layer.weight, gain, generator=weights)
+            nn.init.zeros_(layer.bias)
 
 
-def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> PPO:
-    """PPO as CleanRL writes it."""
-    return PPO(config, spec, seeds=seeds, device=device)
+def make(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    seeds: Seeds,
+    device: torch.device,
+    gauge: Gauge | None = None,
+    interventions: Sequence[Intervention] = (),
+) -> PPO:
+    """PPO as CleanRL writes it, but for the interventions."""
+    return PPO(
+        config, spec, seeds=seeds, device=device, gauge=gauge, interventions=interventions
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlearly.body import Body, Growth
 from rlearly.config import setting
 from rlearly.distributions import squashed_gaussian
+from rlearly.interventions import Intervention
 from rlearly.networks import StateActor, StateCritic, fan_in_, initialise_
 from rlearly.optim import adam, descend, follow_
-from rlearly.plasticity import active_fraction, dormant_ratio
-from rlearly.seeding import Seeds, restore
+from rlearly.plasticity import Gauge
+from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics
 
 PIXELS = False
@@ -28,6 +30,15 @@ ON_POLICY = False
 
 RUN_DEFAULTS = ("replay_ratio=1", "video_size=0")
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
+
+NETWORKS = ("actor", "critic")
+"""What interventions can be put on."""
+
+REFUSES = {
+    "augmentation": "it learns from states, which are not augmented",
+    "freeze_encoder": "it has no encoder",
+}
+"""Interventions that it cannot take, and why."""
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -50,10 +61,6 @@ class Config:
     policy_every_updates: int = setting(
         2, "updates between those that move the actor, as many times at once", at_least=1
     )
-    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
-    plasticity_every_policy_updates: int = setting(
-        10, "delayed policy updates between two measurements; 0: never", at_least=0
-    )
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update."""
@@ -69,24 +76,26 @@ class SAC:
     steps (equal at replay ratio 1, and right at others).
     """
 
-    def __init__(self, config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        *,
+        seeds: Seeds,
+        device: torch.device,
+        gauge: Gauge | None = None,
+        interventions: Sequence[Intervention] = (),
+    ):
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        self.actor = StateActor(features, 2 * self.actions, config.hidden_dim)
-        self.critic = StateCritic(features, self.actions, config.hidden_dim)
-        weights = seeds.torch("weights")
-        for network in (self.actor, self.critic):
-            initialise_(network, weights, fan_in_)
+        growth = Growth(_initialise, seeds.torch("weights"), device, interventions)
+        actor = StateActor(features, 2 * self.actions, config.hidden_dim)
+        critic = StateCritic(features, self.actions, config.hidden_dim)
+        self.actor = growth.grow("actor", actor)
+        self.critic = growth.grow("critic", critic)
         self.critic_target = copy.deepcopy(self.critic)
-        self.networks: dict[str, nn.Module] = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "critic_target": self.critic_target,
-        }
-        for network in self.networks.values():
-            network.to(device)
         fixed = config.alpha is not None
         start = torch.tensor(config.alpha if fixed else 1.0, device=device).log()
         self.log_alpha = nn.Parameter(start, requires_grad=not fixed)
@@ -100,6 +109,19 @@ class SAC:
             "exploration": seeds.torch("exploration"),
             "policy_noise": seeds.torch("policy_noise", device),
         }
+        self.networks: dict[str, nn.Module] = {
+            "actor": self.actor,
+            "critic": self.critic,
+            "critic_target": self.critic_target,
+        }
+        self.body = Body(
+            self.networks,
+            growth,
+            targets={"critic_target": "critic"},
+            optimizers=self.optimizers,
+            generators=self.generators,
+            gauge=gauge,
+        )
         self.updates = 0
 
     # --- acting ---
@@ -144,10 +166,11 @@ class SAC:
         """One step of the critic and its target; every `policy_every_updates`, as many of the
         actor and alpha."""
         self.updates += 1
+        moves_policy = self.updates % self.config.policy_every_updates == 0
+        self.body.begin(step, whole=moves_policy)
         obs = batch.obs.flatten(1)
         goal = self._critic_goal(batch)
-        hidden = self._recorder()
-        q1, q2 = self.critic(obs, batch.action, hidden)
+        q1, q2 = self.critic(obs, batch.action, self.body.units("critic"))
         critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
         descend(critic_loss, self.optimizers["critic"])
         metrics: dict[str, Tensor | float] = {
@@ -155,20 +178,13 @@ class SAC:
             "critic/q1": q1.detach().mean(),
             "critic/target_q": goal.mean(),
         }
-        if hidden:
-            metrics["plasticity/fau_critic"] = active_fraction(hidden)
-        if self.updates % self.config.policy_every_updates == 0:
+        if moves_policy:
             for _ in range(self.config.policy_every_updates - 1):
                 self._update_policy(obs, None)
-            metrics |= self._update_policy(obs, self._recorder())
+            metrics |= self._update_policy(obs, self.body.units("actor"))
         followers, leaders = self.critic_target.parameters(), self.critic.parameters()
         follow_([*followers], [*leaders], self.config.target_tau)
-        return metrics
-
-    def _recorder(self) -> list[Tensor] | None:
-        """Where activations are noted when plasticity is due, measured from policy updates on."""
-        every = self.config.plasticity_every_policy_updates * self.config.policy_every_updates
-        return [] if every and self.updates % every == 0 else None
+        return {**metrics, **self.body.end()}
 
     @torch.no_grad()
     def _critic_goal(self, batch: Batch) -> Tensor:
@@ -190,10 +206,6 @@ class SAC:
             "policy/entropy": -log_prob.detach().mean(),
             "policy/alpha": alpha,
         }
-        if hidden:
-            threshold = self.config.dormant_threshold
-            metrics["plasticity/dormant_ratio"] = dormant_ratio(hidden, threshold)
-            metrics["plasticity/fau_actor"] = active_fraction(hidden)
         if "alpha" in self.optimizers:
             metrics["loss/alpha"] = self._update_alpha(obs)
         return metrics
@@ -210,25 +222,32 @@ class SAC:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "networks": {name: n.state_dict() for name, n in self.networks.items()},
+            "body": self.body.state_dict(),
             "log_alpha": self.log_alpha.detach(),
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "generators": {name: g.get_state() for name, g in self.generators.items()},
             "updates": self.updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
+        self.body.load_state_dict(state["body"])
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
-        for name, generator in self.generators.items():
-            restore(generator, state["generators"][name])
         self.updates = state["updates"]
 
 
-def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> SAC:
-    """SAC as published, its entropy weight learnt unless one is given."""
-    return SAC(config, spec, seeds=seeds, device=device)
+def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
+    initialise_(network, weights, fan_in_)
+
+
+def make(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    seeds: Seeds,
+    device: torch.device,
+    gauge: Gauge | None = None,
+    interventions: Sequence[Intervention] = (),
+) -> SAC:
+    """SAC as published, but for the interventions; its entropy weight is learnt unless given."""
+    return SAC(
+        config, spec, seeds=seeds, device=device, gauge=gauge, interventions=interventions
+    )

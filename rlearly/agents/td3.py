@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlearly.body import Body, Growth
 from rlearly.config import setting
+from rlearly.interventions import Intervention
 from rlearly.networks import StateActor, StateCritic, fan_in_, initialise_
 from rlearly.optim import adam, descend, follow_
-from rlearly.plasticity import active_fraction, dormant_ratio
-from rlearly.seeding import Seeds, restore
+from rlearly.plasticity import Gauge
+from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics
 
 PIXELS = False
@@ -27,6 +29,15 @@ ON_POLICY = False
 
 RUN_DEFAULTS = ("replay_ratio=1", "video_size=0")
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
+
+NETWORKS = ("actor", "critic")
+"""What interventions can be put on."""
+
+REFUSES = {
+    "augmentation": "it learns from states, which are not augmented",
+    "freeze_encoder": "it has no encoder",
+}
+"""Interventions that it cannot take, and why."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +57,6 @@ class Config:
     policy_noise: float = setting(0.2, "std of the noise in the critic's target", at_least=0)
     noise_clip: float = setting(0.5, "cut of the noise in the critic's target", at_least=0)
     policy_every_updates: int = setting(2, "updates for one of actor and targets", at_least=1)
-    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
-    plasticity_every_policy_updates: int = setting(
-        10, "policy updates between two measurements; 0: never", at_least=0
-    )
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update."""
@@ -63,26 +70,27 @@ class TD3:
     updates are counted in updates, not env steps (equal at replay ratio 1, and right at others).
     """
 
-    def __init__(self, config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        *,
+        seeds: Seeds,
+        device: torch.device,
+        gauge: Gauge | None = None,
+        interventions: Sequence[Intervention] = (),
+    ):
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        self.actor = StateActor(features, self.actions, config.hidden_dim)
-        self.critic = StateCritic(features, self.actions, config.hidden_dim)
-        weights = seeds.torch("weights")
-        for network in (self.actor, self.critic):
-            initialise_(network, weights, fan_in_)
+        growth = Growth(_initialise, seeds.torch("weights"), device, interventions)
+        actor = StateActor(features, self.actions, config.hidden_dim)
+        critic = StateCritic(features, self.actions, config.hidden_dim)
+        self.actor = growth.grow("actor", actor)
+        self.critic = growth.grow("critic", critic)
         self.actor_target = copy.deepcopy(self.actor)
         self.critic_target = copy.deepcopy(self.critic)
-        self.networks: dict[str, nn.Module] = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-        }
-        for network in self.networks.values():
-            network.to(device)
         self.targets_and_leaders = (
             [*self.actor_target.parameters(), *self.critic_target.parameters()],
             [*self.actor.parameters(), *self.critic.parameters()],
@@ -95,6 +103,20 @@ class TD3:
             "exploration": seeds.torch("exploration"),
             "policy_noise": seeds.torch("policy_noise", device),
         }
+        self.networks: dict[str, nn.Module] = {
+            "actor": self.actor,
+            "critic": self.critic,
+            "actor_target": self.actor_target,
+            "critic_target": self.critic_target,
+        }
+        self.body = Body(
+            self.networks,
+            growth,
+            targets={"actor_target": "actor", "critic_target": "critic"},
+            optimizers=self.optimizers,
+            generators=self.generators,
+            gauge=gauge,
+        )
         self.updates = 0
 
     # --- acting ---
@@ -125,10 +147,11 @@ class TD3:
     def update(self, batch: Batch, *, step: int) -> Metrics:
         """One step of the critic; every `policy_every_updates`, one of the actor and targets."""
         self.updates += 1
+        moves_policy = self.updates % self.config.policy_every_updates == 0
+        self.body.begin(step, whole=moves_policy)
         obs = batch.obs.flatten(1)
         goal = self._critic_goal(batch)
-        hidden = self._recorder()
-        q1, q2 = self.critic(obs, batch.action, hidden)
+        q1, q2 = self.critic(obs, batch.action, self.body.units("critic"))
         critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
         descend(critic_loss, self.optimizers["critic"])
         metrics: dict[str, Tensor | float] = {
@@ -136,16 +159,9 @@ class TD3:
             "critic/q1": q1.detach().mean(),
             "critic/target_q": goal.mean(),
         }
-        if hidden:
-            metrics["plasticity/fau_critic"] = active_fraction(hidden)
-        if self.updates % self.config.policy_every_updates == 0:
-            metrics |= self._update_policy(obs)
-        return metrics
-
-    def _recorder(self) -> list[Tensor] | None:
-        """Where activations are noted when plasticity is due, measured from policy updates on."""
-        every = self.config.plasticity_every_policy_updates * self.config.policy_every_updates
-        return [] if every and self.updates % every == 0 else None
+        if moves_policy:
+            metrics["loss/actor"] = self._update_policy(obs)
+        return {**metrics, **self.body.end()}
 
     @torch.no_grad()
     def _critic_goal(self, batch: Batch) -> Tensor:
@@ -157,39 +173,37 @@ class TD3:
         action = torch.tanh(self.actor_target(next_obs)).add_(noise).clamp_(-1.0, 1.0)
         return batch.reward + batch.discount * torch.min(*self.critic_target(next_obs, action))
 
-    def _update_policy(self, obs: Tensor) -> dict[str, Tensor | float]:
-        hidden = self._recorder()
-        action = torch.tanh(self.actor(obs, hidden))
+    def _update_policy(self, obs: Tensor) -> Tensor:
+        action = torch.tanh(self.actor(obs, self.body.units("actor")))
         actor_loss = -self.critic.q1(torch.cat([obs, action], dim=-1)).mean()
         descend(actor_loss, self.optimizers["actor"])
         follow_(*self.targets_and_leaders, self.config.target_tau)
-        metrics: dict[str, Tensor | float] = {"loss/actor": actor_loss.detach()}
-        if hidden:
-            threshold = self.config.dormant_threshold
-            metrics["plasticity/dormant_ratio"] = dormant_ratio(hidden, threshold)
-            metrics["plasticity/fau_actor"] = active_fraction(hidden)
-        return metrics
+        return actor_loss.detach()
 
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "networks": {name: n.state_dict() for name, n in self.networks.items()},
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "generators": {name: g.get_state() for name, g in self.generators.items()},
-            "updates": self.updates,
-        }
+        return {"body": self.body.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
-        for name, generator in self.generators.items():
-            restore(generator, state["generators"][name])
+        self.body.load_state_dict(state["body"])
         self.updates = state["updates"]
 
 
-def make(config: Config, spec: EnvSpec, *, seeds: Seeds, device: torch.device) -> TD3:
-    """TD3 as published."""
-    return TD3(config, spec, seeds=seeds, device=device)
+def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
+    initialise_(network, weights, fan_in_)
+
+
+def make(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    seeds: Seeds,
+    device: torch.device,
+    gauge: Gauge | None = None,
+    interventions: Sequence[Intervention] = (),
+) -> TD3:
+    """TD3 as published, but for the interventions."""
+    return TD3(
+        config, spec, seeds=seeds, device=device, gauge=gauge, interventions=interventions
+    )
