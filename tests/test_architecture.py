@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rlearly"
-COMMANDS = {"train", "evaluate", "doctor", "help", "teacher"}
+COMMANDS = {"train", "evaluate", "doctor", "help", "teacher", "report"}
 
 
 def modules():

@@ -72,6 +72,10 @@ class Awaken:
         scheduled = torch.as_tensor(self.schedule(step - self.awaken_step)).to(asleep)
         return torch.where(self.awaken_step < 0, asleep, torch.maximum(asleep, scheduled))
 
+    def metrics(self) -> Metrics:
+        """The agent step of the awakening; -1 before it."""
+        return {"exploration/awaken_step": self.awaken_step}
+
     def state_dict(self) -> dict[str, Any]:
         return {"awaken_step": self.awaken_step}
 

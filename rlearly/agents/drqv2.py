@@ -86,6 +86,10 @@ class Exploration(Stateful, Protocol):
 
     def std(self, step: int, dormancy: Tensor) -> Tensor | float: ...
 
+    def metrics(self) -> Metrics:
+        """What is worth logging of it beside the noise itself."""
+        ...
+
 
 class Target(Stateful, Protocol):
     """What the critic bootstraps from at the next observation."""
@@ -117,6 +121,9 @@ class Scheduled:
 
     def std(self, step: int, dormancy: Tensor) -> Tensor | float:
         return self.schedule(step)
+
+    def metrics(self) -> Metrics:
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -284,6 +291,7 @@ class DrQv2:
             "replay/batch_reward": batch.reward.mean(),
             "exploration/std": std,
             "plasticity/dormant_ratio": self.dormancy,
+            **self.exploration.metrics(),
             **fitted,
             **self.body.end(),
         }

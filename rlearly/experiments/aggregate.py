@@ -7,7 +7,6 @@ bootstrap intervals that resample seeds.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlearly.config import ConfigError
+from rlearly.experiments.run_rows import points, read_rows
 
 RESAMPLES = 10_000
 
@@ -64,13 +64,10 @@ def read_run(folder: Path, run: Any) -> Curve | None:
     """The evaluations of a run directory; None if it is not finished."""
     if not (folder / "done.json").exists():
         return None
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "eval/episode_return" in row]
-    if not rows:
+    frames, returns = points(read_rows(folder), "eval/episode_return")
+    if not frames:
         return None
-    frames = np.array([row["frames"] for row in rows])
-    returns = np.array([row["eval/episode_return"] for row in rows])
-    return Curve(run.arm, run.env, run.seed, frames, returns)
+    return Curve(run.arm, run.env, run.seed, np.array(frames), np.array(returns))
 
 
 def read_csv(path: Path) -> list[Curve]:

@@ -6,14 +6,13 @@ Every run is drawn by itself: a mean over a few seeds hides the broken one.
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlearly.config import ConfigError, parse_overrides
+from rlearly.experiments.run_rows import points, read_rows
 
 
 @dataclass(frozen=True)
@@ -33,28 +32,10 @@ def read(run: Path) -> Curve:
     Raises:
         ConfigError: it has no metrics.jsonl, or one that cannot be read.
     """
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        raise ConfigError(f"{run} is not a run directory (it has no metrics.jsonl).")
-    rows: list[dict[str, Any]] = []
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}).") from None
-    for line in text.splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # the last line of a run that is being written
-            continue
-    evals = [r for r in rows if "eval/episode_return" in r]
-    dormant = [r for r in rows if "plasticity/dormant_ratio" in r]
-    return Curve(
-        label=str(run),
-        frames=[r["frames"] for r in evals],
-        returns=[r["eval/episode_return"] for r in evals],
-        dormant_frames=[r["frames"] for r in dormant],
-        dormant_ratios=[r["plasticity/dormant_ratio"] for r in dormant],
-    )
+    rows = read_rows(run)
+    frames, returns = points(rows, "eval/episode_return")
+    dormant_frames, dormant_ratios = points(rows, "plasticity/dormant_ratio")
+    return Curve(str(run), frames, returns, dormant_frames, dormant_ratios)
 
 
 def write_csv(curves: Sequence[Curve], path: Path) -> None:
