@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlearly.agents import AGENTS, agent_module
-from rlearly.config import EnvConfig, RunConfig, describe
+from rlearly.config import INTERVENTIONS, EnvConfig, RunConfig, describe
 from rlearly.envs import FAMILIES
 
 NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256")
@@ -26,6 +26,9 @@ def train_help(words: list[str]) -> str:
         "",
         "Envs",
         *_table(FAMILIES.items()),
+        "",
+        "Interventions",
+        *_table(INTERVENTIONS.items()),
         "",
         "Keys (type, default)",
         *_keys(RunConfig, ""),
@@ -58,4 +61,5 @@ def _keys(cls: Any, prefix: str) -> Iterator[str]:
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):
                 shown = default or "''"
-            yield f"  {prefix + name:30} {type_name.replace(' | None', '?')}, {shown}: {text}"
+            kind = "" if type_name == "Any" else type_name.replace(" | None", "?") + ", "
+            yield f"  {prefix + name:30} {kind}{shown}: {text}"
