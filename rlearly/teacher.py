@@ -31,6 +31,7 @@ class TeacherConfig:
     env: str | None = setting(None, "the env's id, with model= and hub=")
     kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
     out: str = setting("teacher.h5", "the file to write")
+    overwrite: bool = setting(False, "whether a file that is there already may be replaced")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
     best_episodes: int | None = setting(
         None, "those of highest return that are kept; null: all", at_least=1
@@ -83,6 +84,8 @@ def record(config: TeacherConfig) -> Snapshots:
         raise ConfigError(f"out: there is no folder {out.parent}; make it, or name another file.")
     if out.is_dir():
         raise ConfigError(f"out: {out} is a folder; name a file in it, as in {out}/teacher.h5.")
+    if out.exists() and not config.overwrite:
+        raise ConfigError(f"out: {out} exists; name another file, or add overwrite=true.")
     named = [name for name in ("run", "model", "hub") if getattr(config, name)]
     if len(named) != 1:
         raise ConfigError(

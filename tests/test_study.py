@@ -89,7 +89,17 @@ def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
     rest = [str(file), f"out={tmp_path / 'new'}", f"results={kept}"]
     assert study.main([*rest, "dry_run=true"]) == 0
     planned = capsys.readouterr().out.splitlines()
-    assert len(planned) == 2 and all("snapshot=" in line for line in planned)
+    new = tmp_path / "new"
+    train, record, *rest_of_them = planned
+    assert train.startswith("python -m rlearly.train agent=td3 ")
+    assert train.endswith(f"env=Pendulum-v1 run_dir={new}/teachers/Pendulum-v1")
+    assert record.startswith(
+        f"python -m rlearly.teacher run={new}/teachers/Pendulum-v1 out={new}/teachers/"
+    )
+    assert [line.split()[-1] for line in rest_of_them] == [
+        f"run_dir={new}/runs/started/Pendulum-v1/{seed}" for seed in (0, 1)
+    ]
+    assert all(f"snapshot={new}/teachers/Pendulum-v1.h5" in line for line in rest_of_them)
     assert study.main([*rest, "only_read=true"]) == 0
     assert "2 of 4 runs are not done" in capsys.readouterr().out
     assert study.main([*rest, "dry_run=true", f"teachers={out / 'teachers'}"]) == 0

@@ -178,7 +178,14 @@ def test_run_becomes_a_teacher_and_its_snapshots_start_a_student(tmp_path, capsy
     assert "there is no folder nowhere" in capsys.readouterr().err
     assert teacher.main(["run=teacher", "out=teacher"]) == 2
     assert "out: teacher is a folder" in capsys.readouterr().err
-    assert teacher.main(["out=t.h5"]) == 2
+    before = (tmp_path / "t.h5").read_bytes()
+    assert teacher.main(["run=teacher", "out=t.h5", "episodes=1"]) == 2
+    assert "t.h5 exists; name another file, or add overwrite=true" in capsys.readouterr().err
+    assert (tmp_path / "t.h5").read_bytes() == before
+    assert teacher.main(["run=teacher", "out=t.h5", "episodes=1", "overwrite=true"]) == 0
+    assert set(Snapshots.load("t.h5").episodes) == {0}
+    capsys.readouterr()
+    assert teacher.main(["out=new.h5"]) == 2
     assert "Expected exactly one of run=, model= and hub=" in capsys.readouterr().err
     assert teacher.main(["model=x.zip"]) == 2
     assert "expected the id of the env" in capsys.readouterr().err

@@ -8,11 +8,12 @@ teacher that is trained first. Running the command again goes on where it stoppe
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class StudyConfig:
     teachers: str | None = setting(
         None, "folder of ENV.h5 files of teachers; null: they are trained first, in out"
     )
-    dry_run: bool = setting(False, "print the runs and exit")
+    dry_run: bool = setting(False, "print the commands that are still to be run, and exit")
     only_read: bool = setting(False, "run nothing; read what is there")
 
 
@@ -148,6 +149,33 @@ def _compose(what: str, words: list[str]) -> None:
         raise ConfigError(f"{what}: {error}") from None
 
 
+def training(words: list[str], folder: Path) -> list[str]:
+    """The command that trains in `folder`, or goes on there."""
+    resume = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
+    where = [f"resume={folder}"] if resume else [*words, f"run_dir={folder}"]
+    return ["rlearly.train", *where]
+
+
+def recording(study: Study, teachers: Path, env: str) -> list[str]:
+    """The command that records an env's teacher."""
+    words = [f"run={teachers / env}", f"out={teachers / env}.h5", *study.teacher_snapshots]
+    return ["rlearly.teacher", *words]
+
+
+def commands(
+    study: Study, runs: Sequence[Run], out: Path, teachers: Path
+) -> Iterator[list[str]]:
+    """Every command that is still to be run, teachers first."""
+    for env in dict.fromkeys(run.env for run in runs if run.needs_teacher):
+        if not (teachers / f"{env}.h5").exists():
+            if not (teachers / env / "done.json").exists():
+                yield training([*study.teacher, f"env={env}"], teachers / env)
+            yield recording(study, teachers, env)
+    for run in runs:
+        if not (run.folder(out) / "done.json").exists():
+            yield training(run.words, run.folder(out))
+
+
 class Runner:
     """Runs commands in processes of their own, a line a start and an end."""
 
@@ -187,14 +215,12 @@ class Runner:
         """Train in `folder`, or go on there; True if it is done."""
         if (folder / "done.json").exists():
             return True
-        resume = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
-        where = [f"resume={folder}"] if resume else [*words, f"run_dir={folder}"]
-        return self.command(["rlearly.train", *where], folder.with_suffix(".log"), what)
+        return self.command(training(words, folder), folder.with_suffix(".log"), what)
 
     def command(self, words: list[str], log: Path, what: str) -> bool:
         if self.stopping:
             return False
-        print(f"start {what}", flush=True)
+        print(f"start {what}\n", end="", flush=True)  # one write: workers share the screen
         with log.open("a") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", *words], stdout=stream, stderr=stream
@@ -204,7 +230,7 @@ class Runner:
             self._running.discard(process)
         last = (log.read_text().strip().splitlines() or [""])[-1]
         ends = {0: "done", 75: "stopped"}
-        print(f"{ends.get(status, 'FAILED')} {what}: {last}", flush=True)
+        print(f"{ends.get(status, 'FAILED')} {what}: {last}\n", end="", flush=True)
         return status == 0
 
     def teach(self, study: Study, env: str) -> bool:
@@ -215,9 +241,8 @@ class Runner:
             return True
         if not self.train([*study.teacher, f"env={env}"], folder / env, f"teacher on {env}"):
             return False
-        words = ["rlearly.teacher", f"run={folder / env}", f"out={snapshots}"]
         log = folder / f"{env}.teacher.log"
-        return self.command([*words, *study.teacher_snapshots], log, f"recording on {env}")
+        return self.command(recording(study, folder, env), log, f"recording on {env}")
 
     def all(self, study: Study, runs: Sequence[Run]) -> bool:
         """Everything; one that fails does not stop the others.
@@ -273,8 +298,8 @@ def run(path: Path, config: StudyConfig) -> int:
     runs = [r for r in study.runs(teachers) if (r.arm, r.env, r.seed) not in have]
     study.check()
     if config.dry_run:
-        for planned in runs:
-            print(" ".join(["python -m rlearly.train", *planned.words]))
+        for command in commands(study, runs, out, teachers):
+            print(shlex.join(["python", "-m", *command]))
         return 0
     complete = True
     if not config.only_read:
