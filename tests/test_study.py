@@ -25,6 +25,7 @@ teacher_snapshots: [episodes=1, every_steps=20]
 arms:
   plain: []
   started: [snapshot=TEACHER, snapshot_phase.clusters=2, snapshot_phase.until_steps=30]
+metrics: [loss/critic]
 """
 
 
@@ -65,6 +66,31 @@ def test_final_and_area_are_what_they_say():
     assert curve.area == pytest.approx((10 * 1.0 + 20 * 3.0) / 30)
 
 
+def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path):
+    def curve(arm, seed, last):
+        frames, fau = np.array([10, 20]), np.array([0.5, last])
+        metrics = {"plasticity/fau_critic": (frames + 5, fau)} if arm == "b" else {}
+        return Curve(arm, "e", seed, frames, np.array([1.0, 2.0]), metrics)
+
+    curves = [curve("a", 0, 0.0), *(curve("b", seed, 0.1 * seed) for seed in range(4))]
+    aggregate.write(curves, tmp_path, "t")
+    assert (tmp_path / "metrics.png").stat().st_size > 5000
+    again = aggregate.read_csv(tmp_path / "curves.csv")
+    for one, two in zip(curves, again, strict=True):
+        assert (one.arm, one.seed) == (two.arm, two.seed)
+        assert one.metrics.keys() == two.metrics.keys()
+        for name, columns in one.metrics.items():
+            for mine, theirs in zip(columns, two.metrics[name], strict=True):
+                np.testing.assert_allclose(mine, theirs)
+    a, b = aggregate.summary(again)
+    assert "plasticity/fau_critic_iqm" not in a
+    # each seed's mean of its (at most three) last points: 0.25, 0.3, 0.35, 0.4; their middle half
+    assert b["plasticity/fau_critic_iqm"] == pytest.approx(0.325)
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="expected the columns arm, env, seed, metric"):
+        aggregate.read_csv(tmp_path / "curves.csv")
+
+
 def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
     file.write_text(STUDY)
@@ -81,6 +107,7 @@ def test_study_runs_what_is_missing_and_reads_it_together(tmp_path, capsys):
     }
     assert all(c.frames.tolist() == [30, 60] for c in curves)
     assert (out / "curves.png").stat().st_size > 10_000
+    assert all(c.metrics["loss/critic"][0][-1] == 60 for c in curves)
     assert study.main(words) == 0
     assert "start " not in capsys.readouterr().out, "all of it is done"
     earlier = (out / "curves.csv").read_text().splitlines()
@@ -179,7 +206,10 @@ def test_shipped_studies_compose_every_run(tmp_path):
 
 def test_bad_studies_get_one_sentence(tmp_path, capsys):
     assert study.main(["nothing"]) == 2
-    assert "There is no study nothing; shipped ones: s3rl, s3rl_cpu." in capsys.readouterr().err
+    assert (
+        "There is no study nothing; shipped ones: replay_ratio, s3rl, s3rl_cpu."
+        in capsys.readouterr().err
+    )
     (tmp_path / "bad.yaml").write_text("title: [")
     assert study.main([str(tmp_path / "bad.yaml")]) == 2
     assert "does not load as a study" in capsys.readouterr().err

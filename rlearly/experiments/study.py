@@ -2,7 +2,7 @@
 
 A study file is YAML: envs, a number of seeds, words that all runs share, and arms, each a name and
 further words of `rlearly.train`; `TEACHER` in them is the env's file of snapshots, made by a
-teacher that is trained first. Running the command again goes on where it stopped.
+teacher that is trained first. `metrics` names what is read beside the returns. Running the command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Study:
     teacher: list[str] = field(default_factory=list)
     teacher_snapshots: list[str] = field(default_factory=list)
     ablations: dict[str, Any] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=list)
 
     @staticmethod
     def load(path: Path) -> Study:
@@ -102,7 +103,12 @@ class Study:
             except KeyError as error:
                 raise ConfigError(f"ablations: expected envs, seeds and arms, lacks {error}.") from None
         for envs, seeds, arms in parts:
-            for name, words in {"envs": envs, "common": self.common, **arms}.items():
+            for name, words in {
+                "envs": envs,
+                "common": self.common,
+                "metrics": self.metrics,
+                **arms,
+            }.items():
                 if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                     raise ConfigError(f"{name}: expected a list of words, received {words!r}.")
             if not isinstance(seeds, int) or seeds < 1:
@@ -310,7 +316,7 @@ def run(path: Path, config: StudyConfig) -> int:
         if runner.stopping:
             print("stopped; the same command goes on.")
             return 75
-    curves = [*earlier, *(c for r in runs if (c := aggregate.read_run(r.folder(out), r)))]
+    curves = [*earlier, *(c for r in runs if (c := aggregate.read_run(r.folder(out), r, study.metrics)))]
     if not curves:
         raise ConfigError(f"{out}: there is no finished run to read.")
     missing = len(earlier) + len(runs) - len(curves)
