@@ -41,6 +41,8 @@ class Growth:
     def fill(self, name: str, network: Network) -> Network:
         """The network with weights, on its device."""
         self.initialise(name, network, self.weights)
+        for intervention in self.interventions:
+            intervention.grown(name, network)
         return network.to(self.device)
 
     def grow(self, name: str, network: Network) -> Network:
@@ -57,7 +59,8 @@ class Body:
 
     An agent says when an update begins and ends, and has its networks note their hidden units in
     `units(name)` as it computes. Everything else happens here: interventions before and after, and
-    the gauge's metrics.
+    the gauge's metrics. On policy what would be done before an update is done at the end of the
+    one before it: a rollout must be learnt from by the networks that took its actions.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class Body:
         targets: Mapping[str, str] | None = None,
         readers: Mapping[str, Sequence[nn.Linear]] | None = None,
         gauge: Gauge | None = None,
+        on_policy: bool = False,
     ):
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
         self.generators = dict(generators)
         self.targets = dict(targets or {})
         self.readers = dict(readers or {})
+        self.on_policy = on_policy
         self.initialise = growth.initialise
         self.gauge = gauge or Gauge()
         self.interventions = list(growth.interventions)
@@ -85,7 +90,7 @@ class Body:
         """Whether an agent that can augment its observations does."""
 
         self.leaders = {n: net for n, net in self.networks.items() if n not in self.targets}
-        self._detach_targets()
+        self.detach_targets()
         self.gauge.start_from(self.leaders)
         self._step = 0
         self._metrics: dict[str, Tensor | float] = {}
@@ -94,7 +99,8 @@ class Body:
         for intervention in self.interventions:
             intervention.attach(self)
 
-    def _detach_targets(self) -> None:
+    def detach_targets(self) -> None:
+        """No gradient is computed for targets."""
         for target in self.targets:
             self.networks[target].requires_grad_(False)
 
@@ -103,9 +109,7 @@ class Body:
     def begin(self, step: int, *, whole: bool = True) -> None:
         """An update begins; `whole` if every network will note its hidden units in it."""
         self._step = step
-        self._metrics = {}
-        for intervention in self.interventions:
-            self._metrics |= intervention.before_update(step)
+        self._metrics = {} if self.on_policy else self._act_before(step)
         wanted = self.gauge.is_due(step) or any(i.wants(step) for i in self.interventions)
         self._noted = {name: [] for name in self.leaders} if wanted and whole else None
         self._critic = [] if self.gauge.critic_each_update else None
@@ -130,8 +134,24 @@ class Body:
             for intervention in self.interventions:
                 if intervention.wants(self._step):
                     metrics |= intervention.after_update(self._step, self._noted)
+        if any(name.startswith("event/") for name in metrics):
+            self._settle()
+        if self.on_policy:
+            metrics |= self._act_before(self._step)
         self._noted = self._critic = None
         return metrics
+
+    def _act_before(self, step: int) -> dict[str, Tensor | float]:
+        metrics: dict[str, Tensor | float] = {}
+        for intervention in self.interventions:
+            metrics |= intervention.before_update(step)
+        if metrics:
+            self._settle()
+        return metrics
+
+    def _settle(self) -> None:
+        for intervention in self.interventions:
+            intervention.settle()
 
     # --- what interventions need ---
 
@@ -175,7 +195,7 @@ class Body:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-        self._detach_targets()
+        self.detach_targets()
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
         for name, generator in self.generators.items():

@@ -104,7 +104,8 @@ class AdaptiveRatio:
 
     A check's mean is over the updates of the episode that just ended (`window` "episode", the
     official one: one in 50), or over all since the check before ("interval", which checks by steps
-    always use). A check that has no update to read is not made.
+    always use). Copies of an env whose episodes end together share that window. A check that has
+    no update to read is not made.
     """
 
     def __init__(self, config: AdaptiveRatioConfig):
@@ -114,6 +115,7 @@ class AdaptiveRatio:
         self.before: Tensor | None = None  # the FAU that the next check compares with
         self.total = torch.zeros((), dtype=torch.float64)  # of the window's FAUs
         self.count = 0
+        self.window_over = False
         self.episodes = 0
         self.intervals_done = 0
         self._events: dict[str, float] = {}
@@ -136,6 +138,8 @@ class AdaptiveRatio:
         fau = torch.as_tensor(metrics["plasticity/fau_critic"], dtype=torch.float64)
         if self.before is None:
             self.before = fau
+        if self.window_over:
+            self._empty()
         self.total = self.total + fau  # where the device has it: nothing waits
         self.count += 1
 
@@ -145,8 +149,7 @@ class AdaptiveRatio:
         self.episodes += 1
         if self.episodes % self.config.check_every_episodes == 0:
             self._check()
-        elif self.config.window == "episode":
-            self._empty()
+        self.window_over = self.config.window == "episode"
 
     def _check(self) -> None:
         if self.switched or self.before is None or not self.count:
@@ -161,6 +164,7 @@ class AdaptiveRatio:
 
     def _empty(self) -> None:
         self.total, self.count = torch.zeros((), dtype=torch.float64), 0
+        self.window_over = False
 
     def events(self) -> Metrics:
         """What the last check found; once."""
@@ -174,6 +178,7 @@ class AdaptiveRatio:
             "before": self.before,
             "total": self.total,
             "count": self.count,
+            "window_over": self.window_over,
             "episodes": self.episodes,
             "intervals_done": self.intervals_done,
             "events": dict(self._events),
@@ -183,6 +188,7 @@ class AdaptiveRatio:
         self.credit.load_state_dict(state["credit"])
         self.switched = state["switched"]
         self.before, self.total, self.count = state["before"], state["total"], state["count"]
+        self.window_over = state["window_over"]
         self.episodes, self.intervals_done = state["episodes"], state["intervals_done"]
         self._events = dict(state["events"])
 

@@ -48,6 +48,12 @@ USUAL_EPISODE_FRAMES = 1000
 OFF_POLICY_ONLY = ("replay_ratio", "adaptive_ratio", "replay.capacity", "seed_frames")
 """What says nothing to an agent that learns from each rollout once."""
 
+OF_IMAGES = ("augmentation", "freeze_encoder")
+"""Interventions that say nothing where states are observed."""
+
+ON_HEADS = ("reset", "injection", "spectral_norm")
+"""Interventions on stacks of linear layers, which an encoder has none of."""
+
 RESUMABLE = (
     "train_frames",
     "eval_every_frames",
@@ -168,11 +174,9 @@ def _settle_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
     asked = config.intervention
     names = [] if asked in (None, "none") else list(asked) if isinstance(asked, list) else [asked]
     module = agent_module(config.agent_name)
-    refuses, networks = dict(module.REFUSES), list(module.NETWORKS)
-    if not config.env.pixels and "encoder" in networks:
-        networks.remove("encoder")
-        for name in ("augmentation", "freeze_encoder"):
-            refuses[name] = "it observes states here; obs=pixels changes that"
+    refuses = dict(module.REFUSES)
+    if config.env.pixels is False:
+        refuses |= dict.fromkeys(OF_IMAGES, "it observes states here; obs=pixels changes that")
     for name in names:
         if not isinstance(name, str) or name not in INTERVENTIONS:
             raise ConfigError(
@@ -184,16 +188,26 @@ def _settle_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
                 f"intervention={name}: agent={config.agent_name} cannot take it ({refuses[name]}); "
                 f"it can take {takes}."
             )
+        networks = list(module.NETWORKS)
+        heads_only = name in ON_HEADS or (
+            name == "shrink_perturb" and config.shrink_perturb.scope == "linear"
+        )
+        if "encoder" in networks and (heads_only or config.env.pixels is False):
+            networks.remove("encoder")
         wanted = getattr(getattr(config, name), "networks", None)
         if wanted is not None and (not wanted or set(wanted) - set(networks)):
             raise ConfigError(
-                f"{name}.networks: expected some of {', '.join(networks)}, which "
-                f"agent={config.agent_name} has here, received {', '.join(wanted) or 'none'}."
+                f"{name}.networks: expected some of {', '.join(networks)}, which is what it can "
+                f"change of agent={config.agent_name} here, received {', '.join(wanted) or 'none'}."
             )
     for key in sorted(keys):
         name = key.partition(".")[0]
         if name in INTERVENTIONS and name not in names:
             raise ConfigError(f"{key}: says nothing without intervention={name}; add it.")
+    if config.shrink_perturb.alpha is not None:
+        lost = sorted(keys & {"shrink_perturb.alpha_min", "shrink_perturb.alpha_max"})
+        if lost:
+            raise ConfigError(f"{lost[0]}: says nothing beside shrink_perturb.alpha; keep one.")
     return replace(config, intervention=sorted(set(names)))
 
 
@@ -203,8 +217,22 @@ def _check_ratio(config: RunConfig, keys: set[str]) -> None:
 
     off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
     lost = sorted(key for key in keys if key.startswith("adaptive_ratio."))
-    if lost and config.replay_ratio != "adaptive":
-        raise ConfigError(f"{lost[0]}: says nothing without replay_ratio=adaptive; add it.")
+    if config.replay_ratio != "adaptive":
+        if lost:
+            raise ConfigError(f"{lost[0]}: says nothing without replay_ratio=adaptive; add it.")
+        return
+    by_episodes = keys & {"adaptive_ratio.check_every_episodes", "adaptive_ratio.window"}
+    if config.adaptive_ratio.check_every_steps and by_episodes:
+        raise ConfigError(
+            f"{min(by_episodes)}: says nothing beside adaptive_ratio.check_every_steps, whose "
+            "checks read the whole interval; keep one."
+        )
+    of_crelu = config.crelu.networks
+    if "crelu" in config.intervention and (of_crelu is None or "critic" in of_crelu):
+        raise ConfigError(
+            "replay_ratio=adaptive: decides by the critic's active units, and half of CReLU's are "
+            "active whatever it learns; leave one out, or add crelu.networks=[actor]."
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -371,6 +399,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
             "observed by images: take agent=drqv2 or agent=drm."
         )
+    _check_images(config, is_image(spec.observation))
     settings = config.agent
     if module.ON_POLICY and settings.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
@@ -387,6 +416,17 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
         ),
         interventions=interventions.chosen(config, Seeds(config.seed)),
     )
+
+
+def _check_images(config: RunConfig, images: bool) -> None:
+    """Whether every intervention has something to act on, once the env is known."""
+    for name in config.intervention or () if not images else ():
+        wanted = getattr(getattr(config, name), "networks", None) or ()
+        if name in OF_IMAGES or "encoder" in wanted:
+            raise ConfigError(
+                f"intervention={name}: env={config.env.name} gives states here, and there is no "
+                "encoder to act on: add obs=pixels, or leave it out."
+            )
 
 
 def layout_of(config: RunConfig, spec: EnvSpec) -> Any:

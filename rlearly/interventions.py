@@ -8,14 +8,16 @@ network it follows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from rlearly.config import INTERVENTIONS, RunConfig
+from rlearly.config import INTERVENTIONS, ConfigError, RunConfig
 from rlearly.networks import (
     Hidden,
+    SpectralLinear,
     bound_hidden,
     double_hidden,
     heads,
@@ -51,9 +53,15 @@ class Intervention:
     def shape(self, name: str, network: nn.Module) -> None:
         """Change a network's layers before its weights are drawn."""
 
+    def grown(self, name: str, network: nn.Module) -> None:
+        """A network has its weights."""
+
     def attach(self, body: Body) -> None:
         """The agent is complete."""
         self.body = body
+
+    def settle(self) -> None:
+        """Weights were changed by an intervention, not by a gradient."""
 
     def before_update(self, step: int) -> Metrics:
         """Act before an update, at most once an agent step."""
@@ -141,10 +149,13 @@ class CReLU(Intervention):
 
 
 class SpectralNorm(Intervention):
-    """Linear layers that make hidden units have spectral norm 1 (arXiv 2105.05246)."""
+    """Linear layers that make hidden units have spectral norm 1 (arXiv 2105.05246).
+
+    The norms are followed at each step of the optimizer that a network learns by, its target's
+    too, and estimated anew where another intervention has changed weights.
+    """
 
     name = "spectral_norm"
-    FIRST_ITERATIONS = 20
 
     def shape(self, name: str, network: nn.Module) -> None:
         if self.is_for(name):
@@ -152,32 +163,47 @@ class SpectralNorm(Intervention):
 
     def attach(self, body: Body) -> None:
         super().attach(body)
-        self._iterate(self.FIRST_ITERATIONS)
+        self.settle()
+        for optimizer in body.optimizers.values():
+            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            follows = [
+                layer
+                for name, leader in body.leaders.items()
+                if owned & {id(p) for p in leader.parameters()}
+                for network in body.with_targets(name)
+                for layer in spectral_layers(network)
+            ]
+            optimizer.register_step_post_hook(partial(_iterate, follows))
 
-    def before_update(self, step: int) -> Metrics:
-        self._iterate(1)
-        return {}
-
-    def _iterate(self, times: int) -> None:
+    def settle(self) -> None:
         for network in self.body.networks.values():
             for layer in spectral_layers(network):
-                layer.iterate(times)
+                layer.begin_anew()
+
+
+def _iterate(follows: Sequence[SpectralLinear], *step: Any) -> None:
+    for layer in follows:
+        layer.iterate()
 
 
 class Injection(Intervention):
     """At one step, heads go on learning with fresh weights, their outputs unchanged.
 
-    arXiv 2305.15555, section 3, on every head of the networks it is for.
+    arXiv 2305.15555, section 3, on every head of the networks it is for. Until then, and but for
+    them, the run is what it would be without.
     """
 
     name = "injection"
 
-    def __init__(self, at_step: int, networks: Sequence[str] | None = None):
+    def __init__(
+        self, at_step: int, *, networks: Sequence[str] | None = None, weights: torch.Generator
+    ):
         super().__init__(networks)
         self.at_step = at_step
+        self.weights = weights
         self.is_done = False
 
-    def shape(self, name: str, network: nn.Module) -> None:
+    def grown(self, name: str, network: nn.Module) -> None:
         if self.is_for(name):
             make_injectable(network)
 
@@ -186,19 +212,19 @@ class Injection(Intervention):
             return {}
         self.is_done = True
         for name in self._named():
-            leader, *followers = self.body.with_targets(name)
-            for at, head in enumerate(injected_heads(leader)):
-                head.inject()
-                for follower in followers:
-                    injected_heads(follower)[at].inject(head)
-                    follower.requires_grad_(False)
+            fresh = [head.base for head in injected_heads(self.body.fresh(name, self.weights))]
+            for network in self.body.with_targets(name):
+                for head, new in zip(injected_heads(network), fresh, strict=True):
+                    head.inject(new)
+        self.body.detach_targets()
         return {"event/injection": 1.0}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"is_done": self.is_done}
+        return {"is_done": self.is_done, "weights": self.weights.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.is_done = state["is_done"]
+        restore(self.weights, state["weights"])
 
 
 # --- other gradients ---
@@ -208,7 +234,8 @@ class Pull(Intervention):
     """A pull on every weight, of `strength` times its distance from where it is pulled to.
 
     It is added to the gradient just before the optimizer uses it, which is what a term in the loss
-    would do. Weight decay pulls to 0, L2-init (arXiv 2308.11958) to the initial weights.
+    would do; only PPO's bound of the gradient's length is not for the pull. Weight decay pulls to
+    0, L2-init (arXiv 2308.11958) to the initial weights.
     """
 
     def __init__(
@@ -318,8 +345,9 @@ class ShrinkAndPerturb(Repeated):
 
     scope "linear" (the official code's): weights and biases of the Linear layers of every network
     but the encoder. scope "all" (the paper's words): every layer, the encoder's and the
-    normalisations' included. Each network draws a phi of its own, a target as well. The optimizers
-    begin anew with the networks it is for, the encoder too if it is for all (official).
+    normalisations' included (PPO's log std is none). Each network draws a phi of its own, a target
+    as well. The optimizers begin anew with the networks it is for, the encoder too if it is for
+    all (official).
     """
 
     name = "shrink_perturb"
@@ -337,6 +365,10 @@ class ShrinkAndPerturb(Repeated):
         weights: torch.Generator,
     ):
         super().__init__(every_steps, networks=networks, weights=weights)
+        if alpha_min > alpha_max:
+            raise ConfigError(
+                f"alpha_min: expected at most alpha_max = {alpha_max}, received {alpha_min}."
+            )
         self.alpha = alpha
         self.alpha_min = alpha_min
         self.alpha_max = alpha_max
@@ -388,8 +420,8 @@ class Reset(Repeated):
     """Heads, or only their last layers, begin anew once an interval (arXiv 2205.07802).
 
     layers "heads": the whole stacks of linear layers after encoder and trunk; "last": the layer
-    that gives the output. A target takes its leader's fresh weights, and the optimizers begin anew
-    with what was reset.
+    that gives the output (PPO's log std stays). A target takes its leader's fresh weights, and the
+    optimizers begin anew with what was reset. An injected head is a plain one from then on.
     """
 
     name = "reset"
@@ -410,6 +442,9 @@ class Reset(Repeated):
             return {}
         self.timer.done(step)
         for name in self._named():
+            for network in self.body.with_targets(name):
+                for head in injected_heads(network):
+                    head.retire()
             fresh = self.body.fresh(name, self.weights)
             for network in self.body.with_targets(name):
                 for layer, new in zip(self._reset(network), self._reset(fresh), strict=True):
@@ -417,6 +452,7 @@ class Reset(Repeated):
             self.body.forget(
                 p for layer in self._reset(self.body.networks[name]) for p in layer.parameters()
             )
+        self.body.detach_targets()
         return {"event/reset": 1.0}
 
     def _reset(self, network: nn.Module) -> list[nn.Module]:
@@ -467,18 +503,11 @@ class ReDo(Repeated):
                 continue  # frozen
             fresh = hidden_layers(self.body.fresh(name, self.weights))
             for at, activation in enumerate(noted):
-                dormant = self._dormant(activation, fresh[at])
+                dormant = unit_scores(activation) <= self.threshold
                 recycled += dormant.sum().cpu()
                 for network in networks:
                     self._recycle(name, hidden_layers(network)[at], fresh[at], dormant)
         return {"event/recycled_units": recycled}
-
-    def _dormant(self, activation: Tensor, hidden: Hidden) -> Tensor:
-        """Which units [units] are; a CReLU unit is what its two halves are together."""
-        if hidden.halves == 2:
-            one, two = activation.chunk(2, dim=1)
-            activation = one + two
-        return unit_scores(activation) <= self.threshold
 
     def _recycle(self, name: str, hidden: Hidden, fresh: Hidden, dormant: Tensor) -> None:
         for own, new in zip(_incoming(hidden), _incoming(fresh), strict=True):
@@ -514,7 +543,9 @@ def chosen(config: RunConfig, seeds: Seeds) -> list[Intervention]:
         "layer_norm": lambda: LayerNorm(c.layer_norm.networks),
         "crelu": lambda: CReLU(c.crelu.networks),
         "spectral_norm": lambda: SpectralNorm(c.spectral_norm.networks),
-        "injection": lambda: Injection(c.injection.at_step, c.injection.networks),
+        "injection": lambda: Injection(
+            c.injection.at_step, networks=c.injection.networks, weights=weights("injection")
+        ),
         "weight_decay": lambda: Pull(
             "weight_decay",
             c.weight_decay.strength,
@@ -549,4 +580,4 @@ def chosen(config: RunConfig, seeds: Seeds) -> list[Intervention]:
             weights=weights("redo"),
         ),
     }
-    return [make[name]() for name in make if name in config.intervention]
+    return [make[name]() for name in make if name in (config.intervention or ())]

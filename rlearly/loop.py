@@ -258,6 +258,7 @@ class Loop:
         """Write a copy's episode down; one that began at a snapshot under names of its own."""
         self.episodes += 1
         self.cadence.end_episode()
+        self._note(self.cadence.events())
         kind = "snapshot_episode" if from_snapshot else "episode"
         row = {
             f"train/{kind}_return": self.episode_returns[copy],

@@ -83,13 +83,16 @@ ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 
 
 class Recording(nn.Sequential):
-    """A Sequential that can note the outputs of its hidden units while it computes."""
+    """A Sequential that can note the outputs of its hidden units while it computes.
+
+    A CReLU unit is noted as what its two halves are together, |x|.
+    """
 
     def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
         for layer in self:
             x = layer(x)
             if record is not None and isinstance(layer, ACTIVATIONS):
-                record.append(x)
+                record.append(_joined(x) if isinstance(layer, CReLU) else x)
         return x
 
     def refill(self, parts: list[nn.Module]) -> None:
@@ -98,20 +101,28 @@ class Recording(nn.Sequential):
         self.extend(parts)
 
 
+def _joined(halves: Tensor) -> Tensor:
+    """CReLU's [B, 2N, ...] as |x| [B, N, ...]."""
+    one, two = halves.chunk(2, dim=1)
+    return one + two
+
+
 class SpectralLinear(nn.Linear):
     """A linear layer whose weight is divided by its largest singular value.
 
     That value is estimated by power iteration (arXiv 1802.05957, algorithm 1), which moves on by
-    `iterate` alone, once an update, so acting and evaluating change nothing. Gradients pass through
-    the division.
+    `iterate` alone, once a gradient step, so acting and evaluating change nothing. Gradients pass
+    through the division.
     """
+
+    FIRST_ITERATIONS = 20
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs)
         self.left: Tensor
         self.right: Tensor
-        self.register_buffer("left", nn.functional.normalize(torch.ones(outputs), dim=0))
-        self.register_buffer("right", nn.functional.normalize(torch.ones(inputs), dim=0))
+        self.register_buffer("left", torch.ones(outputs))
+        self.register_buffer("right", torch.ones(inputs))
 
     def reset_parameters(self) -> None:
         """Nothing, which is all that must happen here: torch would draw from its global stream."""
@@ -123,6 +134,12 @@ class SpectralLinear(nn.Linear):
             self.right.copy_(nn.functional.normalize(self.weight.T @ self.left, dim=0, eps=1e-12))
             self.left.copy_(nn.functional.normalize(self.weight @ self.right, dim=0, eps=1e-12))
 
+    @torch.no_grad()
+    def begin_anew(self) -> None:
+        """Estimate afresh: the weights are not those that the estimate was of."""
+        self.left.copy_(torch.linspace(1.0, 2.0, len(self.left)))  # orthogonal to few things
+        self.iterate(self.FIRST_ITERATIONS)
+
     def forward(self, x: Tensor) -> Tensor:
         largest = self.left @ (self.weight @ self.right)
         return nn.functional.linear(x, self.weight / largest.clamp(min=1e-12), self.bias)
@@ -133,8 +150,8 @@ class Injected(nn.Module):
 
     Until `inject` it is `base`. From then on its output is base(x) + fresh(x) - anchor(x), where
     only `fresh` learns and `anchor` is what `fresh` was at that moment: the output does not change
-    by injecting, nor does the number of weights that learn. All three are there from the beginning,
-    so a checkpoint has one shape.
+    by injecting, nor does the number of weights that learn. Room for all three is there from the
+    beginning, so a checkpoint has one shape.
     """
 
     def __init__(self, base: Recording):
@@ -154,12 +171,17 @@ class Injected(nn.Module):
         for part in (self.base, self.fresh, self.anchor):
             part.requires_grad_(part is self.learning)
 
-    def inject(self, source: Injected | None = None) -> None:
-        """Go on with fresh weights: one's own, or for a target those of its leader."""
-        source = source or self
-        self.fresh.load_state_dict(source.fresh.state_dict())
-        self.anchor.load_state_dict(source.fresh.state_dict())
+    def inject(self, fresh: Recording) -> None:
+        """Go on with these weights; a target with the same ones as its leader."""
+        self.fresh.load_state_dict(fresh.state_dict())
+        self.anchor.load_state_dict(fresh.state_dict())
         self.active = True
+        self._set_learning()
+
+    def retire(self) -> None:
+        """Be a plain head again: the part that has been learning."""
+        self.base.load_state_dict(self.learning.state_dict())
+        self.active = False
         self._set_learning()
 
     def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
@@ -284,6 +306,18 @@ def make_injectable(network: nn.Module) -> None:
                 setattr(network, name, Injected(child))
         else:
             make_injectable(child)
+
+
+def parameters_in_use(network: nn.Module) -> dict[str, nn.Parameter]:
+    """By name, without the parts of injectable heads that do not learn (yet, or any more)."""
+    idle = {
+        id(p)
+        for head in injected_heads(network)
+        for part in (head.base, head.fresh, head.anchor)
+        if part is not head.learning
+        for p in part.parameters()
+    }
+    return {name: p for name, p in network.named_parameters() if id(p) not in idle}
 
 
 def spectral_layers(network: nn.Module) -> list[SpectralLinear]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlearly.networks import heads
+from rlearly.networks import CReLU, heads, parameters_in_use
 from rlearly.types import Metrics
 
 
@@ -57,12 +57,15 @@ def active_fraction(activations: Sequence[Tensor]) -> Tensor:
 def singular_values(features: Tensor) -> Tensor:
     """Of features [B, ...], flattened: [min(B, D)], the largest first, in double precision.
 
-    From the smaller Gram matrix: values under 1e-8 of the largest are rounding.
+    From the smaller Gram matrix: values under 1e-8 of the largest are rounding. All NaN if a
+    feature is not finite.
     """
     matrix = features.detach().flatten(1).double()
     rows, columns = matrix.shape
     gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-    return torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt().flip(0)
+    finite = gram.isfinite().all()
+    squared = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0))  # it raises on NaN
+    return torch.where(finite, squared.clamp(min=0.0).sqrt().flip(0), torch.nan)
 
 
 def effective_rank(singular: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def effective_rank(singular: Tensor) -> Tensor:
     total = singular.sum()
     share = singular / total.clamp(min=torch.finfo(singular.dtype).tiny)
     entropy = -torch.special.xlogy(share, share).sum()
-    return torch.where(total > 0, entropy.exp(), torch.zeros_like(total))
+    return torch.where(total > 0, entropy.exp(), total)
 
 
 def threshold_rank(singular: Tensor, loss: float = 0.01) -> Tensor:
@@ -84,14 +87,14 @@ def threshold_rank(singular: Tensor, loss: float = 0.01) -> Tensor:
     """
     total = singular.sum()
     held = (singular.cumsum(0) < (1 - loss) * total * (1 - 1e-12)).sum() + 1
-    return torch.where(total > 0, held, torch.zeros_like(held)).to(singular.dtype)
+    return torch.where(total > 0, held.to(total.dtype), total)
 
 
 def stable_rank(singular: Tensor) -> Tensor:
     """||F||_F^2 / ||F||_2^2: at most the rank, and moved little by small values; 0 for zeros."""
     squared = singular.square()
     most = squared.max()
-    return torch.where(most > 0, squared.sum() / most.clamp(min=1e-300), torch.zeros_like(most))
+    return torch.where(most > 0, squared.sum() / most.clamp(min=1e-300), most)
 
 
 def weight_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -106,7 +109,10 @@ def distance(parameters: Iterable[Tensor], origin: Iterable[Tensor]) -> Tensor:
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The Euclidean norm of the gradients that the last backward pass left; 0 if there are none."""
+    """The Euclidean norm of the gradients as the optimizer last used them; 0 if there are none.
+
+    That is after clipping, and with what an intervention added.
+    """
     parameters = list(parameters)
     norms = [p.grad.norm() for p in parameters if p.grad is not None]
     if not norms:
@@ -122,9 +128,11 @@ class Gauge:
     metrics, per network and per head:
 
     - `dormant_ratio_*`: share of dormant units at `threshold` (Sokar's definition);
-    - `fau_*`: share of active units, of ReLUs (tanh units are always active, and have none);
+    - `fau_*`: share of active units, of ReLUs (tanh and CReLU units are always active, and have
+      none);
     - `effective_rank_*`, `stable_rank_*`, `threshold_rank_*`: of a head's last hidden layer;
-    - `weight_norm_*`, `distance_*` (from the initial weights), `gradient_norm_*`.
+    - `weight_norm_*`, `distance_*` (from the initial weights), `gradient_norm_*`: of an injected
+      head, of the part that learns.
 
     With `critic_each_update` the critic's FAU is read at every update, which the adaptive replay
     ratio decides by. Reading draws nothing and changes nothing.
@@ -137,13 +145,13 @@ class Gauge:
         self.threshold = threshold
         self.critic_each_update = critic_each_update
         self.intervals_done = -1
-        self.origin: dict[str, list[Tensor]] = {}
+        self.origin: dict[str, dict[str, Tensor]] = {}
 
     def start_from(self, networks: Mapping[str, nn.Module]) -> None:
         """Take these weights for the initial ones."""
         if self.every_steps:
             self.origin = {
-                name: [p.detach().clone() for p in network.parameters()]
+                name: {key: p.detach().clone() for key, p in network.named_parameters()}
                 for name, network in networks.items()
             }
 
@@ -157,11 +165,12 @@ class Gauge:
         self.intervals_done = step // self.every_steps
         metrics: dict[str, Tensor] = {}
         for name, network in networks.items():
-            parameters = list(network.parameters())
-            if not parameters:
+            in_use = parameters_in_use(network)
+            if not in_use:
                 continue
+            parameters, origin = list(in_use.values()), self.origin[name]
             metrics[f"weight_norm_{name}"] = weight_norm(parameters)
-            metrics[f"distance_{name}"] = distance(parameters, self.origin[name])
+            metrics[f"distance_{name}"] = distance(parameters, [origin[key] for key in in_use])
             metrics[f"gradient_norm_{name}"] = gradient_norm(parameters)
             metrics |= self._activity(name, network, units[name])
         return {f"plasticity/{name}": value for name, value in metrics.items()}
@@ -185,7 +194,8 @@ class Gauge:
 
     def _shares(self, name: str, part: nn.Module, noted: Sequence[Tensor]) -> dict[str, Tensor]:
         shares = {f"dormant_ratio_{name}": dormant_ratio(noted, self.threshold)}
-        if not any(isinstance(layer, nn.Tanh) for _, head in heads(part) for layer in head):
+        hidden = [type(layer) for _, head in heads(part) for layer in head]
+        if nn.Tanh not in hidden and CReLU not in hidden:
             shares[f"fau_{name}"] = active_fraction(noted)
         return shares
 

@@ -117,6 +117,24 @@ def test_window_is_the_last_episode_or_the_whole_interval():
     assert event["event/fau_critic"] == pytest.approx(0.6), "each interval begins anew"
 
 
+@pytest.mark.parametrize("copies", [1, 2, 3, 4, 5, 10])
+@pytest.mark.parametrize("window", ["episode", "interval"])
+def test_copies_whose_episodes_end_together_are_checked_like_one(copies, window):
+    cadence = adaptive(check_every_episodes=10, window=window, threshold=1e-6)
+    checked = []
+    for round_ in range(60):
+        fau = ((round_**2 * 7) % 61) / 61 + round_ / 1000  # no two checks agree
+        for shift in (-0.1, 0.0, 0.1):
+            cadence.observe({"plasticity/fau_critic": fau + shift})
+        for copy in range(copies):
+            cadence.end_episode()
+            if events := cadence.events():
+                checked.append((round_ * copies + copy + 1, events["event/fau_critic"]))
+                if window == "episode":
+                    assert events["event/fau_critic"] == pytest.approx(fau)
+    assert [at for at, _ in checked] == list(range(10, 60 * copies + 1, 10))
+
+
 def test_difference_of_just_the_threshold_counts_as_none():
     for last, ratio in ((0.75, 2.0), (0.7501, 0.5)):
         cadence = adaptive(threshold=0.25)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_batch, random_rollout
+from gymnasium.spaces import Box
 from torch import nn
 
 from rlearly import interventions
@@ -28,6 +29,7 @@ from rlearly.interventions import (
 from rlearly.networks import heads, hidden_layers, injected_heads, layers, spectral_layers
 from rlearly.plasticity import Gauge, unit_scores
 from rlearly.seeding import Seeds
+from rlearly.types import EnvSpec
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -255,7 +257,7 @@ def test_redo_knows_both_halves_of_a_crelu_unit(state_spec):
         agent.actor.policy[2].bias[3] = 0.0  # zero whatever comes: both halves are silent
     units = {"actor": [], "critic": []}
     agent.actor(random_batch(state_spec).obs, units["actor"])
-    assert units["actor"][1].shape == (16, 32)
+    assert units["actor"][1].shape == (16, 16), "a unit is what its halves are together"
     assert float(part.after_update(100, units)["event/recycled_units"]) == 1
     assert (agent.actor.policy[4].weight[:, [3, 19]] == 0).all()
     assert (agent.actor.policy[4].weight[:, [2, 4, 18, 20]] != 0).all()
@@ -279,10 +281,13 @@ def test_recycled_unit_also_loses_its_normalisation(state_spec):
 
 
 def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_spec):
-    part = Injection(50)
+    part = Injection(50, weights=stream())
     agent = build("drqv2", pixel_spec, part)
     plain = build("drqv2", pixel_spec)
     learn(agent, pixel_spec, 2)
+    learn(plain, pixel_spec, 2)
+    as_without = {k.replace(".base", ""): p for k, p in weights(agent).items()}
+    assert not changed(weights(plain), as_without), "until then it is the run without"
     obs = random_batch(pixel_spec).obs.numpy()
     outputs = agent.value(obs), agent.act(obs, step=50, explore=False)
     before = weights(agent)
@@ -292,7 +297,7 @@ def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_s
     np.testing.assert_allclose(agent.value(obs), outputs[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(agent.act(obs, step=50, explore=False), outputs[1], atol=1e-6)
     after = weights(agent)
-    assert all(".anchor." in key or "_target" in key for key in changed(before, after))
+    assert all(".anchor." in key or ".fresh." in key for key in changed(before, after))
     assert count == sum(p.numel() for p in agent.critic.parameters() if p.requires_grad)
     head, target = agent.critic.q1, agent.critic_target.q1
     for one, two in ((head.fresh, head.anchor), (head.fresh, target.fresh)):
@@ -306,9 +311,9 @@ def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_s
 
 
 def test_injected_agent_is_restored_with_what_it_learns(state_spec):
-    agent = build("td3", state_spec, Injection(21))
+    agent = build("td3", state_spec, Injection(21, weights=stream()))
     learn(agent, state_spec, 4)
-    fresh = build("td3", state_spec, Injection(21), seed=7)
+    fresh = build("td3", state_spec, Injection(21, weights=torch.Generator()), seed=7)
     fresh.load_state_dict(copy.deepcopy(agent.state_dict()))
     obs = random_batch(state_spec).obs.numpy()
     assert np.array_equal(agent.value(obs), fresh.value(obs))
@@ -364,6 +369,75 @@ def test_spectral_norm_holds_hidden_layers_at_one_and_acting_does_not_move_it(st
     agent.act(random_batch(state_spec).obs.numpy(), step=50, explore=True)
     agent.value(random_batch(state_spec).obs.numpy())
     assert all(torch.equal(v, state[k]) for k, v in agent.actor.state_dict().items())
+
+
+def norms(network):
+    """The largest singular values of what hidden layers really multiply by."""
+    found = []
+    for layer in spectral_layers(network):
+        effective = layer(torch.eye(layer.in_features)) - layer.bias
+        found.append(float(torch.linalg.matrix_norm(effective, 2)))
+    return found
+
+
+@pytest.mark.parametrize("agent", ["td3", "ppo"])
+@pytest.mark.parametrize("kind", ["reset", "shrink", "redo"])
+def test_spectral_norm_holds_when_weights_are_replaced(state_spec, agent, kind):
+    other = {
+        "reset": Reset(21, weights=stream()),
+        "shrink": ShrinkAndPerturb(21, alpha=0.0, weights=stream()),
+        "redo": ReDo(21, threshold=1.0, weights=stream()),
+    }[kind]
+    learner = build(agent, state_spec, SpectralNorm(), other)
+    for i in range(4):
+        (metrics,) = learn(learner, state_spec, 1, first_step=20 + i, seed=i)
+        assert float(metrics["loss/critic"]) < 100.0
+        for network in learner.networks.values():
+            assert norms(network) == pytest.approx([1.0] * len(norms(network)), abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["reset", "shrink_perturb", "spectral_norm", "injection", "redo"])
+def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec, name):
+    from rlearly.agents.ppo import gaussian
+
+    settings = {
+        "reset": dataclasses.replace(RunConfig().reset, every_steps=1),
+        "redo": dataclasses.replace(RunConfig().redo, every_steps=1, threshold=0.9),
+        "shrink_perturb": dataclasses.replace(RunConfig().shrink_perturb, every_steps=1, alpha=0.5),
+        "injection": dataclasses.replace(RunConfig().injection, at_step=1),
+    }
+    config = RunConfig(intervention=[name], **settings)
+    agent = build("ppo", state_spec, *interventions.chosen(config, Seeds(0)))
+    used = []
+    loss = agent._loss
+    agent._loss = lambda *data: used.append(data) or loss(*data)
+    for step in (1, 2, 3):
+        rollout = random_rollout(agent, state_spec, step)
+        obs = torch.from_numpy(np.concatenate(agent.acted))
+        with torch.no_grad():
+            action = torch.from_numpy(rollout.action).flatten(0, 1)
+            expected, _ = gaussian(*agent.actor(obs), action)
+        used.clear()
+        agent.update(rollout, step=step)
+        drawn = torch.cat([data[2] for data in used[:2]]).sort().values
+        torch.testing.assert_close(drawn, expected.sort().values)
+
+
+def test_reset_after_an_injection_begins_anew(state_spec):
+    injection, reset = Injection(21, weights=stream()), Reset(30, weights=stream())
+    agent = build("td3", state_spec, injection, reset)
+    learn(agent, state_spec, 6)
+    assert all(head.active for head in injected_heads(agent.critic))
+    reset.before_update(30)
+    drawn = stream()
+    agent.body.fresh("actor", drawn)  # drawn before the critic
+    fresh = agent.body.fresh("critic", drawn)
+    x = random_batch(state_spec)
+    for network in (agent.critic, agent.critic_target):
+        for mine, wanted in zip(network(x.obs, x.action), fresh(x.obs, x.action), strict=True):
+            torch.testing.assert_close(mine, wanted)
+        assert not any(head.active for head in injected_heads(network))
+    learn(agent, state_spec, 2, first_step=31)
 
 
 def test_spectral_norms_gradient_is_torchs(state_spec):
@@ -534,7 +608,7 @@ def test_no_global_randomness_is_used_by_any_intervention(pixel_spec):
 
 
 def test_fresh_weights_are_the_agents_own_kind(state_spec):
-    ppo = build("ppo", state_spec, Injection(0))
+    ppo = build("ppo", state_spec, Injection(0, weights=stream()))
     fresh = ppo.body.fresh("actor", stream())
     last = [layer for layer in layers(fresh) if isinstance(layer, nn.Linear)][2::3]
     for layer in last:  # of base, fresh and anchor
@@ -549,11 +623,28 @@ def test_fresh_weights_are_the_agents_own_kind(state_spec):
         ("agent=td3 intervention=redoo", "no intervention 'redoo'; did you mean redo"),
         ("agent=ppo intervention=crelu", r"ppo cannot take it \(its hidden units are tanh.*redo"),
         ("agent=td3 intervention=freeze_encoder", "td3 cannot take it .*no encoder"),
-        ("agent=drqv2 intervention=augmentation", "observes states here; obs=pixels"),
+        ("agent=drqv2 obs=state intervention=augmentation", "observes states here; obs=pixels"),
         ("agent=drm intervention=shrink_perturb", "one of DrM's own parts"),
         ("agent=td3 redo.threshold=0.2", "says nothing without intervention=redo"),
         ("agent=td3 intervention=redo redo.threshold=2", "redo.threshold: expected a number at"),
         ("agent=td3 intervention=redo redo.networks=[x]", "expected some of actor, critic"),
+        ("agent=td3 intervention=reset reset.networks=[encoder]", "some of actor, critic, which"),
+        ("agent=drqv2 intervention=reset reset.networks=[encoder] obs=pixels", "of actor, critic,"),
+        (
+            "agent=drqv2 intervention=shrink_perturb shrink_perturb.networks=[encoder] obs=pixels",
+            "some of actor, critic,",
+        ),
+        (
+            "agent=td3 intervention=shrink_perturb shrink_perturb.alpha=1 "
+            "shrink_perturb.alpha_min=0",
+            "says nothing beside shrink_perturb.alpha",
+        ),
+        ("agent=td3 intervention=crelu replay_ratio=adaptive", "half of CReLU's are active"),
+        (
+            "agent=td3 replay_ratio=adaptive adaptive_ratio.check_every_steps=9 "
+            "adaptive_ratio.window=episode",
+            "adaptive_ratio.window: says nothing beside",
+        ),
         ("agent=td3 adaptive_ratio.low=1", "says nothing without replay_ratio=adaptive"),
         ("agent=td3 replay_ratio=0", "replay_ratio: expected a number above 0"),
         ("agent=ppo adaptive_ratio.low=1", "agent=ppo is on policy"),
@@ -563,6 +654,21 @@ def test_fresh_weights_are_the_agents_own_kind(state_spec):
 def test_what_cannot_be_had_is_refused_in_a_sentence(words, sentence):
     with pytest.raises(ConfigError, match=sentence):
         compose(["env=Hopper-v5", *words.split()])
+
+
+def test_smallest_share_above_the_largest_is_refused():
+    with pytest.raises(ConfigError, match=r"alpha_min: expected at most alpha_max = 0\.3"):
+        ShrinkAndPerturb(10, alpha_min=0.9, alpha_max=0.3, weights=stream())
+
+
+def test_env_that_turns_out_to_give_states_has_no_encoder_to_act_on():
+    from rlearly.compose import make_agent
+
+    for words in ("intervention=freeze_encoder", "intervention=redo redo.networks=[encoder]"):
+        config = compose(["env=Hopper-v5", "agent=drqv2", *words.split()])
+        spec = EnvSpec(Box(-1, 1, (7,), np.float32), Box(-1, 1, (3,), np.float32), 1)
+        with pytest.raises(ConfigError, match="gives states here, and there is no encoder"):
+            make_agent(config, spec, CPU)
 
 
 def test_interventions_are_named_alone_or_in_a_list():

@@ -58,6 +58,14 @@ def test_collapsed_features_have_rank_one_and_dead_ones_none():
         assert float(rank(singular_values(torch.zeros(5, 4)))) == 0.0
 
 
+def test_features_that_are_not_finite_have_no_rank_and_raise_nothing():
+    for bad in (math.nan, math.inf):
+        features = torch.ones(4, 3)
+        features[1, 1] = bad
+        assert singular_values(features).isnan().all()
+        assert math.isnan(float(effective_rank(singular_values(features))))
+
+
 def test_norms_and_distances_are_of_one_long_vector():
     parameters = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
     assert float(weight_norm(parameters)) == 5.0

@@ -121,6 +121,7 @@ class PPO:
             optimizers=self.optimizers,
             generators=self.generators,
             gauge=gauge,
+            on_policy=True,
         )
         self.seen = Moments((features,))
         self.paid = Moments(())

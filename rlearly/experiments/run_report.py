@@ -18,7 +18,7 @@ EVENTS = {
     "event/freeze_encoder": ("encoder frozen", "C5"),
     "event/augmentation": ("augmentation switched", "C6"),
 }
-"""Metric -> what it marks, and its colour. What happens each 1000 steps (ReDo) is a curve."""
+"""Metric -> what it marks, and its colour. ReDo, each 1000 steps, would mark everything."""
 
 AWAKENING = ("awakening", "C2")
 ORDER = ("encoder", "actor", "critic", "value")
