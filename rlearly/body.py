@@ -128,9 +128,7 @@ class Body:
             metrics["plasticity/fau_critic"] = active_fraction(noted)
         if self._noted is not None:
             if self.gauge.is_due(self._step):
-                metrics |= self.gauge.read(self.leaders, self._noted, step=self._step)
-                if self.dormancy is None:
-                    metrics["plasticity/dormant_ratio"] = metrics["plasticity/dormant_ratio_actor"]
+                metrics |= self._read()
             for intervention in self.interventions:
                 if intervention.wants(self._step):
                     metrics |= intervention.after_update(self._step, self._noted)
@@ -140,6 +138,16 @@ class Body:
             metrics |= self._act_before(self._step)
         self._noted = self._critic = None
         return metrics
+
+    def _read(self) -> dict[str, Tensor | float]:
+        """The gauge's metrics, as of now; what every update tells is left out."""
+        assert self._noted is not None
+        read = dict(self.gauge.read(self.leaders, self._noted, step=self._step))
+        if self.dormancy is None:
+            read["plasticity/dormant_ratio"] = read["plasticity/dormant_ratio_actor"]
+        if self.gauge.critic_each_update:
+            read.pop("plasticity/fau_critic", None)
+        return {f"now/{name}": value for name, value in read.items()}
 
     def _act_before(self, step: int) -> dict[str, Tensor | float]:
         metrics: dict[str, Tensor | float] = {}

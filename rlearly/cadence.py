@@ -73,10 +73,15 @@ class ScheduledRatio:
 
     def __init__(self, schedule: Schedule):
         self.schedule = schedule
-        self.credit = Credit(float(schedule(0)))
+        self.ratio = float(schedule(0))
+        self.credit = Credit(self.ratio)
+        self._events: dict[str, float] = {}
 
     def updates_due(self, step: int) -> int:
-        return self.credit.earn(float(self.schedule(step)))
+        before, self.ratio = self.ratio, float(self.schedule(step))
+        if self.ratio != before and isinstance(self.schedule, Step):
+            self._events = {"event/replay_ratio": self.ratio}
+        return self.credit.earn(self.ratio)
 
     def observe(self, metrics: Metrics) -> None:
         """A schedule learns nothing from metrics."""
@@ -85,13 +90,16 @@ class ScheduledRatio:
         """A schedule does not know episodes."""
 
     def events(self) -> Metrics:
-        return {}
+        """A jump of the ratio; once."""
+        events, self._events = self._events, {}
+        return events
 
     def state_dict(self) -> dict[str, Any]:
-        return {"credit": self.credit.state_dict()}
+        return {"credit": self.credit.state_dict(), "ratio": self.ratio}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.credit.load_state_dict(state["credit"])
+        self.ratio = state["ratio"]
 
 
 class AdaptiveRatio:

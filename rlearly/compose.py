@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,9 @@ def _settle_snapshot(config: RunConfig, keys: set[str]) -> RunConfig:
 def _settle_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
     """Make `intervention` a list of known names, each of which the agent can take."""
     asked = config.intervention
-    names = [] if asked in (None, "none") else list(asked) if isinstance(asked, list) else [asked]
+    names = [name for name in asked if name != "none"] if isinstance(asked, list) else [asked]
+    if asked in (None, "none"):
+        names = []
     module = agent_module(config.agent_name)
     refuses = dict(module.REFUSES)
     if config.env.pixels is False:
@@ -482,6 +484,8 @@ def build(
     ]
     learning = make_learning(config, spec, device)
     watcher.say(learning.said)
+    for line in _said_of_learning(config):
+        watcher.say(line)
     on_policy = agent_module(config.agent_name).ON_POLICY
     first_update = learning.batch_size * spec.frames_per_step if on_policy else _seed_frames(config)
     if config.train_frames < first_update:
@@ -513,6 +517,21 @@ def build(
         folder=folder,
         stop_requested=stop_requested,
     )
+
+
+def _said_of_learning(config: RunConfig) -> Iterator[str]:
+    """How often this run updates and what is done to its networks, and what never will be."""
+    if not agent_module(config.agent_name).ON_POLICY:
+        yield f"replay ratio: {config.replay_ratio}"
+    if config.intervention:
+        yield f"interventions: {', '.join(config.intervention)}"
+    steps = config.train_frames / config.env.action_repeat
+    for name in config.intervention or ():
+        settings = getattr(config, name)
+        for key in ("at_step", "every_steps"):
+            first = getattr(settings, key, 0)
+            if first >= steps:
+                yield f"{name}: not in this run of {steps:,.0f} agent steps: {name}.{key}={first}"
 
 
 def _forget_at_steps(config: RunConfig) -> int | None:

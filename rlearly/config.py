@@ -345,8 +345,8 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 def _as_text(name: str) -> Any:
     """A function of the grammar whose value is its own text, as in linear(0.5,2,1000)."""
 
-    def text(first, then, steps):  # unannotated: the grammar would check the types
-        return f"{name}({first},{then},{steps})"
+    def text(*arguments):  # unannotated: the grammar would check the types
+        return f"{name}({','.join(map(str, arguments))})"
 
     return text
 
@@ -376,7 +376,8 @@ def _value(override: Override, word: str) -> Any:
     if override.is_sweep_override():
         raise ConfigError(
             f"{override.key_or_group}: expected one value, received the list {word!r}; "
-            "a run has one of each, so start one run for each value."
+            "a run has one of each, so start one run for each value (a list as one value is "
+            f"written '{override.key_or_group}=[A,B]')."
         )
     return override.value()
 
@@ -399,6 +400,8 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
             f"There is no key {key!r}; {did_you_mean(key, known)} (--help lists all keys)."
         )
     expected = known.get(key, "a value")
+    if isinstance(value, str) and expected.startswith("list[str]"):
+        value = [value]
     if isinstance(value, float) and value.is_integer() and expected.startswith("int"):
         value = int(value)
     try:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlearly.agents import AGENTS, agent_module
-from rlearly.config import INTERVENTIONS, EnvConfig, RunConfig, describe
+from rlearly.config import (
+    INTERVENTIONS,
+    ConfigError,
+    EnvConfig,
+    RunConfig,
+    describe,
+    did_you_mean,
+)
 from rlearly.envs import FAMILIES
 
 NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256")
@@ -15,6 +22,8 @@ NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snaps
 def train_help(words: list[str]) -> str:
     """The help of the train command; with `agent=NAME` among the words, that agent's keys too."""
     agent = next((w.partition("=")[2] for w in words if w.startswith("agent=")), None)
+    if agent is not None and agent not in AGENTS:
+        raise ConfigError(f"There is no agent {agent!r}; {did_you_mean(agent, AGENTS)}")
     lines = [
         "Usage: python -m rlearly.train agent=AGENT env=ENV [key=value ...]",
         "       python -m rlearly.train resume=RUN_DIR",
@@ -34,8 +43,13 @@ def train_help(words: list[str]) -> str:
         *_keys(RunConfig, ""),
         *_keys(EnvConfig, "env."),
     ]
-    if agent in AGENTS:
-        lines += ["", f"Keys of {agent}", *_keys(agent_module(agent).Config, "agent.")]
+    if agent is not None:
+        module = agent_module(agent)
+        takes = ", ".join(name for name in INTERVENTIONS if name not in module.REFUSES)
+        lines += ["", f"Keys of {agent}", *_keys(module.Config, "agent.")]
+        lines += ["", f"Networks of {agent}: {', '.join(module.NETWORKS)}. It can take {takes}."]
+        if module.RUN_DEFAULTS:
+            lines.append(f"A run with {agent} begins with {' '.join(module.RUN_DEFAULTS)}.")
     else:
         lines.append("  agent.*  --help agent=NAME lists them")
     lines += [

@@ -87,17 +87,21 @@ class Intervention:
 
 
 class Timer:
-    """Once in each interval of agent steps, whatever the number of updates in it.
+    """Once in each interval of agent steps but the first, whatever the number of updates in it.
 
-    The official `step % interval == 0` fires once per update at such a step: twice at a replay
-    ratio of 2, and at ratios under 1 perhaps never.
+    The interval in which learning begins is the first: nothing was learnt yet. The official
+    `step % interval == 0` fires once per update at such a step: twice at a replay ratio of 2, and
+    at ratios under 1 perhaps never.
     """
 
     def __init__(self, every_steps: int):
         self.every_steps = every_steps
-        self.intervals_done = 0
+        self.intervals_done: int | None = None
 
     def is_due(self, step: int) -> bool:
+        if self.intervals_done is None:
+            self.done(step)
+        assert self.intervals_done is not None
         return step // self.every_steps > self.intervals_done
 
     def done(self, step: int) -> None:

@@ -246,13 +246,26 @@ class Loop:
             self._note(self.cadence.events())
 
     def _note(self, metrics: Metrics) -> None:
-        """Keep metrics for the next row; what is an event has a row of its own, now."""
-        events = {k: float(v) for k, v in metrics.items() if k.startswith("event/")}
-        rest = {k: v for k, v in metrics.items() if k not in events}
+        """Keep metrics for the next row; events, and what is told of now, have a row at once."""
+        at_once = {k: float(v) for k, v in metrics.items() if k.startswith(("event/", "now/"))}
+        rest = {k: v for k, v in metrics.items() if k not in at_once}
         self.means.add(rest)
         self.latest.update(rest)
-        if events:
-            self.sinks.write(self.at, events)
+        if at_once:
+            row = {name.removeprefix("now/"): value for name, value in at_once.items()}
+            self.latest.update(row)
+            self.sinks.write(self.at, row)
+            self._say_what_happened(row)
+
+    def _say_what_happened(self, row: Mapping[str, float]) -> None:
+        """A line for what a person watching would want to know; ReDo would say it all the time."""
+        said = [
+            f"{name.removeprefix('event/').replace('_', ' ')} {value:.4g}"
+            for name, value in row.items()
+            if name.startswith("event/") and name != "event/recycled_units"
+        ]
+        if said:
+            self.watcher.say(f"at {self.at.frames} frames: {', '.join(said)}")
 
     def _end_episode(self, copy: int, *, from_snapshot: bool) -> None:
         """Write a copy's episode down; one that began at a snapshot under names of its own."""

@@ -98,8 +98,8 @@ class Agent(Stateful, Protocol):
         """Learn once from what memory gave: off policy one gradient step on a Batch, on policy all
         that a Rollout is good for. `step` counts agent steps, not updates.
 
-        Metrics named `event/...` tell of something that happened in this update; all others are
-        logged as means over updates.
+        Metrics named `event/...` tell of something that happened in this update, and `now/NAME`
+        is NAME as it is now: both are logged at once. All others are logged as means over updates.
         """
         ...
 

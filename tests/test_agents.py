@@ -170,19 +170,19 @@ def test_every_network_that_learns_is_measured(build, learn, case):
     metrics = {}
     for i in range(2):
         metrics |= learn(agent, i, 20 + i)
-    names = {k.removeprefix("plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
+    names = {k.removeprefix("now/plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
     expected = {"actor", "critic"} | ({"value"} if case[0] == "drm" else set())
     assert names == expected | ({"encoder"} if case[1] == "pixels" else set())
     for name in names:
-        assert float(metrics[f"plasticity/distance_{name}"]) > 0
-        assert float(metrics[f"plasticity/gradient_norm_{name}"]) > 0
-        assert 0 <= float(metrics[f"plasticity/dormant_ratio_{name}"]) <= 1
+        assert float(metrics[f"now/plasticity/distance_{name}"]) > 0
+        assert float(metrics[f"now/plasticity/gradient_norm_{name}"]) > 0
+        assert 0 <= float(metrics[f"now/plasticity/dormant_ratio_{name}"]) <= 1
         if case[0] != "ppo":
-            assert 0 < float(metrics[f"plasticity/fau_{name}"]) < 1
+            assert 0 < float(metrics[f"now/plasticity/fau_{name}"]) < 1
     heads = ["critic"] if case[0] == "ppo" else ["critic_q1", "critic_q2"]
     for head in ["actor", *heads]:
-        assert 1 <= float(metrics[f"plasticity/effective_rank_{head}"]) <= 16
-    assert "plasticity/dormant_ratio" in metrics
+        assert 1 <= float(metrics[f"now/plasticity/effective_rank_{head}"]) <= 16
+    assert {"plasticity/dormant_ratio", "now/plasticity/dormant_ratio"} & metrics.keys()
 
 
 def test_value_is_a_number_for_each_observation(build, spec):

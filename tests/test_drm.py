@@ -177,6 +177,7 @@ def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
     )
     body = body_of(networks, perturb, optimizers)
     body.dormancy = torch.tensor(dormancy)
+    perturb.before_update(0)  # learning begins in the first interval
     metrics = perturb.before_update(100)
     after = {f"{n}.{k}": p for n, net in networks.items() for k, p in net.named_parameters()}
     return metrics, before, after, optimizers

@@ -62,6 +62,13 @@ def build(agent, spec, *parts, gauge=None, seed=0, **settings):
     )
 
 
+def begin(agent):
+    """Learning begins at step 0, so that the interval of step 100 is not the first."""
+    for part in agent.body.interventions:
+        part.wants(0)
+        part.before_update(0)
+
+
 def learn(agent, spec, count=1, first_step=20, seed=0):
     """Updates on random data; the metrics of each."""
     found = []
@@ -645,6 +652,8 @@ def test_fresh_weights_are_the_agents_own_kind(state_spec):
             "adaptive_ratio.window=episode",
             "adaptive_ratio.window: says nothing beside",
         ),
+        ("agent=td3 replay_ratio=linear(0.5,2)", "replay_ratio: expected a number above 0"),
+        ("agent=td3 intervention=redo,reset", r"written 'intervention=\[A,B\]'"),
         ("agent=td3 adaptive_ratio.low=1", "says nothing without replay_ratio=adaptive"),
         ("agent=td3 replay_ratio=0", "replay_ratio: expected a number above 0"),
         ("agent=ppo adaptive_ratio.low=1", "agent=ppo is on policy"),
@@ -674,11 +683,11 @@ def test_env_that_turns_out_to_give_states_has_no_encoder_to_act_on():
 def test_interventions_are_named_alone_or_in_a_list():
     for word, names in (
         ("intervention=redo", ["redo"]),
-        ("intervention=[redo,layer_norm,redo]", ["layer_norm", "redo"]),
+        ("intervention=[redo,layer_norm,redo,none]", ["layer_norm", "redo"]),
         ("intervention=none", []),
         ("seed=1", []),
     ):
         assert compose(["env=Hopper-v5", "agent=td3", word]).intervention == names
-    config = compose(["env=Hopper-v5", "agent=td3", "intervention=redo", "redo.networks=[actor]"])
+    config = compose(["env=Hopper-v5", "agent=td3", "intervention=redo", "redo.networks=actor"])
     (part,) = interventions.chosen(config, Seeds(0))
     assert part.is_for("actor") and not part.is_for("critic")

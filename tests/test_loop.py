@@ -203,6 +203,9 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
     at = switch["steps"]  # the end of the fourteenth episode, of at most ten steps each
     assert switch["event/replay_ratio"] == 2.0 and 120 < at <= 140
     assert [r["steps"] for r in events if "event/injection" in r] == [140]
+    read = [r["steps"] for r in rows(tmp_path / "straight") if "plasticity/distance_actor" in r]
+    assert [step // 11 for step in read] == list(range(9, 19)), "each has a row, at its own step"
+    assert all(step % 11 <= 3 for step in read[1:])
     assert straight.updates == (at - 100 + 1) // 2 + 2 * (200 - at)
     for stop_at in (139, 183):
         stopped = make(f"resumed{stop_at}")
@@ -225,7 +228,7 @@ def test_drm_perturbs_once_an_interval_after_the_switch_to_more_updates(tmp_path
     (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
     assert switch == 80
     perturbed = [r["steps"] for r in found if "event/perturbation_alpha" in r]
-    assert perturbed == [50, 60, 90, 120, 150, 180, 210, 240], "at 50: the interval from 30 on"
+    assert perturbed == [60, 90, 120, 150, 180, 210, 240], "not in the one that learning began in"
     ratios = [r["train/replay_ratio"] for r in found if "train/replay_ratio" in r]
     assert loop.updates == 15 + 360 and ratios[-1] == pytest.approx(loop.updates / 260)
 

@@ -347,10 +347,10 @@ def test_plasticity_is_measured_at_its_interval(state_spec):
     with torch.no_grad():
         agent.critic.v[0].weight.zero_()  # every first-layer unit is then dead
     measured = [agent.update(random_rollout(agent, state_spec, seed=i), step=i) for i in range(4)]
-    for key in ("plasticity/dormant_ratio", "plasticity/dormant_ratio_critic"):
+    for key in ("now/plasticity/dormant_ratio", "now/plasticity/dormant_ratio_critic"):
         assert [key in m for m in measured] == [True, False, True, False]
-    assert float(measured[0]["plasticity/dormant_ratio_critic"]) == 1.0
-    assert float(measured[0]["plasticity/dormant_ratio"]) < 0.5
+    assert float(measured[0]["now/plasticity/dormant_ratio_critic"]) == 1.0
+    assert float(measured[0]["now/plasticity/dormant_ratio"]) < 0.5
     assert not any("fau" in key for key in measured[0]), "tanh units are never silent"
     never = make(state_spec)
     assert not any(

@@ -33,9 +33,9 @@ METRIC = {
     "critic_loss": "loss/critic",
     "actor_loss": "loss/actor",
     "stddev": "exploration/std",
-    "FAU_Encoder": "plasticity/fau_encoder",
-    "FAU_Actor": "plasticity/fau_actor",
-    "FAU_Critic": "plasticity/fau_critic",
+    "FAU_Encoder": "now/plasticity/fau_encoder",
+    "FAU_Actor": "now/plasticity/fau_actor",
+    "FAU_Critic": "now/plasticity/fau_critic",
 }
 
 

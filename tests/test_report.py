@@ -14,9 +14,10 @@ ROWS = [
     {"frames": 20, "steps": 10, "exploration/awaken_step": -1.0},
     {"frames": 40, "steps": 20, "exploration/awaken_step": 4.5, "eval/episode_return": 7.0},
     {"frames": 50, "steps": 25, "event/fau_critic": 0.4, "event/fau_critic_before": 0.5},
-    {"frames": 60, "steps": 30, "event/replay_ratio": 2.0, "event/fau_critic": 0.4},
+    {"frames": 60, "steps": 30, "event/replay_ratio": 2.0},
     {"frames": 60, "steps": 30, "exploration/awaken_step": 14.0, "eval/episode_return": 5.0},
     {"frames": 80, "steps": 40, "event/perturbation_alpha": 0.3, "plasticity/fau_critic": 0.25},
+    {"frames": 85, "steps": 42, "event/fau_critic": 0.4, "event/fau_critic_before": 0.3},
     {"frames": 90, "steps": 45, "event/recycled_units": 3.0},
 ]
 
@@ -36,14 +37,14 @@ def test_rows_of_a_running_run_are_read_but_for_the_last_half(run):
 
 def test_marks_are_what_happened_and_where(run):
     found = [(mark.frames, mark.label) for mark in RunReport.load(run).marks()]
-    assert found == [(28, "awakening"), (60, "replay ratio rises"), (80, "perturbation")]
+    assert found == [(28, "awakening"), (60, "replay ratio changes"), (80, "perturbation")]
 
 
 def test_run_that_never_awoke_has_no_such_mark():
     rows = [{"frames": 20, "steps": 10, "exploration/awaken_step": -1.0}]
     assert RunReport("r", rows).marks() == []
     awake = [{"frames": 20, "steps": 10, "exploration/awaken_step": 6.0}]
-    assert RunReport("r", awake).marks() == [Mark(12, "awakening", "C2")]
+    assert RunReport("r", awake).marks() == [Mark(12, "awakening", "C4", "-.")]
 
 
 def test_report_draws_the_figure_and_says_what_happened(run, capsys):
@@ -51,6 +52,8 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
     said = capsys.readouterr().out
     assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "5.0 at the last evaluation, best 7.0 at 40 frames" in said
+    assert "2 checks of the critic's FAU, which moved by 0.1000" in said
+    assert "3 units recycled, 1 times" in said
     assert "critic 0.500 -> 0.250" in said and "perturbation: at 80 frames" in said
     assert report.main([f"run={run}", f"out={run / 'r.pdf'}"]) == 0
     assert (run / "r.pdf").read_bytes().startswith(b"%PDF")

@@ -180,7 +180,7 @@ def test_plasticity_is_measured_at_policy_updates_only(state_spec):
     steps = [5, 5, 6, 7, 8, 8, 9, 9]
     measured = [agent.update(random_batch(state_spec), step=step) for step in steps]
     for key in ("fau_critic", "fau_critic_q1", "fau_actor", "dormant_ratio"):
-        found = [i for i, m in enumerate(measured) if f"plasticity/{key}" in m]
+        found = [i for i, m in enumerate(measured) if f"now/plasticity/{key}" in m]
         assert found == [1, 3, 7], key  # due at steps 5 and 6 and 9, done where the actor computes
     never = make(state_spec)
     for i in range(4):

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 from rlearly.config import ConfigError
 from rlearly.experiments.run_rows import Row, points, read_rows
 
 EVENTS = {
-    "event/replay_ratio": ("replay ratio rises", "C3"),
-    "event/perturbation_alpha": ("perturbation", "C7"),
-    "event/reset": ("reset", "C7"),
-    "event/injection": ("injection", "C4"),
-    "event/freeze_encoder": ("encoder frozen", "C5"),
-    "event/augmentation": ("augmentation switched", "C6"),
+    "event/replay_ratio": ("replay ratio changes", "black", "-"),
+    "event/perturbation_alpha": ("perturbation", "0.5", ":"),
+    "event/reset": ("reset", "C5", "--"),
+    "event/injection": ("injection", "C6", "--"),
+    "event/freeze_encoder": ("encoder frozen", "C9", "--"),
+    "event/augmentation": ("augmentation switched", "C8", "--"),
 }
-"""Metric -> what it marks, and its colour. ReDo, each 1000 steps, would mark everything."""
+"""Metric -> what it marks, and how. ReDo, each 1000 steps, would mark everything."""
 
-AWAKENING = ("awakening", "C2")
+AWAKENING = ("awakening", "C4", "-.")
 ORDER = ("encoder", "actor", "critic", "value")
 
 
@@ -31,6 +35,7 @@ class Mark:
     frames: int
     label: str
     colour: str
+    line: str
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,14 @@ class RunReport:
         rows = read_rows(run)
         if not rows:
             raise ConfigError(f"{run} has no rows yet: wait for its first log_every_frames.")
-        return RunReport(str(run), rows)
+        return RunReport(_title(run), rows)
 
     def marks(self) -> list[Mark]:
         """In order of frames."""
         found = [
-            Mark(row["frames"], label, colour)
+            Mark(row["frames"], *look)
             for row in self.rows
-            for name, (label, colour) in EVENTS.items()
+            for name, look in EVENTS.items()
             if name in row
         ]
         awake = [row for row in self.rows if row.get("exploration/awaken_step", -1) > 0]
@@ -82,6 +87,8 @@ class RunReport:
                 f"  return      {returns[-1]:.1f} at the last evaluation, best "
                 f"{returns[best]:.1f} at {frames[best]:,} frames"
             )
+        else:
+            lines.append("  return      no evaluation yet")
         lines += self._first_and_last("FAU", "fau")
         lines += self._first_and_last("dormant", "dormant_ratio")
         marks = self.marks()
@@ -89,7 +96,23 @@ class RunReport:
             at = [f"{mark.frames:,}" for mark in marks if mark.label == label]
             shown = ", ".join(at[:6]) + (f" and {len(at) - 6} more" if len(at) > 6 else "")
             lines.append(f"  {label}: at {shown} frames")
-        return lines
+        return lines + self._checks() + self._recycled()
+
+    def _checks(self) -> list[str]:
+        """What the adaptive ratio decided by."""
+        checks = [row for row in self.rows if "event/fau_critic_before" in row]
+        if not checks:
+            return []
+        last = checks[-1]
+        moved = abs(last["event/fau_critic"] - last["event/fau_critic_before"])
+        return [f"  {len(checks)} checks of the critic's FAU, which moved by {moved:.4f} at the last"]
+
+    def _recycled(self) -> list[str]:
+        """What ReDo did."""
+        counts = points(self.rows, "event/recycled_units")[1]
+        if not counts:
+            return []
+        return [f"  {sum(counts):,.0f} units recycled, {len(counts)} times of asking"]
 
     def _first_and_last(self, title: str, metric: str) -> list[str]:
         parts = [
@@ -99,44 +122,92 @@ class RunReport:
         return [f"  {title:11} {', '.join(parts)}"] if parts else []
 
 
+def _title(run: Path) -> str:
+    """The directory, and what was run in it as far as its config tells."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        return str(run)
+    try:
+        config: Any = OmegaConf.load(file)
+        parts = [f"{config.agent_name} on {config.env.name}, seed {config.seed}"]
+        parts += [f"replay ratio {config.replay_ratio}", *(config.get("intervention") or ())]
+    except (OSError, OmegaConfBaseException, YAMLError):
+        return str(run)
+    return f"{run}\n{', '.join(parts)}"
+
+
 def draw(report: RunReport, path: Path) -> None:
-    """Write the figure; its kind is the file name's ending."""
+    """Write the figure, with a panel for each thing that was written down; its kind is the file
+    name's ending."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(
-        4, 1, sharex=True, figsize=(8, 9), height_ratios=(2, 1.2, 1.2, 0.8), layout="constrained"
+    wanted = [(_draw_returns, 2.0)]
+    if report.by_network("fau"):
+        wanted.append((_draw_activity, 1.2))
+    if points(report.rows, "plasticity/dormant_ratio")[0]:
+        wanted.append((_draw_dormancy, 1.2))
+    if points(report.rows, "train/replay_ratio")[0]:
+        wanted.append((_draw_ratio, 0.8))
+    heights = [height for _, height in wanted]
+    figure, grid = pyplot.subplots(
+        len(wanted),
+        1,
+        sharex=True,
+        figsize=(8, 1 + 1.6 * sum(heights)),
+        height_ratios=heights,
+        layout="constrained",
+        squeeze=False,
     )
-    returns, activity, dormancy, ratio = panels
-    frames, values = points(report.rows, "train/episode_return")
-    returns.plot(frames, values, ".", color="0.75", markersize=3, label="training episodes")
-    frames, values = points(report.rows, "eval/episode_return")
-    returns.plot(frames, values, color="C0", marker="o", markersize=3, label="evaluation")
-    returns.set_ylabel("return")
-    _lines(activity, report.by_network("fau"))
-    activity.set_ylabel("active units (FAU)")
-    shares = report.by_network("dormant_ratio")
-    each_update = points(report.rows, "plasticity/dormant_ratio")
-    if each_update[0] and each_update != shares.get("actor"):
-        dormancy.plot(*each_update, color="0.3", linewidth=1, label="DrM's, of the actor")
-    _lines(dormancy, shares)
-    dormancy.set_ylabel("dormant ratio")
-    ratio.plot(*points(report.rows, "train/replay_ratio"), color="C0")
-    ratio.set_ylabel("updates a step")
-    ratio.set_xlabel("simulator frames")
+    panels = list(grid[:, 0])
+    for panel, (draw_panel, _) in zip(panels, wanted, strict=True):
+        draw_panel(panel, report)
     _mark(panels, report.marks())
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlim(left=0)
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    for panel in (dormancy, ratio):
-        panel.set_ylim(bottom=0)
+    panels[-1].set_xlabel("simulator frames")
     figure.suptitle(report.title, fontsize=10)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def _draw_returns(panel: Any, report: RunReport) -> None:
+    frames, values = points(report.rows, "train/episode_return")
+    if frames:
+        panel.plot(frames, values, ".", color="0.7", markersize=3, label="training episodes")
+    frames, values = points(report.rows, "eval/episode_return")
+    if frames:
+        panel.plot(frames, values, color="0.1", marker="o", markersize=3, label="evaluation")
+    panel.set_ylabel("return")
+
+
+def _draw_activity(panel: Any, report: RunReport) -> None:
+    _lines(panel, report.by_network("fau"))
+    frames, values = points(report.rows, "event/fau_critic")
+    if frames:
+        panel.plot(frames, values, "kx", markersize=5, label="checks, of the critic")
+    panel.set_ylabel("active units (FAU)")
+
+
+def _draw_dormancy(panel: Any, report: RunReport) -> None:
+    shares = report.by_network("dormant_ratio")
+    each_update = points(report.rows, "plasticity/dormant_ratio")
+    if each_update != shares.get("actor"):
+        panel.plot(*each_update, color="0.1", linewidth=1, label="of the actor, as in DrM")
+    _lines(panel, shares)
+    panel.set_ylabel("dormant ratio")
+    panel.set_ylim(bottom=0)
+
+
+def _draw_ratio(panel: Any, report: RunReport) -> None:
+    panel.plot(*points(report.rows, "train/replay_ratio"), color="0.1", drawstyle="steps-pre")
+    panel.set_ylabel("updates a step")
+    panel.set_ylim(bottom=0)
 
 
 def _lines(panel: Any, curves: dict[str, tuple[list[int], list[float]]]) -> None:
@@ -154,5 +225,5 @@ def _mark(panels: Sequence[Any], marks: Sequence[Mark]) -> None:
                 explained.add(mark.label)
                 label = mark.label
             panel.axvline(
-                mark.frames, color=mark.colour, linestyle="--", linewidth=0.9, label=label
+                mark.frames, color=mark.colour, linestyle=mark.line, linewidth=0.9, label=label
             )
