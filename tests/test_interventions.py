@@ -144,6 +144,18 @@ def test_shrink_and_perturb_of_one_network_leaves_the_others_and_their_optimizer
     assert not agent.optimizers["critic"].state and agent.optimizers["actor"].state
 
 
+def test_shrink_and_perturb_leaves_what_is_frozen(pixel_spec):
+    shrink = ShrinkAndPerturb(30, alpha=0.5, scope="all", weights=stream())
+    frozen = [FreezeEncoder(21), Injection(21, networks=["critic"], weights=stream())]
+    agent = build("drqv2", pixel_spec, *frozen, shrink)
+    learn(agent, pixel_spec, 3)
+    before = weights(agent)
+    shrink.before_update(30)
+    touched = changed(before, weights(agent))
+    still = {k for k in before if k.startswith("encoder.") or ".base." in k or ".anchor." in k}
+    assert not touched & still and touched == set(before) - still
+
+
 # --- resets ---
 
 
@@ -691,3 +703,10 @@ def test_interventions_are_named_alone_or_in_a_list():
     config = compose(["env=Hopper-v5", "agent=td3", "intervention=redo", "redo.networks=actor"])
     (part,) = interventions.chosen(config, Seeds(0))
     assert part.is_for("actor") and not part.is_for("critic")
+
+
+def test_strengths_of_pulls_are_of_the_term_in_the_loss():
+    """Adam's weight decay adds strength * w; the gradient of strength * |w - w0|^2 has a 2."""
+    for name, strength, pull in (("weight_decay", 1e-5, 1e-5), ("l2_init", 1e-2, 2e-2)):
+        (part,) = interventions.chosen(RunConfig(intervention=[name]), Seeds(0))
+        assert getattr(RunConfig(), name).strength == strength and part.strength == pull
