@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.config import INTERVENTIONS, ConfigError, RunConfig
-from rlearly.networks import (
+from rlearly.networks import layers
+from rlearly.plasticity import dormant_ratio, unit_scores
+from rlearly.seeding import Seeds, restore
+from rlearly.types import Metrics
+from rlearly.units import (
     Hidden,
     SpectralLinear,
     bound_hidden,
@@ -23,14 +27,10 @@ from rlearly.networks import (
     heads,
     hidden_layers,
     injected_heads,
-    layers,
     make_injectable,
     normalise_hidden,
     spectral_layers,
 )
-from rlearly.plasticity import dormant_ratio, unit_scores
-from rlearly.seeding import Seeds, restore
-from rlearly.types import Metrics
 
 if TYPE_CHECKING:
     from rlearly.body import Body

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlearly.networks import CReLU, heads, parameters_in_use
 from rlearly.types import Metrics
+from rlearly.units import CReLU, heads, parameters_in_use
 
 
 def unit_scores(layer: Tensor) -> Tensor:

@@ -26,10 +26,11 @@ from rlearly.interventions import (
     SpectralNorm,
     SwitchAugmentation,
 )
-from rlearly.networks import heads, hidden_layers, injected_heads, layers, spectral_layers
+from rlearly.networks import layers
 from rlearly.plasticity import Gauge, unit_scores
 from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec
+from rlearly.units import heads, hidden_layers, injected_heads, spectral_layers
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -14,7 +14,8 @@ from rlearly.body import Body, Growth
 from rlearly.config import ConfigError, setting
 from rlearly.distributions import HALF_LOG_TAU
 from rlearly.interventions import Intervention
-from rlearly.networks import GaussianActor, Recording, StateValue, layers
+from rlearly.networks import GaussianActor, StateValue, layers
+from rlearly.units import Recording
 from rlearly.normalise import Moments
 from rlearly.optim import adam, descend
 from rlearly.plasticity import Gauge
