@@ -12,6 +12,7 @@ from torch import nn
 
 from rlearly import interventions
 from rlearly.agents import AGENTS, agent_module
+from rlearly.cadence import off_policy_cadence
 from rlearly.compose import compose
 from rlearly.config import INTERVENTIONS, ConfigError, RunConfig
 from rlearly.interventions import (
@@ -588,7 +589,10 @@ def test_every_agent_takes_every_intervention(agent, name, each_update, pixel_sp
         return build(agent, spec, *parts, gauge=gauge)
 
     one, two = make(), make()
+    cadence = off_policy_cadence("adaptive" if each_update else 0.5, RunConfig().adaptive_ratio)
     first = learn(one, spec, 3)
+    for metrics in first:
+        cadence.observe(metrics)
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     both = [learn(either, spec, 3, first_step=23, seed=50) for either in (one, two)]
     assert not changed(weights(one), weights(two))

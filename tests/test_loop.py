@@ -233,6 +233,23 @@ def test_drm_perturbs_once_an_interval_after_the_switch_to_more_updates(tmp_path
     assert loop.updates == 15 + 360 and ratios[-1] == pytest.approx(loop.updates / 260)
 
 
+def test_drm_on_dog_run_perturbs_once_an_interval_at_two_updates_a_step(tmp_path):
+    words = (
+        "agent=drm env=dog_run obs=state seed_frames=400 train_frames=1600 replay_ratio=adaptive "
+        "adaptive_ratio.check_every_episodes=1 adaptive_ratio.threshold=1 "
+        "agent.perturb_every_steps=100 agent.exploration_steps=100 agent.hidden_dim=16 "
+        "agent.feature_dim=8 agent.batch_size=8 replay.capacity=2000 eval_every_frames=0 "
+        "checkpoint_every_frames=0 video_size=0"
+    )
+    loop = make_loop(tmp_path, base=words.split())
+    assert loop.run() and loop.updates == 150 + 600
+    found = rows(tmp_path)
+    (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
+    assert switch == 500, "an episode is 1000 frames"
+    perturbed = [r["steps"] for r in found if "event/perturbation_alpha" in r]
+    assert perturbed == [300, 400, 500, 600, 700]
+
+
 def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):
     loop = make_loop(tmp_path, "agent=td3", "num_envs=3", "train_frames=95", base=STATE)
     seen = []
