@@ -66,7 +66,12 @@ def test_final_and_area_are_what_they_say():
     assert curve.area == pytest.approx((10 * 1.0 + 20 * 3.0) / 30)
 
 
-def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path):
+def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+
     def curve(arm, seed, last):
         frames, fau = np.array([10, 20]), np.array([0.5, last])
         metrics = {"plasticity/fau_critic": (frames + 5, fau)} if arm == "b" else {}
@@ -75,6 +80,11 @@ def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path):
     curves = [curve("a", 0, 0.0), *(curve("b", seed, 0.1 * seed) for seed in range(4))]
     aggregate.write(curves, tmp_path, "t")
     assert (tmp_path / "metrics.png").stat().st_size > 5000
+    assert [figure.axes[0].get_title() for figure in drawn] == ["e", "e"]
+    for figure, arms in zip(drawn, (["b (4 seeds)"], ["a (1 seeds)", "b (4 seeds)"]), strict=True):
+        legend = figure.axes[0].get_legend()
+        assert sorted(text.get_text() for text in legend.get_texts()) == arms
+        assert figure.axes[0].get_xlabel() == "simulator frames"
     again = aggregate.read_csv(tmp_path / "curves.csv")
     for one, two in zip(curves, again, strict=True):
         assert (one.arm, one.seed) == (two.arm, two.seed)

@@ -256,15 +256,15 @@ def plot(grid: Sequence[Sequence[tuple[str, str, Lines]]], path: Path, title: st
         squeeze=False,
         sharex="col",
     )
-    for panel_row, row in zip(panels, grid, strict=True):
+    for at, (panel_row, row) in enumerate(zip(panels, grid, strict=True)):
         for panel, (env, what, lines) in zip(panel_row, row, strict=True):
             for arm, seeds in lines.items():
                 _draw(panel, seeds, colours[arm], f"{arm} ({len(seeds)} seeds)")
             panel.set_ylabel(what)
-            if panel_row is panels[0]:
+            if at == 0:
                 panel.set_title(env)
                 panel.legend(fontsize=8, frameon=False)
-            if panel_row is panels[-1]:
+            if at == len(grid) - 1:
                 panel.set_xlabel("simulator frames")
             panel.spines[["top", "right"]].set_visible(False)
             panel.set_xlim(left=0)
