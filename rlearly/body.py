@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlearly.networks import identity_, layers
+from rlearly.networks import Initialiser, identity_, initialise_, layers
 from rlearly.plasticity import Gauge, active_fraction
 from rlearly.seeding import restore
 from rlearly.types import Metrics
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound=nn.Module)
 Initialise = Callable[[str, nn.Module, torch.Generator], None]
 """Gives a whole network, known by its name, fresh weights."""
+
+
+def each_layer(one: Initialiser) -> Initialise:
+    """Every network's layers by the same rule."""
+    return lambda name, network, weights: initialise_(network, weights, one)
 
 
 @dataclass(frozen=True)

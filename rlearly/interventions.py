@@ -169,7 +169,7 @@ class SpectralNorm(Intervention):
         super().attach(body)
         self.settle()
         for optimizer in body.optimizers.values():
-            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            owned = _owned(optimizer)
             follows = [
                 layer
                 for name, leader in body.leaders.items()
@@ -183,6 +183,11 @@ class SpectralNorm(Intervention):
         for network in self.body.networks.values():
             for layer in spectral_layers(network):
                 layer.begin_anew()
+
+
+def _owned(optimizer: torch.optim.Optimizer) -> set[int]:
+    """The ids of the parameters that an optimizer moves."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def _iterate(follows: Sequence[SpectralLinear], *step: Any) -> None:
@@ -259,18 +264,21 @@ class Pull(Intervention):
                 for name in self._named()
             }
         for optimizer in body.optimizers.values():
-            optimizer.register_step_pre_hook(self._add)
+            owned = _owned(optimizer)
+            pulled = []
+            for name in self._named():
+                parameters = list(body.networks[name].parameters())
+                origins = self.start.get(name, [None] * len(parameters))
+                pairs = zip(parameters, origins, strict=True)
+                pulled += [pair for pair in pairs if id(pair[0]) in owned]
+            optimizer.register_step_pre_hook(partial(self._add, pulled))
 
     @torch.no_grad()
-    def _add(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name in self._named():
-            parameters = list(self.body.networks[name].parameters())
-            origins = self.start.get(name, [None] * len(parameters))
-            for parameter, origin in zip(parameters, origins, strict=True):
-                if id(parameter) in owned and parameter.grad is not None:
-                    away = parameter if origin is None else parameter - origin
-                    parameter.grad.add_(away, alpha=self.strength)
+    def _add(self, pulled: Sequence[tuple[nn.Parameter, Tensor | None]], *step: Any) -> None:
+        for parameter, origin in pulled:
+            if parameter.grad is not None:
+                away = parameter if origin is None else parameter - origin
+                parameter.grad.add_(away, alpha=self.strength)
 
     def state_dict(self) -> dict[str, Any]:
         return {"start": self.start}

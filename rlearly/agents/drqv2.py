@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.augment import random_shift
-from rlearly.body import Body, Growth
+from rlearly.body import Body, Growth, each_layer
 from rlearly.config import setting
 from rlearly.distributions import truncated_normal
 from rlearly.interventions import Intervention
@@ -27,8 +27,8 @@ from rlearly.networks import (
     PixelEncoder,
     VectorEncoder,
     encoder_for,
-    initialise_,
     is_image,
+    orthogonal_,
 )
 from rlearly.optim import adam, descend, follow_
 from rlearly.plasticity import Gauge, dormant_ratio
@@ -330,12 +330,7 @@ def growth_of(
     seeds: Seeds, device: torch.device, interventions: Sequence[Intervention]
 ) -> Growth:
     """Orthogonal weights from the run's own stream."""
-    return Growth(
-        lambda name, network, weights: initialise_(network, weights),
-        seeds.torch("weights"),
-        device,
-        interventions,
-    )
+    return Growth(each_layer(orthogonal_), seeds.torch("weights"), device, interventions)
 
 
 def linear_noise(config: Config) -> Linear:

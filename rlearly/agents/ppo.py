@@ -346,16 +346,5 @@ def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None
             nn.init.zeros_(layer.bias)
 
 
-def make(
-    config: Config,
-    spec: EnvSpec,
-    *,
-    seeds: Seeds,
-    device: torch.device,
-    gauge: Gauge | None = None,
-    interventions: Sequence[Intervention] = (),
-) -> PPO:
-    """PPO as CleanRL writes it, but for the interventions."""
-    return PPO(
-        config, spec, seeds=seeds, device=device, gauge=gauge, interventions=interventions
-    )
+make = PPO
+"""PPO as CleanRL writes it, but for the interventions."""

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.body import Body, Growth
+from rlearly.body import Body, Growth, each_layer
 from rlearly.config import setting
 from rlearly.distributions import squashed_gaussian
 from rlearly.interventions import Intervention
-from rlearly.networks import StateActor, StateCritic, fan_in_, initialise_
+from rlearly.networks import StateActor, StateCritic, fan_in_
 from rlearly.optim import adam, descend, follow_
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
@@ -90,7 +90,7 @@ class SAC:
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(_initialise, seeds.torch("weights"), device, interventions)
+        growth = Growth(each_layer(fan_in_), seeds.torch("weights"), device, interventions)
         actor = StateActor(features, 2 * self.actions, config.hidden_dim)
         critic = StateCritic(features, self.actions, config.hidden_dim)
         self.actor = growth.grow("actor", actor)
@@ -234,20 +234,5 @@ class SAC:
         self.updates = state["updates"]
 
 
-def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
-    initialise_(network, weights, fan_in_)
-
-
-def make(
-    config: Config,
-    spec: EnvSpec,
-    *,
-    seeds: Seeds,
-    device: torch.device,
-    gauge: Gauge | None = None,
-    interventions: Sequence[Intervention] = (),
-) -> SAC:
-    """SAC as published, but for the interventions; its entropy weight is learnt unless given."""
-    return SAC(
-        config, spec, seeds=seeds, device=device, gauge=gauge, interventions=interventions
-    )
+make = SAC
+"""SAC as published, but for the interventions; its entropy weight is learnt unless given."""
