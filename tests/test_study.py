@@ -217,7 +217,8 @@ def test_shipped_studies_compose_every_run(tmp_path):
 def test_bad_studies_get_one_sentence(tmp_path, capsys):
     assert study.main(["nothing"]) == 2
     assert (
-        "There is no study nothing; shipped ones: replay_ratio, s3rl, s3rl_cpu."
+        "There is no study nothing; shipped ones: plasticity_probe_cpu, replay_ratio, "
+        "replay_ratio_cpu, s3rl, s3rl_cpu."
         in capsys.readouterr().err
     )
     (tmp_path / "bad.yaml").write_text("title: [")
