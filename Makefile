@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow check lint types lock venv gl build clean
+.PHONY: train test test-slow test-cluster check lint types lock venv gl build clean
 
 train: gl
 	$(BIN)/python -m rlearly.train agent=drm env=dog_run $(ARGS)
@@ -16,6 +16,9 @@ test: gl
 
 test-slow: gl  ## minutes: whole training commands in processes of their own
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-cluster: gl  ## minutes, as root: a real SLURM and a real Ray; want slurmctld slurmd slurm-client munge
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 check: lint types test build  ## exactly what CI runs
 

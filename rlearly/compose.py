@@ -635,6 +635,16 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     return seconds + updates * _update_seconds(config, spec, agent, obs, device)
 
 
+def forecast_replay_bytes(config: RunConfig) -> int:
+    """What the run's replay will have taken by its end; PPO has none."""
+    if agent_module(config.agent_name).ON_POLICY:
+        return 0
+    env = make_env(config)
+    layout = layout_of(config, envs.spec_of(env, config.env))
+    env.close()
+    return replay_bytes(config, layout.transition_bytes)
+
+
 def _update_seconds(
     config: RunConfig, spec: EnvSpec, agent: Agent, obs: np.ndarray, device: torch.device
 ) -> float:

@@ -324,22 +324,50 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
         ConfigError: a word does not parse, adds or deletes a key, or lists several values.
     """
     _refuse_spaces(arguments)
+    return [
+        (override.key_or_group, _value(override, word)) for override, word in _parsed(arguments)
+    ]
+
+
+def as_word(key: str, value: object) -> str:
+    """`key='value'`, whatever characters the value has."""
+    quoted = str(value).replace("'", "\\'")
+    return f"{key}='{quoted}'"
+
+
+def choices(word: str) -> tuple[str, list[str]]:
+    """The key of a word, and each of the values that it lists, as words write them: `a=1,2` gives
+    a, [1, 2], and `a=[1,2]` one value.
+
+    Raises:
+        ConfigError: it does not parse, or adds or deletes a key, or lists no plain values.
+    """
+    ((override, _),) = _parsed([word])
+    if not override.is_sweep_override():
+        _value(override, word)
+        return override.key_or_group, [word.split("=", 1)[1]]
+    try:
+        if override.type == OverrideType.CHANGE and override.is_choice_sweep():
+            return override.key_or_group, list(override.sweep_string_iterator())
+    except HydraException:  # of a choice that is none, as glob(*)
+        pass
+    raise ConfigError(f"Expected key=VALUE,VALUE,..., received {word!r}.")
+
+
+def _parsed(words: Sequence[str]) -> Iterator[tuple[Override, str]]:
     functions = create_functions()
     for name in ("linear", "step"):
         functions.register(name, _as_text(name))
     parser = OverridesParser(functions)
-    pairs = []
-    for word in arguments:
+    for word in words:
         try:
-            override = parser.parse_override(word)
+            yield parser.parse_override(word), word
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"Expected key=value, received {word!r} ({reason}); a value with spaces at its "
                 f"ends, commas or brackets wants quotes: key=\"'value'\"."
             ) from None
-        pairs.append((override.key_or_group, _value(override, word)))
-    return pairs
 
 
 def _as_text(name: str) -> Any:

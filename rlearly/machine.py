@@ -46,7 +46,7 @@ def settle(threads: int | None) -> int:
     the process may use. Big tensors are otherwise handed back to the system and fetched anew at
     each update, which costs more than computing with them. Call it before the first tensor.
     """
-    count = threads or _asked_threads() or _usable_cores()
+    count = threads or _asked_threads() or usable_cores()
     torch.set_num_threads(count)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
@@ -64,7 +64,7 @@ def _asked_threads() -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 

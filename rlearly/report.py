@@ -1,7 +1,8 @@
-"""`python -m rlearly.report run=RUN_DIR`: one run as a figure and a few lines."""
+"""`python -m rlearly.report run=RUN_DIR` or `sweep=SWEEP_DIR`: figures, tables and a page."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,32 +10,84 @@ from pathlib import Path
 
 from rlearly.config import ConfigError, describe, from_words, setting
 
+USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
+       python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
+
+Keys"""
+
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What to read, and where the figure goes."""
+    """What to read, and where the report goes."""
 
     run: str | None = setting(None, "a run directory, finished or not")
-    out: str | None = setting(None, "the figure (.png, .pdf or .svg); null: report.png in the run")
+    sweep: str | None = setting(None, "a sweep's directory, finished or not")
+    out: str | None = setting(
+        None,
+        "run: the figure (.png, .pdf or .svg), null: report.png in it; sweep: a folder, null: "
+        "report in it",
+    )
+    compare: str | None = setting(
+        None, "sweep: other sweeps and CSV files of curves, with commas between them"
+    )
+    threshold: float | None = setting(
+        None, "sweep: the return that counts as reached; null: 80 % of the way to the best arm"
+    )
+    bootstrap_seed: int = setting(0, "sweep: of the intervals", at_least=0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words or not words:
-        print("Usage: python -m rlearly.report run=RUN_DIR [out=report.png]\n\nKeys")
+        print(USAGE)
         for name, type_name, text, default, _ in describe(ReportConfig):
             shown = "null" if default is None else default
-            print(f"  {name:6} {type_name.replace(' | None', '?')}, {shown}: {text}")
+            print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0 if words else 2
     try:
-        report(from_words(ReportConfig(), words))
+        config = from_words(ReportConfig(), [_as_one_value(word) for word in words])
+        if bool(config.run) == bool(config.sweep):
+            received = "both" if config.run else "neither"
+            raise ConfigError(
+                f"run: expected a run directory, as in run=runs/drm/dog_run/0-<time>, or sweep: a "
+                f"sweep's, as in sweep=sweeps/s3rl; received {received}."
+            )
+        if config.run:
+            report_run(config)
+        else:
+            report_sweep(config, shlex.join(["python", "-m", "rlearly.report", *words]))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def report(config: ReportConfig) -> Path:
+def _as_one_value(word: str) -> str:
+    """With the commas of `compare=A,B` kept from being read as a choice."""
+    key, _, value = word.partition("=")
+    bare = key == "compare" and value and value[0] not in "'\""
+    return f"compare='{value}'" if bare else word
+
+
+def report_sweep(config: ReportConfig, command: str) -> Path:
+    """Write the folder, print its first table, and say where its page is.
+
+    Raises:
+        ConfigError: there is no such sweep, or something cannot be read or written.
+    """
+    from rlearly.experiments.sweep_report import load, write
+
+    assert config.sweep
+    sweep = Path(config.sweep).absolute()
+    compare = [Path(part.strip()) for part in (config.compare or "").split(",") if part.strip()]
+    found = load(sweep, compare, config.threshold, config.bootstrap_seed)
+    out = Path(config.out).absolute() if config.out else sweep / "report"
+    lines = write(found, out, command)
+    print("\n".join([*lines, str(out / "index.html")]))
+    return out / "index.html"
+
+
+def report_run(config: ReportConfig) -> Path:
     """Draw the figure, print the summary, and say where the figure is.
 
     Raises:
@@ -42,8 +95,12 @@ def report(config: ReportConfig) -> Path:
     """
     from rlearly.experiments.run_report import RunReport, draw
 
-    if not config.run:
-        raise ConfigError("run: expected a run directory, as in run=runs/drm/dog_run/0-<time>.")
+    assert config.run
+    for name in ("compare", "threshold"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{name}: only a sweep's report takes it; leave it out, or name sweep=."
+            )
     run = Path(config.run)
     found = RunReport.load(run)
     out = Path(config.out) if config.out else run / "report.png"

@@ -62,7 +62,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
             signal.signal(getattr(signal, name), self._note)
 
     def _note(self, number: int, frame: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rlearly"
-COMMANDS = {"train", "evaluate", "doctor", "help", "teacher", "report"}
+COMMANDS = {"train", "evaluate", "doctor", "help", "teacher", "report", "sweep"}
 
 
 def modules():

@@ -108,7 +108,7 @@ def test_threads_are_those_asked_for_then_the_schedulers_then_all(monkeypatch):
     from rlearly import machine
 
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(machine, "_usable_cores", lambda: 7)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert (machine.settle(2), machine.settle(None)) == (2, 3)
     for nothing in ("", "0", "4,2"):

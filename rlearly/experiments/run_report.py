@@ -105,7 +105,9 @@ class RunReport:
             return []
         last = checks[-1]
         moved = abs(last["event/fau_critic"] - last["event/fau_critic_before"])
-        return [f"  {len(checks)} checks of the critic's FAU, which moved by {moved:.4f} at the last"]
+        return [
+            f"  {len(checks)} checks of the critic's FAU, which moved by {moved:.4f} at the last"
+        ]
 
     def _recycled(self) -> list[str]:
         """What ReDo did."""

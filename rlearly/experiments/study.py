@@ -1,20 +1,19 @@
-"""`python -m rlearly.experiments.study FILE out=DIR`: run a study's runs, and read them together.
+"""What a sweep runs: a study file or a grid of words, as a plan of runs that have names.
 
 A study file is YAML: envs, a number of seeds, words that all runs share, and arms, each a name and
-further words of `rlearly.train`; `TEACHER` in them is the env's file of snapshots, made by a
-teacher that is trained first. `metrics` names what is read beside the returns. Running the command again goes on where it stopped.
+further words of `rlearly.train`; `TEACHER` in them is the env's file of snapshots, made by a teacher
+that is trained first. `metrics` names what is read beside the returns, `published` holds a paper's
+numbers, env by env and arm by arm.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
-import shlex
-import signal
-import subprocess
-import sys
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,31 +23,21 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.compose import compose
-from rlearly.config import ConfigError, describe, from_words, frozen, setting
-from rlearly.experiments import aggregate
+from rlearly.config import ConfigError, RunConfig, as_word, choices
+from rlearly.run_dir import write
 
 STUDIES = Path(__file__).parent / "studies"
+PLAN = "plan.json"
+FORMAT = 1
 
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """How a study is run; what is run stands in its file."""
-
-    out: str = setting("", "folder for runs, teachers and results; empty: studies/<name>")
-    workers: int = setting(1, "runs at once; each takes the threads its words say", at_least=1)
-    results: str | None = setting(
-        None, "CSV of runs that are done already, which are then not run again"
-    )
-    teachers: str | None = setting(
-        None, "folder of ENV.h5 files of teachers; null: they are trained first, in out"
-    )
-    dry_run: bool = setting(False, "print the commands that are still to be run, and exit")
-    only_read: bool = setting(False, "run nothing; read what is there")
+THREADS = "threads=1"
+"""Of every run that names none: the thread count is part of a result's last bits, so it must not
+depend on where a run is run."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: which arm on which env with which seed, and its words."""
+    """One run of a sweep: which arm on which env with which seed, and its words."""
 
     arm: str
     env: str
@@ -56,16 +45,185 @@ class Run:
     words: list[str]
 
     @property
-    def needs_teacher(self) -> bool:
-        return any(word.startswith("snapshot=") for word in self.words)
+    def name(self) -> str:
+        """Its directory, seen from the sweep's."""
+        return f"runs/{_plain(self.arm)}/{_plain(self.env)}/{self.seed}"
 
-    def folder(self, out: Path) -> Path:
-        return out / "runs" / self.arm / self.env / str(self.seed)
+    @property
+    def title(self) -> str:
+        return f"{self.arm} on {self.env}, seed {self.seed}"
+
+    @property
+    def needs_teacher(self) -> bool:
+        return "snapshot=TEACHER" in self.words
+
+    def resolved(self, snapshot: Path) -> list[str]:
+        """Its words, starting from this file of snapshots if it starts from a teacher's."""
+        start = as_word("snapshot", snapshot)
+        return [start if w == "snapshot=TEACHER" else w for w in self.words]
+
+
+def _plain(name: str) -> str:
+    """A name as a folder's: `ALE/Pong-v5` has none of its own."""
+    return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a sweep, and the teachers that they need."""
+
+    title: str
+    runs: list[Run]
+    metrics: list[str] = field(default_factory=list)
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    teacher: list[str] = field(default_factory=list)
+    teacher_snapshots: list[str] = field(default_factory=list)
+    teachers: str | None = None
+    """A folder of ENV.h5 files; None: they are trained in the sweep."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("The plan is empty: expected at least one run.")
+        names: dict[str, Run] = {}
+        for run in self.runs:
+            other = names.setdefault(run.name, run)
+            if other is not run:
+                raise ConfigError(
+                    f"{run.name} would hold two runs, {other.title} and {run.title}: "
+                    "give their arms other names."
+                )
+
+    def run(self, name: str) -> Run:
+        return next(run for run in self.runs if run.name == name)
+
+    def taught(self) -> list[str]:
+        """The envs whose teachers are trained in the sweep."""
+        if self.teachers:
+            return []
+        return list(dict.fromkeys(run.env for run in self.runs if run.needs_teacher))
+
+    def snapshots(self, sweep: Path, env: str) -> Path:
+        """Where the snapshots of an env's teacher are."""
+        folder = Path(self.teachers) if self.teachers else sweep / "teachers"
+        return folder / f"{_plain(env)}.h5"
+
+    def teacher_words(self, env: str) -> list[str]:
+        return [*self.teacher, f"env={env}"]
+
+    def first_seeds(self) -> list[Run]:
+        """A run of each arm on each env: its other seeds differ in nothing else."""
+        return list({(run.arm, run.env): run for run in reversed(self.runs)}.values())[::-1]
+
+    def check(self) -> None:
+        """Compose every arm and teacher, so that a typo is found before anything is trained.
+
+        Raises:
+            ConfigError: one of them does not compose, or there is no teacher and one is wanted.
+        """
+        for run in self.first_seeds():
+            file = Path(self.teachers or "") / f"{_plain(run.env)}.h5"
+            if run.needs_teacher and self.teachers and not file.is_file():
+                raise ConfigError(f"teachers: expected {file}, which is not there.")
+        if self.taught() and not self.teacher:
+            raise ConfigError("teacher: expected its words, since arms start from TEACHER.")
+        for env in self.taught():
+            try:
+                compose(self.teacher_words(env))
+            except ConfigError as error:
+                raise ConfigError(f"teacher on {env}: {error}") from None
+        self.configs()
+
+    def configs(self) -> list[tuple[Run, RunConfig]]:
+        """A run of each arm on each env, with what its words compose to.
+
+        Raises:
+            ConfigError: they do not compose.
+        """
+        found = []
+        with tempfile.NamedTemporaryFile(suffix=".h5") as no_snapshots:
+            for run in self.first_seeds():
+                try:
+                    found.append((run, compose(run.resolved(Path(no_snapshots.name)))))
+                except ConfigError as error:
+                    raise ConfigError(f"{run.arm} on {run.env}: {error}") from None
+        return found
+
+    def joined(self, earlier: Plan, sweep: Path) -> Plan:
+        """This plan, and what an earlier one of the same sweep has beside it.
+
+        Raises:
+            ConfigError: they give one run, or the teachers, different words.
+        """
+        before = {run.name: run for run in earlier.runs}
+        for run in self.runs:
+            other = before.get(run.name)
+            if other and sorted(other.words) != sorted(run.words):
+                _refuse(sweep, run.title, other.words, run.words)
+        mine = {run.name for run in self.runs}
+        rest = [run for run in earlier.runs if run.name not in mine]
+        both = dataclasses.replace(
+            self,
+            runs=[before.get(run.name, run) for run in self.runs] + rest,
+            metrics=list(dict.fromkeys([*self.metrics, *earlier.metrics])),
+            published={**earlier.published, **self.published},
+        )
+        if not any(run.needs_teacher for run in self.runs):
+            return dataclasses.replace(
+                both,
+                teacher=earlier.teacher,
+                teacher_snapshots=earlier.teacher_snapshots,
+                teachers=earlier.teachers,
+            )
+        if earlier.taught() and self.taught():
+            ours = [*self.teacher, *self.teacher_snapshots]
+            theirs = [*earlier.teacher, *earlier.teacher_snapshots]
+            if ours != theirs:
+                _refuse(sweep, "its teachers", theirs, ours)
+        return both
+
+    def save(self, sweep: Path) -> None:
+        tree = {"format": FORMAT, **dataclasses.asdict(self)}
+        sweep.mkdir(parents=True, exist_ok=True)
+        write(sweep / PLAN, json.dumps(tree, indent=1))
+
+    @staticmethod
+    def load(sweep: Path) -> Plan:
+        """The plan of a sweep's directory.
+
+        Raises:
+            ConfigError: it has none, or one that cannot be read.
+        """
+        file = sweep / PLAN
+        if not file.is_file():
+            raise ConfigError(
+                f"{sweep} is not a sweep's directory (it has no {PLAN}); name one that "
+                "`python -m rlearly.sweep` made."
+            )
+        try:
+            tree = json.loads(file.read_text())
+            if tree.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            runs = [Run(**run) for run in tree.pop("runs")]
+            return Plan(runs=runs, **tree)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{file} does not load as a plan ({error}); delete it and give the sweep's command "
+                "again: runs that are done stay done."
+            ) from None
+
+
+def _refuse(sweep: Path, what: str, theirs: Sequence[str], mine: Sequence[str]) -> None:
+    before = sorted(set(theirs) - set(mine)) or ["nothing else"]
+    now = sorted(set(mine) - set(theirs)) or ["nothing else"]
+    raise ConfigError(
+        f"{sweep / PLAN} has other words for {what} ({' '.join(before)}) than this command "
+        f"({' '.join(now)}): name another sweep_dir=."
+    )
 
 
 @dataclass(frozen=True)
 class Study:
-    """A plan of runs."""
+    """A study file."""
 
     title: str
     envs: list[str]
@@ -76,6 +234,7 @@ class Study:
     teacher_snapshots: list[str] = field(default_factory=list)
     ablations: dict[str, Any] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=list)
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @staticmethod
     def load(path: Path) -> Study:
@@ -86,247 +245,138 @@ class Study:
         """
         file = path if path.suffix == ".yaml" else STUDIES / f"{path}.yaml"
         if not file.is_file():
-            shipped = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
-            raise ConfigError(f"There is no study {path}; shipped ones: {shipped}.")
+            raise ConfigError(f"There is no study {path}; shipped ones: {', '.join(shipped())}.")
         try:
             tree: Any = OmegaConf.to_container(OmegaConf.load(file))
             return Study(**tree)
-        except (YAMLError, OmegaConfBaseException, TypeError) as error:
+        except (YAMLError, OmegaConfBaseException, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{file} does not load as a study ({reason}).") from None
 
     def __post_init__(self) -> None:
-        parts = [(self.envs, self.seeds, self.arms)]
-        if self.ablations:
-            try:
-                parts.append(tuple(self.ablations[key] for key in ("envs", "seeds", "arms")))
-            except KeyError as error:
-                raise ConfigError(f"ablations: expected envs, seeds and arms, lacks {error}.") from None
-        for envs, seeds, arms in parts:
+        for envs, seeds, arms in self._parts():
             for name, words in {
                 "envs": envs,
                 "common": self.common,
                 "metrics": self.metrics,
+                "teacher": self.teacher,
+                "teacher_snapshots": self.teacher_snapshots,
                 **arms,
             }.items():
+                if not isinstance(name, str):
+                    raise ConfigError(f"arms: expected names, received {name!r}; quote it.")
                 if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                     raise ConfigError(f"{name}: expected a list of words, received {words!r}.")
             if not isinstance(seeds, int) or seeds < 1:
                 raise ConfigError(f"seeds: expected a number of at least 1, received {seeds!r}.")
+        for env, numbers in self.published.items():
+            if not isinstance(numbers, dict) or not all(
+                isinstance(value, int | float) for value in numbers.values()
+            ):
+                raise ConfigError(f"published: {env}: expected ARM: number, received {numbers!r}.")
 
-    def check(self) -> None:
-        """Compose every run and teacher, so that a typo is found before anything is trained.
-
-        Raises:
-            ConfigError: one of them does not compose, or there is no teacher and one is wanted.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            runs = self.runs(Path(folder))
-            taught = dict.fromkeys(run.env for run in runs if run.needs_teacher)
-            if taught and not self.teacher:
-                raise ConfigError("teacher: expected its words, since arms start from TEACHER.")
-            for env in taught:
-                (Path(folder) / f"{env}.h5").touch()
-                _compose(f"teacher on {env}", [*self.teacher, f"env={env}"])
-            for run in {(run.arm, run.env): run for run in runs}.values():
-                _compose(f"{run.arm} on {run.env}", run.words)
-
-    def runs(self, teachers: Path) -> list[Run]:
-        """Every run, seed by seed, so that a stopped study has all arms at some seeds."""
-        parts = [(self.envs, self.seeds, self.arms)]
+    def _parts(self) -> Iterator[tuple[list[str], int, dict[str, list[str]]]]:
+        """Envs, seeds and arms: of the study, and of its ablations."""
+        yield self.envs, self.seeds, self.arms
         if self.ablations:
-            parts.append((self.ablations["envs"], self.ablations["seeds"], self.ablations["arms"]))
-        planned = []
-        for names, seeds, arms in parts:
-            for seed in range(seeds):
-                for arm, words in arms.items():
-                    for env in names:
-                        teacher = f"snapshot={teachers / env}.h5"
-                        own = [w.replace("snapshot=TEACHER", teacher) for w in words]
-                        words_of = [*self.common, *own, f"env={env}", f"seed={seed}"]
-                        planned.append(Run(arm, env, seed, words_of))
-        return planned
-
-
-def _compose(what: str, words: list[str]) -> None:
-    try:
-        compose(words)
-    except ConfigError as error:
-        raise ConfigError(f"{what}: {error}") from None
-
-
-def training(words: list[str], folder: Path) -> list[str]:
-    """The command that trains in `folder`, or goes on there."""
-    resume = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
-    where = [f"resume={folder}"] if resume else [*words, f"run_dir={folder}"]
-    return ["rlearly.train", *where]
-
-
-def recording(study: Study, teachers: Path, env: str) -> list[str]:
-    """The command that records an env's teacher."""
-    words = [f"run={teachers / env}", f"out={teachers / env}.h5", *study.teacher_snapshots]
-    return ["rlearly.teacher", *words]
-
-
-def commands(
-    study: Study, runs: Sequence[Run], out: Path, teachers: Path
-) -> Iterator[list[str]]:
-    """Every command that is still to be run, teachers first."""
-    for env in dict.fromkeys(run.env for run in runs if run.needs_teacher):
-        if not (teachers / f"{env}.h5").exists():
-            if not (teachers / env / "done.json").exists():
-                yield training([*study.teacher, f"env={env}"], teachers / env)
-            yield recording(study, teachers, env)
-    for run in runs:
-        if not (run.folder(out) / "done.json").exists():
-            yield training(run.words, run.folder(out))
-
-
-class Runner:
-    """Runs commands in processes of their own, a line a start and an end."""
-
-    def __init__(self, out: Path, teachers: Path, workers: int):
-        self.out = out
-        self.teachers = teachers
-        self.workers = workers
-        self.stopping = False
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def stop(self, number: int, frame: Any) -> None:
-        """A signal: the running processes save and stop, the others do not start."""
-        self.stopping = True
-        for process in list(self._running):
-            process.send_signal(signal.SIGTERM)
-
-    def claim(self, words: list[str], folder: Path) -> None:
-        """Note by which words a folder is filled.
-
-        Raises:
-            ConfigError: it was filled by others.
-        """
-        note = folder.with_name(f"{folder.name}.words.json")
-        if note.is_file():
-            earlier = json.loads(note.read_text())
-            if earlier != words:
-                changed = sorted(set(earlier) ^ set(words))
+            try:
+                envs, seeds, arms = (self.ablations[key] for key in ("envs", "seeds", "arms"))
+            except KeyError as error:
                 raise ConfigError(
-                    f"{folder} was made by other words ({' '.join(changed)}): name another out=, "
-                    "or delete it."
-                )
-            return
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(words))
+                    f"ablations: expected envs, seeds and arms, lacks {error}."
+                ) from None
+            yield envs, seeds, arms
 
-    def train(self, words: list[str], folder: Path, what: str) -> bool:
-        """Train in `folder`, or go on there; True if it is done."""
-        if (folder / "done.json").exists():
-            return True
-        return self.command(training(words, folder), folder.with_suffix(".log"), what)
+    def plan(
+        self,
+        *,
+        seeds: Sequence[int] | None = None,
+        words: Sequence[str] = (),
+        teachers: str | None = None,
+    ) -> Plan:
+        """Every run, seed by seed, so that a sweep in progress has all arms at some seeds.
 
-    def command(self, words: list[str], log: Path, what: str) -> bool:
-        if self.stopping:
-            return False
-        print(f"start {what}\n", end="", flush=True)  # one write: workers share the screen
-        with log.open("a") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *words], stdout=stream, stderr=stream
-            )
-            self._running.add(process)
-            status = process.wait()
-            self._running.discard(process)
-        last = (log.read_text().strip().splitlines() or [""])[-1]
-        ends = {0: "done", 75: "stopped"}
-        print(f"{ends.get(status, 'FAILED')} {what}: {last}\n", end="", flush=True)
-        return status == 0
-
-    def teach(self, study: Study, env: str) -> bool:
-        """Train and record the teacher of an env."""
-        folder = self.teachers
-        snapshots = folder / f"{env}.h5"
-        if snapshots.exists():
-            return True
-        if not self.train([*study.teacher, f"env={env}"], folder / env, f"teacher on {env}"):
-            return False
-        log = folder / f"{env}.teacher.log"
-        return self.command(recording(study, folder, env), log, f"recording on {env}")
-
-    def all(self, study: Study, runs: Sequence[Run]) -> bool:
-        """Everything; one that fails does not stop the others.
-
-        Raises:
-            ConfigError: a folder holds another run than its place says; nothing was started.
+        Args:
+            seeds: in the place of the study's own numbers of them.
+            words: further ones for every run, not for teachers.
         """
-        envs = list(dict.fromkeys(run.env for run in runs if run.needs_teacher))
-        for env in envs:
-            ready = (self.teachers / f"{env}.h5").exists()
-            trained = (self.teachers / env).exists()
-            if trained or not ready:
-                self.claim([*study.teacher, f"env={env}"], self.teachers / env)
-        for run in runs:
-            self.claim(run.words, run.folder(self.out))
-        with ThreadPoolExecutor(self.workers) as pool:
-            taught = dict(zip(envs, pool.map(lambda e: self.teach(study, e), envs), strict=True))
-            ready = [r for r in runs if not r.needs_teacher or taught[r.env]]
-            results = pool.map(
-                lambda r: self.train(
-                    r.words, r.folder(self.out), f"{r.arm} on {r.env}, seed {r.seed}"
-                ),
-                ready,
-            )
-            return all(list(results)) and len(ready) == len(runs)
+        planned = []
+        for envs, count, arms in self._parts():
+            for seed in range(count) if seeds is None else seeds:
+                for arm, own in arms.items():
+                    for env in envs:
+                        of_run = [*self.common, *own, *words, f"env={env}", f"seed={seed}"]
+                        planned.append(Run(arm, env, seed, _settled(of_run)))
+        return Plan(
+            self.title,
+            planned,
+            self.metrics,
+            self.published,
+            self.teacher and _settled(self.teacher),
+            self.teacher_snapshots,
+            teachers,
+        )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    names = [w for w in words if "=" not in w and not w.startswith("-")]
-    if len(names) != 1 or "--help" in words:
-        print("Usage: python -m rlearly.experiments.study FILE [key=value ...]\n\nKeys")
-        for name, type_name, text, default, _ in describe(StudyConfig):
-            print(f"  {name:10} {type_name.replace(' | None', '?')}, {default}: {text}")
-        shipped = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
-        print(f"\nShipped studies, by name: {shipped}")
-        return 0 if "--help" in words else 2
-    try:
-        config = from_words(StudyConfig(), [w for w in words if "=" in w])
-        return run(Path(names[0]), config)
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
+def shipped() -> list[str]:
+    """The names of the studies in this package."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
-def run(path: Path, config: StudyConfig) -> int:
-    """Run what is missing, then read everything; 0 if all runs are done."""
-    study = Study.load(path)
-    out = Path(config.out or Path("studies") / path.stem).absolute()
-    teachers = Path(config.teachers).absolute() if config.teachers else out / "teachers"
-    earlier = aggregate.read_csv(Path(config.results)) if config.results else []
-    have = {(c.arm, c.env, c.seed) for c in earlier}
-    runs = [r for r in study.runs(teachers) if (r.arm, r.env, r.seed) not in have]
-    study.check()
-    if config.dry_run:
-        for command in commands(study, runs, out, teachers):
-            print(shlex.join(["python", "-m", *command]))
-        return 0
-    complete = True
-    if not config.only_read:
-        runner = Runner(out, teachers, config.workers)
-        for name in ("SIGINT", "SIGTERM"):
-            signal.signal(getattr(signal, name), runner.stop)
-        complete = runner.all(study, runs)
-        if runner.stopping:
-            print("stopped; the same command goes on.")
-            return 75
-    curves = [*earlier, *(c for r in runs if (c := aggregate.read_run(r.folder(out), r, study.metrics)))]
-    if not curves:
-        raise ConfigError(f"{out}: there is no finished run to read.")
-    missing = len(earlier) + len(runs) - len(curves)
-    aggregate.write(curves, out, study.title)
-    print(aggregate.table(curves))
-    if missing:
-        print(f"{missing} of {missing + len(curves)} runs are not done and not in here.")
-    print(f"{out / 'curves.csv'}, {out / 'table.csv'} and {out / 'curves.png'}")
-    return 0 if complete else 1
+PLASTICITY = [
+    "plasticity/fau_critic",
+    "plasticity/fau_actor",
+    "plasticity/dormant_ratio",
+    "plasticity/effective_rank_critic",
+    "train/replay_ratio",
+]
+"""What is read of a grid's runs beside their returns, as far as they have written it."""
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def grid(words: Sequence[str], seeds: Iterable[int]) -> Plan:
+    """Every combination of the words that list several values, on every seed.
+
+    An arm is named by the values that vary: `drm`, or `drm replay_ratio=2`.
+
+    Raises:
+        ConfigError: a word does not parse, an env is missing, or a word says the seed.
+    """
+    listed = dict(choices(word) for word in words)
+    for key, instead in (("seed", "seeds=10 or seeds=3,5"), ("run_dir", "sweep_dir=")):
+        if key in listed:
+            raise ConfigError(f"{key}: every run of a sweep has its own; write {instead}.")
+    if "env" not in listed:
+        raise ConfigError("env: expected one or several, as in env=dog_run,dog_walk.")
+    if "resume" in listed:
+        raise ConfigError("resume: the same sweep command again resumes its runs.")
+    agents = listed.pop("agent", ["drm"])
+    envs = listed.pop("env")
+    vary = [key for key, values in listed.items() if len(values) > 1]
+    planned = []
+    for seed in seeds:
+        for agent, env, *values in itertools.product(agents, envs, *listed.values()):
+            chosen = dict(zip(listed, values, strict=True))
+            arm = " ".join([agent, *(f"{key}={_unescaped(chosen[key])}" for key in vary)])
+            own = [f"{key}={value}" for key, value in chosen.items()]
+            of_run = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
+            planned.append(Run(arm, _unescaped(env), seed, _settled(of_run)))
+    title = f"{', '.join(agents)} on {', '.join(map(_unescaped, envs))}"
+    return Plan(title, planned, PLASTICITY)
+
+
+def _unescaped(value: str) -> str:
+    """Without the grammar's backslashes."""
+    return re.sub(r"\\(.)", r"\1", value)
+
+
+def _settled(words: Sequence[str]) -> list[str]:
+    """With a number of threads, which is the machine's otherwise, and the snapshot file's whole path:
+    a run need not start where the sweep did."""
+    words = [
+        as_word("snapshot", Path(word.partition("=")[2].strip("'\"")).absolute())
+        if word.startswith("snapshot=") and word not in ("snapshot=TEACHER", "snapshot=null")
+        else word
+        for word in words
+    ]
+    named = any(word.startswith("threads=") for word in words)
+    return [*words] if named else [*words, THREADS]

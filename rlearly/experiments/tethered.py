@@ -1,0 +1,28 @@
+"""`python -m rlearly.experiments.tethered MODULE WORD ...`: run a module for as long as whoever
+started it lives, on Linux: when that process dies, even by SIGKILL, this one gets SIGTERM, at which
+a run saves its checkpoint and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent = int(os.environ.pop("RLEARLY_PARENT", os.getppid()))
+    with contextlib.suppress(OSError, AttributeError):  # there is no prctl elsewhere
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before we asked
+        sys.exit(75)
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,460 @@
+"""`python -m rlearly.sweep agent=drm,drqv2 env=dog_run seeds=10`: many runs by one command."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlearly.config import ConfigError, describe, from_words, group, setting
+from rlearly.experiments.launch import RayConfig, SlurmConfig
+
+if TYPE_CHECKING:
+    from rlearly.experiments.attempt import Job
+    from rlearly.experiments.launch import Engine
+    from rlearly.experiments.study import Plan
+
+DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
+LAUNCHERS = ("local", "slurm", "ray")
+WATCH_SECONDS = 2.0
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
+       python -m rlearly.sweep study=NAME [key=value ...]
+       python -m rlearly.sweep status=SWEEP_DIR [watch=true]
+       python -m rlearly.sweep cancel=SWEEP_DIR
+
+Commas make a grid; every other word is one of `rlearly.train` and goes to all runs. The same
+command again goes on: what is done is skipped, what was stopped or failed is run again.
+"""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What is run, where, and how it is looked at."""
+
+    seeds: str | None = setting(None, "10 is 0 to 9; 3,5,8 are those; null: the study's own number")
+    study: str | None = setting(None, "a study file, or the name of a shipped one")
+    sweep_dir: str | None = setting(None, "null: sweeps/<what is run>")
+    launcher: str = setting("local", "local, slurm or ray", choices=LAUNCHERS)
+    workers: int | None = setting(
+        None, "local: runs at once; null: one a core, or one a GPU", at_least=1
+    )
+    teachers: str | None = setting(
+        None, "folder of ENV.h5 files for a study's teachers; null: they are trained first"
+    )
+    dry_run: bool = setting(False, "say what would be run and what it would take, and exit")
+    status: str | None = setting(None, "a sweep's directory: say where its runs stand")
+    watch: bool = setting(False, "with status=: keep saying")
+    cancel: str | None = setting(None, "a sweep's directory: save and stop its runs")
+    sync: str | None = setting(None, "a sweep's directory: send its offline wandb runs")
+    slurm: SlurmConfig = group(SlurmConfig, "launcher=slurm")
+    ray: RayConfig = group(RayConfig, "launcher=ray")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in words or "-h" in words or not words:
+        print(help_text())
+        return DONE if words else BAD_REQUEST
+    try:
+        config, rest = split(words)
+        for verb in (status, cancel, sync):
+            folder = getattr(config, verb.__name__)
+            if folder is not None:
+                if rest:
+                    raise ConfigError(f"{verb.__name__}: takes no {rest[0]!r} beside it.")
+                return verb(Path(folder), config)
+        return sweep(config, rest)
+    except ConfigError as error:
+        print(f"rlearly: {error}", file=sys.stderr)
+        return BAD_REQUEST
+
+
+def help_text() -> str:
+    from rlearly.experiments.study import shipped
+
+    lines = [USAGE, "Keys (type, default)"]
+    lines += list(_key_lines(SweepConfig, ""))
+    lines += ["", f"Shipped studies: {', '.join(shipped())}"]
+    return "\n".join(lines)
+
+
+def _key_lines(cls: Any, prefix: str) -> Iterator[str]:
+    for name, type_name, text, default, is_group in describe(cls):
+        if is_group:
+            yield from _key_lines(type(default), f"{name}.")
+        else:
+            shown = "null" if default is None else default
+            kind = type_name.replace(" | None", "?")
+            yield f"  {prefix + name:22} {kind}, {shown}: {text}"
+
+
+def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
+    """The sweep's own words as a config, and the runs' words.
+
+    Raises:
+        ConfigError: one of its own does not parse or has a wrong value.
+    """
+    own, rest = [], []
+    mine = {name for name, *_ in describe(SweepConfig)}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or word.startswith("-"):
+            raise ConfigError(f"Expected key=value, received {word!r} (--help lists the keys).")
+        if key == "seeds" and value != "null":
+            word = f"seeds='{value}'"
+        (own if key.split(".")[0] in mine else rest).append(word)
+    return from_words(SweepConfig(), own), rest
+
+
+def seeds_of(text: str) -> list[int]:
+    """`10` as 0 to 9, `3,5,8` and `[3,5]` as those.
+
+    Raises:
+        ConfigError: it is neither, or empty, or a seed is there twice.
+    """
+    numbers = text.strip("[]").split(",") if text.startswith("[") or "," in text else None
+    parts = [text] if numbers is None else [part.strip() for part in numbers if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"seeds: expected a number or a list like 3,5,8, received {text!r}.")
+    found = list(range(int(text))) if numbers is None else [int(part) for part in parts]
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(f"seeds: expected at least one, each once, received {text!r}.")
+    return found
+
+
+def plan_of(config: SweepConfig, words: Sequence[str]) -> tuple[Plan, Path]:
+    """What is to be run, and the directory of it.
+
+    Raises:
+        ConfigError: neither a study nor a grid is named, or it cannot be read.
+    """
+    from rlearly.experiments.study import Study, grid
+
+    seeds = None if config.seeds is None else seeds_of(config.seeds)
+    if config.study:
+        for word in words:
+            if word.split("=")[0] in ("env", "seed", "agent", "resume", "run_dir"):
+                raise ConfigError(
+                    f"{word}: a study has its own; write a study file of yours, or a grid without "
+                    "study=."
+                )
+        teachers = str(Path(config.teachers).absolute()) if config.teachers else None
+        plan = Study.load(Path(config.study)).plan(seeds=seeds, words=words, teachers=teachers)
+        label = Path(config.study).stem
+        folder = Path("sweeps") / (f"{label}-{_hash(words)}" if words else label)
+    else:
+        if seeds is None:
+            raise ConfigError("seeds: expected how many runs of each, as in seeds=5.")
+        if config.teachers:
+            raise ConfigError("teachers: only a study has them; a grid takes snapshot=FILE.")
+        plan = grid(words, seeds)
+        arms, envs = (
+            "+".join(dict.fromkeys(getattr(run, name) for run in plan.runs))
+            for name in ("arm", "env")
+        )
+        label = re.sub(r"[^\w.+=-]", "-", f"{arms}_{envs}")[:60]
+        folder = Path("sweeps") / f"{label}-{_hash(words)}"
+    return plan, Path(config.sweep_dir or folder).absolute()
+
+
+def _hash(words: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()[:6]
+
+
+def sweep(config: SweepConfig, words: Sequence[str]) -> int:
+    """Run what is missing of a plan.
+
+    Raises:
+        ConfigError: the request cannot be met; nothing was started.
+    """
+    from rlearly.experiments.launch import queue_of
+
+    plan, folder = plan_of(config, words)
+    plan = _grouped(plan, folder)
+    plan.check()
+    if config.dry_run:
+        return forecast(*joined(plan, folder), folder, config)
+    engine = make_engine(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_launcher(folder, config.launcher):
+            plan, jobs = joined(plan, folder)
+            if config.launcher != "slurm" and any(job.name in queue_of(folder) for job in jobs):
+                raise ConfigError(
+                    f"{folder} is with SLURM: look at it with status={folder}, or end it with "
+                    f"cancel={folder} first."
+                )
+            plan.save(folder)
+            return launch(folder, jobs, engine, config)
+    except OSError as error:
+        raise ConfigError(
+            f"sweep_dir: {folder} cannot be written ({error.strerror}); name another."
+        ) from None
+
+
+def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:
+    """The plan with what the folder's own has beside it, and the jobs that were asked for.
+
+    Raises:
+        ConfigError: the two contradict each other.
+    """
+    from rlearly.experiments.attempt import jobs_of
+    from rlearly.experiments.study import PLAN, Plan
+
+    asked = {run.name for run in plan.runs}
+    if (folder / PLAN).exists():
+        plan = plan.joined(Plan.load(folder), folder)
+    jobs = jobs_of(plan, folder)
+    needed = {job.needs for job in jobs if job.name in asked}
+    return plan, [job for job in jobs if job.name in asked or job.name in needed]
+
+
+def _grouped(plan: Plan, folder: Path) -> Plan:
+    """With the sweep's name as the wandb group of its runs, if they are tracked there."""
+    from dataclasses import replace
+
+    runs = []
+    for run in plan.runs:
+        keys = dict(word.split("=", 1) for word in run.words)
+        tracked = keys.get("wandb.mode", "disabled") != "disabled"
+        add = [f"wandb.group='{folder.name}'"] if tracked and "wandb.group" not in keys else []
+        runs.append(replace(run, words=[*run.words, *add]))
+    return replace(plan, runs=runs)
+
+
+def make_engine(config: SweepConfig) -> Engine:
+    """Raises:
+    ConfigError: what it needs is not installed here.
+    """
+    from rlearly.experiments import launch as engines
+
+    if config.launcher == "slurm":
+        return engines.Slurm(config.slurm)
+    if config.launcher == "ray":
+        return engines.Ray(config.ray)
+    return engines.Local(local_workers(config), engines.usable_gpus())
+
+
+def local_workers(config: SweepConfig) -> int:
+    """Runs at once on this machine: one a GPU, or else one a core."""
+    from rlearly.experiments.launch import usable_gpus
+    from rlearly.machine import usable_cores
+
+    return config.workers or len(usable_gpus()) or usable_cores()
+
+
+def forecast(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
+    """Print every command that is still to be run, and what all of it will take."""
+    from rlearly.compose import forecast_replay_bytes, forecast_seconds
+    from rlearly.display import duration
+    from rlearly.experiments.attempt import commands
+    from rlearly.machine import choose_device, gigabytes, settle
+
+    settle(1)
+    left = [job for job in jobs if not job.finished(folder)]
+    seconds, most_bytes = 0.0, []
+    costs = {}
+    for run, settings in plan.configs():
+        device = choose_device(settings.device)
+        costs[run.arm, run.env] = (
+            forecast_seconds(settings, device),
+            forecast_replay_bytes(settings),
+        )
+    for job in left:
+        for command in commands(plan, folder, job.name):
+            print(shlex.join(["python", "-m", *command]))
+        if job.name.startswith("runs/"):
+            run = plan.run(job.name)
+            run_seconds, replay_bytes = costs[run.arm, run.env]
+            seconds += run_seconds
+            most_bytes.append(replay_bytes)
+    at_once = len(left)
+    if config.launcher == "local":
+        at_once = min(local_workers(config), len(left))
+    together = sum(sorted(most_bytes)[-at_once:]) if at_once else 0
+    print(
+        f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.\n"
+        f"Timed here, beside whatever else this machine is doing, they take {duration(seconds)} of "
+        f"run time in all and {duration(seconds / max(1, at_once))} with {at_once} at once, whose "
+        f"replays fill up to {gigabytes(together)}; teachers are not counted."
+    )
+    return DONE
+
+
+@contextlib.contextmanager
+def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
+    """One process at a time launches a sweep; who it is stands in launcher.json.
+
+    Raises:
+        ConfigError: another one does.
+    """
+    with (folder / "launcher.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{folder} is being launched by another process; look at it with status={folder}, "
+                f"or end it with cancel={folder}."
+            ) from None
+        file = folder / "launcher.json"
+        file.write_text(
+            json.dumps({"launcher": launcher, "pid": os.getpid(), "host": socket.gethostname()})
+        )
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def launch(folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfig) -> int:
+    """Start what is not done, and look after it as far as the engine wants that."""
+    from rlearly.experiments.status import failures, statuses, totals
+
+    left = [job for job in jobs if not job.finished(folder)]
+    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are done already; {folder}")
+    stopped = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        engine.stop()
+
+    before = {name: signal.signal(name, stop) for name in STOPS}
+    try:
+        if left:
+            with screen(folder, jobs, live=config.launcher != "slurm") as say:
+                engine.launch(folder, left, say)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+    if config.launcher == "slurm" and left:
+        print(f"SLURM has them now; look with: python -m rlearly.sweep status={folder}")
+        return DONE
+    found = statuses(folder, jobs)
+    for line in failures(found):
+        print(line)
+    print(totals(found))
+    if stopped:
+        print("stopped; the same command goes on.")
+        return STOPPED
+    print(f"read it with: python -m rlearly.report {shlex.quote(f'sweep={folder}')}")
+    return DONE if all(status.state == "done" for status in found) else FAILED
+
+
+@contextlib.contextmanager
+def screen(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Any]:
+    """Where an engine's lines go: above a table that is kept up to date, on a terminal."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from rlearly.experiments.status import statuses
+
+    console = Console()
+    if not (live and console.is_terminal):
+        yield lambda text: print(f"{text}\n", end="", flush=True)  # one write: threads share it
+        return
+
+    def view() -> Any:
+        return look(statuses(folder, jobs), console)
+
+    with Live(get_renderable=view, console=console, refresh_per_second=1 / WATCH_SECONDS):
+        yield lambda text: console.print(text, markup=False)
+
+
+def look(found: Sequence[Any], console: Any) -> Any:
+    """The table that fits the terminal, with the totals below."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from rlearly.experiments.status import table, totals
+
+    most = max(5, console.height - 6) if console.is_terminal else None
+    return Group(table(found, most), Text(totals(found)))
+
+
+def status(folder: Path, config: SweepConfig) -> int:
+    """Say where a sweep's runs stand; exit status 1 if some failed."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from rlearly.experiments.attempt import in_use, jobs_of
+    from rlearly.experiments.launch import queue_of
+    from rlearly.experiments.status import failures, statuses
+    from rlearly.experiments.study import Plan
+
+    folder = folder.absolute()
+    jobs = jobs_of(Plan.load(folder), folder)
+    lock = folder / "launcher.lock"
+    console = Console()
+
+    def read() -> list[Any]:
+        return statuses(folder, jobs, queue_of(folder))
+
+    found = read()
+    if config.watch:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Live(look(found, console), console=console, auto_refresh=False) as live,
+        ):
+            while any(s.state in ("running", "queued") for s in found) or in_use(lock):
+                time.sleep(WATCH_SECONDS)
+                with contextlib.suppress(ConfigError):  # SLURM's, now and then, is passing
+                    found = read()
+                live.update(look(found, console), refresh=True)
+    else:
+        console.print(look(found, console))
+    for line in failures(found):
+        console.print(line, markup=False, highlight=False)
+    return FAILED if any(s.state in ("failed", "skipped") for s in found) else DONE
+
+
+def cancel(folder: Path, config: SweepConfig) -> int:
+    """Ask the engine of a sweep to end its runs; each saves a checkpoint."""
+    from rlearly.experiments.attempt import in_use
+    from rlearly.experiments.launch import cancel_slurm
+    from rlearly.experiments.study import Plan
+
+    folder = folder.absolute()
+    Plan.load(folder)
+    ended = [f"{count} SLURM jobs" for count in [cancel_slurm(folder)] if count]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        who = json.loads((folder / "launcher.json").read_text())
+        if in_use(folder / "launcher.lock"):  # else it is gone, and its number may be another's
+            if who["host"] != socket.gethostname():
+                raise ConfigError(
+                    f"{folder} was launched on {who['host']} by process {who['pid']}: cancel it "
+                    "there."
+                )
+            os.kill(who["pid"], signal.SIGTERM)
+            ended.append(f"the {who['launcher']} launcher, process {who['pid']}")
+    print(f"asked to save and stop: {', '.join(ended)}" if ended else "nothing is running.")
+    return DONE
+
+
+def sync(folder: Path, config: SweepConfig) -> int:
+    """Send what runs have written for wandb without a network."""
+    from rlearly.experiments.study import Plan
+
+    Plan.load(folder.absolute())
+    found = sorted(folder.glob("runs/*/*/*/wandb/offline-run-*"))
+    if not found:
+        raise ConfigError(f"{folder} has no offline wandb runs: wandb.mode=offline makes them.")
+    done = subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, found)])
+    return DONE if done.returncode == 0 else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

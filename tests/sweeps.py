@@ -1,0 +1,45 @@
+"""Sweep directories without any training: what a sweep would have written, made up."""
+
+import json
+import time
+
+import numpy as np
+
+from rlearly.experiments.attempt import Record
+from rlearly.experiments.study import Plan, Run
+
+FAU = "plasticity/fau_critic"
+
+
+def write_run(folder, env, returns, every_frames=1000, done=True, family="gym"):
+    """A run's directory with an evaluation for each return."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"env: {{name: {json.dumps(env)}, family: {family}}}\n")
+    rows = []
+    for at, value in enumerate(returns, start=1):
+        frames = at * every_frames
+        rows.append({"frames": frames, "steps": frames, "eval/episode_return": float(value)})
+        rows.append({"frames": frames, "steps": frames, FAU: 0.5 + 0.01 * at})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if done:
+        (folder / "done.json").write_text("{}")
+
+
+def record(sweep, run, state, seconds):
+    Record(state, "local", "elsewhere", 1, 1, time.time(), seconds).save(sweep, run.name)
+
+
+def make_sweep(sweep, arms, envs, seeds, points=20, **plan):
+    """A finished sweep: arm i ends the higher the greater i is, up to 1000 on `dog_*`."""
+    runs = [Run(arm, env, seed, []) for seed in range(seeds) for arm in arms for env in envs]
+    Plan("Many arms", runs, [FAU], **plan).save(sweep)
+    random = np.random.default_rng(0)
+    for run in runs:
+        level = (0.2 + 0.7 * arms.index(run.arm) / max(1, len(arms) - 1)) * 1000
+        curve = level * (1 - np.exp(-np.linspace(0, 5, points))) + random.normal(0, 25, points)
+        curve = np.clip(curve * random.normal(1, 0.06), 0, 1000)
+        control = run.env.startswith("dog_")
+        shown = curve if control else 3 * curve - 1500
+        write_run(sweep / run.name, run.env, shown, family="control" if control else "gym")
+        record(sweep, run, "done", 600 + 100 * random.random())
+    return sweep
