@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -107,14 +108,25 @@ class Slurm:
         self._run("/usr/sbin/slurmd", "-f", self.config, "-N", node)
 
     def kill_node(self, node):
-        """SIGKILL its daemon and the steps that it looks after, as a lost machine would."""
-        os.kill(self._pid(f"slurmd.{node}"), 9)
+        """SIGKILL its daemon and all that it has started, as a lost machine would: none of them may
+        tell the controller about the others' end, so all are halted first."""
+        jobs = self.ask("squeue", "-h", "-t", "R", "-w", node, "-o", "%A").split()
+        doomed = [self._pid(f"slurmd.{node}")]
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = (process / "environ").read_bytes().split(b"\0")
+                title = (process / "cmdline").read_bytes().decode(errors="replace")
                 mine = f"SLURM_CONF={self.config}".encode() in environment
-                if mine and f"SLURMD_NODENAME={node}".encode() in environment:
-                    os.kill(int(process.name), 9)
+                if any(
+                    title.startswith(f"slurmstepd: [{job}.")
+                    or (mine and f"SLURM_JOB_ID={job}".encode() in environment)
+                    for job in jobs
+                ):
+                    doomed.append(int(process.name))
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in doomed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def nodes(self):
         lines = self.ask("sinfo", "-h", "-N", "-o", "%N %T").split("\n")
