@@ -81,7 +81,8 @@ def surroundings():
     """Nodes start from here: they find the package, and use one thread."""
     before = dict(os.environ)
     os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Ray's heads want a token by default, which would have to be handed to the second node
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "RAY_AUTH_MODE": "disabled"}
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -220,15 +221,17 @@ class RayNode:
 @pytest.fixture
 def two_rays(tmp_path):
     pytest.importorskip("ray")
-    head = RayNode(tmp_path, "--head", "--port=26379", "--include-dashboard=false")
-    until(head.raylet, 60, "the head")
-    time.sleep(5)
-    second = RayNode(tmp_path, "--address=127.0.0.1:26379")
-    until(second.raylet, 60, "the second node")
-    yield "127.0.0.1:26379", second
-    for node in (second, head):
-        if node.process.poll() is None:
-            node.stop()
+    nodes = [RayNode(tmp_path, "--head", "--port=26379", "--include-dashboard=false")]
+    try:
+        until(nodes[0].raylet, 60, "the head")
+        time.sleep(5)
+        nodes.append(RayNode(tmp_path, "--address=127.0.0.1:26379"))
+        until(nodes[1].raylet, 60, "the second node")
+        yield "127.0.0.1:26379", nodes[1]
+    finally:
+        for node in reversed(nodes):
+            if node.process.poll() is None:
+                node.stop()
 
 
 def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path):
