@@ -40,13 +40,13 @@ def train_help(words: list[str]) -> str:
         *_table(INTERVENTIONS.items()),
         "",
         "Keys (type, default)",
-        *_keys(RunConfig, ""),
-        *_keys(EnvConfig, "env."),
+        *key_lines(RunConfig, ""),
+        *key_lines(EnvConfig, "env."),
     ]
     if agent is not None:
         module = agent_module(agent)
         takes = ", ".join(name for name in INTERVENTIONS if name not in module.REFUSES)
-        lines += ["", f"Keys of {agent}", *_keys(module.Config, "agent.")]
+        lines += ["", f"Keys of {agent}", *key_lines(module.Config, "agent.")]
         lines += ["", f"Networks of {agent}: {', '.join(module.NETWORKS)}. It can take {takes}."]
         if module.RUN_DEFAULTS:
             lines.append(f"A run with {agent} begins with {' '.join(module.RUN_DEFAULTS)}.")
@@ -67,10 +67,11 @@ def _table(rows: Any) -> Iterator[str]:
         yield f"  {name:{width}}  {text}"
 
 
-def _keys(cls: Any, prefix: str) -> Iterator[str]:
+def key_lines(cls: Any, prefix: str) -> Iterator[str]:
+    """A line for each key of a config dataclass, groups and all."""
     for name, type_name, text, default, is_group in describe(cls):
         if is_group:
-            yield from _keys(type(default), f"{prefix}{name}.")
+            yield from key_lines(type(default), f"{prefix}{name}.")
         elif prefix + name not in NOT_SET_BY_KEY:
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):

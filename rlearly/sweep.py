@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,21 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def help_text() -> str:
     from rlearly.experiments.study import shipped
+    from rlearly.help import key_lines
 
-    lines = [USAGE, "Keys (type, default)"]
-    lines += list(_key_lines(SweepConfig, ""))
+    lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, "")]
     lines += ["", f"Shipped studies: {', '.join(shipped())}"]
     return "\n".join(lines)
-
-
-def _key_lines(cls: Any, prefix: str) -> Iterator[str]:
-    for name, type_name, text, default, is_group in describe(cls):
-        if is_group:
-            yield from _key_lines(type(default), f"{name}.")
-        else:
-            shown = "null" if default is None else default
-            kind = type_name.replace(" | None", "?")
-            yield f"  {prefix + name:22} {kind}, {shown}: {text}"
 
 
 def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
@@ -193,7 +183,8 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with only_launcher(folder, config.launcher):
             plan, jobs = joined(plan, folder)
-            if config.launcher != "slurm" and any(job.name in queue_of(folder) for job in jobs):
+            with_slurm = queue_of(folder) if config.launcher != "slurm" else {}
+            if any(job.name in with_slurm for job in jobs):
                 raise ConfigError(
                     f"{folder} is with SLURM: look at it with status={folder}, or end it with "
                     f"cancel={folder} first."
@@ -225,8 +216,6 @@ def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:
 
 def _grouped(plan: Plan, folder: Path) -> Plan:
     """With the sweep's name as the wandb group of its runs, if they are tracked there."""
-    from dataclasses import replace
-
     runs = []
     for run in plan.runs:
         keys = dict(word.split("=", 1) for word in run.words)
@@ -246,15 +235,15 @@ def make_engine(config: SweepConfig) -> Engine:
         return engines.Slurm(config.slurm)
     if config.launcher == "ray":
         return engines.Ray(config.ray)
-    return engines.Local(local_workers(config), engines.usable_gpus())
+    gpus = engines.usable_gpus()
+    return engines.Local(local_workers(config, gpus), gpus)
 
 
-def local_workers(config: SweepConfig) -> int:
+def local_workers(config: SweepConfig, gpus: Sequence[str]) -> int:
     """Runs at once on this machine: one a GPU, or else one a core."""
-    from rlearly.experiments.launch import usable_gpus
     from rlearly.machine import usable_cores
 
-    return config.workers or len(usable_gpus()) or usable_cores()
+    return config.workers or len(gpus) or usable_cores()
 
 
 def forecast(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
@@ -262,6 +251,7 @@ def forecast(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig)
     from rlearly.compose import forecast_replay_bytes, forecast_seconds
     from rlearly.display import duration
     from rlearly.experiments.attempt import commands
+    from rlearly.experiments.launch import usable_gpus
     from rlearly.machine import choose_device, gigabytes, settle
 
     settle(1)
@@ -284,7 +274,7 @@ def forecast(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig)
             most_bytes.append(replay_bytes)
     at_once = len(left)
     if config.launcher == "local":
-        at_once = min(local_workers(config), len(left))
+        at_once = min(local_workers(config, usable_gpus()), len(left))
     together = sum(sorted(most_bytes)[-at_once:]) if at_once else 0
     print(
         f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.\n"

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from saved import equal
 
 from rlearly import checkpoint
 from rlearly.checkpoint import DamagedCheckpoint
@@ -16,16 +17,6 @@ STATE = {
     "agent": {"w": torch.arange(3.0), "list": [1, 2.5, None, "text", True], "betas": (0.9, 0.999)},
     "rng": np.random.default_rng(0).bit_generator.state,
 }
-
-
-def equal(one, two):
-    if isinstance(one, dict):
-        return set(one) == set(two) and all(equal(one[k], two[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return type(one) is type(two) and len(one) == len(two) and all(map(equal, one, two))
-    if isinstance(one, np.ndarray):
-        return one.dtype == two.dtype and np.array_equal(one, two)
-    return torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 import slurm_here
-import torch
+from saved import agent_state, equal
 from slurm_here import until
 
-from rlearly import checkpoint, sweep
+from rlearly import sweep
 from rlearly.experiments.attempt import Record, jobs_of, log_of
 from rlearly.experiments.launch import queue_of
 from rlearly.experiments.status import statuses
@@ -38,21 +38,6 @@ PATIENCE = 400
 
 def name(seed):
     return f"runs/td3/Pendulum-v1/{seed}"
-
-
-def weights(folder):
-    _, state = checkpoint.load_newest(folder / "checkpoints")
-    return state["agent"]
-
-
-def equal(one, two):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(equal(one[k], two[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(map(equal, one, two))
-    return bool(one == two)
 
 
 def states(out):
@@ -129,7 +114,7 @@ def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_pat
     assert "submitted 2 jobs as" in capsys.readouterr().out
     until(lambda: all_done(tmp_path), PATIENCE, "all done")
     for seed in range(SEEDS):
-        assert equal(weights(tmp_path / name(seed)), weights(reference / name(seed)))
+        assert equal(agent_state(tmp_path / name(seed)), agent_state(reference / name(seed)))
 
 
 def launch_numbers(out):
@@ -165,7 +150,7 @@ def test_higher_partition_preempts_and_the_run_goes_on(slurm, reference, tmp_pat
     until(lambda: all_done(low, 2), PATIENCE, "the others")
     assert sorted(Record.load(low, name(seed)).tries for seed in range(2)) == [1, 2]
     for seed in range(2):
-        assert equal(weights(low / name(seed)), weights(reference / name(seed)))
+        assert equal(agent_state(low / name(seed)), agent_state(reference / name(seed)))
 
 
 def test_lost_node_gives_its_run_to_another(slurm, reference, tmp_path):
@@ -177,7 +162,7 @@ def test_lost_node_gives_its_run_to_another(slurm, reference, tmp_path):
     slurm.start_node("n2")
     assert sorted(Record.load(tmp_path, name(seed)).tries for seed in range(2)) == [1, 2]
     for seed in range(2):
-        assert equal(weights(tmp_path / name(seed)), weights(reference / name(seed)))
+        assert equal(agent_state(tmp_path / name(seed)), agent_state(reference / name(seed)))
 
 
 def test_refusals_of_slurm_are_passed_on(slurm, tmp_path, capsys):
@@ -248,7 +233,7 @@ def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path
     tries = [Record.load(out, name(seed)).tries for seed in range(SEEDS)]
     assert sorted(tries) == [1, 1, 2, 2]
     for seed in range(SEEDS):
-        assert equal(weights(out / name(seed)), weights(reference / name(seed)))
+        assert equal(agent_state(out / name(seed)), agent_state(reference / name(seed)))
 
 
 def test_ray_of_its_own_and_a_stop(reference, tmp_path):
@@ -263,7 +248,7 @@ def test_ray_of_its_own_and_a_stop(reference, tmp_path):
     assert states(tmp_path) == ["saved"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
-    assert equal(weights(tmp_path / name(0)), weights(reference / name(0)))
+    assert equal(agent_state(tmp_path / name(0)), agent_state(reference / name(0)))
 
 
 def test_ray_that_does_not_answer_gets_one_sentence(tmp_path, capsys):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
+from saved import agent_state, equal
 
-from rlearly import checkpoint, sweep
+from rlearly import sweep
 from rlearly.config import ConfigError, choices
 from rlearly.experiments import launch
 from rlearly.experiments.attempt import Attempt, Job, Record, jobs_of, log_of
@@ -52,21 +52,6 @@ metrics: [loss/critic]
 def one_thread(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def weights(folder):
-    _, state = checkpoint.load_newest(folder / "checkpoints")
-    return state["agent"]
-
-
-def equal(one, two):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(equal(one[k], two[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(map(equal, one, two))
-    return bool(one == two)
 
 
 # --- plans ---
@@ -326,16 +311,16 @@ def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
     assert sweep.main(words) == 0, "what is done stays done"
 
 
-def test_jobs_wait_for_what_they_need(tmp_path):
-    queue = launch._Queue(tmp_path, [Job("t", "t"), Job("a", "a", "t"), Job("b", "b")])
+def test_jobs_wait_for_what_they_need():
+    queue = launch._Queue([Job("t", "t"), Job("a", "a", "t"), Job("b", "b")])
     first, second = queue.take(), queue.take()
     assert (first.name, second.name) == ("t", "b"), "a waits for t, and b does not wait for a"
     assert queue.end(first, 0) == []
     assert queue.take().name == "a" and queue.take() is None
-    queue = launch._Queue(tmp_path, [Job("t", "t"), Job("a", "a", "t")])
+    queue = launch._Queue([Job("t", "t"), Job("a", "a", "t")])
     assert [job.name for job in queue.end(queue.take(), 1)] == ["a"]
     assert queue.take() is None
-    queue = launch._Queue(tmp_path, [Job("a", "a", "done before")])
+    queue = launch._Queue([Job("a", "a", "done before")])
     assert queue.take().name == "a"
 
 
@@ -431,7 +416,7 @@ def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path,
     assert "resumed at" in log_of(out, jobs[1].name).read_text()
     grid([*LONG, "train_frames=2000"], [1]).save(straight)
     assert Attempt(straight, jobs[1].name, "test").run() == 0
-    assert equal(weights(second), weights(straight / jobs[1].name))
+    assert equal(agent_state(second), agent_state(straight / jobs[1].name))
 
 
 def test_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):

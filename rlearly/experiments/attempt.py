@@ -71,7 +71,7 @@ class Record:
     """What is known of a job beside what its directory holds."""
 
     state: str
-    """running, done, saved, failed or skipped."""
+    """running, done, saved or failed."""
     engine: str
     host: str
     pid: int

@@ -84,7 +84,7 @@ class Local:
         self._running: set[Attempt] = set()
 
     def launch(self, sweep: Path, jobs: Sequence[Job], say: Say) -> None:
-        queue = _Queue(sweep, jobs)
+        queue = _Queue(jobs)
         threads = [
             Thread(target=self._work, args=(sweep, queue, slot, say), daemon=True)
             for slot in range(min(self.workers, len(jobs)))
@@ -126,8 +126,7 @@ def ending(sweep: Path, job: Job, status: int) -> str:
 class _Queue:
     """Jobs in order, each held back until the one that it needs is done."""
 
-    def __init__(self, sweep: Path, jobs: Sequence[Job]):
-        self.sweep = sweep
+    def __init__(self, jobs: Sequence[Job]):
         self.left = list(jobs)
         self.open = {job.name for job in jobs}
         self._changed = Condition()

@@ -121,9 +121,10 @@ class Plan:
             ConfigError: one of them does not compose, or there is no teacher and one is wanted.
         """
         for run in self.first_seeds():
-            file = Path(self.teachers or "") / f"{_plain(run.env)}.h5"
-            if run.needs_teacher and self.teachers and not file.is_file():
-                raise ConfigError(f"teachers: expected {file}, which is not there.")
+            if run.needs_teacher and self.teachers:
+                file = self.snapshots(Path(), run.env)
+                if not file.is_file():
+                    raise ConfigError(f"teachers: expected {file}, which is not there.")
         if self.taught() and not self.teacher:
             raise ConfigError("teacher: expected its words, since arms start from TEACHER.")
         for env in self.taught():
