@@ -2,6 +2,7 @@
 dying in the middle. Minutes: `pytest -m cluster`, as root, with Debian's slurmctld, slurmd,
 slurm-client and munge installed and the packages submitit and ray."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import slurm_here
+import torch
 from saved import agent_state, equal
 from slurm_here import until
 
@@ -121,6 +123,67 @@ def launch_numbers(out):
     from rlearly.experiments.launch import _submitted
 
     return _submitted(out)
+
+
+STUDY = """
+title: three engines
+envs: [Pendulum-v1, MountainCarContinuous-v0]
+seeds: 2
+common: [agent=td3, train_frames=3000, eval_every_frames=1500, eval_episodes=1,
+         agent.hidden_dim=8, agent.learning_starts_steps=20, checkpoint_every_frames=1000]
+teacher: [agent=td3, seed=1000, train_frames=2000, eval_every_frames=1000, eval_episodes=1,
+          agent.hidden_dim=8, agent.learning_starts_steps=20]
+teacher_snapshots: [episodes=2, every_steps=20]
+arms:
+  plain: []
+  S3RL: [snapshot=TEACHER, snapshot_phase.clusters=2, snapshot_phase.until_steps=1000]
+"""
+
+
+def test_one_study_ends_in_the_same_weights_on_three_engines(slurm, tmp_path, capsys):
+    """Two envs, two arms, two seeds, and the teachers that one arm waits for on each engine."""
+    pytest.importorskip("ray")
+    (tmp_path / "engines.yaml").write_text(STUDY)
+    ends = {}
+    for engine in ("local", "slurm", "ray"):
+        out = tmp_path / engine
+        words = [f"study={tmp_path / 'engines.yaml'}", f"sweep_dir={out}", f"launcher={engine}"]
+        assert sweep.main(words) == 0
+        until(lambda out=out: set(states(out)) == {"done"}, PATIENCE, f"{engine} to end")
+        plan = Plan.load(out)
+        assert {Record.load(out, run.name).engine for run in plan.runs} == {engine}
+        ends[engine] = {run.name: agent_state(out / run.name) for run in plan.runs}
+        assert len(ends[engine]) == 8
+        if engine == "slurm":
+            assert "jobs as" in capsys.readouterr().out
+    for run in ends["local"]:
+        prints = [weights_print(ends[engine][run]) for engine in ends]
+        print(run, *prints)
+        assert equal(ends["local"][run], ends["slurm"][run])
+        assert equal(ends["local"][run], ends["ray"][run])
+        assert len(set(prints)) == 1
+    assert len({weights_print(state) for state in ends["local"].values()}) == 8
+
+
+def weights_print(state):
+    """A short name for what a run has learnt."""
+    digest = hashlib.sha256()
+
+    def add(part):
+        if isinstance(part, dict):
+            for key in sorted(part, key=str):
+                digest.update(str(key).encode())
+                add(part[key])
+        elif isinstance(part, list | tuple):
+            for one in part:
+                add(one)
+        elif isinstance(part, torch.Tensor):
+            digest.update(part.numpy().tobytes())
+        else:
+            digest.update(str(part).encode())
+
+    add(state)
+    return digest.hexdigest()[:12]
 
 
 def test_warning_before_the_time_limit_saves_and_requeues(slurm, tmp_path):

@@ -1,0 +1,94 @@
+"""Online tracking and its sending later, against a server of this machine. A minute:
+`pytest -m cluster tests/test_wandb.py`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from slurm_here import until
+from wandb_here import WandbServer
+
+pytestmark = pytest.mark.cluster
+
+WORDS = [
+    "agent=td3",
+    "env=Pendulum-v1",
+    "train_frames=4000",
+    "eval_every_frames=2000",
+    "eval_episodes=1",
+    "log_every_frames=400",
+    "plasticity.every_steps=0",
+    "agent.hidden_dim=8",
+    "agent.learning_starts_steps=20",
+]
+
+
+@pytest.fixture
+def server():
+    running = WandbServer()
+    yield running
+    running.stop()
+
+
+def command(*words, server=None):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment |= server.environment if server else {}
+    return subprocess.Popen([sys.executable, "-m", "rlearly.sweep", *words], env=environment)
+
+
+def run_dirs(out):
+    return sorted((out / "runs" / "td3" / "Pendulum-v1").iterdir())
+
+
+def made(out):
+    return [file.parent for file in out.glob("runs/*/*/*/metrics.jsonl")]
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_sent(server, out, seeds):
+    """The server has every run under its own id in the sweep's group, each row once."""
+    assert len(server.runs) == len(run_dirs(out)) == seeds
+    for folder in run_dirs(out):
+        run = server.runs[(folder / "wandb_id").read_text()]
+        assert run["groupName"] == out.name
+        sent = [
+            {key: value for key, value in row.items() if not key.startswith("_")}
+            for row in run["rows"]
+            if "eval/video" not in row
+        ]
+        assert sent == rows_of(folder)
+
+
+def test_online_sweep_is_a_group_and_resumes_under_its_ids(server, tmp_path):
+    out = tmp_path / "my sweep"
+    words = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=online"]
+    first = command(*words, server=server)
+    until(lambda: any(len(run["rows"]) >= 2 for run in server.runs.values()), 120, "some rows")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(120) == 75
+    before = set(server.runs)
+    assert before and not list(out.rglob("done.json"))
+    assert command(*words, server=server).wait(240) == 0
+    assert before <= set(server.runs)
+    assert_sent(server, out, seeds=2)
+
+
+def test_offline_sweep_is_sent_later_by_one_command(server, tmp_path):
+    """A stopped run has written two pieces; sending twice sends nothing twice."""
+    out = tmp_path / "offline"
+    words = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=offline"]
+    first = command(*words)
+    until(lambda: any(rows_of(folder) for folder in made(out)), 120, "some rows")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(120) == 75
+    assert command(*words).wait(240) == 0
+    assert not server.runs
+    for _ in range(2):
+        assert command(f"sync={out}", server=server).wait(120) == 0
+        assert_sent(server, out, seeds=2)
