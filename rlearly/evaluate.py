@@ -118,7 +118,7 @@ def load_checkpoint(
     folder: Path, frames: int | None, checkpoint: Any
 ) -> tuple[int, dict[str, Any]]:
     if frames is None:
-        return checkpoint.load_newest(folder)
+        return checkpoint.load_newest(folder, tapes=False)
     path = folder / f"{frames:012d}"
     if not path.is_dir():
         kept = ", ".join(str(int(p.name)) for p in checkpoint.found(folder)) or "none"
@@ -126,7 +126,7 @@ def load_checkpoint(
             f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}."
         )
     try:
-        return frames, checkpoint.load(path)
+        return frames, checkpoint.load(path, tapes=False)
     except checkpoint.DamagedCheckpoint as error:
         raise ConfigError(str(error)) from None
 

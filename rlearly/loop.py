@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from rlearly import checkpoint
+from rlearly.checkpoint import Checkpoints
 from rlearly.metrics import Means
 from rlearly.seeding import Seeds, episode_seed
 from rlearly.sinks import Sinks
@@ -136,6 +136,7 @@ class Loop:
         self.watcher = watcher
         self.seeds = seeds
         self.folder = folder
+        self.checkpoints = Checkpoints(folder / "checkpoints", plan.keep_checkpoints)
         self.stop_requested = stop_requested
 
         self.steps = 0
@@ -384,12 +385,17 @@ class Loop:
     def save(self) -> Path:
         """Write a checkpoint of everything."""
         self._tick(time.monotonic())
-        return checkpoint.save(
-            self.folder / "checkpoints",
-            self.at.frames,
-            self.state_dict(),
-            self.plan.keep_checkpoints,
-        )
+        return self.checkpoints.save(self.at.frames, self.state_dict())
+
+    def resume(self) -> int:
+        """Go on from the newest whole checkpoint; the frames that it is of.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        frames, state = self.checkpoints.load_newest()
+        self.load_state_dict(state)
+        return frames
 
     def state_dict(self) -> dict[str, Any]:
         envs: list[Any] = self.envs

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
+from rlearly.tape import Piece, Tape
 from rlearly.types import Batch
 
 
@@ -222,29 +223,48 @@ class Replay:
         return tensor
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything; the arrays are views of the filled part of the ring, not copies."""
-        stored = min(self.added, self.capacity)
+        """Everything. The slots are a tape, but for the newest one: the next step completes it."""
+        newest = self._rows(self.added - 1, self.added)
         return {
             "layout": [list(self.layout.frame_shape), self.layout.frame_dtype],
             "capacity": self.capacity,
             "added": self.added,
             "age": self._age,
             "generator": self.generator.bit_generator.state,
-            "arrays": {name: getattr(self, name)[:stored] for name in ARRAYS},
+            "slots": Tape(max(0, self.added - self.capacity), max(0, self.added - 1), self._rows),
+            "newest": [{name: array.copy() for name, array in rows.items()} for _, rows in newest],
+            "ready": np.packbits(self.ready),
         }
+
+    def _rows(self, first: int, end: int) -> Iterator[Piece]:
+        """Slots by their numbers since the beginning, as views of the ring."""
+        at = max(first, 0)
+        while at < end:
+            start = at % self.capacity
+            stop = min(start + end - at, self.capacity)
+            yield at, {name: getattr(self, name)[start:stop] for name in ROWS}
+            at += stop - start
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         mine = (self.capacity, [list(self.layout.frame_shape), self.layout.frame_dtype])
         theirs = (state["capacity"], state["layout"])
         if mine != theirs:
             raise ValueError(f"expected a replay of {mine}, received one of {theirs}")
-        for name in ARRAYS:
-            stored = state["arrays"][name]
-            getattr(self, name)[: len(stored)] = stored
+        for first, rows in state["slots"].pieces():
+            self._put(first, rows)
+        for rows in state["newest"]:
+            self._put(state["added"] - 1, rows)
+        self.ready[:] = np.unpackbits(state["ready"], count=self.capacity)
         self.ready_count = int(self.ready.sum())
         self.added = state["added"]
         self._age = state["age"]
         self.generator.bit_generator.state = state["generator"]
+
+    def _put(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
+        count = len(rows[ROWS[0]])
+        for at, places in self._rows(first, first + count):
+            for name, place in places.items():
+                place[:] = rows[name][at - first : at - first + len(place)]
 
 
 class Replays:
@@ -311,7 +331,8 @@ class Replays:
             ring.load_state_dict(saved)
 
 
-ARRAYS = ("frames", "actions", "rewards", "ages", "flags", "ready")
+ROWS = ("frames", "actions", "rewards", "ages", "flags")
+"""What a slot holds that never changes once the next slot is begun."""
 
 
 def _reserve(shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -197,7 +197,7 @@ def prepare(
     Raises:
         ConfigError: something that the run will need is missing; nothing was trained yet.
     """
-    from rlearly import checkpoint, compose
+    from rlearly import compose
     from rlearly.sinks import TensorBoard
 
     events = TensorBoard(folder / "events")
@@ -212,9 +212,7 @@ def prepare(
     try:
         loop.try_evaluation()
         if resume:
-            frames, state = checkpoint.load_newest(folder / "checkpoints")
-            events.resume_from(frames)
-            loop.load_state_dict(state)
+            events.resume_from(loop.resume())
     except ConfigError:
         loop.close()
         raise

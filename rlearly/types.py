@@ -71,7 +71,7 @@ class Progress:
 class Stateful(Protocol):
     """`load_state_dict(state_dict())` in a fresh instance continues to the bit.
 
-    States are nested dicts and lists of plain Python values, tensors and numpy arrays.
+    States are nested dicts and lists of plain Python values, tensors, numpy arrays and tapes.
     """
 
     def state_dict(self) -> dict[str, Any]: ...

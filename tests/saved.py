@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from rlearly import checkpoint
+from rlearly.tape import Tape
 
 
 def agent_state(folder):
@@ -12,7 +13,16 @@ def agent_state(folder):
     return state["agent"]
 
 
+def tape_rows(tape):
+    """All rows of a tape, field by field."""
+    pieces = [rows for _, rows in tape.pieces()]
+    return {name: np.concatenate([rows[name] for rows in pieces]) for name in pieces[0]}
+
+
 def equal(one, two):
+    if isinstance(one, Tape):
+        same = (one.first, one.end) == (two.first, two.end)
+        return same and (one.first == one.end or equal(tape_rows(one), tape_rows(two)))
     if isinstance(one, dict):
         return set(one) == set(two) and all(equal(one[k], two[k]) for k in one)
     if isinstance(one, list | tuple):

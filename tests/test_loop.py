@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_STATE
+from saved import tape_rows
 
-from rlearly import checkpoint, compose, train
+from rlearly import compose, train
 from rlearly.cadence import EveryRollout
+from rlearly.checkpoint import Checkpoints
 from rlearly.config import ConfigError
 from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
+from rlearly.tape import Tape
 
 STATE = TINY_STATE["td3"]
 
@@ -51,6 +54,8 @@ def rows(folder):
 
 def plain(tree):
     """A state as comparable Python, to the bit, clocks left out."""
+    if isinstance(tree, Tape):
+        tree = {"first": tree.first, "end": tree.end, "rows": tape_rows(tree)}
     if isinstance(tree, dict):
         return {k: plain(v) for k, v in tree.items() if k not in ("elapsed_seconds", "sinks")}
     if isinstance(tree, list | tuple):
@@ -131,7 +136,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
     with (tmp_path / "resumed" / "metrics.jsonl").open("a") as stream:
         stream.write("a row that was written after the checkpoint\n")
     resumed = make_loop(tmp_path / "resumed", *words)
-    resumed.load_state_dict(checkpoint.load_newest(tmp_path / "resumed" / "checkpoints")[1])
+    resumed.resume()
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
     assert rows(tmp_path / "straight") == rows(tmp_path / "resumed")
@@ -161,7 +166,7 @@ def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent,
         stopped.close()
         resumed = make(f"resumed{stop_at}")
         folder = tmp_path / f"resumed{stop_at}"
-        resumed.load_state_dict(checkpoint.load_newest(folder / "checkpoints")[1])
+        resumed.resume()
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
         assert rows(tmp_path / "straight") == rows(folder)
@@ -214,7 +219,7 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
         stopped.close()
         resumed = make(f"resumed{stop_at}")
         folder = tmp_path / f"resumed{stop_at}"
-        resumed.load_state_dict(checkpoint.load_newest(folder / "checkpoints")[1])
+        resumed.resume()
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
         assert rows(tmp_path / "straight") == rows(folder)
@@ -343,7 +348,7 @@ def test_changed_intervals_take_effect_on_resuming(tmp_path):
     first = make_loop(tmp_path, "train_frames=200", "eval_every_frames=20", "eval_episodes=1")
     first.run()
     later = make_loop(tmp_path, "train_frames=320", "eval_every_frames=50", "eval_episodes=1")
-    later.load_state_dict(checkpoint.load_newest(tmp_path / "checkpoints")[1])
+    later.resume()
     later.run()
     frames = [r["frames"] for r in rows(tmp_path) if "eval/episode_return" in r]
     assert frames == [*range(20, 201, 20), 250, 300]
@@ -351,15 +356,15 @@ def test_changed_intervals_take_effect_on_resuming(tmp_path):
 
 def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, "train_frames=130", "checkpoint_every_frames=50")
-    save, calls = checkpoint.save, []
+    save, calls = Checkpoints.save, []
 
-    def full_disk_once(*arguments):
-        calls.append(arguments[1])
+    def full_disk_once(checkpoints, frames, state):
+        calls.append(frames)
         if len(calls) == 1:
             raise OSError(28, "No space left on device")
-        return save(*arguments)
+        return save(checkpoints, frames, state)
 
-    monkeypatch.setattr(checkpoint, "save", full_disk_once)
+    monkeypatch.setattr(Checkpoints, "save", full_disk_once)
     assert loop.run() and calls == [50, 100, 130]
     assert any("No space left" in text for text in loop.watcher.said)
 
@@ -374,7 +379,7 @@ def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
     assert not stopped.run() and stopped.steps == 60
     assert not list((tmp_path / "stopped" / "videos").iterdir()), "no half-written video is left"
     resumed = make_loop(tmp_path / "stopped", *words)
-    resumed.load_state_dict(checkpoint.load_newest(tmp_path / "stopped" / "checkpoints")[1])
+    resumed.resume()
     resumed.run()
     assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlearly.replay import EmptyReplay, Layout, Replay, Replays
+from rlearly.checkpoint import Checkpoints
+from rlearly.replay import ROWS, EmptyReplay, Layout, Replay, Replays
 
 LAYOUT = Layout(frame_shape=(1, 2, 2), frame_dtype="uint8", frame_stack=3, actions=2)
 
@@ -206,10 +207,45 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
     fill(replay, [(9, "terminated"), (30, "truncated"), (5, "running")])
     state = replay.state_dict()
     copy = make(30)
-    copy.load_state_dict({**state, "arrays": {k: v.copy() for k, v in state["arrays"].items()}})
+    copy.load_state_dict(state)
+    for name in (*ROWS, "ready"):
+        assert np.array_equal(getattr(copy, name), getattr(replay, name)), name
     for _ in range(3):
         one, two = replay.sample(16), copy.sample(16)
         assert (one.obs == two.obs).all() and (one.action == two.action).all()
+
+
+@given(
+    capacity=st.integers(8, 40),
+    parts=st.lists(st.integers(0, 60), min_size=1, max_size=6),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_replay_is_the_same_after_any_series_of_checkpoints(
+    tmp_path_factory, capacity, parts, seed
+):
+    """Steps between them are few or more than the ring holds; every other one is resumed from."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    random = np.random.default_rng(seed)
+    replay, checkpoints = make(capacity), Checkpoints(folder, keep=2)
+    step, running = 0, False
+    for number, steps in enumerate(parts):
+        for _ in range(steps):
+            if not running:
+                replay.begin(np.repeat(frame(step), 3, axis=0))
+            ends = bool(random.random() < 0.2)
+            step += 1
+            seen = np.repeat(frame(step), 3, axis=0)
+            replay.add(random.random(2), step, seen, terminated=ends, truncated=False)
+            running = not ends
+        checkpoints.save(number, {"replay": replay.state_dict()})
+        copy, later = make(capacity), Checkpoints(folder, keep=2)
+        copy.load_state_dict(later.load_newest()[1]["replay"])
+        for name in (*ROWS, "ready"):
+            assert np.array_equal(getattr(copy, name), getattr(replay, name)), name
+        assert (copy.added, copy._age, len(copy)) == (replay.added, replay._age, len(replay))
+        if number % 2:
+            replay, checkpoints = copy, later
 
 
 def test_one_transition_of_dog_run_costs_a_frame_and_little_more():

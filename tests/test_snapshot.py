@@ -794,8 +794,6 @@ def reach_loop(folder, agent, path, *words):
 def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agent, rule, copies):
     from test_loop import plain, rows
 
-    from rlearly import checkpoint
-
     words = (
         f"num_envs={copies}",
         f"snapshot_phase.selection={rule}",
@@ -814,7 +812,7 @@ def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agen
         assert not stopped.run()
         stopped.close()
         resumed = reach_loop(folder, agent, reach_file, *words)
-        resumed.load_state_dict(checkpoint.load_newest(folder / "checkpoints")[1])
+        resumed.resume()
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
         assert rows(tmp_path / "straight") == rows(folder)

@@ -423,7 +423,7 @@ def test_trees_survive_checkpoints(tmp_path):
     saved = a_state()
     generator = saved.random["_np_random"]["state"]["state"]["state"]
     assert generator > 2**64
-    checkpoint.save(tmp_path, 0, {"env": saved.to_tree()}, keep=1)
+    checkpoint.Checkpoints(tmp_path, keep=1).save(0, {"env": saved.to_tree()})
     _, loaded = checkpoint.load_newest(tmp_path)
     again = EnvState.from_tree(loaded["env"])
     assert again.random["_np_random"]["state"]["state"]["state"] == generator
