@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow test-cluster check lint types lock venv gl build clean
+.PHONY: train test test-slow test-cluster test-kills check lint types lock venv gl build clean
 
 train: gl
 	$(BIN)/python -m rlearly.train agent=drm env=dog_run $(ARGS)
@@ -19,6 +19,9 @@ test-slow: gl  ## minutes: whole training commands in processes of their own
 
 test-cluster: gl  ## minutes, as root: a real SLURM and a real Ray; want slurmctld slurmd slurm-client munge
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+test-kills: gl  ## minutes: hundreds of runs killed at random moments and resumed
+	$(BIN)/python -m pytest -m kills $(ARGS)
 
 check: lint types test build  ## exactly what CI runs
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -72,6 +73,13 @@ def discard(path: Path) -> None:
         if path.parts[0] == "runs":  # made for this run, unless others are in them
             for parent in path.parents[:3]:
                 parent.rmdir()
+
+
+def begin_anew(path: Path) -> None:
+    """Remove what a run has written that was ended before its first checkpoint."""
+    (path / "metrics.jsonl").unlink(missing_ok=True)
+    for name in ("events", "videos", "checkpoints"):
+        shutil.rmtree(path / name, ignore_errors=True)
 
 
 def write(path: Path, text: str) -> None:

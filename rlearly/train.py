@@ -126,10 +126,14 @@ def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
 def run(
     config: RunConfig, folder: Path, device: Any, threads: int, stop: StopRequests, *, resume: bool
 ) -> int:
-    from rlearly import run_dir
+    from rlearly import checkpoint, run_dir
     from rlearly.display import Display
 
     display = Display(config.train_frames)
+    if resume and not checkpoint.found(folder / "checkpoints"):
+        display.say(f"{folder} was ended before its first checkpoint: it begins anew")
+        run_dir.begin_anew(folder)
+        resume = False
     try:
         loop = prepare(config, folder, device, display, stop, resume=resume)
     except ConfigError:

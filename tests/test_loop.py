@@ -1,12 +1,10 @@
 """The loop's laws: what is due when, nothing outside touches training, resuming is exact."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_STATE
-from saved import tape_rows
+from saved import plain, rows
 
 from rlearly import compose, train
 from rlearly.cadence import EveryRollout
@@ -14,7 +12,6 @@ from rlearly.checkpoint import Checkpoints
 from rlearly.config import ConfigError
 from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
-from rlearly.tape import Tape
 
 STATE = TINY_STATE["td3"]
 
@@ -41,28 +38,6 @@ def make_loop(folder, *words, stop=lambda: False, base=TINY):
         device=torch.device("cpu"),
         stop_requested=stop,
     )
-
-
-def rows(folder):
-    """The metrics file without what the clock decides."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    timed = ("speed/", "eval/seconds")
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(timed)} for line in lines
-    ]
-
-
-def plain(tree):
-    """A state as comparable Python, to the bit, clocks left out."""
-    if isinstance(tree, Tape):
-        tree = {"first": tree.first, "end": tree.end, "rows": tape_rows(tree)}
-    if isinstance(tree, dict):
-        return {k: plain(v) for k, v in tree.items() if k not in ("elapsed_seconds", "sinks")}
-    if isinstance(tree, list | tuple):
-        return [type(tree).__name__, *map(plain, tree)]
-    if isinstance(tree, torch.Tensor):
-        tree = tree.detach().cpu().numpy()
-    return (str(tree.dtype), tree.shape, tree.tobytes()) if isinstance(tree, np.ndarray) else tree
 
 
 def test_updates_start_after_the_seed_frames_at_the_given_ratio(tmp_path):

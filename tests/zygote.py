@@ -1,0 +1,71 @@
+"""A process that has imported everything and forks a training command on request, so that killing
+and resuming it hundreds of times does not wait for imports. Reads JSON lines, answers with JSON.
+
+{"words": [...], "log": FILE, "die_at": N | null} -> pid; the command's Nth call that writes, syncs,
+renames or deletes something ends it by SIGKILL. {"wait": pid} -> its exit status, negative: signal.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import torch  # noqa: F401
+
+from rlearly import checkpoint, compose, loop, run_dir, sinks, train  # noqa: F401
+from rlearly.agents import drm, ppo, sac, td3  # noqa: F401
+
+
+def main():
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            _, status = os.waitpid(asked["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = os.fork()
+            if not answer:
+                os._exit(run(**asked))
+        print(json.dumps(answer), flush=True)
+
+
+def run(words, log, die_at):
+    os.setpgid(0, 0)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    if die_at is not None:
+        arm(die_at)
+    status = train.main(words)
+    sys.stdout.flush()
+    return status
+
+
+def arm(calls):
+    """Count the calls that change a file; at the last one the process is gone."""
+    left = [calls]
+
+    def deadly(function):
+        def counted(*words, **more):
+            left[0] -= 1
+            if left[0] <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*words, **more)
+
+        return counted
+
+    for owner, names in (
+        (Path, ("rename", "replace", "unlink", "mkdir", "write_text")),
+        (os, ("fsync", "truncate")),
+        (shutil, ("rmtree",)),
+        (checkpoint._Hashed, ("write",)),
+        (sinks.JsonLines, ("write",)),
+    ):
+        for name in names:
+            setattr(owner, name, deadly(getattr(owner, name)))
+
+
+if __name__ == "__main__":
+    main()
