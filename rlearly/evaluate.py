@@ -65,6 +65,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     import numpy as np
 
     from rlearly import checkpoint, compose, envs, loop, machine
+    from rlearly.failure import RunFailed
     from rlearly.seeding import Seeds
     from rlearly.video import Video
 
@@ -85,14 +86,17 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
 
     def play(film: Any) -> loop.Evaluation:
-        return loop.evaluate(
-            agent,
-            env,
-            episodes=config.episodes,
-            seeds=Seeds(config.seed).sequence("evaluation"),
-            step=state["loop"]["steps"],
-            film=film,
-        )
+        try:
+            return loop.evaluate(
+                agent,
+                env,
+                episodes=config.episodes,
+                seeds=Seeds(config.seed).sequence("evaluation"),
+                step=state["loop"]["steps"],
+                film=film,
+            )
+        except RunFailed as failed:
+            raise ConfigError(f"{run}: {failed}.") from failed
 
     if config.video_size:
         path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import gymnasium
 import numpy as np
 
 from rlearly.checkpoint import Checkpoints
+from rlearly.config import ConfigError
+from rlearly.failure import RunFailed, not_finite
 from rlearly.metrics import Means
 from rlearly.seeding import Seeds, episode_seed
 from rlearly.sinks import Sinks
@@ -81,13 +84,13 @@ def evaluate(
     generator = np.random.Generator(np.random.PCG64(seeds))
     returns, lengths = [], []
     for episode in range(episodes):
-        obs, _ = env.reset(seed=episode_seed(generator))
+        obs = reset_of(env, "an evaluation", seed=episode_seed(generator))
         total, length, done = 0.0, 0, False
         while not done:
             if film and episode == 0:
                 film()
             action = agent.act(obs[None], step=step, explore=False)[0]
-            obs, reward, terminated, truncated, _ = env.step(action)
+            obs, reward, terminated, truncated, _ = step_of(env, action, "an evaluation")
             total += float(reward)
             length += 1
             done = terminated or truncated
@@ -95,6 +98,39 @@ def evaluate(
         returns.append(total)
         lengths.append(length)
     return Evaluation(returns, lengths)
+
+
+def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:
+    """`env.step(action)`, if all of it are numbers.
+
+    Raises:
+        RunFailed: the action, the observation or the reward is not, or the env raised.
+    """
+    if np.isnan(action).any():
+        raise RunFailed(f"learning diverged: the action is nan in {where}", action=action)
+    step = _asked(env.step, where, action)
+    if not math.isfinite(step[1]):
+        raise RunFailed(f"the env returned a reward of {float(step[1])} in {where}", action=action)
+    return step
+
+
+def reset_of(env: gymnasium.Env, where: str, **words: Any) -> np.ndarray:
+    """`env.reset(**words)`'s observation, if it is one; raises as `step_of` does."""
+    return _asked(env.reset, where, **words)[0]
+
+
+def _asked(method: Callable[..., tuple[Any, ...]], where: str, *words: Any, **more: Any) -> Any:
+    try:
+        answer = method(*words, **more)
+    except ConfigError:  # ours, and says all
+        raise
+    except Exception as error:  # whatever an env of anybody's raises
+        reason = f"{type(error).__name__}: {error}".strip(": ")
+        raise RunFailed(f"the env raised {reason} in {where}", asked=words) from error
+    obs = answer[0]
+    if obs.dtype.kind == "f" and np.isnan(obs).any():
+        raise RunFailed(f"the env returned nan in {where}", asked=words, observation=obs)
+    return answer
 
 
 class Loop:
@@ -169,7 +205,11 @@ class Loop:
     # --- running ---
 
     def run(self) -> bool:
-        """Train; True if the end was reached, False if stopped. The state is saved either way."""
+        """Train; True if the end was reached, False if stopped. The state is saved either way.
+
+        Raises:
+            RunFailed: the env or learning failed; the last checkpoint is of a time before it.
+        """
         self._clock = time.monotonic()
         self._row_start = (self._clock, self.steps, self.updates)
         try:
@@ -216,12 +256,14 @@ class Loop:
         """What a copy's agent sees now: its episode's newest observation, or a new one's first."""
         obs = self.obs[copy]
         if obs is None:
-            obs, _ = self.envs[copy].reset()
+            obs = reset_of(self.envs[copy], "a reset")
             self.memory.begin(obs, copy=copy)
         return obs
 
     def _step_copy(self, copy: int, action: np.ndarray) -> None:
-        obs, reward, terminated, truncated, info = self.envs[copy].step(np.clip(action, -1.0, 1.0))
+        obs, reward, terminated, truncated, info = step_of(
+            self.envs[copy], np.clip(action, -1.0, 1.0), "a training step"
+        )
         self.memory.add(
             action, float(reward), obs, terminated=terminated, truncated=truncated, copy=copy
         )
@@ -254,6 +296,9 @@ class Loop:
         self.latest.update(rest)
         if at_once:
             row = {name.removeprefix("now/"): value for name, value in at_once.items()}
+            if not all(map(math.isfinite, row.values())):
+                self._refuse_not_finite(self.agent.state_dict())
+                row = {name: value for name, value in row.items() if math.isfinite(value)}
             self.latest.update(row)
             self.sinks.write(self.at, row)
             self._say_what_happened(row)
@@ -314,6 +359,10 @@ class Loop:
         seconds = max(now - since, 1e-9)
         self._tick(now)
         row = self.means.take()
+        bad = sorted(name for name, value in row.items() if not math.isfinite(value))
+        if bad:
+            names = ", ".join(f"{name} {row[name]}" for name in bad)
+            raise RunFailed(f"learning diverged: {names}", means=row)
         row["train/updates"] = self.updates
         row["replay/transitions"] = len(self.memory)
         frames = (self.steps - steps) * self.plan.frames_per_step
@@ -383,9 +432,22 @@ class Loop:
     # --- state ---
 
     def save(self) -> Path:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint of everything.
+
+        Raises:
+            OSError: it cannot be written.
+            RunFailed: weights or moments are not finite; a checkpoint never holds such.
+        """
         self._tick(time.monotonic())
-        return self.checkpoints.save(self.at.frames, self.state_dict())
+        state = self.state_dict()
+        self._refuse_not_finite(state["agent"])
+        return self.checkpoints.save(self.at.frames, state)
+
+    def _refuse_not_finite(self, state: Mapping[str, Any]) -> None:
+        bad = not_finite(state)
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise RunFailed(f"learning diverged: {', '.join([*bad][:3])}{more} are not finite")
 
     def resume(self) -> int:
         """Go on from the newest whole checkpoint; the frames that it is of.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,11 +18,13 @@ from rlearly.config import ConfigError, RunConfig, as_yaml, parse_overrides
 
 if TYPE_CHECKING:
     from rlearly.display import Display
+    from rlearly.failure import RunFailed
     from rlearly.loop import Loop
     from rlearly.sinks import Sinks, TensorBoard
 
-DONE, SAVED, BAD_REQUEST = 0, 75, 2
-"""Exit statuses: finished; stopped with a checkpoint, run me again; the request cannot be met."""
+DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
+"""Exit statuses: finished; stopped with a checkpoint, run me again; the env or learning failed; the
+request cannot be met."""
 
 LONG_SECONDS = 120
 """A run that is forecast to take less is not forecast aloud."""
@@ -128,6 +131,7 @@ def run(
 ) -> int:
     from rlearly import checkpoint, run_dir
     from rlearly.display import Display
+    from rlearly.failure import RunFailed
 
     display = Display(config.train_frames)
     if resume and not checkpoint.found(folder / "checkpoints"):
@@ -152,13 +156,16 @@ def run(
     try:
         with display:
             finished = loop.run()
+    except RunFailed as failed:
+        return say_failure(failed, loop, folder)
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); make room or mend it, then continue with "
             f"resume={folder}."
         ) from error
     finally:
-        loop.close()
+        with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
+            loop.close()
     if finished:
         summary = {"frames": loop.at.frames, "updates": loop.updates, "time": time.time()}
         run_dir.write(folder / "done.json", json.dumps(summary))
@@ -169,6 +176,29 @@ def run(
         f"python -m rlearly.train {shlex.quote(f'resume={folder}')}"
     )
     return SAVED
+
+
+def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
+    """Write down why a run could not go on, and say it and what can be done."""
+    from rlearly import checkpoint, failure
+
+    progress = {
+        "frames": loop.at.frames,
+        "steps": loop.steps,
+        "updates": loop.updates,
+        "episode_steps": loop.episode_steps,
+        "latest": {name: str(value) for name, value in loop.latest.items()},
+    }
+    failure.dump(folder, failed, progress, loop.agent.state_dict())
+    kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
+    start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
+    print(
+        f"rlearly: stopped at {loop.at.frames:,} frames: {failed}. {folder / failure.REPORT} has "
+        f"the details; mend the cause, then go on from {start} with: python -m rlearly.train "
+        f"{shlex.quote(f'resume={folder}')}",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def say_if_long(config: RunConfig, device: Any, display: Display) -> None:

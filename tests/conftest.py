@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread
 import numpy as np
 import pytest
 import torch
+from forked import Zygote
 from gymnasium.spaces import Box
 
 from rlearly.envs.rendering import choose_backend
@@ -57,6 +58,14 @@ for name, words in TINY_STATE.items():
         "eval_every_frames=0",
         "checkpoint_every_frames=0",
     ]
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """Starts training commands without waiting for imports."""
+    running = Zygote()
+    yield running
+    running.stop()
 
 
 @pytest.fixture

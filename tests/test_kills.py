@@ -5,13 +5,9 @@ the default suite takes a small sample.
 """
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -23,7 +19,6 @@ from saved import plain, rows
 from rlearly import checkpoint
 from rlearly.envs.snapshots import record
 
-HERE = Path(__file__).parent
 PIXELS_ONLY = ("env.image_size", "agent.encoder_channels", "agent.shift_pixels", "env=")
 OFTEN = [
     "train_frames=260",
@@ -90,37 +85,6 @@ def snapshots(tmp_path_factory):
         files[obs] = folder / f"{obs}.h5"
         taught.save(files[obs])
     return files
-
-
-class Zygote:
-    def __init__(self):
-        paths = [str(HERE.parent), str(HERE)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(HERE / "zygote.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        )
-
-    def ask(self, **asked):
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(self, words, log, die_at=None):
-        return self.ask(words=[str(word) for word in words], log=str(log), die_at=die_at)
-
-    def wait(self, pid):
-        return self.ask(wait=pid)
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    running = Zygote()
-    yield running
-    running.process.stdin.close()
-    running.process.wait(10)
 
 
 class Kills:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
@@ -87,5 +90,38 @@ class StateReach(gymnasium.Env):
         return np.array([self.goal, self.point], np.float32)
 
 
+class Faulty(StateReach):
+    """StateReach that fails at one of its steps, in one of several ways, unless it was mended."""
+
+    def __init__(self, render_mode=None, fault="raise", at_step=150):
+        super().__init__(render_mode)
+        self.fault = fault
+        self.at_step = at_step
+        self.taken = 0
+
+    def reset(self, *, seed=None, options=None):
+        if self.fault == "reset" and self.taken >= self.at_step and self._broken():
+            raise OSError("the simulator is gone")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.taken += 1
+        if self.taken == self.at_step and self._broken():
+            if self.fault == "raise":
+                raise ZeroDivisionError("division by zero")
+            if self.fault == "observation":
+                obs = np.array([np.nan, 0], np.float32)
+            if self.fault == "reward":
+                reward = float("nan")
+            if self.fault == "kill":
+                os.kill(os.getpid(), signal.SIGSEGV)
+        return obs, reward, terminated, truncated, info
+
+    def _broken(self):
+        return "MENDED" not in os.environ
+
+
+gymnasium.register("Faulty-v0", Faulty)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)

@@ -1,18 +1,21 @@
 """A process that has imported everything and forks a training command on request, so that killing
 and resuming it hundreds of times does not wait for imports. Reads JSON lines, answers with JSON.
 
-{"words": [...], "log": FILE, "die_at": N | null} -> pid; the command's Nth call that writes, syncs,
-renames or deletes something ends it by SIGKILL. {"wait": pid} -> its exit status, negative: signal.
+{"words": [...], "log": FILE, "die_at": N | null, "number": SIGNAL, "environ": {...}} -> pid; at its
+Nth call that writes, syncs, renames or deletes something the command gets that signal.
+{"wait": pid} -> its exit status, negative: a signal.
 """
 
 import json
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
-import torch  # noqa: F401
+import gymnasium  # noqa: F401
+import tensorboardX  # noqa: F401
+import tiny_envs  # noqa: F401
+import torch._dynamo  # noqa: F401  what optimizers import when they are made
 
 from rlearly import checkpoint, compose, loop, run_dir, sinks, train  # noqa: F401
 from rlearly.agents import drm, ppo, sac, td3  # noqa: F401
@@ -31,27 +34,28 @@ def main():
         print(json.dumps(answer), flush=True)
 
 
-def run(words, log, die_at):
+def run(words, log, die_at, environ, number):
     os.setpgid(0, 0)
+    os.environ.update(environ)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)
     if die_at is not None:
-        arm(die_at)
+        arm(die_at, number)
     status = train.main(words)
     sys.stdout.flush()
     return status
 
 
-def arm(calls):
-    """Count the calls that change a file; at the last one the process is gone."""
+def arm(calls, number):
+    """Count the calls that change a file; at the last one the process gets a signal."""
     left = [calls]
 
     def deadly(function):
         def counted(*words, **more):
             left[0] -= 1
-            if left[0] <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
             return function(*words, **more)
 
         return counted
