@@ -78,6 +78,13 @@ def test_save_after_falling_back_replaces_the_damaged_newer_ones(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_renamed_checkpoint_is_not_taken_for_another(tmp_path):
+    path = Checkpoints(tmp_path, keep=2).save(100, STATE)
+    path.rename(tmp_path / f"{200:012d}")
+    with pytest.raises(ConfigError, match="manifest is not what was written"):
+        checkpoint.load_newest(tmp_path)
+
+
 def test_nothing_whole_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="There is no checkpoint in"):
         checkpoint.load_newest(tmp_path)
@@ -197,6 +204,7 @@ def test_going_on_from_a_loaded_checkpoint_writes_only_new_rows(tmp_path):
     assert later.load_newest()[0] == 1
     later.save(2, {"slots": tape(0, 6000)})
     assert before.items() <= written(tmp_path).items()
+    assert sum(p.stat().st_size for p in (tmp_path / "tapes").iterdir()) < 4005 * 6100
     assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 6000)
 
 

@@ -1,11 +1,14 @@
 """The ring against a naive list of episodes, and worked examples."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlearly import checkpoint
 from rlearly.checkpoint import Checkpoints
 from rlearly.replay import ROWS, EmptyReplay, Layout, Replay, Replays
 
@@ -215,17 +218,23 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
         assert (one.obs == two.obs).all() and (one.action == two.action).all()
 
 
+@pytest.mark.parametrize("small_bytes", [0, 500, 10**6])
 @given(
     capacity=st.integers(8, 40),
     parts=st.lists(st.integers(0, 60), min_size=1, max_size=6),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_replay_is_the_same_after_any_series_of_checkpoints(
-    tmp_path_factory, capacity, parts, seed
+    tmp_path_factory, small_bytes, capacity, parts, seed
 ):
     """Steps between them are few or more than the ring holds; every other one is resumed from."""
     folder = tmp_path_factory.mktemp("checkpoints")
+    with mock.patch.object(checkpoint, "SMALL_BYTES", small_bytes):
+        _save_and_load_in_parts(folder, capacity, parts, seed)
+
+
+def _save_and_load_in_parts(folder, capacity, parts, seed):
     random = np.random.default_rng(seed)
     replay, checkpoints = make(capacity), Checkpoints(folder, keep=2)
     step, running = 0, False

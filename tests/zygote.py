@@ -22,6 +22,7 @@ from rlearly.agents import drm, ppo, sac, td3  # noqa: F401
 
 
 def main():
+    checkpoint.SMALL_BYTES, checkpoint.CHUNK_BYTES = 1500, 20_000  # of tiny runs too
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:

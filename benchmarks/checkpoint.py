@@ -1,0 +1,137 @@
+"""What a checkpoint costs when the replay is full: time, bytes, and the share of a run's time.
+
+`python benchmarks/checkpoint.py` prints a Markdown table; `runs=[drm:dog_run,td3:Hopper-v5]` says of
+which runs, each with its own settings, `capacity=` of how big a replay (the whole of it is written
+once, in `folder=`, for comparison). Between two checkpoints at the default interval the replay gets
+new transitions of random numbers. The share is of the time that this machine takes for the steps and
+updates of an interval, timed in the same run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from rlearly import checkpoint, compose, envs, machine
+from rlearly.config import ConfigError, from_words, setting
+from rlearly.replay import Replay
+from rlearly.tape import Tape
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured."""
+
+    runs: list[str] = field(default_factory=lambda: ["td3:Hopper-v5", "drm:dog_run"])
+    capacity: int = setting(1_000_000, "transitions of the full replay", at_least=1000)
+    rounds: int = setting(3, "checkpoints of each kind", at_least=1)
+    folder: str | None = setting(None, "where checkpoints are written; null: a temporary folder")
+    threads: int = setting(1, "CPU threads", at_least=1)
+
+
+def fill(replay: Replay, rows: int, generator: np.random.Generator) -> None:
+    """Add slots of random numbers, faster than one by one."""
+    block = 1000
+    for _ in range(0, rows, block):
+        at = np.arange(replay.added, replay.added + block) % replay.capacity
+        shape = (block, *replay.layout.frame_shape)
+        if replay.frames.dtype == np.uint8:
+            replay.frames[at] = generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            replay.frames[at] = generator.normal(size=shape)
+        replay.actions[at] = generator.uniform(-1, 1, (block, replay.layout.actions))
+        replay.added += block
+
+
+def written_bytes(folder: Path, since: set[str]) -> int:
+    files = [f for f in folder.rglob("*") if f.is_file() and str(f) not in since]
+    return sum(f.stat().st_size for f in files)
+
+
+def measure(name: str, asked: BenchmarkConfig, folder: Path) -> str:
+    agent_name, env_name = name.split(":")
+    config = compose.compose(
+        [f"agent={agent_name}", f"env={env_name}", f"replay.capacity={asked.capacity}"]
+    )
+    device = machine.choose_device("auto")
+    env = compose.make_env(config)
+    spec = envs.spec_of(env, config.env)
+    env.close()
+    interval_frames = config.checkpoint_every_frames
+    rows = interval_frames // spec.frames_per_step
+    seconds_a_step = compose.forecast_seconds(config, device) / (
+        config.train_frames / spec.frames_per_step
+    )
+    agent = compose.make_agent(config, spec, device)
+    generator = np.random.default_rng(0)
+    layout = compose.layout_of(config, spec)
+    replay = Replay(
+        layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator, device=device
+    )
+    replay.added = asked.capacity  # full, of zeros that take no memory
+    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    timed: dict[str, list[float]] = {"whole": [], "new": [], "quick": []}
+    sizes = 0
+    for number in range(asked.rounds + 1):
+        fill(replay, rows, generator)
+        state = {"agent": agent.state_dict(), "replay": replay.state_dict()}
+        before = {str(f) for f in folder.rglob("*") if f.is_file()}
+        began = time.monotonic()
+        checkpoints.save(number, state)
+        timed["new" if number else "whole"].append(time.monotonic() - began)
+        sizes = written_bytes(folder, before)
+        state["replay"] = {**state["replay"], "slots": Tape(0, 0, replay._rows)}
+        began = time.monotonic()
+        checkpoint.Checkpoints(folder / "without", keep=1).save(number, state)
+        timed["quick"].append(time.monotonic() - began)
+    began = time.monotonic()
+    _, loaded = checkpoint.load_newest(folder)
+    Replay(
+        layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator, device=device
+    ).load_state_dict(loaded["replay"])
+    loading = time.monotonic() - began
+    new = statistics.median(timed["new"])
+    share = new / (rows * seconds_a_step)
+    whole = asked.capacity * layout.transition_bytes
+    return (
+        f"| {agent_name} on {env_name} | {machine.gigabytes(whole)} | {timed['whole'][0]:.2f} | "
+        f"{machine.gigabytes(sizes)} | {new:.2f} | {timed['whole'][0] / new:.1f} | "
+        f"{statistics.median(timed['quick']):.2f} | {rows * seconds_a_step:,.0f} | {share:.3%} | "
+        f"{loading:.2f} |"
+    )
+
+
+def main() -> int:
+    try:
+        asked = from_words(BenchmarkConfig(), sys.argv[1:])
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    machine.settle(asked.threads)
+    print(
+        "| run | full replay | all of it written, s | a checkpoint writes | takes, s | ratio | "
+        "without transitions, s | an interval takes, s | share | verified and loaded, s |\n"
+        "|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for name in asked.runs:
+        place = Path(asked.folder or tempfile.mkdtemp()) / name.replace(":", "-")
+        place.mkdir(parents=True)
+        try:
+            print(measure(name, asked, place), flush=True)
+        finally:
+            shutil.rmtree(place)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
