@@ -1,9 +1,10 @@
-"""Damaged files: a loader says no to each in one sentence, and lives.
+"""Damaged and hostile files: a loader says no to each in one sentence, and lives.
 
-They are loaded in a process of its own, so that a crash or a hang is a failing test.
+The damaged ones are loaded in a process of its own, so that a crash or a hang is a failing test.
 """
 
 import faulthandler
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -148,6 +149,100 @@ def test_other_programs_open_snapshots_and_their_changes_are_noticed(path, snaps
 def test_snapshots_of_format_1_are_refused_with_what_to_do(path):
     path.write_bytes(path.read_bytes()[USER_BLOCK_BYTES:])
     with pytest.raises(ConfigError, match="this version reads format 2: record it again with"):
+        Snapshots.load(path)
+
+
+class Touches:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def pickled(file, folder):
+    data = np.frombuffer(pickle.dumps(Touches(folder / "ran")), np.uint8)
+    rows = file.create_dataset("values", len(file["steps"]), h5py.vlen_dtype(np.uint8))
+    rows[:] = [data] * len(rows)
+
+
+def opaque(tag):
+    """Bytes that h5py would take for numpy's `tag`: for objects, as addresses of them."""
+
+    def write(file, folder):
+        kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)
+        kind.set_tag(b"NUMPY:" + tag)
+        space = h5py.h5s.create_simple((len(file["steps"]),))
+        values = h5py.h5d.create(file.id, b"values", kind, space)
+        values.write(h5py.h5s.ALL, h5py.h5s.ALL, np.full(len(file["steps"]), b"\1" * 8, "V8"), kind)
+
+    return write
+
+
+def external_link(file, folder):
+    file["values"] = h5py.ExternalLink(str(folder / "other.h5"), "/values")
+
+
+def external_group(file, folder):
+    file.move("states", "own")
+    file["states"] = h5py.ExternalLink(str(folder / "other.h5"), "/states")
+    file["values"] = file["returns"][()]
+
+
+def soft_link(file, folder):
+    file["values"] = h5py.SoftLink("/returns")
+
+
+def virtual(file, folder):
+    source = h5py.VirtualSource(folder / "other.h5", "values", file["steps"].shape, np.float64)
+    layout = h5py.VirtualLayout(file["steps"].shape, np.float64)
+    layout[:] = source
+    file.create_virtual_dataset("values", layout)
+
+
+def raw_file(file, folder):
+    (folder / "raw").write_bytes(bytes(8 * len(file["steps"])))
+    places = [(str(folder / "raw"), 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset("values", file["steps"].shape, np.float64, external=places)
+
+
+def complex_numbers(file, folder):
+    file["values"] = np.zeros(len(file["steps"]), np.complex128)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (pickled, "values is not made of numbers"),
+        (opaque(b"|O"), "values is not made of numbers"),
+        (opaque(b"<f8"), "values is not made of numbers"),
+        (external_link, "values is not within the file"),
+        (external_group, "states/ends is not within the file"),
+        (soft_link, "values is not within the file"),
+        (virtual, "values is not plain data within the file"),
+        (raw_file, "values is not plain data within the file"),
+        (complex_numbers, "values: expected float64, found complex128"),
+    ],
+)
+def test_hostile_snapshots_with_a_right_checksum_are_refused(path, snapshots, write, reason):
+    snapshots.save(path.with_name("other.h5"))
+    with h5py.File(path, "a") as file:
+        del file["values"]
+        write(file, path.parent)
+    seal(path)
+    with pytest.raises(ConfigError, match=reason):
+        Snapshots.load(path)
+    assert not path.with_name("ran").exists()
+
+
+def test_hostile_attribute_with_a_right_checksum_is_refused(path):
+    with h5py.File(path, "a") as file:
+        del file.attrs["rlearly_snapshots"]
+        file.attrs["rlearly_snapshots"] = np.void(b"\1" * 8)
+    seal(path)
+    with pytest.raises(ConfigError, match="rlearly_snapshots is not text"):
         Snapshots.load(path)
 
 

@@ -48,7 +48,7 @@ COLUMNS = {
     "episodes": np.int64,
 }
 """What a file holds beside the states, an entry a snapshot; None: the observation's own dtype."""
-UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, DamagedState)
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, DamagedState)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -295,7 +295,10 @@ def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes
     import h5py
 
     with h5py.File(stream, "r") as file:
-        meta = json.loads(str(file.attrs["rlearly_snapshots"]))
+        name = "rlearly_snapshots"
+        if h5py.check_string_dtype(file.attrs.get_id(name).dtype) is None:
+            raise ValueError(f"{name} is not text")
+        meta = json.loads(str(file.attrs[name]))
         ends = _read(file, "states/ends", np.int64)
         joined = _read(file, "states/bytes", np.uint8).tobytes()
         columns = {name: _read(file, name, kind) for name, kind in COLUMNS.items()}
@@ -308,13 +311,19 @@ def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes
 def _read(file: Any, name: str, kind: Any) -> np.ndarray:
     import h5py
 
+    for place in itertools.accumulate(name.split("/"), "{}/{}".format):
+        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is not within the file")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError(f"{name} is not plain data within the file")
-    array = np.asarray(dataset[()])
-    if array.dtype.hasobject or (kind is not None and array.dtype != kind):
-        raise ValueError(f"{name}: expected {np.dtype(kind)}, found {array.dtype}")
-    return array
+    dtype = dataset.dtype
+    if dtype.hasobject or h5py.check_opaque_dtype(dtype):
+        raise ValueError(f"{name} is not made of numbers")
+    if dtype.kind not in "biuf" or (kind is not None and dtype != kind):
+        expected = "numbers" if kind is None else np.dtype(kind)
+        raise ValueError(f"{name}: expected {expected}, found {dtype}")
+    return np.asarray(dataset[()])
 
 
 def refuse_vector(env: Any) -> None:
