@@ -21,6 +21,7 @@ from rlearly.envs.snapshots import USER_BLOCK_BYTES, Snapshots, record, seal
 LOADERS = {"snapshots": (Snapshots.load, ConfigError, USER_BLOCK_BYTES)}
 """What loads a path, what it raises, and how many first bytes are each to be damaged."""
 CASE_SECONDS = 10
+TEACHERS = Path(__file__).parents[1] / "rlearly/experiments/results/s3rl_cpu/teachers"
 KINDS = ("cut", "flip", "noise", "span", "tail")
 
 
@@ -127,11 +128,16 @@ def test_damaged_snapshots_are_refused(path):
 @pytest.mark.parametrize(("teacher", "count"), [(None, 4000), ("Hopper-v5", 400)])
 def test_thousands_of_damaged_snapshots_are_refused(path, teacher, count):
     if teacher is not None:
-        folder = Path(__file__).parents[1] / "rlearly/experiments/results/s3rl_cpu/teachers"
-        path.write_bytes((folder / f"{teacher}.h5").read_bytes())
+        path.write_bytes((TEACHERS / f"{teacher}.h5").read_bytes())
     refused = fuzz("snapshots", path, count, seconds=600, seed=1)
     print(dict(refused))
     assert refused == {"head": USER_BLOCK_BYTES} | dict.fromkeys(KINDS, count)
+
+
+@pytest.mark.parametrize(("env_id", "count"), [("Hopper-v5", 336), ("Walker2d-v5", 297)])
+def test_teachers_of_the_study_load(env_id, count):
+    snapshots = Snapshots.load(TEACHERS / f"{env_id}.h5")
+    assert (snapshots.env_id, len(snapshots)) == (env_id, count)
 
 
 def test_other_programs_open_snapshots_and_their_changes_are_noticed(path, snapshots):
