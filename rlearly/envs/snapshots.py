@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,11 @@ from rlearly.envs.state import (
 from rlearly.envs.state_bytes import from_bytes, to_bytes
 from rlearly.envs.state_replay import Inner, id_of, innermost
 
-FORMAT = 1
+FORMAT = 2
+MAGIC = f"rlearly snapshots {FORMAT}\n".encode()
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+USER_BLOCK_BYTES = 512
+"""What HDF5 leaves to us at the beginning of a file."""
 COLUMNS = {
     "observations": None,
     "values": np.float64,
@@ -41,6 +48,7 @@ COLUMNS = {
     "episodes": np.int64,
 }
 """What a file holds beside the states, an entry a snapshot; None: the observation's own dtype."""
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, DamagedState)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -165,7 +173,7 @@ class Snapshots:
     # --- on disk ---
 
     def save(self, path: str | Path) -> None:
-        """Write one HDF5 file, whole or not at all.
+        """Write one HDF5 file, whole or not at all, with its length and SHA-256 at its beginning.
 
         Raises:
             ConfigError: the folder is not there or cannot be written.
@@ -178,9 +186,8 @@ class Snapshots:
         options: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
         options["fletcher32"] = True
         try:
-            with h5py.File(partial, "w") as file:
+            with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
                 meta = {
-                    "format": FORMAT,
                     "env_id": self.env_id,
                     "kwargs": dict(self.kwargs),
                     "versions": dict(self.versions),
@@ -193,6 +200,7 @@ class Snapshots:
                 for name in COLUMNS:
                     column = getattr(self, name)
                     file.create_dataset(name, data=column, **_unless_empty(column, options))
+            seal(partial)
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -210,6 +218,9 @@ class Snapshots:
     def load(path: str | Path) -> Snapshots:
         """The snapshots in a file; every byte is checked, nothing in it is run.
 
+        HDF5's library, which broken files can crash, sees none but whole ones. The checksum tells
+        damage, not malice: open files of people whom you trust.
+
         Raises:
             ConfigError: there is no such file, or it is damaged, or it is something else.
         """
@@ -222,20 +233,11 @@ class Snapshots:
                 f"out={path} makes one."
             )
         try:
-            with h5py.File(path, "r") as file:
-                meta = json.loads(str(file.attrs["rlearly_snapshots"]))
-                if meta["format"] != FORMAT:
-                    raise ConfigError(
-                        f"{path} has format {meta['format']}; this version reads format {FORMAT}."
-                    )
-                ends = _read(file, "states/ends", np.int64)
-                joined = _read(file, "states/bytes", np.uint8).tobytes()
-                columns = {name: _read(file, name, kind) for name, kind in COLUMNS.items()}
-            places = [0, *ends.tolist()]
-            if (np.diff(places) < 0).any() or places[-1] != len(joined):
-                raise ValueError("the states' places do not fit their bytes")
+            with path.open("rb") as stream:
+                _verify(stream, path)
+                columns, records, meta = _contents(stream)
             snapshots = Snapshots(
-                records=[joined[a:b] for a, b in itertools.pairwise(places)],
+                records=records,
                 env_id=str(meta["env_id"]),
                 kwargs=dict(meta["kwargs"]),
                 versions=dict(meta["versions"]),
@@ -244,7 +246,7 @@ class Snapshots:
             )
             for i in range(len(snapshots)):
                 snapshots.state(i)
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, DamagedState) as error:
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise ConfigError(
                 f"{path} does not load as snapshots ({reason}): it is truncated, damaged or "
@@ -257,16 +259,71 @@ def _unless_empty(array: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
     return options if array.size else {}
 
 
+def seal(path: Path) -> None:
+    """Put the length and the SHA-256 of a closed HDF5 file into its user block, and sync it."""
+    with path.open("r+b") as stream:
+        block = _user_block(stream)
+        stream.seek(0)
+        stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _user_block(stream: BufferedIOBase) -> bytes:
+    """What a file has to begin with, to the last byte, given what follows and its length."""
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(USER_BLOCK_BYTES)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    text = f"{length} bytes; SHA-256 of those from {USER_BLOCK_BYTES} on: {digest}\n"
+    return (MAGIC + text.encode()).ljust(USER_BLOCK_BYTES, b"\0")
+
+
+def _verify(stream: BufferedIOBase, path: Path) -> None:
+    block = stream.read(USER_BLOCK_BYTES)
+    if block.startswith(HDF5_MAGIC):
+        raise ConfigError(
+            f"{path} is HDF5 without a checksum, as snapshots of format 1 were, and this version "
+            f"reads format {FORMAT}: record it again with python -m rlearly.teacher."
+        )
+    if not block.startswith(MAGIC):
+        raise ValueError(f"expected it to begin with {MAGIC!r}, found {block[: len(MAGIC)]!r}")
+    if block != _user_block(stream):
+        raise ValueError("its length or checksum is not the one noted in it")
+
+
+def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes], dict[str, Any]]:
+    import h5py
+
+    with h5py.File(stream, "r") as file:
+        name = "rlearly_snapshots"
+        if h5py.check_string_dtype(file.attrs.get_id(name).dtype) is None:
+            raise ValueError(f"{name} is not text")
+        meta = json.loads(str(file.attrs[name]))
+        ends = _read(file, "states/ends", np.int64)
+        joined = _read(file, "states/bytes", np.uint8).tobytes()
+        columns = {name: _read(file, name, kind) for name, kind in COLUMNS.items()}
+    places = [0, *ends.tolist()]
+    if (np.diff(places) < 0).any() or places[-1] != len(joined):
+        raise ValueError("the states' places do not fit their bytes")
+    return columns, [joined[a:b] for a, b in itertools.pairwise(places)], meta
+
+
 def _read(file: Any, name: str, kind: Any) -> np.ndarray:
     import h5py
 
+    for place in itertools.accumulate(name.split("/"), "{}/{}".format):
+        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is not within the file")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError(f"{name} is not plain data within the file")
-    array = np.asarray(dataset[()])
-    if array.dtype.hasobject or (kind is not None and array.dtype != kind):
-        raise ValueError(f"{name}: expected {np.dtype(kind)}, found {array.dtype}")
-    return array
+    dtype = dataset.dtype
+    if dtype.hasobject or h5py.check_opaque_dtype(dtype):
+        raise ValueError(f"{name} is not made of numbers")
+    if dtype.kind not in "biuf" or (kind is not None and dtype != kind):
+        expected = "numbers" if kind is None else np.dtype(kind)
+        raise ValueError(f"{name}: expected {expected}, found {dtype}")
+    return np.asarray(dataset[()])
 
 
 def refuse_vector(env: Any) -> None:
