@@ -1,11 +1,13 @@
-"""What repeating a run to the bit rests on, and whether it does."""
+"""What repeats to the bit: what is recorded, what is compared, what the doctor finds."""
 
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from rlearly import determinism
+from rlearly.difference import first_difference
 
 CPU = torch.device("cpu")
 
@@ -55,3 +57,63 @@ def test_changes_name_each_fact_that_both_know(monkeypatch):
         "MKL_CBWR unset -> AVX2",
     ]
     assert determinism.changes({}, before) == [], "a run of before this was recorded"
+
+
+def tree():
+    return {
+        "weights": {0: torch.arange(6, dtype=torch.float32).view(2, 3), "scale": torch.tensor(2.0)},
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "frames": np.zeros((4, 2), np.uint8),
+        "streams": [np.array([1.0, np.nan]), (3, "PCG64", None)],
+        "nan": float("nan"),
+        "empty": np.zeros((0, 3)),
+    }
+
+
+def test_equal_trees_have_no_difference_whatever_their_order(tmp_path):
+    turned = dict(reversed(tree().items()))
+    np.save(tmp_path / "frames.npy", turned["frames"])
+    turned["frames"] = np.load(tmp_path / "frames.npy", mmap_mode="r")
+    turned["weights"][0] = turned["weights"][0].t().contiguous().t()
+    assert first_difference(tree(), turned) is None
+
+
+def change(path, value):
+    def apply(root):
+        for key in path[:-1]:
+            root = root[key]
+        root[path[-1]] = value
+
+    return apply
+
+
+DIFFERENCES = [
+    (("weights", 0), torch.tensor([[0.0, 1, 2], [3, 4.5, 5]]), "weights/0[4]: 4.0 and 4.5 (1 of 6"),
+    (("weights", 0), torch.arange(6.0), "weights/0: torch.float32 [2, 3] and torch.float32 [6]"),
+    (("weights", "scale"), torch.tensor(2.5), "weights/scale[0]: 2.0 and 2.5 (1 of 1 "),
+    (("half",), torch.tensor([1, 2], dtype=torch.bfloat16), "half[1]: 1.0 and 2.0"),
+    (("frames",), np.zeros((4, 2), np.int8), "frames: uint8 [4, 2] and int8 [4, 2]"),
+    (("frames",), [0] * 8, "frames: uint8 [4, 2] and [0, 0"),
+    (("streams", 0), np.array([1.0, 2.0]), "streams[0][1]: nan and 2.0"),
+    (("streams", 1), (3, "PCG64", 0), "streams[1][2]: None and 0"),
+    (("streams", 1), (3, "PCG64"), "streams[1]: 3 and 2 entries"),
+    (("streams", 1), [3, "PCG64", None], "streams[1]: (3, 'PCG64', None) and [3, 'PCG64', None]"),
+    (("nan",), 0.0, "nan: nan and 0.0"),
+    (("more",), 1, "more: only in the second"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "said"), DIFFERENCES)
+def test_difference_names_its_path_and_both_values(path, value, said):
+    other = tree()
+    change(path, value)(other)
+    found = first_difference(tree(), other)
+    assert found and found.startswith(said)
+
+
+def test_equal_values_of_other_bits_or_types_differ():
+    for one, two in ((0.0, -0.0), (1, True), (1, 1.0), (np.float32(0), np.float32(-0.0))):
+        assert first_difference({"x": one}, {"x": two}) is not None
+    assert first_difference(torch.tensor([0.0]), torch.tensor([-0.0])) == (
+        "[0]: 0.0 and -0.0 (1 of 1 numbers differ)"
+    )
