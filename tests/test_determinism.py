@@ -1,13 +1,19 @@
 """What repeats to the bit: what is recorded, what is compared, what the doctor finds."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_STATE
+from tiny_envs import StateReach
 
-from rlearly import determinism
+from rlearly import determinism, doctor, train
 from rlearly.difference import first_difference
+from rlearly.replay import Replay
 
 CPU = torch.device("cpu")
 
@@ -117,3 +123,92 @@ def test_equal_values_of_other_bits_or_types_differ():
     assert first_difference(torch.tensor([0.0]), torch.tensor([-0.0])) == (
         "[0]: 0.0 and -0.0 (1 of 1 numbers differ)"
     )
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The doctor's runs are small, and happen in this process."""
+    words = "agent.hidden_dim=8 agent.learning_starts_steps=60 eval_every_frames=100"
+    base = [w for w in TINY_STATE["td3"] if "every_frames" not in w and "agent=" not in w]
+    monkeypatch.setattr(doctor, "REPEATED", {"td3": " ".join([*base, words, "eval_episodes=1"])})
+    monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
+    monkeypatch.setattr(doctor, "_train", lambda *words: train.train(list(words)))
+
+
+def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
+    ends = []
+    end = doctor._end
+    monkeypatch.setattr(doctor, "_end", lambda run: ends.append(end(run)) or ends[-1])
+    monkeypatch.setattr(doctor.rendering, "choose_backend", lambda: None)
+    assert doctor.determinism() == (
+        "3 runs of td3 are equal to the bit on cpu with 1 threads: weights, moments, replay, "
+        "streams, rows; pixels were not checked, as nothing can be drawn here"
+    )
+    one = ends[0]
+    assert one["loop"]["updates"] == 100 and len(one["rows"]) > 8
+    assert {"agent", "replay", "env", "means"} <= set(one)
+    assert one["agent"]["body"]["optimizers"]["critic"]["state"]
+    assert one["agent"]["body"]["generators"]
+
+
+def test_env_on_the_global_generator_does_not_repeat(small, monkeypatch):
+    state = StateReach._state
+    monkeypatch.setattr(StateReach, "_state", lambda env: state(env) * float(torch.rand(())))
+    with pytest.raises(doctor.Problem) as problem:
+        doctor.determinism()
+    said = str(problem.value)
+    assert said.startswith("td3 on cpu with 1 threads does not repeat, first at rows[")
+    assert "draws from a global generator" in said and "threads=1" not in said
+
+
+def test_agent_that_reads_the_clock_does_not_repeat_and_fewer_threads_are_named(small, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    step = torch.optim.Adam.step
+
+    def hurried(optimizer, *arguments):
+        optimizer.param_groups[0]["lr"] = 1e-4 * (1 + time.monotonic() % 1)
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", hurried)
+    with pytest.raises(doctor.Problem, match=r"does not repeat.*: try threads=1 in your runs"):
+        doctor.determinism()
+
+
+def forget_moments(monkeypatch):
+    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", lambda optimizer, state: None)
+
+
+def forget_stream(monkeypatch):
+    load = Replay.load_state_dict
+
+    def restart(ring, state):
+        load(ring, state)
+        ring.generator.bit_generator.state = np.random.PCG64(0).state
+
+    monkeypatch.setattr(Replay, "load_state_dict", restart)
+
+
+@pytest.mark.parametrize("forget", [forget_moments, forget_stream])
+def test_what_is_not_restored_is_found_on_resuming(small, monkeypatch, forget):
+    forget(monkeypatch)
+    with pytest.raises(doctor.Problem, match=r"goes on otherwise when resumed, first at \w+"):
+        doctor.determinism()
+
+
+def test_run_that_does_not_start_is_a_problem_in_its_own_words():
+    with pytest.raises(doctor.Problem, match=r"agent=tt3 does not train: .*did you mean td3"):
+        doctor._train("agent=tt3", "env=Pendulum-v1")
+
+
+def test_determinism_is_checked_by_name_only(capsys):
+    assert "determinism" not in doctor.CHECKS
+    assert doctor.main(["--help"]) == 0
+    assert "By name only, as they take up to a minute: determinism" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
+    command = [sys.executable, "-W", "ignore", "-m", "rlearly.doctor", "determinism"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 runs of td3 and 3 runs of drm are equal to the bit" in done.stdout
