@@ -1,10 +1,10 @@
 """What a checkpoint costs when the replay is full: time, bytes, and the share of a run's time.
 
-`python benchmarks/checkpoint.py` prints a Markdown table; `runs=[drm:dog_run,td3:Hopper-v5]` says of
-which runs, each with its own settings, `capacity=` of how big a replay (the whole of it is written
-once, in `folder=`, for comparison). Between two checkpoints at the default interval the replay gets
-new transitions of random numbers. The share is of the time that this machine takes for the steps and
-updates of an interval, timed in the same run.
+`python benchmarks/checkpoint.py` prints a Markdown table; `runs=[drm:dog_run,td3:Hopper-v5]` says
+of which runs, each with its own settings, `capacity=` of how big a replay (the whole of it is
+written once, in `folder=`, for comparison). Between two checkpoints at the default interval the
+replay gets new transitions of random numbers. The share is of the time that this machine takes for
+the steps and updates of an interval, timed in the same run.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class BenchmarkConfig:
     capacity: int = setting(1_000_000, "transitions of the full replay", at_least=1000)
     rounds: int = setting(3, "checkpoints of each kind", at_least=1)
     folder: str | None = setting(None, "where checkpoints are written; null: a temporary folder")
+    load: bool = setting(True, "load it too, which takes as much memory as the replay")
     threads: int = setting(1, "CPU threads", at_least=1)
 
 
@@ -75,9 +76,11 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> str:
     agent = compose.make_agent(config, spec, device)
     generator = np.random.default_rng(0)
     layout = compose.layout_of(config, spec)
-    replay = Replay(
-        layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator, device=device
-    )
+
+    def empty() -> Replay:
+        return Replay(layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator)
+
+    replay = empty()
     replay.added = asked.capacity  # full, of zeros that take no memory
     checkpoints = checkpoint.Checkpoints(folder, keep=2)
     timed: dict[str, list[float]] = {"whole": [], "new": [], "quick": []}
@@ -94,12 +97,12 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> str:
         began = time.monotonic()
         checkpoint.Checkpoints(folder / "without", keep=1).save(number, state)
         timed["quick"].append(time.monotonic() - began)
-    began = time.monotonic()
-    _, loaded = checkpoint.load_newest(folder)
-    Replay(
-        layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator, device=device
-    ).load_state_dict(loaded["replay"])
-    loading = time.monotonic() - began
+    loading = float("nan")
+    if asked.load:
+        began = time.monotonic()
+        _, loaded = checkpoint.load_newest(folder)
+        empty().load_state_dict(loaded["replay"])
+        loading = time.monotonic() - began
     new = statistics.median(timed["new"])
     share = new / (rows * seconds_a_step)
     whole = asked.capacity * layout.transition_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlearly.config import ConfigError, did_you_mean
 from rlearly.envs import rendering
@@ -110,7 +112,7 @@ def drawing() -> str:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = _last_line(done.stderr)
         _, refused, sentence = last.partition("ConfigError: ")
         raise Problem(sentence if refused else f"drawing fails ({last}); {rendering.INSTALL}")
     return done.stdout.strip().splitlines()[-1]
@@ -138,6 +140,97 @@ def video() -> str:
         return f"H.264 mp4 encoded ({path.stat().st_size} bytes)"
 
 
+HALF_FRAMES, WHOLE_FRAMES = 100, 160
+REPEATED = {
+    "td3": "env=Pendulum-v1 agent.learning_starts_steps=60 eval_every_frames=100 eval_episodes=1",
+    "drm": "env=cartpole_balance preset=cpu seed_frames=60 eval_every_frames=0 "
+    "agent.exploration_steps=20 agent.perturb_every_steps=10",
+}
+"""For each agent, words of a run that learns before and after its half, which is amid an episode.
+
+The networks are big enough for several threads to share their sums."""
+
+PIXEL_AGENTS = ("drm",)
+
+
+def determinism() -> str:
+    """Whether runs repeat to the bit here: the same command again, and stopped and resumed."""
+    drawn = rendering.choose_backend()
+    agents = [name for name in REPEATED if drawn or name not in PIXEL_AGENTS]
+    ground = ""
+    for name in agents:
+        with tempfile.TemporaryDirectory() as folder:
+            ground = repeat(name, Path(folder))
+    runs = " and ".join(f"3 runs of {name}" for name in agents)
+    left_out = "" if drawn else "; pixels were not checked, as nothing can be drawn here"
+    return (
+        f"{runs} are equal to the bit on {ground}: weights, moments, replay, streams, rows"
+        f"{left_out}"
+    )
+
+
+def repeat(agent: str, folder: Path) -> str:
+    """Train one run twice and a third time in two parts; returns what they ran on.
+
+    Raises:
+        Problem: they do not end in the same bits, or do not run at all.
+    """
+    words = [f"agent={agent}", *REPEATED[agent].split(), "video_size=0", "log_every_frames=20"]
+    words += ["checkpoint_every_frames=0", "plasticity.every_steps=20"]
+    whole, half = f"train_frames={WHOLE_FRAMES}", f"train_frames={HALF_FRAMES}"
+    first, again, stopped = (folder / name for name in ("first", "again", "stopped"))
+    _train(*words, whole, f"run_dir={first}")
+    told = json.loads((first / "provenance.json").read_text())[-1]["determinism"]
+    ground = f"{told['device']} with {told['threads']} threads"
+    _train(*words, whole, f"run_dir={again}")
+    _compare(first, again, f"{agent} on {ground} does not repeat", told)
+    _train(*words, half, f"run_dir={stopped}")
+    _train(f"resume={stopped}", whole)
+    _compare(first, stopped, f"{agent} on {ground} goes on otherwise when resumed", told)
+    return ground
+
+
+def _train(*words: str) -> None:
+    """A run in a process of its own, as a person starts it."""
+    command = [sys.executable, "-W", "ignore", "-m", "rlearly.train", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Problem(f"{words[0]} does not train: {_last_line(done.stderr)}")
+
+
+def _compare(one: Path, two: Path, failure: str, told: dict[str, Any]) -> None:
+    from rlearly.difference import first_difference
+
+    found = first_difference(_end(one), _end(two))
+    if found is None:
+        return
+    remedies = ["threads=1"] * (told["threads"] > 1) + ["device=cpu"] * (told["device"] != "cpu")
+    remedy = (
+        f"try {' and '.join(remedies)} in your runs; OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= "
+        "python -m rlearly.doctor determinism checks whether that helps"
+        if remedies
+        else "one CPU thread leaves only code to blame: what draws from a global generator, "
+        "reads the clock, or is not saved?"
+    )
+    raise Problem(f"{failure}, first at {found}: {remedy}.")
+
+
+def _end(run: Path) -> dict[str, Any]:
+    """All that a run leaves: its rows and its last checkpoint, without what the clock decides."""
+    from rlearly import checkpoint
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("speed/", "eval/seconds")
+    rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+    _, state = checkpoint.load_newest(run / "checkpoints")
+    del state["loop"]["elapsed_seconds"], state["sinks"]
+    return {"rows": rows, **state}
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "packages": packages,
     "learner": learner,
@@ -148,25 +241,29 @@ CHECKS: dict[str, Callable[[], str]] = {
     "update": update,
     "video": video,
 }
+LONG_CHECKS: dict[str, Callable[[], str]] = {"determinism": determinism}
+"""They take the better part of a minute, and are run by name only."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all checks, or those named; exit status 1 if one of them failed."""
+    """Run all short checks, or those named; exit status 1 if one of them failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words:
         print(f"Usage: python -m rlearly.doctor [CHECK ...]\nChecks: {', '.join(CHECKS)}")
+        print(f"By name only, as they take up to a minute: {', '.join(LONG_CHECKS)}")
         return 0
+    checks = CHECKS | LONG_CHECKS
     for word in words:
-        if word not in CHECKS:
-            print(f"rlearly: There is no check {word!r}; {did_you_mean(word, CHECKS)}")
+        if word not in checks:
+            print(f"rlearly: There is no check {word!r}; {did_you_mean(word, checks)}")
             return 2
     failed = 0
     for name in words or CHECKS:
         try:
-            print(f"ok       {name:9} {CHECKS[name]()}", flush=True)
+            print(f"ok       {name:11} {checks[name]()}", flush=True)
         except (Problem, ConfigError) as error:
             failed += 1
-            print(f"PROBLEM  {name:9} {error}", flush=True)
+            print(f"PROBLEM  {name:11} {error}", flush=True)
     print("All is well." if not failed else f"{failed} problem(s): see above.")
     return 1 if failed else 0
 

@@ -21,9 +21,11 @@ from typing import Any
 import psutil
 import torch
 
+from rlearly import determinism, machine
 from rlearly.config import ConfigError, RunConfig, as_yaml
 
 CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
 
 
 def create(config: RunConfig) -> Path:
@@ -66,7 +68,7 @@ def _own_directory(config: RunConfig) -> Path:
 
 def discard(path: Path) -> None:
     """Take back the directory of a run that could not start; anything else in it stays."""
-    for name in (CONFIG, "provenance.json", "metrics.jsonl", "run.lock", "wandb_id"):
+    for name in (CONFIG, PROVENANCE, "metrics.jsonl", "run.lock", "wandb_id"):
         (path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: it was there before, and is the user's
         path.rmdir()
@@ -109,7 +111,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def provenance(threads: int, device: torch.device) -> dict[str, Any]:
-    """Command, code, packages and hardware, as far as they can be told."""
+    """Command, code, packages, hardware and what repeating rests on, as far as can be told."""
     package = Path(__file__).parent
     diff = _git(package, "diff", "HEAD")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -128,12 +130,13 @@ def provenance(threads: int, device: torch.device) -> dict[str, Any]:
         },
         "hardware": {
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": machine.processor(),
             "cores": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
             "gpu": gpu,
         },
         "threads": threads,
+        "determinism": determinism.facts(device),
         "environment": {
             name: value
             for name, value in sorted(os.environ.items())
@@ -148,11 +151,15 @@ def record_start(path: Path, config: RunConfig, facts: dict[str, Any]) -> None:
     provenance.json gains an entry, config.yaml holds what was changed on resuming, and a run that
     is trained on is not done.
     """
-    file = path / "provenance.json"
-    entries = json.loads(file.read_text()) if file.is_file() else []
-    write(file, json.dumps([*entries, facts], indent=1))
+    write(path / PROVENANCE, json.dumps([*starts(path), facts], indent=1))
     write(path / CONFIG, as_yaml(config))
     (path / "done.json").unlink(missing_ok=True)
+
+
+def starts(path: Path) -> list[dict[str, Any]]:
+    """The run's provenance at each start and resume so far."""
+    file = path / PROVENANCE
+    return json.loads(file.read_text()) if file.is_file() else []
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -163,11 +170,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

@@ -24,5 +24,11 @@ class Tape:
     read: Callable[[int, int], Iterator[Piece]]
     """Rows from one number to another, in order, as pieces: views, that may change later."""
 
+    def rows(self) -> dict[str, np.ndarray]:
+        """All of them, field by field, in memory; nothing if there are none."""
+        pieces = [fields for _, fields in self.pieces()]
+        names = pieces[0] if pieces else ()
+        return {name: np.concatenate([fields[name] for fields in pieces]) for name in names}
+
     def pieces(self) -> Iterator[Piece]:
         return self.read(self.first, self.end)

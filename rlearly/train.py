@@ -148,11 +148,13 @@ def run(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {threads} threads -> {folder}"
     )
+    provenance = run_dir.provenance(threads, device)
     if resume:
         display.say(f"resumed at {loop.at.frames:,} frames")
+        say_if_other_ground(folder, provenance, display)
     else:
         say_if_long(config, device, display)
-    run_dir.record_start(folder, config, run_dir.provenance(threads, device))
+    run_dir.record_start(folder, config, provenance)
     try:
         with display:
             finished = loop.run()
@@ -199,6 +201,19 @@ def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
         file=sys.stderr,
     )
     return FAILED
+
+
+def say_if_other_ground(folder: Path, provenance: dict[str, Any], display: Display) -> None:
+    """Say what has changed since the run's last start of all that its repetition rests on."""
+    from rlearly import determinism, run_dir
+
+    for last in run_dir.starts(folder)[-1:]:
+        changes = determinism.changes(last.get("determinism", {}), provenance["determinism"])
+        if changes:
+            display.say(
+                f"changed since the last start: {', '.join(changes)}; "
+                "equality to the bit is no longer promised"
+            )
 
 
 def say_if_long(config: RunConfig, device: Any, display: Display) -> None:

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from saved import equal, tape_rows
+from saved import equal
 
 from rlearly import checkpoint
 from rlearly.checkpoint import Checkpoints, DamagedCheckpoint
@@ -150,7 +150,7 @@ def tape(first, end, width=1000):
 
 def assert_is(loaded, first, end):
     assert (loaded.first, loaded.end) == (first, end)
-    rows = tape_rows(loaded)
+    rows = loaded.rows()
     assert (rows["wide"] == np.arange(first, end)[:, None]).all()
     assert (rows["plain"] == np.arange(first, end).astype(np.uint8)).all()
     assert len(rows["wide"]) == end - first

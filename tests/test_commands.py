@@ -119,6 +119,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert not (tmp_path / "stopped" / "done.json").exists()
     resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
+    assert "no longer promised" not in resumed.stdout
 
     def rows(name):
         for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines():
@@ -130,6 +131,8 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     run = tmp_path / "stopped"
     provenance = json.loads((run / "provenance.json").read_text())
     assert len(provenance) == 2 and provenance[0]["packages"]["torch"]
+    assert provenance[0]["determinism"] == provenance[1]["determinism"]
+    assert provenance[0]["determinism"]["threads"] == 1
     assert json.loads((run / "done.json").read_text())["frames"] == 3000
     assert list((run / "events").iterdir())
     assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
@@ -137,12 +140,14 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     shorter = rlearly("train", "resume=stopped", "train_frames=2000", cwd=tmp_path)
     assert shorter.returncode == 2 and "expected at least the 3000 frames" in shorter.stderr
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
-    longer = start("resume=stopped", "train_frames=100000", cwd=tmp_path)
+    longer = start("resume=stopped", "train_frames=100000", "threads=2", cwd=tmp_path)
     while (run / "done.json").exists():
         assert longer.poll() is None
         time.sleep(0.05)
     longer.send_signal(signal.SIGTERM)
-    longer.communicate(timeout=60)
+    output, _ = longer.communicate(timeout=60)
+    other = "changed since the last start: threads 1 -> 2; equality to the bit is"
+    assert other in output
     assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"
     assert "train_frames: 100000" in (run / "config.yaml").read_text()
     newest = max((run / "checkpoints").iterdir())
