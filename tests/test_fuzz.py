@@ -14,11 +14,26 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from rlearly import checkpoint
+from rlearly.checkpoint import Checkpoints, DamagedCheckpoint
 from rlearly.config import ConfigError
 from rlearly.envs.snapshots import USER_BLOCK_BYTES, Snapshots, record, seal
+from rlearly.replay import Layout, Replay
 
-LOADERS = {"snapshots": (Snapshots.load, ConfigError, USER_BLOCK_BYTES)}
+
+def load_around(file):
+    """Load the checkpoint that one of its files was damaged of, rows included."""
+    (folder,) = checkpoint.found(next(p for p in file.parents if checkpoint.found(p)))
+    for piece in checkpoint.load(folder)["replay"]["slots"].pieces():
+        assert piece
+
+
+LOADERS = {
+    "snapshots": (Snapshots.load, ConfigError, USER_BLOCK_BYTES),
+    "checkpoint": (load_around, DamagedCheckpoint, 80),
+}
 """What loads a path, what it raises, and how many first bytes are each to be damaged."""
 CASE_SECONDS = 10
 TEACHERS = Path(__file__).parents[1] / "rlearly/experiments/results/s3rl_cpu/teachers"
@@ -114,6 +129,40 @@ def test_damages_differ_from_the_data_and_repeat_with_the_seed():
     assert drawn(0) == drawn(0) != drawn(1)
     assert all(changed != data for _, changed in drawn(0))
     assert all(drawn(0)[place][1][place] != data[place] for place in range(16))
+
+
+# --- checkpoints ---
+
+FILES = ("manifest.sha256", "manifest.json", "state.pt", "array_0.npy", "rows")
+
+
+@pytest.fixture
+def checkpoint_files(tmp_path):
+    """A small one, of a replay and weights; name -> file."""
+    layout = Layout(frame_shape=(3,), frame_dtype="float32", frame_stack=1, actions=1)
+    random = np.random.default_rng(0)
+    replay = Replay(layout, capacity=40, nstep=3, discount=0.99, generator=random)
+    replay.begin(np.zeros(3, np.float32))
+    for _ in range(60):
+        replay.add(random.random(1), 1.0, random.random(3), terminated=False, truncated=False)
+    state = {"agent": {"w": torch.arange(50.0)}, "replay": replay.state_dict()}
+    folder = Checkpoints(tmp_path / "checkpoints", keep=1).save(7, state)
+    rows, _ = (tmp_path / "checkpoints" / "tapes").iterdir()  # before and after the ring's end
+    return {"rows": rows} | {file.name: file for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_checkpoints_are_refused(checkpoint_files, name):
+    refused = fuzz("checkpoint", checkpoint_files[name], count=60, seconds=120)
+    assert refused == {"head": 80} | dict.fromkeys(KINDS, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_thousands_of_damaged_checkpoints_are_refused(checkpoint_files, name):
+    refused = fuzz("checkpoint", checkpoint_files[name], 1000, seconds=600, seed=1)
+    print(name, dict(refused))
+    assert refused == {"head": 80} | dict.fromkeys(KINDS, 1000)
 
 
 # --- snapshots ---
