@@ -59,6 +59,13 @@ def settle(threads: int | None) -> int:
     return count
 
 
+def ask_for_repeatable_kernels(device: torch.device) -> None:
+    """On a GPU, have torch take deterministic kernels, and warn where it has none."""
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
+
+
 def _asked_threads() -> int:
     """OMP_NUM_THREADS, or 0 if it is not a plain number."""
     text = os.environ.get("OMP_NUM_THREADS", "")

@@ -102,6 +102,7 @@ def train(words: list[str]) -> int:
         folder = None
     threads = machine.settle(config.threads)
     device = machine.choose_device(config.device)
+    machine.ask_for_repeatable_kernels(device)
     if folder is None:
         folder = run_dir.create(config)
     with run_dir.locked(folder):

@@ -11,7 +11,7 @@ import torch
 from conftest import TINY_STATE
 from tiny_envs import StateReach
 
-from rlearly import determinism, doctor, train
+from rlearly import determinism, doctor, machine, train
 from rlearly.difference import first_difference
 from rlearly.replay import Replay
 
@@ -212,3 +212,16 @@ def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs of td3 and 3 runs of drm are equal to the bit" in done.stdout
+
+
+def test_deterministic_kernels_are_asked_for_on_a_gpu_only():
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        machine.ask_for_repeatable_kernels(CPU)
+        assert not torch.are_deterministic_algorithms_enabled()
+        machine.ask_for_repeatable_kernels(torch.device("cuda"))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = True
