@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -177,7 +178,7 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
     plan = _grouped(plan, folder)
     plan.check()
     if config.dry_run:
-        return forecast(*joined(plan, folder), folder, config)
+        return dry_run(*joined(plan, folder), folder, config)
     engine = make_engine(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -246,42 +247,46 @@ def local_workers(config: SweepConfig, gpus: Sequence[str]) -> int:
     return config.workers or len(gpus) or usable_cores()
 
 
-def forecast(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
-    """Print every command that is still to be run, and what all of it will take."""
-    from rlearly.compose import forecast_replay_bytes, forecast_seconds
+def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
+    """Print every command that is still to be run, and then what all of it will take."""
     from rlearly.display import duration
     from rlearly.experiments.attempt import commands
+    from rlearly.experiments.forecast import forecast
     from rlearly.experiments.launch import usable_gpus
-    from rlearly.machine import choose_device, gigabytes, settle
+    from rlearly.machine import gigabytes, settle
 
-    settle(1)
     left = [job for job in jobs if not job.finished(folder)]
-    seconds, most_bytes = 0.0, []
-    costs = {}
-    for run, settings in plan.configs():
-        device = choose_device(settings.device)
-        costs[run.arm, run.env] = (
-            forecast_seconds(settings, device),
-            forecast_replay_bytes(settings),
-        )
     for job in left:
         for command in commands(plan, folder, job.name):
             print(shlex.join(["python", "-m", *command]))
-        if job.name.startswith("runs/"):
-            run = plan.run(job.name)
-            run_seconds, replay_bytes = costs[run.arm, run.env]
-            seconds += run_seconds
-            most_bytes.append(replay_bytes)
+    print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.", flush=True)
+    if not left:
+        return DONE
+    settle(1)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # dm_control's, on MuJoCo's next release
+    found = forecast(
+        plan.job_configs(folder, [job.name for job in left]),
+        lambda text: print(f"rlearly: {text}", file=sys.stderr, flush=True),
+    )
     at_once = len(left)
     if config.launcher == "local":
         at_once = min(local_workers(config, usable_gpus()), len(left))
-    together = sum(sorted(most_bytes)[-at_once:]) if at_once else 0
-    print(
-        f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.\n"
-        f"Timed here, beside whatever else this machine is doing, they take {duration(seconds)} of "
-        f"run time in all and {duration(seconds / max(1, at_once))} with {at_once} at once, whose "
-        f"replays fill up to {gigabytes(together)}; teachers are not counted."
-    )
+    seconds = sum(found.seconds.values())
+    together = sum(sorted(found.replay_bytes.values())[-at_once:])
+    if found.seconds:
+        print(
+            f"Timed here, beside whatever else this machine is doing, they take "
+            f"{duration(seconds)} of run time in all and {duration(seconds / at_once)} with "
+            f"{at_once} at once, whose replays fill up to {gigabytes(together)}."
+        )
+    for names, what in (
+        (found.estimated, "were not timed: their pace is taken from the same agent elsewhere"),
+        (found.unknown, "were not timed, and are not counted"),
+    ):
+        if names:
+            print(f"{len(names)} of the jobs {what}.")
+    if any(job.name.startswith("teachers/") for job in left):
+        print("The recording of the teachers' episodes is not counted.")
     return DONE
 
 

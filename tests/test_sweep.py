@@ -17,7 +17,9 @@ import pytest
 from saved import agent_state, equal
 
 from rlearly import sweep
+from rlearly.compose import Pace
 from rlearly.config import ConfigError, choices
+from rlearly.experiments import forecast as forecasts
 from rlearly.experiments import launch
 from rlearly.experiments.attempt import Attempt, Job, Record, jobs_of, log_of
 from rlearly.experiments.status import statuses, totals
@@ -235,6 +237,48 @@ def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
     assert len(Plan.load(out).runs) == 6
     assert sweep.main([f"status={out}"]) == 0
     assert "7 jobs: 7 done" in capsys.readouterr().out
+
+
+def test_dry_run_says_the_commands_before_it_times_anything(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def timed(config, device):
+        seen.append((config.agent_name, config.env.name, capsys.readouterr().out))
+        return Pace(0.0, 0.0, 1, 200, 100)
+
+    monkeypatch.setattr(forecasts, "timed", timed)
+    words = ["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "replay_ratio=1,2", "train_frames=30"]
+    assert sweep.main([*words, "seeds=2", "dry_run=true", f"sweep_dir={tmp_path / 'x'}"]) == 0
+    assert [kind[:2] for kind in seen] == [
+        ("td3", "Pendulum-v1"),
+        ("sac", "Pendulum-v1"),
+        ("td3", "Hopper-v5"),
+        ("sac", "Hopper-v5"),
+    ], "each agent on each env once, whatever its replay ratio, and every agent before a second env"
+    assert seen[0][2].count("rlearly.train") == 16 and "16 of 16 jobs" in seen[0][2]
+    said = capsys.readouterr().out
+    assert "they take 1 min of run time in all" in said
+    assert "teachers" not in said
+
+
+def test_forecast_ends_in_time_and_says_what_it_did_not_time(monkeypatch):
+    monkeypatch.setattr(forecasts, "timed", lambda config, device: Pace(1.0, 0.0, 1, 200, 100))
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(forecasts.time, "monotonic", lambda: next(clock))
+    plan = grid(["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "eval_every_frames=0"], [0])
+    names = [run.name for run in plan.runs]
+    told = []
+    found = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=12)
+    assert told == [
+        "timing td3 on Pendulum-v1, 1 of 4 (5 s so far, 12 s at most)",
+        "timing sac on Pendulum-v1, 2 of 4 (10 s so far, 12 s at most)",
+    ]
+    assert found.estimated == ["runs/td3/Hopper-v5/0", "runs/sac/Hopper-v5/0"]
+    assert found.unknown == [] and set(found.seconds) == set(names)
+    assert found.seconds[names[0]] == 1_000_000 + forecasts.START_SECONDS
+    clock = iter(range(0, 1000, 5))
+    few = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=7)
+    assert few.unknown == ["runs/sac/Pendulum-v1/0", "runs/sac/Hopper-v5/0"]
 
 
 def test_names_and_folders_may_hold_any_character(tmp_path):

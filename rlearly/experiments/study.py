@@ -149,6 +149,15 @@ class Plan:
                     raise ConfigError(f"{run.arm} on {run.env}: {error}") from None
         return found
 
+    def job_configs(self, sweep: Path, names: Sequence[str]) -> dict[str, RunConfig]:
+        """What the words of runs and teachers compose to, by their names as jobs."""
+        of_arms = {(run.arm, run.env): config for run, config in self.configs()}
+        found = {run.name: of_arms[run.arm, run.env] for run in self.runs}
+        for env in self.taught():
+            name = str(self.snapshots(sweep, env).relative_to(sweep).with_suffix(""))
+            found[name] = compose(self.teacher_words(env))
+        return {name: found[name] for name in names}
+
     def joined(self, earlier: Plan, sweep: Path) -> Plan:
         """This plan, and what an earlier one of the same sweep has beside it.
 
