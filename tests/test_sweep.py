@@ -450,7 +450,9 @@ def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path,
     psutil.wait_procs(children, timeout=60)
     assert children and not [child for child in children if child.is_running()]
     jobs = jobs_of(Plan.load(out), out)
-    assert [status.state for status in statuses(out, jobs)] == ["done", "lost"]
+    found = statuses(out, jobs)
+    assert [status.state for status in found] == ["done", "saved"], "it had time to save"
+    assert found[1].seconds > 0.5
     first, second = (out / job.name for job in jobs)
     assert any((second / "checkpoints").iterdir()), "it has saved"
     ended = (first / "done.json").stat().st_mtime_ns
@@ -590,6 +592,27 @@ def test_states_are_read_off_the_directory(tmp_path):
     assert totals(found).startswith("6 jobs: 2 running, 1 queued, 1 saved, 1 failed, 1 lost, 10")
     (run / "done.json").write_text("{}")
     assert statuses(tmp_path, jobs)[0].state == "done"
+
+
+def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
+    plan = grid(TINY, range(3))
+    plan.save(tmp_path)
+    jobs = jobs_of(plan, tmp_path)
+    now = time.time()
+    for job, began in zip(jobs, (now - 50, now + 50, now - 50), strict=True):
+        record = Record("running", "local", socket.gethostname(), 2**22 + 1, 1, began, 3.0)
+        record.save(tmp_path, job.name)
+        (tmp_path / job.name).mkdir(parents=True)
+    for job in jobs[:2]:
+        (tmp_path / job.name / "checkpoints" / "000000000030").mkdir(parents=True)
+    found = statuses(tmp_path, jobs)
+    assert [status.state for status in found] == ["saved", "lost", "lost"], "one is an earlier try's"
+    assert 52 < found[0].seconds < 60 and found[1].seconds == 3.0
+    log_of(tmp_path, jobs[2].name).write_text("saved at 30 frames; continue with: x\n")
+    with (tmp_path / jobs[1].name / "run.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        states = [status.state for status in statuses(tmp_path, jobs)]
+    assert states == ["saved", "running", "saved"], "a run that still saves is running"
 
 
 def test_wide_sweeps_show_what_matters_first(tmp_path):

@@ -95,6 +95,19 @@ class Record:
         write(file, json.dumps(asdict(self)))
 
 
+def after_death(sweep: Path, name: str, record: Record) -> Record:
+    """The record of a try that nobody ended, since whoever kept it is gone: `saved`, with its time
+    counted, if the run wrote a checkpoint or said that it saved; else as it is."""
+    kept = [path.stat().st_mtime for path in checkpoint.found(sweep / name / "checkpoints")]
+    if (last_lines(sweep, name) or [""])[0].startswith("saved at"):
+        kept.append(log_of(sweep, name).stat().st_mtime)
+    last = max(kept, default=0.0)
+    if record.state != "running" or last <= record.began:
+        return record
+    seconds = record.seconds + last - record.began
+    return replace(record, state="saved", seconds=seconds, exit=SAVED)
+
+
 def _beside(sweep: Path, name: str, suffix: str) -> Path:
     file = sweep / "jobs" / name
     return file.with_name(file.name + suffix)
@@ -178,6 +191,8 @@ class Attempt:
                 return SAVED if self.stopping else 1
             plan = Plan.load(self.sweep)
             before = Record.load(self.sweep, self.name)
+            if before:
+                before = after_death(self.sweep, self.name, before)
             record = Record(
                 state="running",
                 engine=self.engine,

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.display import duration
-from rlearly.experiments.attempt import Job, Record, last_lines
+from rlearly.experiments.attempt import Job, Record, after_death, in_use, last_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,6 +61,9 @@ class Status:
 def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
     """Of one job; `queue` is what an engine says of those that it has: `queued` or `running`."""
     record = Record.load(sweep, job.name)
+    running = record is not None and record.state == "running"
+    if record and running and not (queue.get(job.name) or _alive(sweep, job, record)):
+        record = after_death(sweep, job.name, record)
     state = _state(sweep, job, record, queue.get(job.name))
     run = sweep / job.name
     row = _last_values(run / "metrics.jsonl")
@@ -97,6 +100,9 @@ def _alive(sweep: Path, job: Job, record: Record) -> bool:
     """Whether the try that made a record may still run. On another host nobody can tell but by
     what the run writes."""
     if record.host == socket.gethostname():
+        lock = sweep / job.name / "run.lock"
+        if lock.exists() and in_use(lock):  # a run that is saving outlives its launcher
+            return True
         with contextlib.suppress(psutil.Error):
             return psutil.Process(record.pid).create_time() <= record.began + 1
         return False
