@@ -6,8 +6,10 @@ error sentences are all read off that. Agents keep their own group beside their 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -330,9 +332,22 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def as_word(key: str, value: object) -> str:
-    """`key='value'`, whatever characters the value has."""
+    """`key=value`, or `key='value'` where the grammar would read other than this text."""
+    with contextlib.suppress(ConfigError):
+        if parse_overrides([f"{key}={value}"]) == [(key, str(value))]:
+            return f"{key}={value}"
     quoted = str(value).replace("'", "\\'")
     return f"{key}='{quoted}'"
+
+
+def as_shell(words: Iterable[str]) -> str:
+    """A command as a shell takes it: quoted where it must be, in double quotes if they do."""
+    shown = []
+    for word in words:
+        quoted = shlex.quote(word)
+        plain = quoted == word or set(word) & set('"$`\\!')
+        shown.append(quoted if plain else f'"{word}"')
+    return " ".join(shown)
 
 
 def choices(word: str) -> tuple[str, list[str]]:

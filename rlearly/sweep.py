@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import ConfigError, describe, from_words, group, setting
+from rlearly.config import ConfigError, as_shell, as_word, describe, from_words, group, setting
 from rlearly.experiments.launch import RayConfig, SlurmConfig
 
 if TYPE_CHECKING:
@@ -258,7 +257,7 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
     left = [job for job in jobs if not job.finished(folder)]
     for job in left:
         for command in commands(plan, folder, job.name):
-            print(shlex.join(["python", "-m", *command]))
+            print(as_shell(["python", "-m", *command]))
     print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.", flush=True)
     if not left:
         return DONE
@@ -345,7 +344,7 @@ def launch(folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfi
     if stopped:
         print("stopped; the same command goes on.")
         return STOPPED
-    print(f"read it with: python -m rlearly.report {shlex.quote(f'sweep={folder}')}")
+    print(f"read it with: python -m rlearly.report {as_shell([as_word('sweep', folder)])}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ from saved import agent_state, equal
 
 from rlearly import sweep
 from rlearly.compose import Pace
-from rlearly.config import ConfigError, choices
+from rlearly.config import ConfigError, as_shell, as_word, choices, parse_overrides
 from rlearly.experiments import forecast as forecasts
 from rlearly.experiments import launch
 from rlearly.experiments.attempt import Attempt, Job, Record, jobs_of, log_of
@@ -295,6 +297,55 @@ def test_names_and_folders_may_hold_any_character(tmp_path):
         assert "resumed at 30 frames" in log_of(out, job.name).read_text()
 
 
+def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
+    assert sweep.main(words) == 0
+    longer = [word.replace("train_frames=60", "train_frames=90") for word in words]
+    capsys.readouterr()
+    assert sweep.main([*longer, "seeds=1", "dry_run=true"]) == 0
+    run = out / "runs/td3/Pendulum-v1/0"
+    said = capsys.readouterr().out
+    assert f"python -m rlearly.train resume={run} train_frames=90\n" in said
+    assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
+    assert json.loads((run / "done.json").read_text())["frames"] == 90
+    assert "resumed at 60 frames" in log_of(out, "runs/td3/Pendulum-v1/0").read_text()
+    assert [run.train_frames for run in Plan.load(out).runs] == [90, 60]
+    capsys.readouterr()
+    assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
+    assert "1 of 1 jobs are done already" in capsys.readouterr().out
+    assert sweep.main(words) == 2
+    assert (
+        "expected at least the 90 frames that td3 on Pendulum-v1, seed 0 has done, received 60"
+        in (capsys.readouterr().err)
+    )
+    shutil.rmtree(run.parent / "1" / "checkpoints")
+    assert sweep.main([w for w in longer if "seeds" not in w] + ["seeds=[1]"]) == 2
+    assert "seed 1 is done with 60 frames and has no checkpoint left" in capsys.readouterr().err
+
+
+def test_conflicting_words_alone_are_shown(tmp_path):
+    plan = grid([*TINY, "agent.lr=2"], [0])
+    plan.save(tmp_path)
+    other = grid([*TINY, "train_frames=99", "agent.lr=1"], [0])
+    with pytest.raises(
+        ConfigError, match=r"\(agent.lr=2 train_frames=60\) than this command \(agen"
+    ):
+        other.joined(plan, tmp_path)
+    with pytest.raises(ConfigError, match=r"\(train_frames=60\) than this command \(nothing"):
+        grid([w for w in [*TINY, "agent.lr=2"] if "train" not in w], [0]).joined(plan, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "/a b/c", "josé's [a=1], 50%", "12", "", " x", "$x"])
+def test_words_are_quoted_only_where_they_must_be(name):
+    word = as_word("key", name)
+    assert parse_overrides([word]) == [("key", name)]
+    assert ("'" in word) == (name not in ("/tmp/x", "/a b/c", "", "$x"))
+    assert shlex.split(as_shell(["a", word])) == ["a", word]
+    if name == "/a b/c":
+        assert as_shell([word]) == '"key=/a b/c"'
+
+
 def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
     out = tmp_path / "out"
     broken = out / "runs" / "td3" / "Pendulum-v1" / "0"
@@ -331,7 +382,7 @@ def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
     taught = ["dry_run=true", f"teachers={tmp_path}", f"sweep_dir={tmp_path / 'out'}"]
     assert sweep.main([f"study={file}", *taught]) == 0
     said = capsys.readouterr().out
-    assert "rlearly.teacher" not in said and f"snapshot='\"'\"'{tmp_path}/Pendulum-v1.h5" in said
+    assert "rlearly.teacher" not in said and f"snapshot={tmp_path}/Pendulum-v1.h5" in said
 
 
 def test_tracked_runs_are_grouped_by_sweep(tmp_path):
@@ -606,7 +657,9 @@ def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
     for job in jobs[:2]:
         (tmp_path / job.name / "checkpoints" / "000000000030").mkdir(parents=True)
     found = statuses(tmp_path, jobs)
-    assert [status.state for status in found] == ["saved", "lost", "lost"], "one is an earlier try's"
+    assert [status.state for status in found] == ["saved", "lost", "lost"], (
+        "one is an earlier try's"
+    )
     assert 52 < found[0].seconds < 60 and found[1].seconds == 3.0
     log_of(tmp_path, jobs[2].name).write_text("saved at 30 frames; continue with: x\n")
     with (tmp_path / jobs[1].name / "run.lock").open("a") as handle:

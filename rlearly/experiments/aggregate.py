@@ -16,6 +16,7 @@ import numpy as np
 from rlearly.config import ConfigError
 from rlearly.experiments.run_rows import points, read_rows
 from rlearly.experiments.statistics import interval, pooled_iqm
+from rlearly.experiments.study import Run, finished
 
 Points = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
@@ -52,7 +53,7 @@ class Curve:
         return float(np.trapezoid(self.returns, self.frames) / width)
 
 
-def read_run(folder: Path, run: Any, names: Sequence[str] = ()) -> Curve | None:
+def read_run(folder: Path, run: Run, names: Sequence[str] = ()) -> Curve | None:
     """The evaluations so far, and metrics by name, of a run directory; None if it has none."""
     if not (folder / "metrics.jsonl").is_file():
         return None
@@ -62,8 +63,8 @@ def read_run(folder: Path, run: Any, names: Sequence[str] = ()) -> Curve | None:
         return None
     found = {name: points(rows, name) for name in names}
     metrics = {name: _columns(zip(*own, strict=True)) for name, own in found.items() if own[0]}
-    finished = (folder / "done.json").exists()
-    return Curve(run.arm, run.env, run.seed, *returns, metrics, finished, folder)
+    whole = finished(folder, run.train_frames)
+    return Curve(run.arm, run.env, run.seed, *returns, metrics, whole, folder)
 
 
 def read_csv(path: Path) -> list[Curve]:

@@ -24,7 +24,7 @@ from typing import IO
 
 from rlearly import checkpoint
 from rlearly.config import as_word
-from rlearly.experiments.study import Plan
+from rlearly.experiments.study import Plan, changed_words, finished
 from rlearly.run_dir import write
 
 DONE, SAVED = 0, 75
@@ -44,18 +44,25 @@ class Job:
     name: str
     title: str
     needs: str | None = None
+    train_frames: int | None = None
+    """How many a run is to have; None: as many as its env's."""
 
     def finished(self, sweep: Path) -> bool:
         if self.name.startswith(TEACHERS):
             return (sweep / f"{self.name}.h5").exists()
-        return (sweep / self.name / "done.json").exists()
+        return finished(sweep / self.name, self.train_frames)
 
 
 def jobs_of(plan: Plan, sweep: Path) -> list[Job]:
     """Every job of a plan, teachers first."""
     teachers = {env: _teacher(plan, sweep, env) for env in plan.taught()}
     runs = [
-        Job(run.name, run.title, teachers[run.env].name if run.needs_teacher and teachers else None)
+        Job(
+            run.name,
+            run.title,
+            teachers[run.env].name if run.needs_teacher and teachers else None,
+            run.train_frames,
+        )
         for run in plan.runs
     ]
     return [*teachers.values(), *runs]
@@ -146,9 +153,9 @@ def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
 
 
 def _training(words: list[str], folder: Path) -> list[str]:
-    """The command that trains in `folder`, or goes on there."""
+    """The command that trains in `folder`, or goes on there, with what was changed since."""
     if checkpoint.found(folder / "checkpoints"):
-        return ["rlearly.train", as_word("resume", folder)]
+        return ["rlearly.train", as_word("resume", folder), *changed_words(folder, words)]
     return ["rlearly.train", *words, as_word("run_dir", folder)]
 
 
@@ -209,7 +216,8 @@ class Attempt:
             return status
 
     def _run(self, plan: Plan) -> int:
-        if Job(self.name, "").finished(self.sweep):
+        job = next(job for job in jobs_of(plan, self.sweep) if job.name == self.name)
+        if job.finished(self.sweep):
             return DONE
         self._clear()
         status = DONE

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STATES = ("done", "running", "queued", "saved", "failed", "skipped", "lost", "waiting")
-"""`saved`: stopped with a checkpoint. `lost`: its process is gone without a word. `skipped`: its
+"""`saved`: stopped with a checkpoint, or to be trained on. `lost`: its process is gone without a word. `skipped`: its
 teacher failed. `queued`: the engine has it. `waiting`: nobody has started it yet."""
 
 
@@ -90,7 +90,7 @@ def _state(sweep: Path, job: Job, record: Record | None, queued: str | None) -> 
     if record is None:
         return queued or "waiting"
     if record.state != "running":
-        return queued or record.state
+        return queued or ("saved" if record.state == "done" else record.state)
     if queued:
         return queued
     return "running" if _alive(sweep, job, record) else "lost"

@@ -8,6 +8,7 @@ numbers, env by env and arm by arm.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,8 +23,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.compose import compose
-from rlearly.config import ConfigError, RunConfig, as_word, choices
+from rlearly import checkpoint
+from rlearly.compose import RESUMABLE, compose
+from rlearly.config import ConfigError, RunConfig, as_word, choices, parse_overrides
 from rlearly.run_dir import write
 
 STUDIES = Path(__file__).parent / "studies"
@@ -54,6 +56,11 @@ class Run:
         return f"{self.arm} on {self.env}, seed {self.seed}"
 
     @property
+    def train_frames(self) -> int | None:
+        """What its words say; None: they leave it to the env."""
+        return _frames_in(self.words)
+
+    @property
     def needs_teacher(self) -> bool:
         return "snapshot=TEACHER" in self.words
 
@@ -61,6 +68,14 @@ class Run:
         """Its words, starting from this file of snapshots if it starts from a teacher's."""
         start = as_word("snapshot", snapshot)
         return [start if w == "snapshot=TEACHER" else w for w in self.words]
+
+
+def _frames_in(words: Sequence[str]) -> int | None:
+    """The last train_frames of some words, if it is a number."""
+    frames = _effective(words).get("train_frames")
+    with contextlib.suppress(TypeError, ValueError):
+        return int(float(frames))  # pyright: ignore
+    return None
 
 
 def _plain(name: str) -> str:
@@ -161,19 +176,21 @@ class Plan:
     def joined(self, earlier: Plan, sweep: Path) -> Plan:
         """This plan, and what an earlier one of the same sweep has beside it.
 
+        Words that a resumed run may be given anew, such as train_frames, are this plan's.
+
         Raises:
             ConfigError: they give one run, or the teachers, different words.
         """
         before = {run.name: run for run in earlier.runs}
-        for run in self.runs:
-            other = before.get(run.name)
-            if other and sorted(other.words) != sorted(run.words):
-                _refuse(sweep, run.title, other.words, run.words)
+        runs = [
+            self._agreed(run, before[run.name], sweep) if run.name in before else run
+            for run in self.runs
+        ]
         mine = {run.name for run in self.runs}
         rest = [run for run in earlier.runs if run.name not in mine]
         both = dataclasses.replace(
             self,
-            runs=[before.get(run.name, run) for run in self.runs] + rest,
+            runs=runs + rest,
             metrics=list(dict.fromkeys([*self.metrics, *earlier.metrics])),
             published={**earlier.published, **self.published},
         )
@@ -187,9 +204,36 @@ class Plan:
         if earlier.taught() and self.taught():
             ours = [*self.teacher, *self.teacher_snapshots]
             theirs = [*earlier.teacher, *earlier.teacher_snapshots]
-            if ours != theirs:
+            if _effective(ours) != _effective(theirs):
                 _refuse(sweep, "its teachers", theirs, ours)
         return both
+
+    @staticmethod
+    def _agreed(run: Run, before: Run, sweep: Path) -> Run:
+        """A run with the words that hold from now on.
+
+        Raises:
+            ConfigError: its words are not those that it had, and it cannot be resumed with them.
+        """
+        now, then = _effective(run.words), _effective(before.words)
+        changed = {key for key in now | then if now.get(key) != then.get(key)}
+        if not changed:
+            return before
+        if not changed <= set(MAY_CHANGE) & set(now):
+            _refuse(sweep, run.title, before.words, run.words)
+        folder = sweep / run.name
+        frames, done = run.train_frames, frames_done(folder)
+        if frames is not None and frames < done:
+            raise ConfigError(
+                f"train_frames: expected at least the {done} frames that {run.title} has done, "
+                f"received {frames}; name a larger number, or another sweep_dir=."
+            )
+        if _end(folder) and not finished(folder, frames) and not checkpoint.found(folder / "checkpoints"):
+            raise ConfigError(
+                f"train_frames: {run.title} is done with {done} frames and has no checkpoint left to "
+                "go on from: name another sweep_dir=."
+            )
+        return run
 
     def save(self, sweep: Path) -> None:
         tree = {"format": FORMAT, **dataclasses.asdict(self)}
@@ -222,12 +266,63 @@ class Plan:
             ) from None
 
 
+MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
+"""What a sweep's command may give its runs anew. Where a study's snapshots are is not for each run to
+say, and a grid's other file would be another arm."""
+
+
+def frames_done(run: Path) -> int:
+    """Frames that a run directory's run can go on from, or has finished with."""
+    frames = max((int(path.name) for path in checkpoint.found(run / "checkpoints")), default=0)
+    return frames if _end(run) is None else _train_frames(run) or frames
+
+
+def finished(run: Path, train_frames: int | None) -> bool:
+    """Whether a run directory's run is done, with as many frames as it is to have."""
+    end = _end(run)
+    return end is not None and (train_frames is None or end.get("frames", train_frames) >= train_frames)
+
+
+def _end(run: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((run / "done.json").read_text()))
+    return None
+
+
+def changed_words(run: Path, words: Sequence[str]) -> list[str]:
+    """Those of a run's words that its directory's config does not have, and may be given."""
+    with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
+        config = OmegaConf.load(run / "config.yaml")
+        return [
+            f"{key}={text}"
+            for key, text in _effective(words).items()
+            if key in MAY_CHANGE
+            and parse_overrides([f"{key}={text}"])[0][1] != OmegaConf.select(config, key)
+        ]
+    return []
+
+
+def _train_frames(run: Path) -> int | None:
+    with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
+        return OmegaConf.select(OmegaConf.load(run / "config.yaml"), "train_frames")
+    return None
+
+
+def _effective(words: Sequence[str]) -> dict[str, str]:
+    """Values by key: of one that is there twice, the later one; quotes say nothing."""
+    pairs = (word.partition("=")[::2] for word in words)
+    return {key: re.sub(r"^(['\"])(.*)\1$", r"\2", value) for key, value in pairs}
+
+
 def _refuse(sweep: Path, what: str, theirs: Sequence[str], mine: Sequence[str]) -> None:
-    before = sorted(set(theirs) - set(mine)) or ["nothing else"]
-    now = sorted(set(mine) - set(theirs)) or ["nothing else"]
+    then, now = _effective(theirs), _effective(mine)
+    before, after = (
+        " ".join(f"{k}={v}" for k, v in sorted(one.items()) if other.get(k) != v) or "nothing else"
+        for one, other in ((then, now), (now, then))
+    )
     raise ConfigError(
-        f"{sweep / PLAN} has other words for {what} ({' '.join(before)}) than this command "
-        f"({' '.join(now)}): name another sweep_dir=."
+        f"{sweep / PLAN} has other words for {what} ({before}) than this command ({after}): name "
+        "another sweep_dir=."
     )
 
 
