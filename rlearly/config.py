@@ -377,11 +377,16 @@ def _parsed(words: Sequence[str]) -> Iterator[tuple[Override, str]]:
     for word in words:
         try:
             yield parser.parse_override(word), word
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
+        except HydraException:
+            if word.endswith(","):
+                raise ConfigError(
+                    f"Expected key=value, received {word!r}, which ends in a comma: write "
+                    f"{word.rstrip(',')}, or another value after it."
+                ) from None
+            key = word.partition("=")[0]
             raise ConfigError(
-                f"Expected key=value, received {word!r} ({reason}); a value with spaces at its "
-                f"ends, commas or brackets wants quotes: key=\"'value'\"."
+                f"Expected key=value, received {word!r}, which is not in the grammar; a value with "
+                f"spaces at its ends, commas, brackets or = in it wants quotes: \"{key}='VALUE'\"."
             ) from None
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import ConfigError, as_shell, as_word, describe, from_words, group, setting
+from rlearly.config import (
+    ConfigError,
+    RunConfig,
+    as_shell,
+    as_word,
+    describe,
+    did_you_mean,
+    from_words,
+    group,
+    setting,
+)
 from rlearly.experiments.launch import RayConfig, SlurmConfig
 
 if TYPE_CHECKING:
@@ -30,11 +41,13 @@ if TYPE_CHECKING:
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 LAUNCHERS = ("local", "slurm", "ray")
 WATCH_SECONDS = 2.0
+VERBS = ("status", "cancel", "sync")
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
        python -m rlearly.sweep study=NAME [key=value ...]
        python -m rlearly.sweep status=SWEEP_DIR [watch=true]
        python -m rlearly.sweep cancel=SWEEP_DIR
+       python -m rlearly.sweep sync=SWEEP_DIR
 
 Commas make a grid; every other word is one of `rlearly.train` and goes to all runs. The same
 command again goes on: what is done is skipped, what was stopped or failed is run again.
@@ -84,11 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def help_text() -> str:
-    from rlearly.experiments.study import shipped
+    from rlearly.experiments.study import HELP, shipped
     from rlearly.help import key_lines
 
-    lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, "")]
-    lines += ["", f"Shipped studies: {', '.join(shipped())}"]
+    lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, ""), "", HELP]
+    lines += [f"Shipped studies: {', '.join(shipped())}"]
     return "\n".join(lines)
 
 
@@ -100,14 +113,25 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     """
     own, rest = [], []
     mine = {name for name, *_ in describe(SweepConfig)}
+    theirs = {name for name, *_ in describe(RunConfig)} | {"resume"}
     for word in words:
         key, equals, value = word.partition("=")
+        if key in VERBS and not value:
+            raise ConfigError(f"{key}: expected a sweep's directory, as in {key}=sweeps/NAME.")
         if not equals or word.startswith("-"):
             raise ConfigError(f"Expected key=value, received {word!r} (--help lists the keys).")
+        if key.isidentifier() and key not in mine | theirs:
+            raise ConfigError(
+                f"There is no key {key!r}; {did_you_mean(key, mine | theirs)} (--help lists the "
+                "sweep's keys, python -m rlearly.train --help those of its runs.)"
+            )
         if key == "seeds" and value != "null":
             word = f"seeds='{value}'"
         (own if key.split(".")[0] in mine else rest).append(word)
-    return from_words(SweepConfig(), own), rest
+    config = from_words(SweepConfig(), own)
+    if config.watch and not config.status:
+        raise ConfigError("watch: says nothing without status=SWEEP_DIR; add it.")
+    return config, rest
 
 
 def seeds_of(text: str) -> list[int]:
@@ -171,17 +195,21 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
     Raises:
         ConfigError: the request cannot be met; nothing was started.
     """
+    from rlearly.experiments.attempt import jobs_of
     from rlearly.experiments.launch import queue_of
+    from rlearly.experiments.study import plain
 
     plan, folder = plan_of(config, words)
     plan = _grouped(plan, folder)
     plan.check()
+    for arm in dict.fromkeys(run.arm for run in plan.runs):
+        if plain(arm) != arm:
+            print(f"{arm} is kept in runs/{plain(arm)}: a folder has no such name.")
     if config.dry_run:
         return dry_run(*joined(plan, folder), folder, config)
     engine = make_engine(config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with only_launcher(folder, config.launcher):
+        with untouched_if_refused(folder), only_launcher(folder, config.launcher):
             plan, jobs = joined(plan, folder)
             with_slurm = queue_of(folder) if config.launcher != "slurm" else {}
             if any(job.name in with_slurm for job in jobs):
@@ -190,7 +218,7 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
                     f"cancel={folder} first."
                 )
             plan.save(folder)
-            return launch(folder, jobs, engine, config)
+            return launch(folder, jobs, engine, config, jobs_of(plan, folder))
     except OSError as error:
         raise ConfigError(
             f"sweep_dir: {folder} cannot be written ({error.strerror}); name another."
@@ -290,6 +318,31 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
 
 
 @contextlib.contextmanager
+def untouched_if_refused(folder: Path) -> Iterator[None]:
+    """Makes a sweep's directory; if it is refused before any job was started, what was made in it
+    goes, and the plan is what it was."""
+    from rlearly.experiments.launch import submitted
+    from rlearly.experiments.study import PLAN
+    from rlearly.run_dir import write
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    before, with_slurm = set(folder.iterdir()), submitted(folder)
+    plan = (folder / PLAN).read_text() if folder / PLAN in before else None
+    try:
+        yield
+    except ConfigError:
+        if submitted(folder) == with_slurm:
+            for path in set(folder.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if plan is not None:
+                write(folder / PLAN, plan)
+            for path in made:
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     """One process at a time launches a sweep; who it is stands in launcher.json.
 
@@ -314,12 +367,18 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def launch(folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfig) -> int:
-    """Start what is not done, and look after it as far as the engine wants that."""
+def launch(
+    folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfig, every: Sequence[Job]
+) -> int:
+    """Start what is not done of `jobs`, and look after it as far as the engine wants that.
+
+    `every`: the sweep's jobs, of which these may be a part.
+    """
     from rlearly.experiments.status import failures, statuses, totals
 
     left = [job for job in jobs if not job.finished(folder)]
-    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are done already; {folder}")
+    whose = "" if len(jobs) == len(every) else " of this command"
+    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs{whose} are done already; {folder}")
     stopped = []
 
     def stop(number: int, frame: Any) -> None:
@@ -340,7 +399,9 @@ def launch(folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfi
     found = statuses(folder, jobs)
     for line in failures(found):
         print(line)
-    print(totals(found))
+    print(totals(found, whose))
+    if whose:
+        print(totals(statuses(folder, every), " of the sweep"))
     if stopped:
         print("stopped; the same command goes on.")
         return STOPPED

@@ -1,9 +1,11 @@
 """Sweeps: what is planned, what is run and what is skipped, and what survives which death."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,11 +21,13 @@ import pytest
 from saved import agent_state, equal
 
 from rlearly import sweep
+from rlearly.agents import AGENTS, agent_module
 from rlearly.compose import Pace
 from rlearly.config import ConfigError, as_shell, as_word, choices, parse_overrides
 from rlearly.experiments import forecast as forecasts
 from rlearly.experiments import launch
 from rlearly.experiments.attempt import Attempt, Job, Record, jobs_of, log_of
+from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.status import statuses, totals
 from rlearly.experiments.study import STUDIES, Plan, Run, Study, grid, shipped
 
@@ -151,12 +155,33 @@ def test_shipped_studies_compose_every_run():
     [
         ("clusters=2", "clusterz=2", "started on Pendulum-v1: There is no key"),
         ("seed=9", "sed=9", "teacher on Pendulum-v1: There is no key"),
-        ("teacher: [agent", "teacher: []\ncommon2: [agent", "does not load as a study"),
+        (
+            "teacher: [agent",
+            "teacher: []\nteacherz: [agent",
+            "there is no key 'teacherz'; did you mean",
+        ),
         ("seeds: 2", "seeds: two", "seeds: expected a number of at least 1, received 'two'"),
         ("envs: [Pendulum-v1]", "envs: Pendulum-v1", "envs: expected a list of words"),
-        ("title: tiny", "title: [", "does not load as a study"),
+        ("title: tiny", "title: [", "does not load as a study (line 4: "),
+        (
+            "title: tiny",
+            "title: tiny\ntitle: b",
+            "does not load as a study (line 3: found duplicate",
+        ),
+        ("arms:", "armz:", "there is no key 'armz'; did you mean arms?"),
+        ("title: tiny\n", "", "does not load as a study: it lacks title."),
+        ("plain: []", "a/b: []", "received 'a/b'; take 'a-b'."),
+        ("loss/critic", "loss/critc", "no run writes 'loss/critc'; did you mean loss/critic"),
+        ("loss/critic", "loss/zzzzz", "of this group there are loss/critic, loss/actor, "),
+        ("loss/critic", "zzz", "groups: plasticity, train, eval, loss, "),
         ("  plain: []", "  0.5: []", "arms: expected names, received 0.5; quote it"),
-        ("metrics: [", "published: {a: 3}\nmetrics: [", "published: a: expected ARM: number"),
+        ("metrics: [", "published: {Pendulum-v1: 3}\nmetrics: [", "v1: expected ARM: number"),
+        ("metrics: [", "published: {Pendulum: {}}\nmetrics: [", "did you mean Pendulum-v1?"),
+        (
+            "metrics: [",
+            "published: {Pendulum-v1: {plane: 3}}\nmetrics: [",
+            "there is no arm 'plane' on it in this study; did you mean plain?",
+        ),
     ],
 )
 def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sentence):
@@ -166,6 +191,27 @@ def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sent
     assert sweep.main([f"study={file}", f"sweep_dir={tmp_path / 'out'}"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_list_is_no_study(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match=r"expected the keys title, envs, .*, received a list"):
+        Study.load(tmp_path / "list.yaml")
+
+
+def test_known_metrics_are_those_that_the_code_writes():
+    """Each `group/name` in the source is known, and no other but what is put together there."""
+    written = set()
+    for file in (ROOT / "rlearly").rglob("*.py"):
+        if "experiments" not in file.parts:
+            groups = "|".join(METRICS)
+            written |= set(re.findall(rf'"((?:{groups})/[a-z_0-9]+)"', file.read_text()))
+    known = {f"{group}/{name}" for group, names in METRICS.items() for name in names}
+    assert written - {"eval/video"} <= known, "a video is no number"
+    parts = {name for agent in AGENTS for name in agent_module(agent).NETWORKS}
+    assert parts <= set(PARTS)
+    put_together = {name for name in known if name.startswith(("plasticity/", "train/"))}
+    assert known - written <= put_together
 
 
 @pytest.mark.parametrize(
@@ -189,6 +235,17 @@ def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sent
         (["cancel=nowhere"], "is not a sweep's directory"),
         (["sync=nowhere"], "is not a sweep's directory"),
         (["status=nowhere", "agent=td3"], "takes no 'agent=td3' beside it"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "lancher=slurm"], "did you mean launcher or"),
+        (["agent=td3", "env=Hopper-v5", "seedz=1"], "did you mean seed or seeds or"),
+        (["watch=true"], "watch: says nothing without status=SWEEP_DIR"),
+        (["status"], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (["status="], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (
+            ["agent=td3,", "env=Hopper-v5", "seeds=1"],
+            "ends in a comma: write agent=td3, or another",
+        ),
+        (["agent=(a", "env=Hopper-v5", "seeds=1"], "not in the grammar"),
+        (["study=my/own.yaml"], "There is no file my/own.yaml; shipped ones: "),
         (["dry-run"], "Expected key=value, received 'dry-run'"),
     ],
 )
@@ -209,6 +266,40 @@ def test_engines_that_are_not_here_say_so(tmp_path, monkeypatch, capsys):
     assert sweep.main([*words, "launcher=ray"]) == 2
     assert "wants the package ray: pip install 'rlearly[ray]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
+    class Refusing:
+        def launch(self, sweep, jobs, say):
+            (sweep / "slurm").mkdir()
+            raise ConfigError("SLURM refused the jobs")
+
+    out = tmp_path / "a" / "out"
+    if there:
+        grid(TINY, [0]).save(out)
+        (out / "mine.txt").touch()
+    before = {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(sweep, "make_engine", lambda config: Refusing())
+    assert sweep.main([*TINY, "seeds=2", f"sweep_dir={out}"]) == 2
+    assert "SLURM refused" in capsys.readouterr().err
+    assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert out.exists() == there and (tmp_path / "a").exists() == there
+
+
+def test_help_names_every_key_of_a_study(capsys):
+    assert sweep.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {field.name} " in said for field in dataclasses.fields(Study))
+    assert "snapshot=TEACHER" in said and "sync=SWEEP_DIR" in said
+    assert "sweeps/" in (ROOT / ".gitignore").read_text()
+
+
+def test_grids_say_where_an_arm_is_kept_that_is_no_folders_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "dry_run", lambda *arguments: 0)
+    words = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'x'}", "wandb.project=a/b,c", "dry_run=true"]
+    assert sweep.main(words) == 0
+    assert "td3 wandb.project=a/b is kept in runs/td3 wandb.project=a-b" in capsys.readouterr().out
 
 
 # --- runs ---
@@ -236,6 +327,9 @@ def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
     assert said.count("start ") == 2 and "5 of 7 jobs are done already" in said
     assert all(p.stat().st_mtime_ns == at for p, at in ends.items())
     assert sweep.main(words) == 0, "fewer seeds are all done, and the third ones stay"
+    said = capsys.readouterr().out
+    assert "5 of 5 jobs of this command are done already" in said
+    assert "5 jobs of this command: 5 done" in said and "7 jobs of the sweep: 7 done" in said
     assert len(Plan.load(out).runs) == 6
     assert sweep.main([f"status={out}"]) == 0
     assert "7 jobs: 7 done" in capsys.readouterr().out
@@ -402,6 +496,12 @@ def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
     file.write_text(file.read_text()[:-20])
     assert sweep.main(words) == 2
     assert "does not load as a plan" in capsys.readouterr().err
+    file.write_text("{}")
+    assert sweep.main(words) == 2
+    assert "does not load as a plan (it does not say format 1)" in capsys.readouterr().err
+    file.write_text('{"format": 1}')
+    assert sweep.main(words) == 2
+    assert "(its keys are not those of a plan)" in capsys.readouterr().err
     file.unlink()
     assert sweep.main(words) == 0, "what is done stays done"
 

@@ -76,10 +76,12 @@ def read_csv(path: Path) -> list[Curve]:
         ConfigError: there is no such file, or it is another kind of file.
     """
     found: dict[tuple[str, str, int | None], list[tuple[int, float]]] = {}
+    columns = ""
     try:
         with path.open(newline="") as stream:
             reader = csv.DictReader(stream)
             published = "return" in (reader.fieldnames or ())
+            columns = ", ".join(reader.fieldnames or ())
             for row in reader:
                 key = (row["arm"], row["env"], None if published else int(row["seed"]))
                 value = row["return" if published else "eval_episode_return"]
@@ -87,8 +89,14 @@ def read_csv(path: Path) -> list[Curve]:
         if not found:
             raise ValueError("it has no rows")
     except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and not path.exists():
+            raise ConfigError(
+                f"There is no file {path}; name a CSV file of curves, or a sweep's directory."
+            ) from None
+        reason = str(error) if isinstance(error, ValueError) else f"it has {columns or 'none'}"
+        reason = error.strerror if isinstance(error, OSError) else reason
         raise ConfigError(
-            f"{path} does not load as a study's curves ({error}); expected the columns arm, env, "
+            f"{path} does not load as a study's curves ({reason}); expected the columns arm, env, "
             "seed, frames, eval_episode_return, or of published curves arm, env, frames, return."
         ) from None
     metrics = {} if published else _read_metrics(path.with_name("metrics.csv"))

@@ -153,7 +153,7 @@ def statuses(
     ]
 
 
-def totals(found: Sequence[Status]) -> str:
+def totals(found: Sequence[Status], whose: str = "") -> str:
     """One line: how many are in which state, how fast they go, and when they will be done."""
     counts = Counter(status.state for status in found)
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
@@ -166,7 +166,7 @@ def totals(found: Sequence[Status]) -> str:
     spent = sum(s.seconds for s in found)
     if spent:
         parts.append(f"{duration(spent)} of run time so far")
-    return f"{len(found)} jobs: {', '.join(parts)}"
+    return f"{len(found)} jobs{whose}: {', '.join(parts)}"
 
 
 def frames_left(found: Sequence[Status]) -> float | None:

@@ -25,7 +25,8 @@ from yaml import YAMLError
 
 from rlearly import checkpoint
 from rlearly.compose import RESUMABLE, compose
-from rlearly.config import ConfigError, RunConfig, as_word, choices, parse_overrides
+from rlearly.config import ConfigError, RunConfig, as_word, choices, did_you_mean, parse_overrides
+from rlearly.experiments.metric_names import check_metric
 from rlearly.run_dir import write
 
 STUDIES = Path(__file__).parent / "studies"
@@ -49,7 +50,7 @@ class Run:
     @property
     def name(self) -> str:
         """Its directory, seen from the sweep's."""
-        return f"runs/{_plain(self.arm)}/{_plain(self.env)}/{self.seed}"
+        return f"runs/{plain(self.arm)}/{plain(self.env)}/{self.seed}"
 
     @property
     def title(self) -> str:
@@ -78,7 +79,7 @@ def _frames_in(words: Sequence[str]) -> int | None:
     return None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as a folder's: `ALE/Pong-v5` has none of its own."""
     return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
 
@@ -120,7 +121,7 @@ class Plan:
     def snapshots(self, sweep: Path, env: str) -> Path:
         """Where the snapshots of an env's teacher are."""
         folder = Path(self.teachers) if self.teachers else sweep / "teachers"
-        return folder / f"{_plain(env)}.h5"
+        return folder / f"{plain(env)}.h5"
 
     def teacher_words(self, env: str) -> list[str]:
         return [*self.teacher, f"env={env}"]
@@ -255,13 +256,15 @@ class Plan:
             )
         try:
             tree = json.loads(file.read_text())
-            if tree.pop("format") != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}")
+            if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
+                raise ValueError(f"it does not say format {FORMAT}")
             runs = [Run(**run) for run in tree.pop("runs")]
             return Plan(runs=runs, **tree)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            own = isinstance(error, OSError | ValueError)
+            reason = str(error) if own else "its keys are not those of a plan"
             raise ConfigError(
-                f"{file} does not load as a plan ({error}); delete it and give the sweep's command "
+                f"{file} does not load as a plan ({reason}); delete it and give the sweep's command "
                 "again: runs that are done stay done."
             ) from None
 
@@ -326,6 +329,21 @@ def _refuse(sweep: Path, what: str, theirs: Sequence[str], mine: Sequence[str]) 
     )
 
 
+HELP = """A study file is YAML with the keys
+  title              of its report
+  envs               a list, as env= takes them
+  seeds              how many: 5 is 0 to 4; seeds= of the command goes before it
+  arms               NAME: [words of rlearly.train], as in RR 2: [agent=td3, replay_ratio=2]
+  common             words that all runs share
+  teacher            words of the run that is trained first on each env, for arms that start from it
+                     by snapshot=TEACHER
+  teacher_snapshots  words of rlearly.teacher, as in [episodes=10, every_steps=10]
+  ablations          envs, seeds and arms of their own, in addition
+  metrics            what is read beside the returns, as in [plasticity/fau_critic]
+  published          a paper's numbers: ENV: {ARM: number}
+Copy a shipped one to begin with: """ + f"{STUDIES}\n"
+
+
 @dataclass(frozen=True)
 class Study:
     """A study file."""
@@ -348,18 +366,36 @@ class Study:
         Raises:
             ConfigError: there is none, or it is malformed.
         """
-        file = path if path.suffix == ".yaml" else STUDIES / f"{path}.yaml"
+        named = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+        file = path if named else STUDIES / f"{path}.yaml"
         if not file.is_file():
-            raise ConfigError(f"There is no study {path}; shipped ones: {', '.join(shipped())}.")
+            what = f"There is no file {path}" if named else f"There is no study {path}"
+            raise ConfigError(f"{what}; shipped ones: {', '.join(shipped())}.")
         try:
             tree: Any = OmegaConf.to_container(OmegaConf.load(file))
-            return Study(**tree)
-        except (YAMLError, OmegaConfBaseException, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{file} does not load as a study ({reason}).") from None
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"{file} does not load as a study ({_reason(error)}).") from None
+        keys = {name.name: name for name in dataclasses.fields(Study)}
+        if not isinstance(tree, dict):
+            raise ConfigError(
+                f"{file} does not load as a study: expected the keys {', '.join(keys)}, received a "
+                f"{type(tree).__name__}."
+            )
+        for key in tree:
+            if key not in keys:
+                raise ConfigError(f"{file}: there is no key {key!r}; {did_you_mean(str(key), keys)}")
+        lacks = [key for key in ("title", "envs", "seeds", "arms") if key not in tree]
+        if lacks:
+            raise ConfigError(f"{file} does not load as a study: it lacks {', '.join(lacks)}.")
+        return Study(**tree)
 
     def __post_init__(self) -> None:
+        for name in ("ablations", "published"):
+            if not isinstance(getattr(self, name), dict):
+                raise ConfigError(f"{name}: expected keys, received {getattr(self, name)!r}.")
         for envs, seeds, arms in self._parts():
+            if not isinstance(arms, dict):
+                raise ConfigError(f"arms: expected NAME: [words], received {arms!r}.")
             for name, words in {
                 "envs": envs,
                 "common": self.common,
@@ -372,13 +408,40 @@ class Study:
                     raise ConfigError(f"arms: expected names, received {name!r}; quote it.")
                 if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                     raise ConfigError(f"{name}: expected a list of words, received {words!r}.")
+            for arm in arms:
+                if plain(arm) != arm:
+                    raise ConfigError(
+                        f"arms: expected a name that a folder can have, received {arm!r}; take "
+                        f"{plain(arm)!r}."
+                    )
             if not isinstance(seeds, int) or seeds < 1:
                 raise ConfigError(f"seeds: expected a number of at least 1, received {seeds!r}.")
+        self._check_published()
+        for name in self.metrics:
+            check_metric(name)
+
+    def _check_published(self) -> None:
+        """Whether every number is of an arm on an env that is run."""
+        arms_on: dict[str, dict[str, None]] = {}
+        for envs, _, arms in self._parts():
+            for env in envs:
+                arms_on.setdefault(env, {}).update(dict.fromkeys(arms))
         for env, numbers in self.published.items():
+            if env not in arms_on:
+                raise ConfigError(
+                    f"published: there is no env {env!r} in this study; "
+                    f"{did_you_mean(str(env), arms_on)}"
+                )
             if not isinstance(numbers, dict) or not all(
                 isinstance(value, int | float) for value in numbers.values()
             ):
                 raise ConfigError(f"published: {env}: expected ARM: number, received {numbers!r}.")
+            for arm in numbers:
+                if arm not in arms_on[env]:
+                    raise ConfigError(
+                        f"published: {env}: there is no arm {arm!r} on it in this study; "
+                        f"{did_you_mean(str(arm), arms_on[env])}"
+                    )
 
     def _parts(self) -> Iterator[tuple[list[str], int, dict[str, list[str]]]]:
         """Envs, seeds and arms: of the study, and of its ablations."""
@@ -421,6 +484,14 @@ class Study:
             self.teacher_snapshots,
             teachers,
         )
+
+
+def _reason(error: Exception) -> str:
+    """A YAML error with the line where it is; of any other its first line."""
+    mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {what or 'it is no YAML'}"
+    return str(error).splitlines()[0]
 
 
 def shipped() -> list[str]:
