@@ -31,7 +31,9 @@ class ReportConfig:
         None, "sweep: other sweeps and CSV files of curves, with commas between them"
     )
     threshold: float | None = setting(
-        None, "sweep: the return that counts as reached; null: 80 % of the way to the best arm"
+        None,
+        "sweep: the return that counts as reached; null: 80 % of the way from the lowest return of "
+        "any evaluation on that env (0 for dm_control) to the final IQM of its best arm",
     )
     bootstrap_seed: int = setting(0, "sweep: of the intervals", at_least=0)
 

@@ -1,6 +1,7 @@
 """The curves of many runs, every seed kept: read from run directories and CSV files, and written.
 
-A row of a summary holds interquartile means over seeds (IQM) with 95 % bootstrap intervals.
+A row of a summary holds interquartile means over seeds (IQM) with 95 % bootstrap intervals; under
+three seeds have none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from rlearly.config import ConfigError
 from rlearly.experiments.run_rows import points, read_rows
-from rlearly.experiments.statistics import interval, pooled_iqm
+from rlearly.experiments.statistics import FEW, interval, pooled_iqm
 from rlearly.experiments.study import Run, finished
 
 Points = tuple[np.ndarray, np.ndarray]
@@ -156,9 +157,11 @@ def summary(curves: Sequence[Curve], seed: int = 0) -> list[dict[str, Any]]:
             of_each[name] = [float(values[-3:].mean()) for values in own]
         for name, values in of_each.items():
             scores = [np.array(values)]
-            low, high = interval(pooled_iqm, scores, random=np.random.default_rng(seed))
             row |= {f"{name}_iqm": float(pooled_iqm(scores))}
-            row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+            row |= {f"{name}_low": None, f"{name}_high": None}
+            if len(values) >= FEW:
+                low, high = interval(pooled_iqm, scores, random=np.random.default_rng(seed))
+                row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
         row["final_each_seed"] = " ".join(f"{c.final:.4g}" for c in members)
         rows.append(row)
     return rows
