@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import json
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 LAUNCHERS = ("local", "slurm", "ray")
 WATCH_SECONDS = 2.0
+LOCK = "launcher.lock"
 VERBS = ("status", "cancel", "sync")
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
@@ -120,7 +122,8 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
             raise ConfigError(f"{key}: expected a sweep's directory, as in {key}=sweeps/NAME.")
         if not equals or word.startswith("-"):
             raise ConfigError(f"Expected key=value, received {word!r} (--help lists the keys).")
-        if key.isidentifier() and key not in mine | theirs:
+        near = difflib.get_close_matches(key, mine, 1, 0.75)
+        if near and key not in mine | theirs:
             raise ConfigError(
                 f"There is no key {key!r}; {did_you_mean(key, mine | theirs)} (--help lists the "
                 "sweep's keys, python -m rlearly.train --help those of its runs.)"
@@ -209,7 +212,7 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
         return dry_run(*joined(plan, folder), folder, config)
     engine = make_engine(config)
     try:
-        with untouched_if_refused(folder), only_launcher(folder, config.launcher):
+        with alone_in(folder, config.launcher):
             plan, jobs = joined(plan, folder)
             with_slurm = queue_of(folder) if config.launcher != "slurm" else {}
             if any(job.name in with_slurm for job in jobs):
@@ -248,7 +251,7 @@ def _grouped(plan: Plan, folder: Path) -> Plan:
     for run in plan.runs:
         keys = dict(word.split("=", 1) for word in run.words)
         tracked = keys.get("wandb.mode", "disabled") != "disabled"
-        add = [f"wandb.group='{folder.name}'"] if tracked and "wandb.group" not in keys else []
+        add = [as_word("wandb.group", folder.name)] if tracked and "wandb.group" not in keys else []
         runs.append(replace(run, words=[*run.words, *add]))
     return replace(plan, runs=runs)
 
@@ -318,25 +321,37 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
 
 
 @contextlib.contextmanager
-def untouched_if_refused(folder: Path) -> Iterator[None]:
-    """Makes a sweep's directory; if it is refused before any job was started, what was made in it
-    goes, and the plan is what it was."""
+def alone_in(folder: Path, launcher: str) -> Iterator[None]:
+    """Makes a sweep's directory, with this process as its only launcher. If the sweep is refused
+    before a job was started, what was made goes, and the plan is what it was.
+
+    Raises:
+        ConfigError: another process launches it.
+    """
     from rlearly.experiments.launch import submitted
     from rlearly.experiments.study import PLAN
     from rlearly.run_dir import write
 
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    new_lock = not (folder / LOCK).exists()
     folder.mkdir(parents=True, exist_ok=True)
-    before, with_slurm = set(folder.iterdir()), submitted(folder)
-    plan = (folder / PLAN).read_text() if folder / PLAN in before else None
     try:
-        yield
+        with only_launcher(folder, launcher):
+            before, with_slurm = set(folder.iterdir()), submitted(folder)
+            plan = (folder / PLAN).read_text() if folder / PLAN in before else None
+            try:
+                yield
+            except ConfigError:
+                if submitted(folder) == with_slurm:
+                    for path in set(folder.iterdir()) - before:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    if plan is not None:
+                        write(folder / PLAN, plan)
+                    if new_lock:
+                        (folder / LOCK).unlink()
+                raise
     except ConfigError:
-        if submitted(folder) == with_slurm:
-            for path in set(folder.iterdir()) - before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if plan is not None:
-                write(folder / PLAN, plan)
+        with contextlib.suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
         raise
@@ -349,7 +364,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    with (folder / "launcher.lock").open("a") as handle:
+    with (folder / LOCK).open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -452,7 +467,7 @@ def status(folder: Path, config: SweepConfig) -> int:
 
     folder = folder.absolute()
     jobs = jobs_of(Plan.load(folder), folder)
-    lock = folder / "launcher.lock"
+    lock = folder / LOCK
     console = Console()
 
     def read() -> list[Any]:
@@ -487,7 +502,7 @@ def cancel(folder: Path, config: SweepConfig) -> int:
     ended = [f"{count} SLURM jobs" for count in [cancel_slurm(folder)] if count]
     with contextlib.suppress(OSError, ValueError, KeyError):
         who = json.loads((folder / "launcher.json").read_text())
-        if in_use(folder / "launcher.lock"):  # else it is gone, and its number may be another's
+        if in_use(folder / LOCK):  # else it is gone, and its number may be another's
             if who["host"] != socket.gethostname():
                 raise ConfigError(
                     f"{folder} was launched on {who['host']} by process {who['pid']}: cancel it "

@@ -237,6 +237,7 @@ def test_known_metrics_are_those_that_the_code_writes():
         (["status=nowhere", "agent=td3"], "takes no 'agent=td3' beside it"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "lancher=slurm"], "did you mean launcher or"),
         (["agent=td3", "env=Hopper-v5", "seedz=1"], "did you mean seed or seeds or"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "hiden_dim=3"], "did you mean agent.hidden_dim"),
         (["watch=true"], "watch: says nothing without status=SWEEP_DIR"),
         (["status"], "status: expected a sweep's directory, as in status=sweeps/NAME"),
         (["status="], "status: expected a sweep's directory, as in status=sweeps/NAME"),
@@ -285,6 +286,18 @@ def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
     assert "SLURM refused" in capsys.readouterr().err
     assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert out.exists() == there and (tmp_path / "a").exists() == there
+
+
+def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
+    with sweep.alone_in(tmp_path / "a", "local"):
+        (tmp_path / "a" / "plan.json").touch()
+        with (
+            pytest.raises(ConfigError, match="is being launched by another"),
+            sweep.alone_in(tmp_path / "a", "local"),
+        ):
+            pass
+        kept = {path.name for path in (tmp_path / "a").iterdir()}
+    assert kept == {"plan.json", "launcher.json", "launcher.lock"}
 
 
 def test_help_names_every_key_of_a_study(capsys):
@@ -407,7 +420,7 @@ def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
     assert [run.train_frames for run in Plan.load(out).runs] == [90, 60]
     capsys.readouterr()
     assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
-    assert "1 of 1 jobs are done already" in capsys.readouterr().out
+    assert "1 of 1 jobs of this command are done already" in capsys.readouterr().out
     assert sweep.main(words) == 2
     assert (
         "expected at least the 90 frames that td3 on Pendulum-v1, seed 0 has done, received 60"
@@ -481,7 +494,7 @@ def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
 
 def test_tracked_runs_are_grouped_by_sweep(tmp_path):
     plan = sweep._grouped(grid([*TINY, "wandb.mode=offline"], [0]), tmp_path / "my sweep")
-    assert plan.runs[0].words[-1] == "wandb.group='my sweep'"
+    assert plan.runs[0].words[-1] == "wandb.group=my sweep"
     assert sweep._grouped(grid(TINY, [0]), tmp_path) == grid(TINY, [0])
 
 
