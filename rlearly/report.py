@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlearly.config import ConfigError, describe, from_words, setting
+from rlearly.config import ConfigError, as_word, describe, from_words, setting
 
 USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
        python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _as_one_value(word: str) -> str:
-    """With the commas of `compare=A,B` kept from being read as a choice."""
+    """With a path's = and commas, and those of `compare=A,B`, kept from being read as grammar."""
     key, _, value = word.partition("=")
-    bare = key == "compare" and value and value[0] not in "'\""
-    return f"compare='{value}'" if bare else word
+    bare = key in ("run", "sweep", "out", "compare") and value and value[0] not in "'\""
+    return as_word(key, value) if bare and value != "null" else word
 
 
 def report_sweep(config: ReportConfig, command: str) -> Path:

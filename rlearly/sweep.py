@@ -44,6 +44,8 @@ LAUNCHERS = ("local", "slurm", "ray")
 WATCH_SECONDS = 2.0
 LOCK = "launcher.lock"
 VERBS = ("status", "cancel", "sync")
+AS_TYPED = ("seeds", "study", "sweep_dir", "teachers", *VERBS)
+"""Keys whose values are taken as they stand: a sweep's directory may have = and commas in it."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
        python -m rlearly.sweep study=NAME [key=value ...]
@@ -128,8 +130,8 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
                 f"There is no key {key!r}; {did_you_mean(key, mine | theirs)} (--help lists the "
                 "sweep's keys, python -m rlearly.train --help those of its runs.)"
             )
-        if key == "seeds" and value != "null":
-            word = f"seeds='{value}'"
+        if key in AS_TYPED and value != "null" and value[:1] not in ("'", '"'):
+            word = as_word(key, value)
         (own if key.split(".")[0] in mine else rest).append(word)
     config = from_words(SweepConfig(), own)
     if config.watch and not config.status:
@@ -409,7 +411,8 @@ def launch(
         for name, handler in before.items():
             signal.signal(name, handler)
     if config.launcher == "slurm" and left:
-        print(f"SLURM has them now; look with: python -m rlearly.sweep status={folder}")
+        look_with = as_shell([f"status={folder}"])
+        print(f"SLURM has them now; look with: python -m rlearly.sweep {look_with}")
         return DONE
     found = statuses(folder, jobs)
     for line in failures(found):
@@ -420,7 +423,7 @@ def launch(
     if stopped:
         print("stopped; the same command goes on.")
         return STOPPED
-    print(f"read it with: python -m rlearly.report {as_shell([as_word('sweep', folder)])}")
+    print(f"read it with: python -m rlearly.report {as_shell([f'sweep={folder}'])}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 

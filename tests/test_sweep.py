@@ -20,7 +20,7 @@ import psutil
 import pytest
 from saved import agent_state, equal
 
-from rlearly import sweep
+from rlearly import report, sweep
 from rlearly.agents import AGENTS, agent_module
 from rlearly.compose import Pace
 from rlearly.config import ConfigError, as_shell, as_word, choices, parse_overrides
@@ -191,6 +191,15 @@ def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sent
     assert sweep.main([f"study={file}", f"sweep_dir={tmp_path / 'out'}"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_directories_are_taken_as_they_are_typed(tmp_path, capsys):
+    out = tmp_path / "td3 a=1,2 [b], 'c'"
+    grid(TINY, [0]).save(out)
+    assert sweep.main([f"status={out}"]) == 0 and "1 waiting" in capsys.readouterr().out
+    assert sweep.split([f"sweep_dir={out}"])[0].sweep_dir == str(out)
+    assert report.main([f"sweep={out}", f"out={tmp_path / 'a=1'}"]) == 0
+    assert (tmp_path / "a=1" / "index.html").exists()
 
 
 def test_list_is_no_study(tmp_path):
