@@ -603,13 +603,23 @@ def _learning_from_replay(config: RunConfig, spec: EnvSpec, device: torch.device
     return Learning(Replays(rings, generator), cadence, config.agent.batch_size, said)
 
 
-def forecast_seconds(config: RunConfig, device: torch.device) -> float:
-    """How long the run with its evaluations would take here, from a few timed steps and updates.
+@dataclass(frozen=True)
+class Pace:
+    """How fast an env and an agent are here, and how much they store, as timed once."""
+
+    step_seconds: float
+    learn_seconds: float
+    """Of an update; on policy, what an agent step takes of acting and learning."""
+    frames_per_step: int
+    episode_frames: int
+    transition_bytes: int
+
+
+def timed(config: RunConfig, device: torch.device) -> Pace:
+    """The pace of a run, from a few steps and updates.
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
-    from rlearly.cadence import mean_ratio
-
     env = make_env(config)
     spec = envs.spec_of(env, config.env)
     obs, _ = env.reset(seed=0)
@@ -622,27 +632,37 @@ def forecast_seconds(config: RunConfig, device: torch.device) -> float:
     episode_frames = (env.spec and env.spec.max_episode_steps) or USUAL_EPISODE_FRAMES
     env.close()
     agent = make_agent(config, spec, device)
-    steps = config.train_frames / spec.frames_per_step
-    seconds = steps * step_seconds
+    if agent_module(config.agent_name).ON_POLICY:
+        learn_seconds = _rollout_seconds(config, agent, obs)
+    else:
+        learn_seconds = _update_seconds(config, spec, agent, obs, device)
+    size = layout_of(config, spec).transition_bytes
+    return Pace(step_seconds, learn_seconds, spec.frames_per_step, episode_frames, size)
+
+
+def forecast_seconds(config: RunConfig, device: torch.device, pace: Pace | None = None) -> float:
+    """How long the run with its evaluations would take here, at a pace that is timed or given."""
+    from rlearly.cadence import mean_ratio
+
+    pace = pace or timed(config, device)
+    steps = config.train_frames / pace.frames_per_step
+    seconds = steps * pace.step_seconds
     if config.eval_every_frames:
         evaluations = config.train_frames // config.eval_every_frames
-        frames = evaluations * config.eval_episodes * episode_frames
-        seconds += frames / spec.frames_per_step * step_seconds
+        frames = evaluations * config.eval_episodes * pace.episode_frames
+        seconds += frames / pace.frames_per_step * pace.step_seconds
     if agent_module(config.agent_name).ON_POLICY:
-        return seconds + steps * _rollout_seconds(config, agent, obs)
-    learning = max(0, config.train_frames - _seed_frames(config)) / spec.frames_per_step
+        return seconds + steps * pace.learn_seconds
+    learning = max(0, config.train_frames - _seed_frames(config)) / pace.frames_per_step
     updates = learning * mean_ratio(config.replay_ratio, config.adaptive_ratio, round(steps))
-    return seconds + updates * _update_seconds(config, spec, agent, obs, device)
+    return seconds + updates * pace.learn_seconds
 
 
-def forecast_replay_bytes(config: RunConfig) -> int:
+def forecast_replay_bytes(config: RunConfig, pace: Pace) -> int:
     """What the run's replay will have taken by its end; PPO has none."""
     if agent_module(config.agent_name).ON_POLICY:
         return 0
-    env = make_env(config)
-    layout = layout_of(config, envs.spec_of(env, config.env))
-    env.close()
-    return replay_bytes(config, layout.transition_bytes)
+    return replay_bytes(config, pace.transition_bytes)
 
 
 def _update_seconds(

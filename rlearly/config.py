@@ -6,8 +6,10 @@ error sentences are all read off that. Agents keep their own group beside their 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -330,9 +332,22 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def as_word(key: str, value: object) -> str:
-    """`key='value'`, whatever characters the value has."""
+    """`key=value`, or `key='value'` where the grammar would read other than this text."""
+    with contextlib.suppress(ConfigError):
+        if parse_overrides([f"{key}={value}"]) == [(key, str(value))]:
+            return f"{key}={value}"
     quoted = str(value).replace("'", "\\'")
     return f"{key}='{quoted}'"
+
+
+def as_shell(words: Iterable[str]) -> str:
+    """A command as a shell takes it: quoted where it must be, in double quotes if they do."""
+    shown = []
+    for word in words:
+        quoted = shlex.quote(word)
+        plain = quoted == word or set(word) & set('"$`\\!')
+        shown.append(quoted if plain else f'"{word}"')
+    return " ".join(shown)
 
 
 def choices(word: str) -> tuple[str, list[str]]:
@@ -362,11 +377,16 @@ def _parsed(words: Sequence[str]) -> Iterator[tuple[Override, str]]:
     for word in words:
         try:
             yield parser.parse_override(word), word
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
+        except HydraException:
+            if word.endswith(","):
+                raise ConfigError(
+                    f"Expected key=value, received {word!r}, which ends in a comma: write "
+                    f"{word.rstrip(',')}, or another value after it."
+                ) from None
+            key = word.partition("=")[0]
             raise ConfigError(
-                f"Expected key=value, received {word!r} ({reason}); a value with spaces at its "
-                f"ends, commas or brackets wants quotes: key=\"'value'\"."
+                f"Expected key=value, received {word!r}, which is not in the grammar; a value with "
+                f"spaces at its ends, commas, brackets or = in it wants quotes: \"{key}='VALUE'\"."
             ) from None
 
 

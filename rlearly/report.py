@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlearly.config import ConfigError, describe, from_words, setting
+from rlearly.config import ConfigError, as_word, describe, from_words, setting
 
 USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
        python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
@@ -31,7 +31,9 @@ class ReportConfig:
         None, "sweep: other sweeps and CSV files of curves, with commas between them"
     )
     threshold: float | None = setting(
-        None, "sweep: the return that counts as reached; null: 80 % of the way to the best arm"
+        None,
+        "sweep: the return that counts as reached; null: 80 % of the way from the lowest return of "
+        "any evaluation on that env (0 for dm_control) to the final IQM of its best arm",
     )
     bootstrap_seed: int = setting(0, "sweep: of the intervals", at_least=0)
 
@@ -63,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _as_one_value(word: str) -> str:
-    """With the commas of `compare=A,B` kept from being read as a choice."""
+    """With a path's = and commas, and those of `compare=A,B`, kept from being read as grammar."""
     key, _, value = word.partition("=")
-    bare = key == "compare" and value and value[0] not in "'\""
-    return f"compare='{value}'" if bare else word
+    bare = key in ("run", "sweep", "out", "compare") and value and value[0] not in "'\""
+    return as_word(key, value) if bare and value != "null" else word
 
 
 def report_sweep(config: ReportConfig, command: str) -> Path:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
-import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import ConfigError, describe, from_words, group, setting
+from rlearly.config import (
+    ConfigError,
+    RunConfig,
+    as_shell,
+    as_word,
+    describe,
+    did_you_mean,
+    from_words,
+    group,
+    setting,
+)
 from rlearly.experiments.launch import RayConfig, SlurmConfig
 
 if TYPE_CHECKING:
@@ -30,11 +43,16 @@ if TYPE_CHECKING:
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 LAUNCHERS = ("local", "slurm", "ray")
 WATCH_SECONDS = 2.0
+LOCK = "launcher.lock"
+VERBS = ("status", "cancel", "sync")
+AS_TYPED = ("seeds", "study", "sweep_dir", "teachers", *VERBS)
+"""Keys whose values are taken as they stand: a sweep's directory may have = and commas in it."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
        python -m rlearly.sweep study=NAME [key=value ...]
        python -m rlearly.sweep status=SWEEP_DIR [watch=true]
        python -m rlearly.sweep cancel=SWEEP_DIR
+       python -m rlearly.sweep sync=SWEEP_DIR
 
 Commas make a grid; every other word is one of `rlearly.train` and goes to all runs. The same
 command again goes on: what is done is skipped, what was stopped or failed is run again.
@@ -84,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def help_text() -> str:
-    from rlearly.experiments.study import shipped
+    from rlearly.experiments.study import HELP, shipped
     from rlearly.help import key_lines
 
-    lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, "")]
-    lines += ["", f"Shipped studies: {', '.join(shipped())}"]
+    lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, ""), "", HELP]
+    lines += [f"Shipped studies: {', '.join(shipped())}"]
     return "\n".join(lines)
 
 
@@ -100,14 +118,26 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     """
     own, rest = [], []
     mine = {name for name, *_ in describe(SweepConfig)}
+    theirs = {name for name, *_ in describe(RunConfig)} | {"resume"}
     for word in words:
         key, equals, value = word.partition("=")
+        if key in VERBS and not value:
+            raise ConfigError(f"{key}: expected a sweep's directory, as in {key}=sweeps/NAME.")
         if not equals or word.startswith("-"):
             raise ConfigError(f"Expected key=value, received {word!r} (--help lists the keys).")
-        if key == "seeds" and value != "null":
-            word = f"seeds='{value}'"
+        near = difflib.get_close_matches(key, mine, 1, 0.75)
+        if near and key not in mine | theirs:
+            raise ConfigError(
+                f"There is no key {key!r}; {did_you_mean(key, mine | theirs)} (--help lists the "
+                "sweep's keys, python -m rlearly.train --help those of its runs.)"
+            )
+        if key in AS_TYPED and value != "null" and value[:1] not in ("'", '"'):
+            word = as_word(key, value)
         (own if key.split(".")[0] in mine else rest).append(word)
-    return from_words(SweepConfig(), own), rest
+    config = from_words(SweepConfig(), own)
+    if config.watch and not config.status:
+        raise ConfigError("watch: says nothing without status=SWEEP_DIR; add it.")
+    return config, rest
 
 
 def seeds_of(text: str) -> list[int]:
@@ -171,17 +201,21 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
     Raises:
         ConfigError: the request cannot be met; nothing was started.
     """
+    from rlearly.experiments.attempt import jobs_of
     from rlearly.experiments.launch import queue_of
+    from rlearly.experiments.study import plain
 
     plan, folder = plan_of(config, words)
     plan = _grouped(plan, folder)
     plan.check()
+    for arm in dict.fromkeys(run.arm for run in plan.runs):
+        if plain(arm) != arm:
+            print(f"{arm} is kept in runs/{plain(arm)}: a folder has no such name.")
     if config.dry_run:
-        return forecast(*joined(plan, folder), folder, config)
+        return dry_run(*joined(plan, folder), folder, config)
     engine = make_engine(config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with only_launcher(folder, config.launcher):
+        with alone_in(folder, config.launcher):
             plan, jobs = joined(plan, folder)
             with_slurm = queue_of(folder) if config.launcher != "slurm" else {}
             if any(job.name in with_slurm for job in jobs):
@@ -190,7 +224,7 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
                     f"cancel={folder} first."
                 )
             plan.save(folder)
-            return launch(folder, jobs, engine, config)
+            return launch(folder, jobs, engine, config, jobs_of(plan, folder))
     except OSError as error:
         raise ConfigError(
             f"sweep_dir: {folder} cannot be written ({error.strerror}); name another."
@@ -220,7 +254,7 @@ def _grouped(plan: Plan, folder: Path) -> Plan:
     for run in plan.runs:
         keys = dict(word.split("=", 1) for word in run.words)
         tracked = keys.get("wandb.mode", "disabled") != "disabled"
-        add = [f"wandb.group='{folder.name}'"] if tracked and "wandb.group" not in keys else []
+        add = [as_word("wandb.group", folder.name)] if tracked and "wandb.group" not in keys else []
         runs.append(replace(run, words=[*run.words, *add]))
     return replace(plan, runs=runs)
 
@@ -246,43 +280,84 @@ def local_workers(config: SweepConfig, gpus: Sequence[str]) -> int:
     return config.workers or len(gpus) or usable_cores()
 
 
-def forecast(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
-    """Print every command that is still to be run, and what all of it will take."""
-    from rlearly.compose import forecast_replay_bytes, forecast_seconds
+def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
+    """Print every command that is still to be run, and then what all of it will take."""
     from rlearly.display import duration
     from rlearly.experiments.attempt import commands
+    from rlearly.experiments.forecast import forecast
     from rlearly.experiments.launch import usable_gpus
-    from rlearly.machine import choose_device, gigabytes, settle
+    from rlearly.machine import gigabytes, settle
 
-    settle(1)
     left = [job for job in jobs if not job.finished(folder)]
-    seconds, most_bytes = 0.0, []
-    costs = {}
-    for run, settings in plan.configs():
-        device = choose_device(settings.device)
-        costs[run.arm, run.env] = (
-            forecast_seconds(settings, device),
-            forecast_replay_bytes(settings),
-        )
     for job in left:
         for command in commands(plan, folder, job.name):
-            print(shlex.join(["python", "-m", *command]))
-        if job.name.startswith("runs/"):
-            run = plan.run(job.name)
-            run_seconds, replay_bytes = costs[run.arm, run.env]
-            seconds += run_seconds
-            most_bytes.append(replay_bytes)
+            print(as_shell(["python", "-m", *command]))
+    print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.", flush=True)
+    if not left:
+        return DONE
+    settle(1)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # dm_control's, on MuJoCo's next release
+    found = forecast(
+        plan.job_configs(folder, [job.name for job in left]),
+        lambda text: print(f"rlearly: {text}", file=sys.stderr, flush=True),
+    )
     at_once = len(left)
     if config.launcher == "local":
         at_once = min(local_workers(config, usable_gpus()), len(left))
-    together = sum(sorted(most_bytes)[-at_once:]) if at_once else 0
-    print(
-        f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.\n"
-        f"Timed here, beside whatever else this machine is doing, they take {duration(seconds)} of "
-        f"run time in all and {duration(seconds / max(1, at_once))} with {at_once} at once, whose "
-        f"replays fill up to {gigabytes(together)}; teachers are not counted."
-    )
+    seconds = sum(found.seconds.values())
+    together = sum(sorted(found.replay_bytes.values())[-at_once:])
+    if found.seconds:
+        print(
+            f"Timed here, beside whatever else this machine is doing, they take "
+            f"{duration(seconds)} of run time in all and {duration(seconds / at_once)} with "
+            f"{at_once} at once, whose replays fill up to {gigabytes(together)}."
+        )
+    for names, what in (
+        (found.estimated, "were not timed: their pace is taken from the same agent elsewhere"),
+        (found.unknown, "were not timed, and are not counted"),
+    ):
+        if names:
+            print(f"{len(names)} of the jobs {what}.")
+    if any(job.name.startswith("teachers/") for job in left):
+        print("The recording of the teachers' episodes is not counted.")
     return DONE
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, launcher: str) -> Iterator[None]:
+    """Makes a sweep's directory, with this process as its only launcher. If the sweep is refused
+    before a job was started, what was made goes, and the plan is what it was.
+
+    Raises:
+        ConfigError: another process launches it.
+    """
+    from rlearly.experiments.launch import submitted
+    from rlearly.experiments.study import PLAN
+    from rlearly.run_dir import write
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    new_lock = not (folder / LOCK).exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with only_launcher(folder, launcher):
+            before, with_slurm = set(folder.iterdir()), submitted(folder)
+            plan = (folder / PLAN).read_text() if folder / PLAN in before else None
+            try:
+                yield
+            except ConfigError:
+                if submitted(folder) == with_slurm:
+                    for path in set(folder.iterdir()) - before:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    if plan is not None:
+                        write(folder / PLAN, plan)
+                    if new_lock:
+                        (folder / LOCK).unlink()
+                raise
+    except ConfigError:
+        with contextlib.suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -292,7 +367,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    with (folder / "launcher.lock").open("a") as handle:
+    with (folder / LOCK).open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -310,12 +385,18 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def launch(folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfig) -> int:
-    """Start what is not done, and look after it as far as the engine wants that."""
+def launch(
+    folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfig, every: Sequence[Job]
+) -> int:
+    """Start what is not done of `jobs`, and look after it as far as the engine wants that.
+
+    `every`: the sweep's jobs, of which these may be a part.
+    """
     from rlearly.experiments.status import failures, statuses, totals
 
     left = [job for job in jobs if not job.finished(folder)]
-    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are done already; {folder}")
+    whose = "" if len(jobs) == len(every) else " of this command"
+    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs{whose} are done already; {folder}")
     stopped = []
 
     def stop(number: int, frame: Any) -> None:
@@ -331,16 +412,19 @@ def launch(folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfi
         for name, handler in before.items():
             signal.signal(name, handler)
     if config.launcher == "slurm" and left:
-        print(f"SLURM has them now; look with: python -m rlearly.sweep status={folder}")
+        look_with = as_shell([f"status={folder}"])
+        print(f"SLURM has them now; look with: python -m rlearly.sweep {look_with}")
         return DONE
     found = statuses(folder, jobs)
     for line in failures(found):
         print(line)
-    print(totals(found))
+    print(totals(found, whose))
+    if whose:
+        print(totals(statuses(folder, every), " of the sweep"))
     if stopped:
         print("stopped; the same command goes on.")
         return STOPPED
-    print(f"read it with: python -m rlearly.report {shlex.quote(f'sweep={folder}')}")
+    print(f"read it with: python -m rlearly.report {as_shell([f'sweep={folder}'])}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 
@@ -357,11 +441,30 @@ def screen(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Any]:
         yield lambda text: print(f"{text}\n", end="", flush=True)  # one write: threads share it
         return
 
-    def view() -> Any:
-        return look(statuses(folder, jobs), console)
+    one_at_a_time, over = threading.Lock(), threading.Event()
 
-    with Live(get_renderable=view, console=console, refresh_per_second=1 / WATCH_SECONDS):
-        yield lambda text: console.print(text, markup=False)
+    def say(text: str) -> None:
+        with one_at_a_time:
+            console.print(text, markup=False)
+
+    def draw() -> None:
+        with one_at_a_time:
+            live.update(look(statuses(folder, jobs), console), refresh=True)
+
+    def keep_drawing() -> None:
+        while not over.wait(WATCH_SECONDS):
+            draw()
+
+    drawer = threading.Thread(target=keep_drawing, daemon=True)
+    with Live(console=console, auto_refresh=False) as live:
+        draw()
+        drawer.start()
+        try:
+            yield say
+        finally:
+            over.set()
+            drawer.join()
+            draw()
 
 
 def look(found: Sequence[Any], console: Any) -> Any:
@@ -387,7 +490,7 @@ def status(folder: Path, config: SweepConfig) -> int:
 
     folder = folder.absolute()
     jobs = jobs_of(Plan.load(folder), folder)
-    lock = folder / "launcher.lock"
+    lock = folder / LOCK
     console = Console()
 
     def read() -> list[Any]:
@@ -422,7 +525,7 @@ def cancel(folder: Path, config: SweepConfig) -> int:
     ended = [f"{count} SLURM jobs" for count in [cancel_slurm(folder)] if count]
     with contextlib.suppress(OSError, ValueError, KeyError):
         who = json.loads((folder / "launcher.json").read_text())
-        if in_use(folder / "launcher.lock"):  # else it is gone, and its number may be another's
+        if in_use(folder / LOCK):  # else it is gone, and its number may be another's
             if who["host"] != socket.gethostname():
                 raise ConfigError(
                     f"{folder} was launched on {who['host']} by process {who['pid']}: cancel it "

@@ -120,9 +120,9 @@ def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_pat
 
 
 def launch_numbers(out):
-    from rlearly.experiments.launch import _submitted
+    from rlearly.experiments.launch import submitted
 
-    return _submitted(out)
+    return submitted(out)
 
 
 STUDY = """

@@ -1,9 +1,13 @@
 """Sweeps: what is planned, what is run and what is skipped, and what survives which death."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +20,14 @@ import psutil
 import pytest
 from saved import agent_state, equal
 
-from rlearly import sweep
-from rlearly.config import ConfigError, choices
+from rlearly import report, sweep
+from rlearly.agents import AGENTS, agent_module
+from rlearly.compose import Pace
+from rlearly.config import ConfigError, as_shell, as_word, choices, parse_overrides
+from rlearly.experiments import forecast as forecasts
 from rlearly.experiments import launch
 from rlearly.experiments.attempt import Attempt, Job, Record, jobs_of, log_of
+from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.status import statuses, totals
 from rlearly.experiments.study import STUDIES, Plan, Run, Study, grid, shipped
 
@@ -147,12 +155,33 @@ def test_shipped_studies_compose_every_run():
     [
         ("clusters=2", "clusterz=2", "started on Pendulum-v1: There is no key"),
         ("seed=9", "sed=9", "teacher on Pendulum-v1: There is no key"),
-        ("teacher: [agent", "teacher: []\ncommon2: [agent", "does not load as a study"),
+        (
+            "teacher: [agent",
+            "teacher: []\nteacherz: [agent",
+            "there is no key 'teacherz'; did you mean",
+        ),
         ("seeds: 2", "seeds: two", "seeds: expected a number of at least 1, received 'two'"),
         ("envs: [Pendulum-v1]", "envs: Pendulum-v1", "envs: expected a list of words"),
-        ("title: tiny", "title: [", "does not load as a study"),
+        ("title: tiny", "title: [", "does not load as a study (line 4: "),
+        (
+            "title: tiny",
+            "title: tiny\ntitle: b",
+            "does not load as a study (line 3: found duplicate",
+        ),
+        ("arms:", "armz:", "there is no key 'armz'; did you mean arms?"),
+        ("title: tiny\n", "", "does not load as a study: it lacks title."),
+        ("plain: []", "a/b: []", "received 'a/b'; take 'a-b'."),
+        ("loss/critic", "loss/critc", "no run writes 'loss/critc'; did you mean loss/critic"),
+        ("loss/critic", "loss/zzzzz", "of this group there are loss/critic, loss/actor, "),
+        ("loss/critic", "zzz", "groups: plasticity, train, eval, loss, "),
         ("  plain: []", "  0.5: []", "arms: expected names, received 0.5; quote it"),
-        ("metrics: [", "published: {a: 3}\nmetrics: [", "published: a: expected ARM: number"),
+        ("metrics: [", "published: {Pendulum-v1: 3}\nmetrics: [", "v1: expected ARM: number"),
+        ("metrics: [", "published: {Pendulum: {}}\nmetrics: [", "did you mean Pendulum-v1?"),
+        (
+            "metrics: [",
+            "published: {Pendulum-v1: {plane: 3}}\nmetrics: [",
+            "there is no arm 'plane' on it in this study; did you mean plain?",
+        ),
     ],
 )
 def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sentence):
@@ -162,6 +191,36 @@ def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sent
     assert sweep.main([f"study={file}", f"sweep_dir={tmp_path / 'out'}"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_directories_are_taken_as_they_are_typed(tmp_path, capsys):
+    out = tmp_path / "td3 a=1,2 [b], 'c'"
+    grid(TINY, [0]).save(out)
+    assert sweep.main([f"status={out}"]) == 0 and "1 waiting" in capsys.readouterr().out
+    assert sweep.split([f"sweep_dir={out}"])[0].sweep_dir == str(out)
+    assert report.main([f"sweep={out}", f"out={tmp_path / 'a=1'}"]) == 0
+    assert (tmp_path / "a=1" / "index.html").exists()
+
+
+def test_list_is_no_study(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match=r"expected the keys title, envs, .*, received a list"):
+        Study.load(tmp_path / "list.yaml")
+
+
+def test_known_metrics_are_those_that_the_code_writes():
+    """Each `group/name` in the source is known, and no other but what is put together there."""
+    written = set()
+    for file in (ROOT / "rlearly").rglob("*.py"):
+        if "experiments" not in file.parts:
+            groups = "|".join(METRICS)
+            written |= set(re.findall(rf'"((?:{groups})/[a-z_0-9]+)"', file.read_text()))
+    known = {f"{group}/{name}" for group, names in METRICS.items() for name in names}
+    assert written - {"eval/video"} <= known, "a video is no number"
+    parts = {name for agent in AGENTS for name in agent_module(agent).NETWORKS}
+    assert parts <= set(PARTS)
+    put_together = {name for name in known if name.startswith(("plasticity/", "train/"))}
+    assert known - written <= put_together
 
 
 @pytest.mark.parametrize(
@@ -185,6 +244,18 @@ def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sent
         (["cancel=nowhere"], "is not a sweep's directory"),
         (["sync=nowhere"], "is not a sweep's directory"),
         (["status=nowhere", "agent=td3"], "takes no 'agent=td3' beside it"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "lancher=slurm"], "did you mean launcher or"),
+        (["agent=td3", "env=Hopper-v5", "seedz=1"], "did you mean seed or seeds or"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "hiden_dim=3"], "did you mean agent.hidden_dim"),
+        (["watch=true"], "watch: says nothing without status=SWEEP_DIR"),
+        (["status"], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (["status="], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (
+            ["agent=td3,", "env=Hopper-v5", "seeds=1"],
+            "ends in a comma: write agent=td3, or another",
+        ),
+        (["agent=(a", "env=Hopper-v5", "seeds=1"], "not in the grammar"),
+        (["study=my/own.yaml"], "There is no file my/own.yaml; shipped ones: "),
         (["dry-run"], "Expected key=value, received 'dry-run'"),
     ],
 )
@@ -205,6 +276,52 @@ def test_engines_that_are_not_here_say_so(tmp_path, monkeypatch, capsys):
     assert sweep.main([*words, "launcher=ray"]) == 2
     assert "wants the package ray: pip install 'rlearly[ray]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
+    class Refusing:
+        def launch(self, sweep, jobs, say):
+            (sweep / "slurm").mkdir()
+            raise ConfigError("SLURM refused the jobs")
+
+    out = tmp_path / "a" / "out"
+    if there:
+        grid(TINY, [0]).save(out)
+        (out / "mine.txt").touch()
+    before = {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(sweep, "make_engine", lambda config: Refusing())
+    assert sweep.main([*TINY, "seeds=2", f"sweep_dir={out}"]) == 2
+    assert "SLURM refused" in capsys.readouterr().err
+    assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert out.exists() == there and (tmp_path / "a").exists() == there
+
+
+def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
+    with sweep.alone_in(tmp_path / "a", "local"):
+        (tmp_path / "a" / "plan.json").touch()
+        with (
+            pytest.raises(ConfigError, match="is being launched by another"),
+            sweep.alone_in(tmp_path / "a", "local"),
+        ):
+            pass
+        kept = {path.name for path in (tmp_path / "a").iterdir()}
+    assert kept == {"plan.json", "launcher.json", "launcher.lock"}
+
+
+def test_help_names_every_key_of_a_study(capsys):
+    assert sweep.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {field.name} " in said for field in dataclasses.fields(Study))
+    assert "snapshot=TEACHER" in said and "sync=SWEEP_DIR" in said
+    assert "sweeps/" in (ROOT / ".gitignore").read_text()
+
+
+def test_grids_say_where_an_arm_is_kept_that_is_no_folders_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "dry_run", lambda *arguments: 0)
+    words = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'x'}", "wandb.project=a/b,c", "dry_run=true"]
+    assert sweep.main(words) == 0
+    assert "td3 wandb.project=a/b is kept in runs/td3 wandb.project=a-b" in capsys.readouterr().out
 
 
 # --- runs ---
@@ -232,9 +349,54 @@ def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
     assert said.count("start ") == 2 and "5 of 7 jobs are done already" in said
     assert all(p.stat().st_mtime_ns == at for p, at in ends.items())
     assert sweep.main(words) == 0, "fewer seeds are all done, and the third ones stay"
+    said = capsys.readouterr().out
+    assert "5 of 5 jobs of this command are done already" in said
+    assert "5 jobs of this command: 5 done" in said and "7 jobs of the sweep: 7 done" in said
     assert len(Plan.load(out).runs) == 6
     assert sweep.main([f"status={out}"]) == 0
     assert "7 jobs: 7 done" in capsys.readouterr().out
+
+
+def test_dry_run_says_the_commands_before_it_times_anything(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def timed(config, device):
+        seen.append((config.agent_name, config.env.name, capsys.readouterr().out))
+        return Pace(0.0, 0.0, 1, 200, 100)
+
+    monkeypatch.setattr(forecasts, "timed", timed)
+    words = ["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "replay_ratio=1,2", "train_frames=30"]
+    assert sweep.main([*words, "seeds=2", "dry_run=true", f"sweep_dir={tmp_path / 'x'}"]) == 0
+    assert [kind[:2] for kind in seen] == [
+        ("td3", "Pendulum-v1"),
+        ("sac", "Pendulum-v1"),
+        ("td3", "Hopper-v5"),
+        ("sac", "Hopper-v5"),
+    ], "each agent on each env once, whatever its replay ratio, and every agent before a second env"
+    assert seen[0][2].count("rlearly.train") == 16 and "16 of 16 jobs" in seen[0][2]
+    said = capsys.readouterr().out
+    assert "they take 1 min of run time in all" in said
+    assert "teachers" not in said
+
+
+def test_forecast_ends_in_time_and_says_what_it_did_not_time(monkeypatch):
+    monkeypatch.setattr(forecasts, "timed", lambda config, device: Pace(1.0, 0.0, 1, 200, 100))
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(forecasts.time, "monotonic", lambda: next(clock))
+    plan = grid(["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "eval_every_frames=0"], [0])
+    names = [run.name for run in plan.runs]
+    told = []
+    found = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=12)
+    assert told == [
+        "timing td3 on Pendulum-v1, 1 of 4 (5 s so far, 12 s at most)",
+        "timing sac on Pendulum-v1, 2 of 4 (10 s so far, 12 s at most)",
+    ]
+    assert found.estimated == ["runs/td3/Hopper-v5/0", "runs/sac/Hopper-v5/0"]
+    assert found.unknown == [] and set(found.seconds) == set(names)
+    assert found.seconds[names[0]] == 1_000_000 + forecasts.START_SECONDS
+    clock = iter(range(0, 1000, 5))
+    few = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=7)
+    assert few.unknown == ["runs/sac/Pendulum-v1/0", "runs/sac/Hopper-v5/0"]
 
 
 def test_names_and_folders_may_hold_any_character(tmp_path):
@@ -249,6 +411,55 @@ def test_names_and_folders_may_hold_any_character(tmp_path):
         (folder / "done.json").unlink()
         assert Attempt(out, job.name, "test").run() == 0, "resumed, though it was at its end"
         assert "resumed at 30 frames" in log_of(out, job.name).read_text()
+
+
+def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
+    assert sweep.main(words) == 0
+    longer = [word.replace("train_frames=60", "train_frames=90") for word in words]
+    capsys.readouterr()
+    assert sweep.main([*longer, "seeds=1", "dry_run=true"]) == 0
+    run = out / "runs/td3/Pendulum-v1/0"
+    said = capsys.readouterr().out
+    assert f"python -m rlearly.train resume={run} train_frames=90\n" in said
+    assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
+    assert json.loads((run / "done.json").read_text())["frames"] == 90
+    assert "resumed at 60 frames" in log_of(out, "runs/td3/Pendulum-v1/0").read_text()
+    assert [run.train_frames for run in Plan.load(out).runs] == [90, 60]
+    capsys.readouterr()
+    assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
+    assert "1 of 1 jobs of this command are done already" in capsys.readouterr().out
+    assert sweep.main(words) == 2
+    assert (
+        "expected at least the 90 frames that td3 on Pendulum-v1, seed 0 has done, received 60"
+        in (capsys.readouterr().err)
+    )
+    shutil.rmtree(run.parent / "1" / "checkpoints")
+    assert sweep.main([w for w in longer if "seeds" not in w] + ["seeds=[1]"]) == 2
+    assert "seed 1 is done with 60 frames and has no checkpoint left" in capsys.readouterr().err
+
+
+def test_conflicting_words_alone_are_shown(tmp_path):
+    plan = grid([*TINY, "agent.lr=2"], [0])
+    plan.save(tmp_path)
+    other = grid([*TINY, "train_frames=99", "agent.lr=1"], [0])
+    with pytest.raises(
+        ConfigError, match=r"\(agent.lr=2 train_frames=60\) than this command \(agen"
+    ):
+        other.joined(plan, tmp_path)
+    with pytest.raises(ConfigError, match=r"\(train_frames=60\) than this command \(nothing"):
+        grid([w for w in [*TINY, "agent.lr=2"] if "train" not in w], [0]).joined(plan, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "/a b/c", "josé's [a=1], 50%", "12", "", " x", "$x"])
+def test_words_are_quoted_only_where_they_must_be(name):
+    word = as_word("key", name)
+    assert parse_overrides([word]) == [("key", name)]
+    assert ("'" in word) == (name not in ("/tmp/x", "/a b/c", "", "$x"))
+    assert shlex.split(as_shell(["a", word])) == ["a", word]
+    if name == "/a b/c":
+        assert as_shell([word]) == '"key=/a b/c"'
 
 
 def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
@@ -287,12 +498,12 @@ def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
     taught = ["dry_run=true", f"teachers={tmp_path}", f"sweep_dir={tmp_path / 'out'}"]
     assert sweep.main([f"study={file}", *taught]) == 0
     said = capsys.readouterr().out
-    assert "rlearly.teacher" not in said and f"snapshot='\"'\"'{tmp_path}/Pendulum-v1.h5" in said
+    assert "rlearly.teacher" not in said and f"snapshot={tmp_path}/Pendulum-v1.h5" in said
 
 
 def test_tracked_runs_are_grouped_by_sweep(tmp_path):
     plan = sweep._grouped(grid([*TINY, "wandb.mode=offline"], [0]), tmp_path / "my sweep")
-    assert plan.runs[0].words[-1] == "wandb.group='my sweep'"
+    assert plan.runs[0].words[-1] == "wandb.group=my sweep"
     assert sweep._grouped(grid(TINY, [0]), tmp_path) == grid(TINY, [0])
 
 
@@ -307,6 +518,12 @@ def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
     file.write_text(file.read_text()[:-20])
     assert sweep.main(words) == 2
     assert "does not load as a plan" in capsys.readouterr().err
+    file.write_text("{}")
+    assert sweep.main(words) == 2
+    assert "does not load as a plan (it does not say format 1)" in capsys.readouterr().err
+    file.write_text('{"format": 1}')
+    assert sweep.main(words) == 2
+    assert "(its keys are not those of a plan)" in capsys.readouterr().err
     file.unlink()
     assert sweep.main(words) == 0, "what is done stays done"
 
@@ -406,7 +623,9 @@ def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path,
     psutil.wait_procs(children, timeout=60)
     assert children and not [child for child in children if child.is_running()]
     jobs = jobs_of(Plan.load(out), out)
-    assert [status.state for status in statuses(out, jobs)] == ["done", "lost"]
+    found = statuses(out, jobs)
+    assert [status.state for status in found] == ["done", "saved"], "it had time to save"
+    assert found[1].seconds > 0.5
     first, second = (out / job.name for job in jobs)
     assert any((second / "checkpoints").iterdir()), "it has saved"
     ended = (first / "done.json").stat().st_mtime_ns
@@ -546,6 +765,29 @@ def test_states_are_read_off_the_directory(tmp_path):
     assert totals(found).startswith("6 jobs: 2 running, 1 queued, 1 saved, 1 failed, 1 lost, 10")
     (run / "done.json").write_text("{}")
     assert statuses(tmp_path, jobs)[0].state == "done"
+
+
+def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
+    plan = grid(TINY, range(3))
+    plan.save(tmp_path)
+    jobs = jobs_of(plan, tmp_path)
+    now = time.time()
+    for job, began in zip(jobs, (now - 50, now + 50, now - 50), strict=True):
+        record = Record("running", "local", socket.gethostname(), 2**22 + 1, 1, began, 3.0)
+        record.save(tmp_path, job.name)
+        (tmp_path / job.name).mkdir(parents=True)
+    for job in jobs[:2]:
+        (tmp_path / job.name / "checkpoints" / "000000000030").mkdir(parents=True)
+    found = statuses(tmp_path, jobs)
+    assert [status.state for status in found] == ["saved", "lost", "lost"], (
+        "one is an earlier try's"
+    )
+    assert 52 < found[0].seconds < 60 and found[1].seconds == 3.0
+    log_of(tmp_path, jobs[2].name).write_text("saved at 30 frames; continue with: x\n")
+    with (tmp_path / jobs[1].name / "run.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        states = [status.state for status in statuses(tmp_path, jobs)]
+    assert states == ["saved", "running", "saved"], "a run that still saves is running"
 
 
 def test_wide_sweeps_show_what_matters_first(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -14,9 +15,10 @@ from rlearly import report
 from rlearly.config import ConfigError
 from rlearly.experiments import aggregate
 from rlearly.experiments.aggregate import Curve, read_csv
+from rlearly.experiments.attempt import log_of
 from rlearly.experiments.findings import Findings, Table
 from rlearly.experiments.study import Plan
-from rlearly.experiments.sweep_report import load
+from rlearly.experiments.sweep_report import load, write
 
 VOID = {"meta", "link", "br", "img", "hr"}
 
@@ -111,6 +113,7 @@ def rich(tmp_path_factory):
     write_run(sweep / broken.name, "dog_run", [3] * 20, family="control")
     record(sweep, going, "running", 60)
     record(sweep, failed, "failed", 60)
+    log_of(sweep, failed.name).write_text("rlearly: first\nMuJoCoError: <NaN>\n")
     (sweep / "jobs" / f"{waiting.name}.json").unlink()
     (sweep / going.name / "videos").mkdir()
     (sweep / going.name / "videos" / "eval_7.mp4").write_bytes(b"")
@@ -122,7 +125,7 @@ def test_page_is_whole_and_names_what_is_missing(rich):
     page = check(rich / "report")
     assert "87 of 90 runs have finished" in page.words
     assert "1 running: TD3 on dog_run, seed 4 (7,000 frames)" in page.words
-    assert "1 failed: TD3 on Hopper-v5, seed 3 (20,000 frames)" in page.words
+    assert "seed 3 (20,000 frames; its last line: MuJoCoError: <NaN>)" in page.words
     assert "1 waiting: DrM_1 on dog_run, seed 2" in page.words
     assert "done, broken" in page.words
     assert "SAC & <b>co</b>" in page.words, "names are text, not tags"
@@ -198,6 +201,76 @@ def test_comparison_has_its_own_label(rich, tmp_path, capsys):
     assert len(found.finals("dog_run")["TD3 (other)"]) == 3
 
 
+def test_published_curve_stands_in_the_tables_as_far_as_it_goes(tmp_path):
+    sweep = make_sweep(tmp_path / "sweep", ["a"], ["dog_run"], 3)
+    text = "arm,env,frames,return\nP,dog_run,0,1\nP,dog_run,3000,70\n"
+    (tmp_path / "short.csv").write_text(text)
+    final, efficiency, *_ = load(sweep, [tmp_path / "short.csv"], threshold=60).tables()
+    row = next(row for row in final.rows if row[1] == "P (short)")
+    assert row[2:4] == ["a curve", "70 at 3,000 frames"] and len(row) == len(final.columns)
+    assert "published curve" in final.note
+    assert ["dog_run", "P (short)", "60", "a curve", "3,000"] in efficiency.rows
+    efficiency = load(sweep, [tmp_path / "short.csv"], threshold=80).tables()[1]
+    assert ["dog_run", "P (short)", "80", "a curve", "not reached in 3,000"] in efficiency.rows
+
+
+def test_under_three_seeds_have_no_interval(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    monkeypatch.setattr(Axes, "fill_between", lambda *a, **k: pytest.fail("a band was drawn"))
+    sweep = make_sweep(tmp_path / "two", ["only"], ["dog_run", "dog_walk"], 2)
+    assert report.main([f"sweep={sweep}"]) == 0
+    page = check(sweep / "report")
+    assert "(mean of 2 seeds); under 3 finished seeds have no interval" in page.words
+    assert "no clear difference" not in page.words
+    rows = load(sweep).tables()[0].rows
+    assert "[2 seeds: " in rows[0][3]
+    with (sweep / "report" / "table.csv").open() as stream:
+        assert {(row["final_low"], row["area_high"]) for row in csv.DictReader(stream)} == {
+            ("", "")
+        }
+    pooled = next(table for table in load(sweep).tables() if table.name == "pooled")
+    assert pooled.rows[0][2].endswith("[under 3 seeds]")
+
+
+def test_legend_names_only_what_is_drawn_and_every_panel_has_its_label(tmp_path):
+    arms = ["drawn", "waiting"]
+    sweep = make_sweep(tmp_path / "s", arms, [f"dog_{n}" for n in range(5)], 1, points=4)
+    for run in Plan.load(sweep).runs:
+        if run.arm == "waiting":
+            shutil.rmtree(sweep / run.name)
+    seen = {}
+
+    def saved(figure, path, **kind):
+        legends = [text.get_text() for one in figure.legends for text in one.get_texts()]
+        labels = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]
+        seen[getattr(path, "stem", "")] = legends, labels
+
+    from matplotlib.figure import Figure
+
+    own = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda f, p, **k: (saved(f, p), own(f, p, **k)))
+        assert report.main([f"sweep={sweep}"]) == 0
+    for name in ("curves", "metrics", "profiles"):
+        assert seen[name][0] == ["drawn"]
+    assert seen["curves"][1] == ["simulator frames"] * 5
+
+
+def test_page_explains_the_threshold_and_the_replay_ratio(tmp_path, capsys):
+    sweep = make_sweep(tmp_path / "s", ["a"], ["dog_run"], 3, points=4)
+    found = load(sweep)
+    ratio = {"train/replay_ratio": (np.array([1, 2]), np.array([0.0, 0.5]))}
+    curves = [replace(curve, metrics=ratio) for curve in found.curves]
+    write(replace(found, curves=curves, metrics=list(ratio)), tmp_path / "out", "x")
+    words = Page((tmp_path / "out" / "index.html").read_text()).words
+    assert "train/replay_ratio is 0 while actions are still random" in words
+    rule = "80% of the way from the lowest return of any evaluation on that env (0 for dm_control)"
+    assert words.count(rule) == 2, "beside the table, and in how it was computed"
+    report.main(["--help"])
+    assert "80 % of the way from the lowest return" in capsys.readouterr().out
+
+
 def test_sweep_without_evaluations_says_so(tmp_path, capsys):
     sweep = make_sweep(tmp_path / "sweep", ["a", "b"], ["dog_run"], 1, points=0)
     assert report.main([f"sweep={sweep}"]) == 0
@@ -213,7 +286,8 @@ def test_sweep_without_evaluations_says_so(tmp_path, capsys):
         (["sweep={at}/no"], "is not a sweep's directory"),
         (["out={at}/x"], "received neither"),
         (["sweep={at}/s", "run={at}/s"], "received both"),
-        (["sweep={at}/s", "compare={at}/no.csv"], "does not load as a study's curves"),
+        (["sweep={at}/s", "compare={at}/no.csv"], "no.csv; name a CSV file of curves"),
+        (["sweep={at}/s", "compare={at}/bad.csv"], "as a study's curves (it has a, b); expected"),
         (["sweep={at}/s", "compare={at}/bad.csv"], "expected the columns arm, env"),
         (["sweep={at}/s", "compare={at}/far.csv"], "compare: expected curves on dog_run"),
         (["sweep={at}/s", "out={at}/bad.csv"], "cannot be written"),

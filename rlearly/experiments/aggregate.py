@@ -1,6 +1,7 @@
 """The curves of many runs, every seed kept: read from run directories and CSV files, and written.
 
-A row of a summary holds interquartile means over seeds (IQM) with 95 % bootstrap intervals.
+A row of a summary holds interquartile means over seeds (IQM) with 95 % bootstrap intervals; under
+three seeds have none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 from rlearly.config import ConfigError
 from rlearly.experiments.run_rows import points, read_rows
-from rlearly.experiments.statistics import interval, pooled_iqm
+from rlearly.experiments.statistics import FEW, interval, pooled_iqm
+from rlearly.experiments.study import Run, finished
 
 Points = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
@@ -52,7 +54,7 @@ class Curve:
         return float(np.trapezoid(self.returns, self.frames) / width)
 
 
-def read_run(folder: Path, run: Any, names: Sequence[str] = ()) -> Curve | None:
+def read_run(folder: Path, run: Run, names: Sequence[str] = ()) -> Curve | None:
     """The evaluations so far, and metrics by name, of a run directory; None if it has none."""
     if not (folder / "metrics.jsonl").is_file():
         return None
@@ -62,8 +64,8 @@ def read_run(folder: Path, run: Any, names: Sequence[str] = ()) -> Curve | None:
         return None
     found = {name: points(rows, name) for name in names}
     metrics = {name: _columns(zip(*own, strict=True)) for name, own in found.items() if own[0]}
-    finished = (folder / "done.json").exists()
-    return Curve(run.arm, run.env, run.seed, *returns, metrics, finished, folder)
+    whole = finished(folder, run.train_frames)
+    return Curve(run.arm, run.env, run.seed, *returns, metrics, whole, folder)
 
 
 def read_csv(path: Path) -> list[Curve]:
@@ -75,10 +77,12 @@ def read_csv(path: Path) -> list[Curve]:
         ConfigError: there is no such file, or it is another kind of file.
     """
     found: dict[tuple[str, str, int | None], list[tuple[int, float]]] = {}
+    columns = ""
     try:
         with path.open(newline="") as stream:
             reader = csv.DictReader(stream)
             published = "return" in (reader.fieldnames or ())
+            columns = ", ".join(reader.fieldnames or ())
             for row in reader:
                 key = (row["arm"], row["env"], None if published else int(row["seed"]))
                 value = row["return" if published else "eval_episode_return"]
@@ -86,8 +90,14 @@ def read_csv(path: Path) -> list[Curve]:
         if not found:
             raise ValueError("it has no rows")
     except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and not path.exists():
+            raise ConfigError(
+                f"There is no file {path}; name a CSV file of curves, or a sweep's directory."
+            ) from None
+        reason = str(error) if isinstance(error, ValueError) else f"it has {columns or 'none'}"
+        reason = error.strerror if isinstance(error, OSError) else reason
         raise ConfigError(
-            f"{path} does not load as a study's curves ({error}); expected the columns arm, env, "
+            f"{path} does not load as a study's curves ({reason}); expected the columns arm, env, "
             "seed, frames, eval_episode_return, or of published curves arm, env, frames, return."
         ) from None
     metrics = {} if published else _read_metrics(path.with_name("metrics.csv"))
@@ -147,9 +157,11 @@ def summary(curves: Sequence[Curve], seed: int = 0) -> list[dict[str, Any]]:
             of_each[name] = [float(values[-3:].mean()) for values in own]
         for name, values in of_each.items():
             scores = [np.array(values)]
-            low, high = interval(pooled_iqm, scores, random=np.random.default_rng(seed))
             row |= {f"{name}_iqm": float(pooled_iqm(scores))}
-            row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+            row |= {f"{name}_low": None, f"{name}_high": None}
+            if len(values) >= FEW:
+                low, high = interval(pooled_iqm, scores, random=np.random.default_rng(seed))
+                row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
         row["final_each_seed"] = " ".join(f"{c.final:.4g}" for c in members)
         rows.append(row)
     return rows

@@ -24,7 +24,7 @@ from typing import IO
 
 from rlearly import checkpoint
 from rlearly.config import as_word
-from rlearly.experiments.study import Plan
+from rlearly.experiments.study import Plan, changed_words, finished
 from rlearly.run_dir import write
 
 DONE, SAVED = 0, 75
@@ -44,18 +44,25 @@ class Job:
     name: str
     title: str
     needs: str | None = None
+    train_frames: int | None = None
+    """How many a run is to have; None: as many as its env's."""
 
     def finished(self, sweep: Path) -> bool:
         if self.name.startswith(TEACHERS):
             return (sweep / f"{self.name}.h5").exists()
-        return (sweep / self.name / "done.json").exists()
+        return finished(sweep / self.name, self.train_frames)
 
 
 def jobs_of(plan: Plan, sweep: Path) -> list[Job]:
     """Every job of a plan, teachers first."""
     teachers = {env: _teacher(plan, sweep, env) for env in plan.taught()}
     runs = [
-        Job(run.name, run.title, teachers[run.env].name if run.needs_teacher and teachers else None)
+        Job(
+            run.name,
+            run.title,
+            teachers[run.env].name if run.needs_teacher and teachers else None,
+            run.train_frames,
+        )
         for run in plan.runs
     ]
     return [*teachers.values(), *runs]
@@ -93,6 +100,19 @@ class Record:
         file = _beside(sweep, name, ".json")
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps(asdict(self)))
+
+
+def after_death(sweep: Path, name: str, record: Record) -> Record:
+    """The record of a try that nobody ended, since whoever kept it is gone: `saved`, with its time
+    counted, if the run wrote a checkpoint or said that it saved; else as it is."""
+    kept = [path.stat().st_mtime for path in checkpoint.found(sweep / name / "checkpoints")]
+    if (last_lines(sweep, name) or [""])[0].startswith("saved at"):
+        kept.append(log_of(sweep, name).stat().st_mtime)
+    last = max(kept, default=0.0)
+    if record.state != "running" or last <= record.began:
+        return record
+    seconds = record.seconds + last - record.began
+    return replace(record, state="saved", seconds=seconds, exit=SAVED)
 
 
 def _beside(sweep: Path, name: str, suffix: str) -> Path:
@@ -133,9 +153,9 @@ def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
 
 
 def _training(words: list[str], folder: Path) -> list[str]:
-    """The command that trains in `folder`, or goes on there."""
+    """The command that trains in `folder`, or goes on there, with what was changed since."""
     if checkpoint.found(folder / "checkpoints"):
-        return ["rlearly.train", as_word("resume", folder)]
+        return ["rlearly.train", as_word("resume", folder), *changed_words(folder, words)]
     return ["rlearly.train", *words, as_word("run_dir", folder)]
 
 
@@ -153,6 +173,7 @@ class Attempt:
         self.stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._record: Record | None = None
+        self._clock = 0.0  # when the try began; record.began is of a clock that may be set
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         self.stopping = True
@@ -178,6 +199,8 @@ class Attempt:
                 return SAVED if self.stopping else 1
             plan = Plan.load(self.sweep)
             before = Record.load(self.sweep, self.name)
+            if before:
+                before = after_death(self.sweep, self.name, before)
             record = Record(
                 state="running",
                 engine=self.engine,
@@ -188,13 +211,15 @@ class Attempt:
                 seconds=before.seconds if before else 0.0,
             )
             self._record = record
+            self._clock = time.monotonic()
             record.save(self.sweep, self.name)
             status = self._run(plan)
             self._end(record, status)
             return status
 
     def _run(self, plan: Plan) -> int:
-        if Job(self.name, "").finished(self.sweep):
+        job = next(job for job in jobs_of(plan, self.sweep) if job.name == self.name)
+        if job.finished(self.sweep):
             return DONE
         self._clear()
         status = DONE
@@ -227,7 +252,7 @@ class Attempt:
         ended = replace(
             record,
             state={DONE: "done", SAVED: "saved"}.get(status, "failed"),
-            seconds=record.seconds + time.time() - record.began,
+            seconds=record.seconds + time.monotonic() - self._clock,
             exit=status,
         )
         ended.save(self.sweep, self.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -23,6 +23,7 @@ INK = "#1a1b1c"
 """Of all that is not an arm's; the page puts its own text colour in its place."""
 COLUMNS = 3
 FRAMES = "simulator frames"
+REPLAY_RATIO = "train/replay_ratio"
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,13 @@ def _curves(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
         panels[env] = partial(_draw_curves, found, looks, arms, None)
     caption = (
         "Evaluation returns. Thick: the IQM over seeds; band: its 95 % bootstrap interval (none "
-        "under two seeds); thin: every seed, as far as it is. Thick line and band are of the "
+        f"under {statistics.FEW} seeds); thin: every seed, as far as it is. Thick line and band are of the "
         "finished runs; where none has finished, of all that have begun, as far as all of them are. "
         "An open circle ends a run that is not finished. Lines without thin ones are published."
     )
     labels = (FRAMES, "evaluation return")
-    return _grid("curves", "Learning curves", caption, panels, labels, looks, folder)
+    drawn = {curve.arm for curve in found.curves}
+    return _grid("curves", "Learning curves", caption, panels, labels, looks, folder, drawn)
 
 
 def _draw_curves(
@@ -106,7 +108,7 @@ def _draw_curves(
             continue
         middle = statistics.iqm(values)
         panel.plot(frames, middle, color=looks[arm].colour, linestyle=looks[arm].line, linewidth=2)
-        if len(values) > 1:
+        if len(values) >= statistics.FEW:
             random = np.random.default_rng(found.seed)
             low, high = statistics.interval(
                 statistics.pooled_iqm,
@@ -135,8 +137,11 @@ def _metrics(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | 
             if arms:
                 panels[f"{env}\n{name}"] = partial(_draw_curves, found, looks, arms, name)
     caption = "What else the runs wrote down: IQM, 95 % interval and every seed, as above."
+    if REPLAY_RATIO in names:
+        caption += f" {REPLAY_RATIO} is 0 while actions are still random and nothing is learnt."
     labels = (FRAMES, "")
-    return _grid("metrics", "Plasticity and replay", caption, panels, labels, looks, folder)
+    drawn = {curve.arm for curve in found.curves if set(names) & set(curve.metrics)}
+    return _grid("metrics", "Plasticity and replay", caption, panels, labels, looks, folder, drawn)
 
 
 def _finals(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
@@ -146,9 +151,11 @@ def _finals(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
             colour = looks[arm].colour
             panel.plot(scores, np.full(len(scores), at), "o", color=colour, markersize=4, alpha=0.5)
             if len(scores) > 1:
-                middle, low, high = found.estimate(statistics.pooled_iqm, [scores])
-                panel.plot([low, high], [at, at], color=colour, linewidth=6, alpha=0.3)
+                middle = statistics.iqm(scores)
                 panel.plot(middle, at, "|", color=colour, markersize=16, markeredgewidth=2.5)
+            if len(scores) >= statistics.FEW:
+                _, low, high = found.estimate(statistics.pooled_iqm, [scores])
+                panel.plot([low, high], [at, at], color=colour, linewidth=6, alpha=0.3)
         if env in found.published:
             for at, arm in enumerate(arms):
                 if arm in found.published[env]:
@@ -159,10 +166,10 @@ def _finals(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
     panels = {env: partial(one, env) for env in found.envs if found.finals(env)}
     caption = (
         "Final scores of finished runs: a dot a seed, the stroke is the IQM, the bar its 95 % "
-        "bootstrap interval, a cross the published number where there is one."
+        f"bootstrap interval (none under {statistics.FEW} seeds), a cross the published number where there is one."
     )
     labels = ("final return", "")
-    return _grid("final", "Final scores", caption, panels, labels, looks, folder, legend=False)
+    return _grid("final", "Final scores", caption, panels, labels, looks, folder)
 
 
 def _rows(panel: Any, names: Sequence[str]) -> None:
@@ -182,22 +189,27 @@ def _profiles(found: Findings, looks: dict[str, Look], folder: Path) -> Figure |
         for arm, scores in pooled.items():
             random = np.random.default_rng(found.seed)
             shares = partial(statistics.profile, thresholds=thresholds)
+            look = looks[arm]
+            panel.plot(thresholds, shares(scores), look.line, color=look.colour, linewidth=2)
+            if not found.enough(scores):
+                continue
             low, high = statistics.interval(
                 shares, scores, random=random, resamples=statistics.CURVE_RESAMPLES
             )
-            look = looks[arm]
-            panel.plot(thresholds, shares(scores), look.line, color=look.colour, linewidth=2)
             panel.fill_between(thresholds, low, high, color=look.colour, alpha=0.14, linewidth=0)
         panel.set_ylim(0, 1.02)
         panel.set_xlim(0, 1)
 
     caption = (
         "Performance profiles: the share of finished runs, of all envs together, whose normalised "
-        f"final score is above each threshold; band: 95 % bootstrap interval. {found.scaling()}"
+        f"final score is above each threshold; band: 95 % bootstrap interval (none where an env has under "
+        f"{statistics.FEW} seeds). {found.scaling()}"
     )
     panels = {"all envs": one} if pooled else {}
     labels = ("normalised final score", "share of runs above it")
-    return _grid("profiles", "Performance profiles", caption, panels, labels, looks, folder)
+    return _grid(
+        "profiles", "Performance profiles", caption, panels, labels, looks, folder, set(pooled)
+    )
 
 
 def _improvements(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
@@ -220,7 +232,7 @@ def _improvements(found: Findings, looks: dict[str, Look], folder: Path) -> Figu
     panels = {f"against {first}": one} if chances else {}
     labels = (f"P(above {_short(first)})", "")
     title = "Probability of improvement"
-    return _grid("improvement", title, caption, panels, labels, looks, folder, legend=False)
+    return _grid("improvement", title, caption, panels, labels, looks, folder)
 
 
 def _cost(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
@@ -248,7 +260,7 @@ def _cost(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | Non
     panels = {env: partial(one, env) for env in sorted(envs)}
     caption = "Run time: a dot a run, open while it is not finished; all its tries together."
     labels = (unit, "")
-    return _grid("cost", "Run time", caption, panels, labels, looks, folder, legend=False)
+    return _grid("cost", "Run time", caption, panels, labels, looks, folder)
 
 
 def _grid(
@@ -259,9 +271,12 @@ def _grid(
     labels: tuple[str, str],
     looks: dict[str, Look],
     folder: Path,
-    legend: bool = True,
+    legend: Collection[str] = (),
 ) -> Figure | None:
-    """Draw and write panels by their titles; None, and an earlier report's files gone, if none."""
+    """Draw and write panels by their titles; None, and an earlier report's files gone, if none.
+
+    `legend`: the arms that have a line in a panel; none where rows name them.
+    """
     if not panels:
         for suffix in (".png", ".pdf"):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
@@ -294,8 +309,7 @@ def _grid(
             cell.locator_params(axis="x", nbins=4)
         if labels[0] == FRAMES:
             cell.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if at + columns >= len(panels):
-            cell.set_xlabel(labels[0])
+        cell.set_xlabel(labels[0])
         if at % columns == 0:
             cell.set_ylabel(labels[1])
     for cell in cells[len(panels) :]:
@@ -304,6 +318,7 @@ def _grid(
         handles = [
             Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2, label=_short(arm))
             for arm, look in looks.items()
+            if arm in legend
         ]
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(4 if columns > 1 else 2, len(handles)), frameon=False

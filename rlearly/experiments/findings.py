@@ -19,6 +19,7 @@ from rlearly.experiments.study import Run
 SHARE_OF_BEST = 0.8
 """Of the way from the lowest return to the best arm's IQM: the threshold if none is named."""
 BROKEN_SHARE = 0.1
+FEW_NOTE = f"Under {statistics.FEW} finished seeds have no interval."
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,11 @@ class Findings:
         low = self.range(env)[0]
         return low + SHARE_OF_BEST * (self.best(env) - low)
 
+    def published_curve(self, env: str, arm: str) -> Curve | None:
+        """The one line of an arm that has no seeds."""
+        members = self.members.get((env, arm), [])
+        return members[0] if members and members[0].seed is None else None
+
     def reached(self, env: str, arm: str) -> list[int | None]:
         """The frames at which each finished run was first at the goal."""
         goal = self.goal(env)
@@ -199,6 +205,13 @@ class Findings:
         rest = ""
         if few:
             rest = f" Too few finished seeds (under {statistics.FEW}) to judge {_listed(few)}."
+        if not told and len(finals) == 1:
+            ((arm, scores),) = finals.items()
+            seeds = "one seed" if len(scores) == 1 else f"mean of {len(scores)} seeds"
+            return (
+                f"{env}: {arm} ends at {float(statistics.iqm(scores)):.4g} ({seeds}); under "
+                f"{statistics.FEW} finished seeds have no interval."
+            )
         if not told:
             return f"{env}: no clear difference can be told.{rest}"
         best = max(told, key=lambda arm: float(told[arm][0]))
@@ -244,17 +257,26 @@ class Findings:
                 row = [env, arm, *self._of_arm(env, arm, finals.get(arm))]
                 rows.append([*row, number] if paper else row)
         columns = ["env", "arm", "finished", "final IQM [95 %]", "mean while learning [95 %]"]
+        others = any(self.published_curve(env, arm) for env in self.envs for arm in self.arms)
         columns += ["worst", "best", "broken", *(["published"] if paper else [])]
         note = (
             "Returns as the env gives them. Final is the mean of a run's last three evaluations, of "
             "finished runs only; the mean while learning is the area under a run's curve over its "
             f"length. Broken: a finished run whose final score lies in the lowest "
             f"{BROKEN_SHARE:.0%} of the way from the lowest return seen on that env (0 for "
-            "dm_control) to the best arm's IQM."
+            f"dm_control) to the best arm's IQM. {FEW_NOTE}"
         )
+        if others:
+            note += (
+                " Of a published curve its last value stands here, at the frames where it ends, be "
+                "that before the runs do: it is a mean over seeds already."
+            )
         return Table("final", "Final scores in numbers", note, columns, rows)
 
     def _of_arm(self, env: str, arm: str, scores: np.ndarray | None) -> list[str]:
+        curve = self.published_curve(env, arm)
+        if curve is not None:
+            return ["a curve", f"{curve.returns[-1]:.4g} at {curve.frames[-1]:,} frames", *[""] * 4]
         members = [c for c in self.members.get((env, arm), []) if c.seed is not None]
         planned = sum((run.env, run.arm) == (env, arm) for run, _ in self.runs)
         done = 0 if scores is None else len(scores)
@@ -269,6 +291,9 @@ class Findings:
     def _iqm(self, scores: np.ndarray) -> str:
         if len(scores) == 1:
             return f"{scores[0]:.4g} [one seed]"
+        if len(scores) < statistics.FEW:
+            span = f"{scores.min():.4g} to {scores.max():.4g}"
+            return f"{statistics.iqm(scores):.4g} [{len(scores)} seeds: {span}]"
         return _with_interval(*self.estimate(statistics.pooled_iqm, [scores]))
 
     def _efficiency(self) -> Table:
@@ -277,24 +302,37 @@ class Findings:
             goal = self.goal(env)
             for arm in self.arms:
                 reached = self.reached(env, arm)
+                curve = self.published_curve(env, arm)
+                if goal is not None and curve is not None:
+                    at = statistics.first_reaching(curve.frames, curve.returns, goal)
+                    shown = f"not reached in {curve.frames[-1]:,}" if at is None else f"{at:,}"
+                    rows.append([env, arm, f"{goal:.4g}", "a curve", shown])
                 if goal is None or not reached:
                     continue
                 middle = statistics.median_reaching(reached)
                 count = sum(frames is not None for frames in reached)
                 shown = "not reached" if middle is None else f"{middle:,.0f}"
                 rows.append([env, arm, f"{goal:.4g}", f"{count} of {len(reached)}", shown])
-        how = (
-            f"{SHARE_OF_BEST:.0%} of the way from the lowest return (0 for dm_control) to the best "
-            "arm's final IQM"
-            if self.threshold is None
-            else "as asked for"
-        )
+        how = self.threshold_rule()
         note = (
             f"Simulator frames to the first evaluation at the threshold, {how}; the median over "
             "finished runs, in which a run that never was there counts as later than all others."
         )
         columns = ["env", "arm", "threshold", "reached it", "median frames"]
         return Table("efficiency", "Sample efficiency", note, columns, rows)
+
+    def threshold_rule(self) -> str:
+        """Where the return that counts as reached comes from."""
+        if self.threshold is not None:
+            return "as asked for"
+        return (
+            f"{SHARE_OF_BEST:.0%} of the way from the lowest return of any evaluation on that env (0 "
+            "for dm_control) to the final IQM of its best arm"
+        )
+
+    def enough(self, scores: statistics.Tasks) -> bool:
+        """Whether an interval of these runs is worth its name."""
+        return all(len(of_env) >= statistics.FEW for of_env in scores)
 
     def _pooled(self) -> Table:
         rows = []
@@ -305,7 +343,12 @@ class Findings:
                 statistics.median,
                 statistics.optimality_gap,
             )
-            cells = [_with_interval(*self.estimate(m, scores), digits=3) for m in measures]
+            cells = [
+                _with_interval(*self.estimate(m, scores), digits=3)
+                if self.enough(scores)
+                else f"{m(scores):.3g} [under {statistics.FEW} seeds]"
+                for m in measures
+            ]
             rows.append([arm, str(sum(map(len, scores))), *cells])
         left_out = [arm for arm in self.arms if arm not in self.pooled()]
         note = f"Final scores of finished runs, all envs together. {self.scaling()} "

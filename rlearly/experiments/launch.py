@@ -205,7 +205,7 @@ class Slurm:
         new = [job for job in jobs if job.name not in with_slurm]
         if len(new) < len(jobs):
             say(f"{len(jobs) - len(new)} jobs are with SLURM already")
-        known = {name: number for number, name in _submitted(sweep).items() if name in with_slurm}
+        known = {name: number for number, name in submitted(sweep).items() if name in with_slurm}
         for needs in dict.fromkeys(job.needs for job in new):
             every = [job for job in new if job.needs == needs]
             after = known.get(needs) if needs else None
@@ -246,13 +246,13 @@ class Slurm:
         executor.update_parameters(**{k: v for k, v in wanted.items() if v is not None})
         try:
             with executor.batch():
-                submitted = [executor.submit(SlurmTry(str(sweep), job.name)) for job in jobs]
+                tries = [executor.submit(SlurmTry(str(sweep), job.name)) for job in jobs]
         except (FailedJobError, FailedSubmissionError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise ConfigError(
                 f"SLURM refused the jobs ({reason}); look at slurm.* of this command, and at sinfo."
             ) from None
-        return [job.job_id for job in submitted]
+        return [job.job_id for job in tries]
 
 
 class SlurmTry:
@@ -284,7 +284,7 @@ class SlurmTry:
         return submitit.helpers.DelayedSubmission(SlurmTry(self.sweep, self.name))
 
 
-def _submitted(sweep: Path) -> dict[str, str]:
+def submitted(sweep: Path) -> dict[str, str]:
     """SLURM's numbers of a sweep's jobs -> their names, in order of submission."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads((sweep / "slurm" / "jobs.json").read_text())
@@ -292,7 +292,7 @@ def _submitted(sweep: Path) -> dict[str, str]:
 
 
 def _remember(sweep: Path, numbers: Mapping[str, str]) -> None:
-    write(sweep / "slurm" / "jobs.json", json.dumps({**_submitted(sweep), **numbers}, indent=1))
+    write(sweep / "slurm" / "jobs.json", json.dumps({**submitted(sweep), **numbers}, indent=1))
 
 
 def queue_of(sweep: Path) -> dict[str, str]:
@@ -306,10 +306,10 @@ def queue_of(sweep: Path) -> dict[str, str]:
 
 def _live(sweep: Path) -> list[tuple[str, str, str]]:
     """SLURM's number, name and state of each job of a sweep that it has."""
-    submitted = _submitted(sweep)
-    if not submitted or not shutil.which("squeue"):
+    numbers = submitted(sweep)
+    if not numbers or not shutil.which("squeue"):
         return []
-    arrays = ",".join(dict.fromkeys(number.split("_")[0] for number in submitted))
+    arrays = ",".join(dict.fromkeys(number.split("_")[0] for number in numbers))
     words = ["--noheader", "--array", "--jobs", arrays, "--states=all", "--format=%i %T"]
     try:
         answer = subprocess.run(["squeue", *words], capture_output=True, text=True, timeout=60)
@@ -320,8 +320,8 @@ def _live(sweep: Path) -> list[tuple[str, str, str]]:
     found = []
     for line in answer.stdout.splitlines():
         number, _, state = line.strip().partition(" ")
-        if number in submitted and state in QUEUED + RUNNING:
-            found.append((number, submitted[number], "queued" if state in QUEUED else "running"))
+        if number in numbers and state in QUEUED + RUNNING:
+            found.append((number, numbers[number], "queued" if state in QUEUED else "running"))
     return found
 
 

@@ -79,7 +79,10 @@ def page(
         "<section><h2>What came out</h2>",
         _list([found.sentence(env) for env in found.envs], "findings"),
         '<p class="note">Intervals that overlap are called no clear difference: at this number of '
-        "seeds, chance alone may have made it.</p></section>",
+        "seeds, chance alone may have made it.</p>"
+        if len(found.arms) > 1
+        else "",
+        "</section>",
         *(_section(head, names, tables, figures) for head, names in SECTIONS.items()),
         "<section><h2>Every run</h2>",
         _runs(found, out),
@@ -191,6 +194,7 @@ def _method(found: Findings) -> str:
         f"{found.scaling()} Tables of single envs are not normalised.",
         f"Broken is a finished run in the lowest {BROKEN_SHARE:.0%} of the way from the lowest "
         "return seen on its env to the best arm's IQM. Broken runs are counted in everything.",
+        f"The threshold of the sample efficiency is {found.threshold_rule()}.",
         "Numbers of finished runs: final, while learning, broken, efficiency, profiles, improvement. "
         "Unfinished runs are only in the curves and the run times.",
     ]
@@ -214,4 +218,6 @@ def state_of(runs: Sequence[tuple[Run, Status]], most: int = 12) -> list[str]:
 
 
 def _progress(status: Status) -> str:
-    return f" ({status.frames:,} frames)" if status.frames else ""
+    said = [f"{status.frames:,} frames"] if status.frames else []
+    said += [f"its last line: {status.said[-1]}"] if status.said else []
+    return f" ({'; '.join(said)})" if said else ""

@@ -19,13 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.display import duration
-from rlearly.experiments.attempt import Job, Record, last_lines
+from rlearly.experiments.attempt import Job, Record, after_death, in_use, last_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 STATES = ("done", "running", "queued", "saved", "failed", "skipped", "lost", "waiting")
-"""`saved`: stopped with a checkpoint. `lost`: its process is gone without a word. `skipped`: its
+"""`saved`: stopped with a checkpoint, or to be trained on. `lost`: its process is gone without a word. `skipped`: its
 teacher failed. `queued`: the engine has it. `waiting`: nobody has started it yet."""
 
 
@@ -61,6 +61,9 @@ class Status:
 def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
     """Of one job; `queue` is what an engine says of those that it has: `queued` or `running`."""
     record = Record.load(sweep, job.name)
+    running = record is not None and record.state == "running"
+    if record and running and not (queue.get(job.name) or _alive(sweep, job, record)):
+        record = after_death(sweep, job.name, record)
     state = _state(sweep, job, record, queue.get(job.name))
     run = sweep / job.name
     row = _last_values(run / "metrics.jsonl")
@@ -87,7 +90,7 @@ def _state(sweep: Path, job: Job, record: Record | None, queued: str | None) -> 
     if record is None:
         return queued or "waiting"
     if record.state != "running":
-        return queued or record.state
+        return queued or ("saved" if record.state == "done" else record.state)
     if queued:
         return queued
     return "running" if _alive(sweep, job, record) else "lost"
@@ -97,6 +100,9 @@ def _alive(sweep: Path, job: Job, record: Record) -> bool:
     """Whether the try that made a record may still run. On another host nobody can tell but by
     what the run writes."""
     if record.host == socket.gethostname():
+        lock = sweep / job.name / "run.lock"
+        if lock.exists() and in_use(lock):  # a run that is saving outlives its launcher
+            return True
         with contextlib.suppress(psutil.Error):
             return psutil.Process(record.pid).create_time() <= record.began + 1
         return False
@@ -147,7 +153,7 @@ def statuses(
     ]
 
 
-def totals(found: Sequence[Status]) -> str:
+def totals(found: Sequence[Status], whose: str = "") -> str:
     """One line: how many are in which state, how fast they go, and when they will be done."""
     counts = Counter(status.state for status in found)
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
@@ -160,7 +166,7 @@ def totals(found: Sequence[Status]) -> str:
     spent = sum(s.seconds for s in found)
     if spent:
         parts.append(f"{duration(spent)} of run time so far")
-    return f"{len(found)} jobs: {', '.join(parts)}"
+    return f"{len(found)} jobs{whose}: {', '.join(parts)}"
 
 
 def frames_left(found: Sequence[Status]) -> float | None:

@@ -8,6 +8,7 @@ numbers, env by env and arm by arm.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,8 +23,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.compose import compose
-from rlearly.config import ConfigError, RunConfig, as_word, choices
+from rlearly import checkpoint
+from rlearly.compose import RESUMABLE, compose
+from rlearly.config import ConfigError, RunConfig, as_word, choices, did_you_mean, parse_overrides
+from rlearly.experiments.metric_names import check_metric
 from rlearly.run_dir import write
 
 STUDIES = Path(__file__).parent / "studies"
@@ -47,11 +50,16 @@ class Run:
     @property
     def name(self) -> str:
         """Its directory, seen from the sweep's."""
-        return f"runs/{_plain(self.arm)}/{_plain(self.env)}/{self.seed}"
+        return f"runs/{plain(self.arm)}/{plain(self.env)}/{self.seed}"
 
     @property
     def title(self) -> str:
         return f"{self.arm} on {self.env}, seed {self.seed}"
+
+    @property
+    def train_frames(self) -> int | None:
+        """What its words say; None: they leave it to the env."""
+        return _frames_in(self.words)
 
     @property
     def needs_teacher(self) -> bool:
@@ -63,7 +71,15 @@ class Run:
         return [start if w == "snapshot=TEACHER" else w for w in self.words]
 
 
-def _plain(name: str) -> str:
+def _frames_in(words: Sequence[str]) -> int | None:
+    """The last train_frames of some words, if it is a number."""
+    frames = _effective(words).get("train_frames")
+    with contextlib.suppress(TypeError, ValueError):
+        return int(float(frames))  # pyright: ignore
+    return None
+
+
+def plain(name: str) -> str:
     """A name as a folder's: `ALE/Pong-v5` has none of its own."""
     return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
 
@@ -105,7 +121,7 @@ class Plan:
     def snapshots(self, sweep: Path, env: str) -> Path:
         """Where the snapshots of an env's teacher are."""
         folder = Path(self.teachers) if self.teachers else sweep / "teachers"
-        return folder / f"{_plain(env)}.h5"
+        return folder / f"{plain(env)}.h5"
 
     def teacher_words(self, env: str) -> list[str]:
         return [*self.teacher, f"env={env}"]
@@ -149,22 +165,33 @@ class Plan:
                     raise ConfigError(f"{run.arm} on {run.env}: {error}") from None
         return found
 
+    def job_configs(self, sweep: Path, names: Sequence[str]) -> dict[str, RunConfig]:
+        """What the words of runs and teachers compose to, by their names as jobs."""
+        of_arms = {(run.arm, run.env): config for run, config in self.configs()}
+        found = {run.name: of_arms[run.arm, run.env] for run in self.runs}
+        for env in self.taught():
+            name = str(self.snapshots(sweep, env).relative_to(sweep).with_suffix(""))
+            found[name] = compose(self.teacher_words(env))
+        return {name: found[name] for name in names}
+
     def joined(self, earlier: Plan, sweep: Path) -> Plan:
         """This plan, and what an earlier one of the same sweep has beside it.
+
+        Words that a resumed run may be given anew, such as train_frames, are this plan's.
 
         Raises:
             ConfigError: they give one run, or the teachers, different words.
         """
         before = {run.name: run for run in earlier.runs}
-        for run in self.runs:
-            other = before.get(run.name)
-            if other and sorted(other.words) != sorted(run.words):
-                _refuse(sweep, run.title, other.words, run.words)
+        runs = [
+            self._agreed(run, before[run.name], sweep) if run.name in before else run
+            for run in self.runs
+        ]
         mine = {run.name for run in self.runs}
         rest = [run for run in earlier.runs if run.name not in mine]
         both = dataclasses.replace(
             self,
-            runs=[before.get(run.name, run) for run in self.runs] + rest,
+            runs=runs + rest,
             metrics=list(dict.fromkeys([*self.metrics, *earlier.metrics])),
             published={**earlier.published, **self.published},
         )
@@ -178,9 +205,36 @@ class Plan:
         if earlier.taught() and self.taught():
             ours = [*self.teacher, *self.teacher_snapshots]
             theirs = [*earlier.teacher, *earlier.teacher_snapshots]
-            if ours != theirs:
+            if _effective(ours) != _effective(theirs):
                 _refuse(sweep, "its teachers", theirs, ours)
         return both
+
+    @staticmethod
+    def _agreed(run: Run, before: Run, sweep: Path) -> Run:
+        """A run with the words that hold from now on.
+
+        Raises:
+            ConfigError: its words are not those that it had, and it cannot be resumed with them.
+        """
+        now, then = _effective(run.words), _effective(before.words)
+        changed = {key for key in now | then if now.get(key) != then.get(key)}
+        if not changed:
+            return before
+        if not changed <= set(MAY_CHANGE) & set(now):
+            _refuse(sweep, run.title, before.words, run.words)
+        folder = sweep / run.name
+        frames, done = run.train_frames, frames_done(folder)
+        if frames is not None and frames < done:
+            raise ConfigError(
+                f"train_frames: expected at least the {done} frames that {run.title} has done, "
+                f"received {frames}; name a larger number, or another sweep_dir=."
+            )
+        if _end(folder) and not finished(folder, frames) and not checkpoint.found(folder / "checkpoints"):
+            raise ConfigError(
+                f"train_frames: {run.title} is done with {done} frames and has no checkpoint left to "
+                "go on from: name another sweep_dir=."
+            )
+        return run
 
     def save(self, sweep: Path) -> None:
         tree = {"format": FORMAT, **dataclasses.asdict(self)}
@@ -202,24 +256,92 @@ class Plan:
             )
         try:
             tree = json.loads(file.read_text())
-            if tree.pop("format") != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}")
+            if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
+                raise ValueError(f"it does not say format {FORMAT}")
             runs = [Run(**run) for run in tree.pop("runs")]
             return Plan(runs=runs, **tree)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            own = isinstance(error, OSError | ValueError)
+            reason = str(error) if own else "its keys are not those of a plan"
             raise ConfigError(
-                f"{file} does not load as a plan ({error}); delete it and give the sweep's command "
+                f"{file} does not load as a plan ({reason}); delete it and give the sweep's command "
                 "again: runs that are done stay done."
             ) from None
 
 
+MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
+"""What a sweep's command may give its runs anew. Where a study's snapshots are is not for each run to
+say, and a grid's other file would be another arm."""
+
+
+def frames_done(run: Path) -> int:
+    """Frames that a run directory's run can go on from, or has finished with."""
+    frames = max((int(path.name) for path in checkpoint.found(run / "checkpoints")), default=0)
+    return frames if _end(run) is None else _train_frames(run) or frames
+
+
+def finished(run: Path, train_frames: int | None) -> bool:
+    """Whether a run directory's run is done, with as many frames as it is to have."""
+    end = _end(run)
+    return end is not None and (train_frames is None or end.get("frames", train_frames) >= train_frames)
+
+
+def _end(run: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((run / "done.json").read_text()))
+    return None
+
+
+def changed_words(run: Path, words: Sequence[str]) -> list[str]:
+    """Those of a run's words that its directory's config does not have, and may be given."""
+    with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
+        config = OmegaConf.load(run / "config.yaml")
+        return [
+            f"{key}={text}"
+            for key, text in _effective(words).items()
+            if key in MAY_CHANGE
+            and parse_overrides([f"{key}={text}"])[0][1] != OmegaConf.select(config, key)
+        ]
+    return []
+
+
+def _train_frames(run: Path) -> int | None:
+    with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
+        return OmegaConf.select(OmegaConf.load(run / "config.yaml"), "train_frames")
+    return None
+
+
+def _effective(words: Sequence[str]) -> dict[str, str]:
+    """Values by key: of one that is there twice, the later one; quotes say nothing."""
+    pairs = (word.partition("=")[::2] for word in words)
+    return {key: re.sub(r"^(['\"])(.*)\1$", r"\2", value) for key, value in pairs}
+
+
 def _refuse(sweep: Path, what: str, theirs: Sequence[str], mine: Sequence[str]) -> None:
-    before = sorted(set(theirs) - set(mine)) or ["nothing else"]
-    now = sorted(set(mine) - set(theirs)) or ["nothing else"]
-    raise ConfigError(
-        f"{sweep / PLAN} has other words for {what} ({' '.join(before)}) than this command "
-        f"({' '.join(now)}): name another sweep_dir=."
+    then, now = _effective(theirs), _effective(mine)
+    before, after = (
+        " ".join(f"{k}={v}" for k, v in sorted(one.items()) if other.get(k) != v) or "nothing else"
+        for one, other in ((then, now), (now, then))
     )
+    raise ConfigError(
+        f"{sweep / PLAN} has other words for {what} ({before}) than this command ({after}): name "
+        "another sweep_dir=."
+    )
+
+
+HELP = """A study file is YAML with the keys
+  title              of its report
+  envs               a list, as env= takes them
+  seeds              how many: 5 is 0 to 4; seeds= of the command goes before it
+  arms               NAME: [words of rlearly.train], as in RR 2: [agent=td3, replay_ratio=2]
+  common             words that all runs share
+  teacher            words of the run that is trained first on each env, for arms that start from it
+                     by snapshot=TEACHER
+  teacher_snapshots  words of rlearly.teacher, as in [episodes=10, every_steps=10]
+  ablations          envs, seeds and arms of their own, in addition
+  metrics            what is read beside the returns, as in [plasticity/fau_critic]
+  published          a paper's numbers: ENV: {ARM: number}
+Copy a shipped one to begin with: """ + f"{STUDIES}\n"
 
 
 @dataclass(frozen=True)
@@ -244,18 +366,36 @@ class Study:
         Raises:
             ConfigError: there is none, or it is malformed.
         """
-        file = path if path.suffix == ".yaml" else STUDIES / f"{path}.yaml"
+        named = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+        file = path if named else STUDIES / f"{path}.yaml"
         if not file.is_file():
-            raise ConfigError(f"There is no study {path}; shipped ones: {', '.join(shipped())}.")
+            what = f"There is no file {path}" if named else f"There is no study {path}"
+            raise ConfigError(f"{what}; shipped ones: {', '.join(shipped())}.")
         try:
             tree: Any = OmegaConf.to_container(OmegaConf.load(file))
-            return Study(**tree)
-        except (YAMLError, OmegaConfBaseException, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{file} does not load as a study ({reason}).") from None
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"{file} does not load as a study ({_reason(error)}).") from None
+        keys = {name.name: name for name in dataclasses.fields(Study)}
+        if not isinstance(tree, dict):
+            raise ConfigError(
+                f"{file} does not load as a study: expected the keys {', '.join(keys)}, received a "
+                f"{type(tree).__name__}."
+            )
+        for key in tree:
+            if key not in keys:
+                raise ConfigError(f"{file}: there is no key {key!r}; {did_you_mean(str(key), keys)}")
+        lacks = [key for key in ("title", "envs", "seeds", "arms") if key not in tree]
+        if lacks:
+            raise ConfigError(f"{file} does not load as a study: it lacks {', '.join(lacks)}.")
+        return Study(**tree)
 
     def __post_init__(self) -> None:
+        for name in ("ablations", "published"):
+            if not isinstance(getattr(self, name), dict):
+                raise ConfigError(f"{name}: expected keys, received {getattr(self, name)!r}.")
         for envs, seeds, arms in self._parts():
+            if not isinstance(arms, dict):
+                raise ConfigError(f"arms: expected NAME: [words], received {arms!r}.")
             for name, words in {
                 "envs": envs,
                 "common": self.common,
@@ -268,13 +408,40 @@ class Study:
                     raise ConfigError(f"arms: expected names, received {name!r}; quote it.")
                 if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                     raise ConfigError(f"{name}: expected a list of words, received {words!r}.")
+            for arm in arms:
+                if plain(arm) != arm:
+                    raise ConfigError(
+                        f"arms: expected a name that a folder can have, received {arm!r}; take "
+                        f"{plain(arm)!r}."
+                    )
             if not isinstance(seeds, int) or seeds < 1:
                 raise ConfigError(f"seeds: expected a number of at least 1, received {seeds!r}.")
+        self._check_published()
+        for name in self.metrics:
+            check_metric(name)
+
+    def _check_published(self) -> None:
+        """Whether every number is of an arm on an env that is run."""
+        arms_on: dict[str, dict[str, None]] = {}
+        for envs, _, arms in self._parts():
+            for env in envs:
+                arms_on.setdefault(env, {}).update(dict.fromkeys(arms))
         for env, numbers in self.published.items():
+            if env not in arms_on:
+                raise ConfigError(
+                    f"published: there is no env {env!r} in this study; "
+                    f"{did_you_mean(str(env), arms_on)}"
+                )
             if not isinstance(numbers, dict) or not all(
                 isinstance(value, int | float) for value in numbers.values()
             ):
                 raise ConfigError(f"published: {env}: expected ARM: number, received {numbers!r}.")
+            for arm in numbers:
+                if arm not in arms_on[env]:
+                    raise ConfigError(
+                        f"published: {env}: there is no arm {arm!r} on it in this study; "
+                        f"{did_you_mean(str(arm), arms_on[env])}"
+                    )
 
     def _parts(self) -> Iterator[tuple[list[str], int, dict[str, list[str]]]]:
         """Envs, seeds and arms: of the study, and of its ablations."""
@@ -317,6 +484,14 @@ class Study:
             self.teacher_snapshots,
             teachers,
         )
+
+
+def _reason(error: Exception) -> str:
+    """A YAML error with the line where it is; of any other its first line."""
+    mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {what or 'it is no YAML'}"
+    return str(error).splitlines()[0]
 
 
 def shipped() -> list[str]:

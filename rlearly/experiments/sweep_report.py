@@ -62,7 +62,10 @@ def load(
     return Findings(
         title=plan.title,
         curves=curves,
-        runs=[(run, status_of(sweep, Job(run.name, run.title), {})) for run in plan.runs],
+        runs=[
+            (run, status_of(sweep, Job(run.name, run.title, None, run.train_frames), {}))
+            for run in plan.runs
+        ],
         sweep=sweep,
         metrics=plan.metrics,
         published=plan.published,
