@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import TINY_STATE
 from saved import plain, rows
+from test_kills import once
 from test_loop import make_loop
 
 from rlearly import checkpoint
@@ -29,11 +30,6 @@ RUN = [
 ]
 FAULTY = [*RUN, "env=tiny_envs:Faulty-v0", "env.action_repeat=1"]
 MENDED = {"MENDED": "1"}
-
-
-def once(words):
-    """The last word on each key."""
-    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def newest(run):

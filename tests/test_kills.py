@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -16,7 +17,7 @@ import tiny_envs  # noqa: F401
 from conftest import TINY, TINY_STATE
 from saved import plain, rows
 
-from rlearly import checkpoint
+from rlearly import checkpoint, train
 from rlearly.envs.snapshots import record
 
 PIXELS_ONLY = ("env.image_size", "agent.encoder_channels", "agent.shift_pixels", "env=")
@@ -49,8 +50,41 @@ MATRIX = [
     for ratio, start in itertools.product(ratios, ("plain", "snapshot"))
 ]
 
+TEACHER = Path(train.__file__).parent / "experiments/results/s3rl_cpu/teachers/Hopper-v5.h5"
+REAL = {
+    "td3 on Hopper-v5 from snapshots": [
+        "agent=td3",
+        "env=Hopper-v5",
+        "agent.hidden_dim=16",
+        "agent.batch_size=16",
+        "agent.learning_starts_steps=100",
+        f"snapshot={TEACHER}",
+        "snapshot_phase.until_steps=150",
+        "snapshot_phase.truncate_steps=15",
+        "replay.capacity=200",
+        "video_size=0",
+        *OFTEN,
+    ],
+    "drm on cartpole_balance from pixels": [
+        "agent=drm",
+        "env=cartpole_balance",
+        "preset=cpu",
+        *(w for w in VISUAL if not w.startswith("env")),
+        "env.image_size=24",
+        "env.action_repeat=4",
+        *OFTEN,
+        "train_frames=1000",
+        "log_every_frames=80",
+        "eval_every_frames=0",
+        "checkpoint_every_frames=120",
+    ],
+}
+"""Simulators, which are restored in the midst of an episode."""
+
 
 def words_of(case, snapshots):
+    if case in REAL:
+        return once(REAL[case])
     agent, obs, ratio, start = case.split()
     words = [f"agent={agent}", "seed=3"]
     if agent in TINY_STATE:
@@ -65,7 +99,12 @@ def words_of(case, snapshots):
     if start == "snapshot":
         words += [f"snapshot={snapshots[obs]}", "snapshot_phase.until_steps=150"]
         words += ["snapshot_phase.clusters=2", "snapshot_phase.truncate_steps=4"]
-    return list({word.partition("=")[0]: word for word in words}.values())  # the last one counts
+    return once(words)
+
+
+def once(words):
+    """The last word on each key."""
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +188,7 @@ def test_killed_and_resumed_run_is_the_same_run(zygote, snapshots, tmp_path, cas
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("case", MATRIX)
+@pytest.mark.parametrize("case", [*MATRIX, *REAL])
 def test_kill_matrix(zygote, snapshots, tmp_path, case, kill_summary):
     random = np.random.default_rng([int(os.environ.get("RLEARLY_KILL_SEED", "0")), *case.encode()])
     kills = Kills(zygote, tmp_path, words_of(case, snapshots), random)
