@@ -189,6 +189,7 @@ class Loop:
         self._eval_env: gymnasium.Env | None = None
         self._clock = time.monotonic()
         self._row_start = (self._clock, 0, 0)
+        self._saving_seconds = 0.0  # since the last row
 
     @property
     def at(self) -> Progress:
@@ -373,6 +374,9 @@ class Loop:
         row["speed/frames_per_second"] = frames / seconds
         row["speed/updates_per_second"] = (self.updates - updates) / seconds
         row["speed/elapsed_seconds"] = self.elapsed_seconds
+        if self._saving_seconds:
+            row["speed/checkpoint_seconds"] = self._saving_seconds
+            self._saving_seconds = 0.0
         self.sinks.write(self.at, row)
         self._row_start = (now, self.steps, self.updates)
 
@@ -441,7 +445,10 @@ class Loop:
         self._tick(time.monotonic())
         state = self.state_dict()
         self._refuse_not_finite(state["agent"])
-        return self.checkpoints.save(self.at.frames, state)
+        began = time.monotonic()
+        path = self.checkpoints.save(self.at.frames, state)
+        self._saving_seconds += time.monotonic() - began
+        return path
 
     def _refuse_not_finite(self, state: Mapping[str, Any]) -> None:
         bad = not_finite(state)

@@ -1,5 +1,7 @@
 """The loop's laws: what is due when, nothing outside touches training, resuming is exact."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -388,3 +390,11 @@ def test_failing_tracker_costs_itself_only(tmp_path, caplog):
         sinks.write(Progress(2 * i, i), {"a/b": 1.0})
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
     assert caplog.text.count("Broken failed and is off from here: no network") == 1
+
+
+def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
+    words = ("train_frames=160", "checkpoint_every_frames=50", "log_every_frames=40")
+    assert make_loop(tmp_path, *words).run()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    told = [row["frames"] for row in map(json.loads, lines) if "speed/checkpoint_seconds" in row]
+    assert told == [80, 120, 160]

@@ -32,7 +32,7 @@ METRICS = {
     "policy": ["entropy", "alpha", "lr", "std", "kl", "clip_fraction"],
     "exploration": ["std", "awaken_step"],
     "replay": ["transitions", "batch_reward"],
-    "speed": ["frames_per_second", "updates_per_second", "elapsed_seconds"],
+    "speed": ["frames_per_second", "updates_per_second", "elapsed_seconds", "checkpoint_seconds"],
     "event": [
         "replay_ratio",
         "fau_critic",
