@@ -654,3 +654,32 @@ def test_episode_that_cannot_be_saved_does_not_stop_a_run(caplog):
     assert "would begin a new episode" in caplog.text and state["episode"] is None
     env.load_state_dict(state)
     assert env.obs is None and "did not return to its saved state" in caplog.text
+
+
+def test_attribute_that_shows_a_part_of_the_simulator_still_shows_it_when_restored():
+    """Some of MetaWorld's tasks keep such arrays, and compute rewards of them."""
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+    class Shown(HopperEnv):
+        def reset_model(self):
+            obs = super().reset_model()
+            self.first_foot = self.data.xpos[-1, ::2]
+            self.copied = self.data.xpos[-1].copy()
+            return obs
+
+        def step(self, action):
+            obs, _, terminated, truncated, info = super().step(action)
+            return (
+                obs,
+                float(self.first_foot.sum() + self.copied.sum()),
+                terminated,
+                truncated,
+                info,
+            )
+
+    check_contract(Shown, "mujoco", after=20)
+    env, fresh = Shown(), Shown()
+    env.reset(seed=0)
+    restore(fresh, save(env))
+    fresh.data.xpos[-1] = [1.0, 2.0, 3.0]
+    assert fresh.first_foot.tolist() == [1.0, 3.0] and fresh.copied.tolist() != [1.0, 2.0, 3.0]

@@ -50,7 +50,7 @@ CONSTANTS = (
 )
 """What is not state: it is not saved, and restoring leaves it as it is."""
 KINDS = {"same", "scalar", "complex", "bytes", "bytearray", "objects", "tuple", "frozenset", "set"}
-KINDS |= {"deque", "dict", "ordered", "kept", "simulator", "enum", "random", "object"}
+KINDS |= {"deque", "dict", "ordered", "kept", "simulator", "enum", "random", "object", "view"}
 DRAWING = ("pygame", "glfw", "OpenGL", "cv2", "matplotlib", "PIL", "moviepy")
 DRAWING_CLASSES = {"Renderer", "MujocoRenderer", "OffScreenViewer", "WindowViewer", "Camera"}
 
@@ -88,6 +88,7 @@ class Encoder:
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
         self._generators: dict[int, str] = {}
+        self._simulators: dict[str, Any] = {}  # by the paths of the attributes that hold them
 
     def encode(self, value: Any, path: str) -> Any:
         kind = type(value)
@@ -131,9 +132,20 @@ class Encoder:
             raise Unencodable(f"{path} is a {_name(type(value))} of {value.dtype}")
         self._number(value)
         if not value.dtype.hasobject:
-            return np.array(value, order="K")
+            return self._view(value) or np.array(value, order="K")
         items = [self.encode(item, f"{path}[{i}]") for i, item in enumerate(value.flat)]
         return {KIND: "objects", "shape": list(value.shape), "items": items}
+
+    def _view(self, value: np.ndarray) -> dict[str, Any] | None:
+        """Where an array shows a part of a simulator, and changes with it (some of MetaWorld's
+        tasks keep their grippers' positions so)."""
+        if value.flags.owndata:
+            return None
+        for path, simulator in self._simulators.items():
+            part = simulators.part_shown(simulator, value)
+            if part:
+                return {KIND: "view", "of": path, **part}
+        return None
 
     def _generator(self, value: Any, path: str) -> dict[str, Any]:
         if id(value) not in self._generators:
@@ -179,6 +191,8 @@ class Encoder:
     def attributes(self, value: Any, path: str, skip: Collection[str] = ()) -> dict[str, Any]:
         """What an object's `__dict__` holds, less layout, pictures, and `skip`."""
         attributes: dict[str, Any] = {}
+        if self.simulate:
+            self._simulators |= _simulators_of(value, path)
         for key, item in vars(value).items():
             where = f"{path}.{key}" if path else key
             if key in LAYOUT or key in skip:
@@ -193,6 +207,15 @@ class Encoder:
                 except _Drawing:
                     attributes[key] = {KIND: "kept"}
         return attributes
+
+
+def _simulators_of(owner: Any, path: str) -> dict[str, Any]:
+    """The attributes of an object that are MuJoCo's data, by their paths."""
+    return {
+        f"{path}.{key}" if path else key: item
+        for key, item in vars(owner).items()
+        if simulators.kind_of(item) == "data"
+    }
 
 
 def generator_state(generator: Any) -> dict[str, Any]:
@@ -267,6 +290,7 @@ class Decoder:
         self._made: list[Any] = []
         self._patched: set[int] = set()
         self._generators: dict[str, Any] = {}
+        self._simulators: dict[str, Any] = {}
 
     def decode(self, tree: Any, current: Any, path: str) -> Any:
         if isinstance(tree, np.ndarray):
@@ -359,6 +383,15 @@ class Decoder:
             raise Incomplete(f"{path} is not there")
         return current
 
+    def _view(self, tree: Any, current: Any, path: str) -> np.ndarray:
+        if tree["of"] not in self._simulators:
+            raise Incomplete(f"{path} shows a part of {tree['of']}, which is not there")
+        shown = simulators.show(self._simulators[tree["of"]], tree)
+        if shown is None:
+            raise Incomplete(f"{path} shows {tree['field']}, which is not as it was")
+        self._made.append(shown)
+        return shown
+
     def _simulator(self, tree: Any, current: Any, path: str) -> Any:
         if simulators.kind_of(current) is None:
             raise Incomplete(f"{path} is not a simulator")
@@ -399,6 +432,7 @@ class Decoder:
     ) -> None:
         """Make `owner.__dict__` hold what was saved, and nothing else but `leave` and pictures."""
         held = vars(owner)
+        self._simulators |= _simulators_of(owner, path)
         for key in [key for key in held if key not in trees]:
             where = f"{path}.{key}" if path else key
             own = key in leave or key in RANDOM or (self.only_simulator and key in CLOCKS)

@@ -89,6 +89,33 @@ def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...], current: bool) 
     }
 
 
+def part_shown(data: Any, value: np.ndarray) -> dict[str, Any] | None:
+    """Which numbers of which field of MuJoCo's data an array shows; None if it shows none."""
+    low, high = np.lib.array_utils.byte_bounds(value)
+    for name in ("qpos", "qvel", "qacc", "act", "ctrl", "mocap_pos", *POSITIONS, *FORCES):
+        field = getattr(data, name, None)
+        if not isinstance(field, np.ndarray) or not field.size or field.dtype != value.dtype:
+            continue
+        first, last = np.lib.array_utils.byte_bounds(field)
+        if first <= low and high <= last:
+            start = (value.__array_interface__["data"][0] - first) // field.itemsize
+            strides = [step // field.itemsize for step in value.strides]
+            return {"field": name, "start": start, "shape": list(value.shape), "strides": strides}
+    return None
+
+
+def show(data: Any, part: dict[str, Any]) -> np.ndarray | None:
+    """The array that `part_shown` told of; None if it does not lie within its field."""
+    flat = getattr(data, part["field"]).reshape(-1)
+    steps = [(size - 1) * step for size, step in zip(part["shape"], part["strides"], strict=True)]
+    low = part["start"] + sum(step for step in steps if step < 0)
+    high = part["start"] + sum(step for step in steps if step > 0)
+    if low < 0 or high >= flat.size or 0 in part["shape"]:
+        return None
+    strides = [step * flat.itemsize for step in part["strides"]]
+    return np.lib.stride_tricks.as_strided(flat[part["start"] :], part["shape"], strides)
+
+
 def restore(simulator: Any, tree: dict[str, Any]) -> None:
     """Put a simulator into a saved state, to the bit, and tell its renderers.
 
