@@ -449,14 +449,14 @@ def screen(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Any]:
 
     def draw() -> None:
         with one_at_a_time:
-            live.update(look(statuses(folder, jobs), console), refresh=True)
+            shown.update(look(statuses(folder, jobs), console), refresh=True)
 
     def keep_drawing() -> None:
         while not over.wait(WATCH_SECONDS):
             draw()
 
     drawer = threading.Thread(target=keep_drawing, daemon=True)
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) as shown:
         draw()
         drawer.start()
         try:
