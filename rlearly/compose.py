@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,7 +288,7 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
         merged_env: Any = OmegaConf.merge(env, saved["env"])
         view: Any = _editable(_agent_name(agent), frozen(merged_env))
         view = OmegaConf.merge(view, {k: v for k, v in saved.items() if k != "env"})
-    except (OmegaConfBaseException, YAMLError, KeyError, TypeError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{file} does not load as a run's config ({reason}).") from None
     for key, value in parse_overrides(arguments):
@@ -313,6 +313,22 @@ def _runs_inside(folder: Path, most: int = 3) -> list[str]:
     ]
     newest = sorted(found, key=lambda kept: kept.stat().st_mtime, reverse=True)
     return [str(kept.parent) for kept in newest[:most]]
+
+
+def settled(config: RunConfig) -> dict[str, Any]:
+    """What makes a run this run and no other, by dotted key: all that may not change later."""
+    tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    own = ("run_dir", "resume")
+    return dict(_flat({key: value for key, value in tree.items() if key not in own}, ""))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{name}.")
+        elif name not in RESUMABLE and not name.startswith("wandb."):
+            yield name, value
 
 
 # --- config -> parts ---
@@ -508,6 +524,7 @@ def build(
         agent=agent,
         envs=copies,
         make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
+        settings=settled(config),
         picture_of=envs.picture_of,
         memory=learning.memory,
         cadence=learning.cadence,

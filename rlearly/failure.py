@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -13,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlearly.run_dir import write
-
-REPORT, WEIGHTS = "failure.json", "failure.pt"
+from rlearly.run_dir import REPORT, WEIGHTS, write
 
 
 class RunFailed(Exception):
     """Training cannot go on. The checkpoints are of states before it."""
 
-    def __init__(self, what: str, **facts: Any):
+    def __init__(self, what: str, *, diverged: bool = False, **facts: Any):
+        """`diverged`: it is learning that failed, not the env."""
         super().__init__(what)
+        self.diverged = diverged
         self.facts = facts
 
 
@@ -54,7 +55,11 @@ def dump(
     folder: Path, failure: RunFailed, progress: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
     """Write failure.json (what, where, with which numbers) and, if the agent's weights are to
-    blame, failure.pt (its whole state)."""
+    blame, failure.pt (its whole state).
+
+    Raises:
+        OSError: they cannot be written.
+    """
     bad = not_finite(state)
     cause = failure.__cause__
     report = {
@@ -67,7 +72,9 @@ def dump(
     }
     write(folder / REPORT, json.dumps(report, indent=1, default=_plain))
     if bad:
-        torch.save(dict(state), folder / WEIGHTS)
+        packed = io.BytesIO()  # a disk that is full is no OSError to torch
+        torch.save(dict(state), packed)
+        (folder / WEIGHTS).write_bytes(packed.getbuffer())
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from rlearly.checkpoint import Checkpoints
+from rlearly.checkpoint import Checkpoints, found
 from rlearly.config import ConfigError
 from rlearly.failure import RunFailed, not_finite
 from rlearly.metrics import Means
@@ -107,7 +107,9 @@ def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ..
         RunFailed: the action, the observation or the reward is not, or the env raised.
     """
     if np.isnan(action).any():
-        raise RunFailed(f"learning diverged: the action is nan in {where}", action=action)
+        raise RunFailed(
+            f"learning diverged: the action is nan in {where}", diverged=True, action=action
+        )
     step = _asked(env.step, where, action)
     if not math.isfinite(step[1]):
         raise RunFailed(f"the env returned a reward of {float(step[1])} in {where}", action=action)
@@ -125,11 +127,21 @@ def _asked(method: Callable[..., tuple[Any, ...]], where: str, *words: Any, **mo
     except ConfigError:  # ours, and says all
         raise
     except Exception as error:  # whatever an env of anybody's raises
-        reason = f"{type(error).__name__}: {error}".strip(": ")
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).strip(": ")
         raise RunFailed(f"the env raised {reason} in {where}", asked=words) from error
-    obs = answer[0]
-    if obs.dtype.kind == "f" and np.isnan(obs).any():
-        raise RunFailed(f"the env returned nan in {where}", asked=words, observation=obs)
+    obs, space = answer[0], method.__self__.observation_space
+    if obs.shape != space.shape or obs.dtype != space.dtype:
+        raise RunFailed(
+            f"the env returned an observation of {obs.dtype} {list(obs.shape)} in {where}, expected "
+            f"{space.dtype} {list(space.shape)}",
+            asked=words,
+        )
+    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+        raise RunFailed(
+            f"the env returned an observation that is not finite in {where}",
+            asked=words,
+            observation=obs,
+        )
     return answer
 
 
@@ -160,7 +172,9 @@ class Loop:
         seeds: Seeds,
         folder: Path,
         stop_requested: Callable[[], bool],
+        settings: Mapping[str, Any] | None = None,
     ):
+        """`settings`: what may not change when the run is resumed, as plain values."""
         self.plan = plan
         self.agent = agent
         self.envs = list(envs)
@@ -174,6 +188,7 @@ class Loop:
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", plan.keep_checkpoints)
         self.stop_requested = stop_requested
+        self.settings = dict(settings or {})
 
         self.steps = 0
         self.updates = 0
@@ -200,7 +215,7 @@ class Loop:
         if self.plan.eval_every_frames:
             self._eval_env = self.make_eval_env()
             if self.plan.video_size:
-                self._eval_env.reset(seed=0)
+                reset_of(self._eval_env, "its first reset", seed=0)
                 self.picture_of(self._eval_env)(self.plan.video_size)
 
     # --- running ---
@@ -363,7 +378,7 @@ class Loop:
         bad = sorted(name for name, value in row.items() if not math.isfinite(value))
         if bad:
             names = ", ".join(f"{name} {row[name]}" for name in bad)
-            raise RunFailed(f"learning diverged: {names}", means=row)
+            raise RunFailed(f"learning diverged: {names}", diverged=True, means=row)
         row["train/updates"] = self.updates
         row["replay/transitions"] = len(self.memory)
         frames = (self.steps - steps) * self.plan.frames_per_step
@@ -454,15 +469,28 @@ class Loop:
         bad = not_finite(state)
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise RunFailed(f"learning diverged: {', '.join([*bad][:3])}{more} are not finite")
+            names = ", ".join([*bad][:3])
+            raise RunFailed(f"learning diverged: {names}{more} are not finite", diverged=True)
 
     def resume(self) -> int:
-        """Go on from the newest whole checkpoint; the frames that it is of.
+        """Go on from the newest whole checkpoint, or anew if there is none at all; the frames that it
+        is of.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: none of them is whole, or it is of a run with other settings.
         """
+        if not found(self.checkpoints.folder):
+            self.sinks.load_state_dict({"record": {"bytes": 0}})
+            return 0
         frames, state = self.checkpoints.load_newest()
+        then, now = state["settings"], self.settings
+        changed = [key for key in then | now if then.get(key) != now.get(key)]
+        if changed:
+            both = [f"{key} {then.get(key)}, now {now.get(key)}" for key in changed[:3]]
+            raise ConfigError(
+                f"{self.folder} was trained with {'; '.join(both)}: put its config.yaml back, or "
+                "start another run with these settings."
+            )
         self.load_state_dict(state)
         return frames
 
@@ -483,6 +511,7 @@ class Loop:
             "env": [env.state_dict() for env in envs],
             "replay": self.memory.state_dict(),
             "sinks": self.sinks.state_dict(),
+            "settings": dict(self.settings),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ import fcntl
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +24,10 @@ import torch
 from rlearly import determinism, machine
 from rlearly.config import ConfigError, RunConfig, as_yaml
 
+log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
+REPORT, WEIGHTS = "failure.json", "failure.pt"
+"""Of a run that failed; see failure.py."""
 PROVENANCE = "provenance.json"
 
 
@@ -77,11 +80,27 @@ def discard(path: Path) -> None:
                 parent.rmdir()
 
 
-def begin_anew(path: Path) -> None:
-    """Remove what a run has written that was ended before its first checkpoint."""
-    (path / "metrics.jsonl").unlink(missing_ok=True)
-    for name in ("events", "videos", "checkpoints"):
-        shutil.rmtree(path / name, ignore_errors=True)
+def refuse_to_begin_anew(path: Path, config: RunConfig) -> None:
+    """A run without checkpoints is one that was ended before its first, or one that lost them.
+
+    Raises:
+        ConfigError: it is done, or has rows from after its first checkpoint.
+    """
+    done = (path / "done.json").exists()
+    first = config.checkpoint_every_frames + config.env.action_repeat * config.num_envs
+    if done or (config.checkpoint_every_frames and _last_frames(path) > first):
+        what = "is done" if done else f"has rows up to {_last_frames(path):,} frames"
+        raise ConfigError(
+            f"{path} {what}, but its checkpoints are gone: put them back, or start another run."
+        )
+
+
+def _last_frames(path: Path) -> int:
+    """Of the newest row; 0 if there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+        return max((int(json.loads(line)["frames"]) for line in lines), default=0)
+    return 0
 
 
 def write(path: Path, text: str) -> None:
@@ -149,17 +168,28 @@ def record_start(path: Path, config: RunConfig, facts: dict[str, Any]) -> None:
     """Note that the run was started or resumed, and with what.
 
     provenance.json gains an entry, config.yaml holds what was changed on resuming, and a run that
-    is trained on is not done.
+    is trained on is neither done nor failed.
     """
     write(path / PROVENANCE, json.dumps([*starts(path), facts], indent=1))
     write(path / CONFIG, as_yaml(config))
-    (path / "done.json").unlink(missing_ok=True)
+    for name in ("done.json", REPORT, WEIGHTS):
+        (path / name).unlink(missing_ok=True)
 
 
 def starts(path: Path) -> list[dict[str, Any]]:
-    """The run's provenance at each start and resume so far."""
+    """The run's provenance at each start and resume so far; a file that cannot be read is put
+    aside."""
     file = path / PROVENANCE
-    return json.loads(file.read_text()) if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        entries = json.loads(file.read_text())
+        return [entry for entry in entries if isinstance(entry, dict)]
+    except (ValueError, TypeError) as error:
+        aside = file.with_name(f"{PROVENANCE}.damaged")
+        log.warning("%s cannot be read (%s); it is now %s.", file, error, aside.name)
+        file.replace(aside)
+        return []
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

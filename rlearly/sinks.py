@@ -42,6 +42,8 @@ class JsonLines:
         self.stream.flush()
         if self.path.stat().st_size < state["bytes"]:
             log.warning("%s is shorter than at the checkpoint: rows were lost.", self.path)
+            whole = self.path.read_bytes().rpartition(b"\n")
+            os.truncate(self.path, len(whole[0] + whole[1]))  # without a row that is cut in two
             return
         os.truncate(self.path, state["bytes"])
 
@@ -55,6 +57,7 @@ class TensorBoard:
     def __init__(self, folder: Path):
         self.folder = folder
         self.purge_from: int | None = None
+        """Frames from which earlier events are superseded by what is written from now on."""
         self._writer: Any = None
 
     def _open(self) -> Any:
@@ -79,10 +82,6 @@ class TensorBoard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         pass
-
-    def resume_from(self, frames: int) -> None:
-        """Events after `frames` are superseded by what is written from now on."""
-        self.purge_from = frames + 1
 
     def close(self) -> None:
         if self._writer is not None:

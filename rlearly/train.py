@@ -135,28 +135,31 @@ def run(
     from rlearly.failure import RunFailed
 
     display = Display(config.train_frames)
-    if resume and not checkpoint.found(folder / "checkpoints"):
-        display.say(f"{folder} was ended before its first checkpoint: it begins anew")
-        run_dir.begin_anew(folder)
-        resume = False
+    anew = resume and not checkpoint.found(folder / "checkpoints")
+    if anew:
+        run_dir.refuse_to_begin_anew(folder, config)
     try:
         loop = prepare(config, folder, device, display, stop, resume=resume)
-    except ConfigError:
+    except (ConfigError, RunFailed) as error:
         if not resume:
             run_dir.discard(folder)
+        if isinstance(error, RunFailed):
+            raise ConfigError(f"env={config.env.name}: {error}.") from error
         raise
     display.say(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {threads} threads -> {folder}"
     )
     provenance = run_dir.provenance(threads, device)
-    if resume:
+    if anew:
+        display.say("it was ended before its first checkpoint and begins anew")
+    elif resume:
         display.say(f"resumed at {loop.at.frames:,} frames")
         say_if_other_ground(folder, provenance, display)
     else:
         say_if_long(config, device, display)
-    run_dir.record_start(folder, config, provenance)
     try:
+        run_dir.record_start(folder, config, provenance)
         with display:
             finished = loop.run()
     except RunFailed as failed:
@@ -192,13 +195,21 @@ def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
         "episode_steps": loop.episode_steps,
         "latest": {name: str(value) for name, value in loop.latest.items()},
     }
-    failure.dump(folder, failed, progress, loop.agent.state_dict())
+    try:
+        failure.dump(folder, failed, progress, loop.agent.state_dict())
+        details = f"{folder / failure.REPORT} has the details"
+    except OSError as error:
+        details = f"Its details could not be written ({error})"
     kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
     start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
+    remedy = (
+        "start another run with other settings, as these cannot change; or go on"
+        if failed.diverged
+        else "mend the cause, then go on"
+    )
     print(
-        f"rlearly: stopped at {loop.at.frames:,} frames: {failed}. {folder / failure.REPORT} has "
-        f"the details; mend the cause, then go on from {start} with: python -m rlearly.train "
-        f"{shlex.quote(f'resume={folder}')}",
+        f"rlearly: stopped at {loop.at.frames:,} frames: {failed}. {details}; {remedy} from "
+        f"{start} with: python -m rlearly.train {shlex.quote(f'resume={folder}')}",
         file=sys.stderr,
     )
     return FAILED
@@ -262,7 +273,8 @@ def prepare(
     try:
         loop.try_evaluation()
         if resume:
-            events.resume_from(loop.resume())
+            frames = loop.resume()
+            events.purge_from = frames + 1 if frames else 0
     except ConfigError:
         loop.close()
         raise

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -46,7 +47,10 @@ def assert_equal_runs(one, two):
     {
         "raise": "the env raised ZeroDivisionError: division by zero in a training step",
         "reset": "the env raised OSError: the simulator is gone in a reset",
-        "observation": "the env returned nan in a training step",
+        "observation": "the env returned an observation that is not finite in a training step",
+        "infinite": "the env returned an observation that is not finite in a training step",
+        "shape": "the env returned an observation of float32 [4] in a training step, expected "
+        "float32 [2]",
         "reward": "the env returned a reward of nan in a training step",
     }.items(),
 )
@@ -62,10 +66,11 @@ def test_failing_env_ends_a_run_that_goes_on_when_it_is_mended(zygote, tmp_path,
     assert report["what"] == sentence and report["not_finite"] == {}
     assert report["frames"] in (149, 150) and report["updates"] > 0
     assert (report["traceback"] is not None) == (fault in ("raise", "reset"))
-    again, _ = zygote.run(f"resume={run}", log=log)
-    assert again == 1, "what is not mended fails again"
+    if fault == "raise":
+        again, _ = zygote.run(f"resume={run}", log=log)
+        assert again == 1, "what is not mended fails again"
     status, said = zygote.run(f"resume={run}", log=log, **MENDED)
-    assert status == 0, said
+    assert status == 0 and not (run / "failure.json").exists(), said
     straight = tmp_path / "straight"
     assert zygote.run(*words, f"run_dir={straight}", log=log, **MENDED)[0] == 0
     assert_equal_runs(straight, run)
@@ -83,10 +88,71 @@ def test_lost_rows_are_said(tmp_path, caplog):
     loop = make_loop(tmp_path, "train_frames=200", base=TINY_STATE["td3"])
     assert loop.run()
     loop.close()
-    (tmp_path / "metrics.jsonl").write_text("")
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-40])
     later = make_loop(tmp_path, "train_frames=240", base=TINY_STATE["td3"])
     assert later.resume() == 200 and "rows were lost" in caplog.text
     assert later.run()
+    assert [row["frames"] for row in rows(tmp_path)][-1] == 240, "no row is torn"
+
+
+def begun_and_killed(zygote, folder, words=RUN):
+    """A run that was ended before its first checkpoint."""
+    words = once([*words, "checkpoint_every_frames=0", "train_frames=100000"])
+    pid = zygote.start([*words, f"run_dir={folder}"], folder.parent / "log")
+    while not (folder / "metrics.jsonl").exists() or not rows_so_far(folder):
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    zygote.wait(pid)
+
+
+def rows_so_far(folder):
+    return (folder / "metrics.jsonl").read_text().count("\n")
+
+
+def test_trouble_when_a_run_begins_anew_takes_nothing_away(zygote, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    begun_and_killed(zygote, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    status, said = zygote.run(f"resume={run}", log=log, BROKEN_IMPORT="1")
+    assert status == 2 and "gymnasium cannot make it: RuntimeError: broken" in said, said
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    status, said = zygote.run(f"resume={run}", "train_frames=300", log=log)
+    assert status == 0 and "it was ended before its first checkpoint and begins anew" in said
+    words = once([*RUN, "checkpoint_every_frames=0"])
+    assert zygote.run(*words, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
+    assert_equal_runs(tmp_path / "straight", run)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_run_whose_checkpoints_are_gone_is_not_begun_anew(zygote, tmp_path, done):
+    run, log = tmp_path / "run", tmp_path / "log"
+    assert zygote.run(*RUN, f"run_dir={run}", log=log)[0] == 0
+    shutil.rmtree(run / "checkpoints")
+    if not done:
+        (run / "done.json").unlink()
+    count = rows_so_far(run)
+    status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
+    assert status == 2 and "but its checkpoints are gone: put them back, or start another" in said
+    assert ("is done" if done else "has rows up to 300 frames") in said
+    assert rows_so_far(run) == count
+
+
+def test_edited_config_is_refused_with_what_was_changed(zygote, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    assert zygote.run(*RUN, f"run_dir={run}", log=log)[0] == 0
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("discount: 0.9", "discount: 0.1"))
+    status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
+    assert status == 2 and "was trained with agent.discount 0.9, now 0.1: put its config" in said
+    (run / "config.yaml").write_bytes(b"\xff" + text.encode())
+    status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
+    assert status == 2 and "does not load as a run's config" in said and "Traceback" not in said
+    (run / "config.yaml").write_text(text)
+    (run / "provenance.json").write_text('[{"argv": [')
+    status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
+    assert status == 0 and "it is now provenance.json.damaged" in said, said
+    assert len(json.loads((run / "provenance.json").read_text())) == 1
 
 
 def test_crash_of_the_simulator_costs_what_came_after_the_checkpoint(zygote, tmp_path):
@@ -212,6 +278,8 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     said = log.read_text()
     assert "No space left on device); make room or mend it, then continue" in said, said
     assert "in loop" not in said, "no traceback of ours"
+    status, said = zygote.run(f"resume={run}", log=log)
+    assert status == 2 and "make room or mend it, then continue" in said, said
     assert newest(run)[0] >= 400
     (small_disk / "filler").unlink()
     assert zygote.run(f"resume={run}", log=log)[0] == 0

@@ -70,6 +70,8 @@ class StateReach(gymnasium.Env):
     action_space = Box(-1, 1, (1,), np.float32)
 
     def __init__(self, render_mode=None):
+        if "BROKEN_IMPORT" in os.environ:
+            raise RuntimeError("broken")
         self.render_mode = render_mode
 
     def reset(self, *, seed=None, options=None):
@@ -112,6 +114,10 @@ class Faulty(StateReach):
                 raise ZeroDivisionError("division by zero")
             if self.fault == "observation":
                 obs = np.array([np.nan, 0], np.float32)
+            if self.fault == "infinite":
+                obs = np.array([np.inf, 0], np.float32)
+            if self.fault == "shape":
+                obs = np.zeros(4, np.float32)
             if self.fault == "reward":
                 reward = float("nan")
             if self.fault == "kill":

@@ -192,9 +192,13 @@ def _base(config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
         raise ConfigError(
             f"env={config.name}: a package that it needs is not installed: {remedy}."
         ) from None
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"env={config.name}: gymnasium cannot make it: {reason}.") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # gymnasium's refusals, and whatever a module of anybody's raises
+        reason = (str(error).strip() or "without a word").splitlines()[0].rstrip(".")
+        if not isinstance(error, gymnasium.error.Error | ImportError | TypeError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise ConfigError(f"env={config.name}: gymnasium cannot make it: {reason}.") from error
 
 
 def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium.Env:
