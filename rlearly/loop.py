@@ -132,8 +132,8 @@ def _asked(method: Callable[..., tuple[Any, ...]], where: str, *words: Any, **mo
     obs, space = answer[0], method.__self__.observation_space
     if obs.shape != space.shape or obs.dtype != space.dtype:
         raise RunFailed(
-            f"the env returned an observation of {obs.dtype} {list(obs.shape)} in {where}, expected "
-            f"{space.dtype} {list(space.shape)}",
+            f"the env returned an observation of {obs.dtype} {list(obs.shape)} in {where}, "
+            f"expected {space.dtype} {list(space.shape)}",
             asked=words,
         )
     if obs.dtype.kind == "f" and not np.isfinite(obs).all():
@@ -473,8 +473,9 @@ class Loop:
             raise RunFailed(f"learning diverged: {names}{more} are not finite", diverged=True)
 
     def resume(self) -> int:
-        """Go on from the newest whole checkpoint, or anew if there is none at all; the frames that it
-        is of.
+        """Go on from the newest whole checkpoint, or anew if there is none at all.
+
+        Returns the frames that it is of.
 
         Raises:
             ConfigError: none of them is whole, or it is of a run with other settings.
