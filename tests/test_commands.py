@@ -100,11 +100,11 @@ def test_help_and_cfg_show_everything(tmp_path):
 
 
 def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
-    words = [*TINY, "agent=drm", "threads=1", "train_frames=3000", "eval_every_frames=1500"]
+    words = [*TINY, "agent=drm", "threads=1", "train_frames=1500", "eval_every_frames=750"]
     words += ["eval_episodes=2", "video_size=32", "log_every_frames=100"]
     done = rlearly("train", *words, "run_dir=straight", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "evaluation at 3000 frames" in done.stdout
+    assert "evaluation at 1500 frames" in done.stdout
 
     process = start(*words, "run_dir=stopped", cwd=tmp_path)
     metrics = tmp_path / "stopped" / "metrics.jsonl"
@@ -135,12 +135,12 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert len(provenance) == 2 and provenance[0]["packages"]["torch"]
     assert provenance[0]["determinism"] == provenance[1]["determinism"]
     assert provenance[0]["determinism"]["threads"] == 1
-    assert json.loads((run / "done.json").read_text())["frames"] == 3000
+    assert json.loads((run / "done.json").read_text())["frames"] == 1500
     assert list((run / "events").iterdir())
     assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    shorter = rlearly("train", "resume=stopped", "train_frames=2000", cwd=tmp_path)
-    assert shorter.returncode == 2 and "expected at least the 3000 frames" in shorter.stderr
+    shorter = rlearly("train", "resume=stopped", "train_frames=1000", cwd=tmp_path)
+    assert shorter.returncode == 2 and "expected at least the 1500 frames" in shorter.stderr
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     longer = start("resume=stopped", "train_frames=100000", "threads=2", cwd=tmp_path)
     while (run / "done.json").exists():
