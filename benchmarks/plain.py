@@ -96,10 +96,11 @@ class Visual:
         """A forward pass of its own, watched by hooks."""
         outputs: list[Tensor] = []
         linears = [layer for layer in self.actor.modules() if isinstance(layer, nn.Linear)]
-        hooks = [
-            layer.register_forward_hook(lambda module, given, out: outputs.append(out))
-            for layer in linears
-        ]
+
+        def note(module: nn.Module, given: Any, output: Any) -> None:
+            outputs.append(output)
+
+        hooks = [layer.register_forward_hook(note) for layer in linears]
         with torch.no_grad():
             self.actor(features)
         for hook in hooks:
@@ -117,7 +118,7 @@ class Visual:
         action = mean + noise
         return action - action.detach() + action.detach().clamp(-1 + 1e-6, 1 - 1e-6)
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: Batch) -> dict[str, Any]:
         encoder_step, actor_step, critic_step, value_step = self.optimizers
         metrics: dict[str, float] = {"batch_reward": batch.reward.mean().item()}
         obs = self.encoder(bilinear_shift(batch.obs.float(), 4))
@@ -179,7 +180,7 @@ class TD3:
         self.q_step = torch.optim.Adam(self.q.parameters(), lr=3e-4)
         self.turns = itertools.count()
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: Batch) -> dict[str, Any]:
         with torch.no_grad():
             noise = (torch.randn_like(batch.action) * 0.2).clamp(-0.5, 0.5)
             action = (self.actor_target(batch.next_obs) + noise).clamp(-1, 1)
@@ -224,7 +225,7 @@ class SAC:
         density = normal.log_prob(raw) - torch.log(1 - action.pow(2) + 1e-6)
         return action, density.sum(1, keepdim=True)
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: Batch) -> dict[str, Any]:
         alpha = self.log_alpha.exp().item()
         with torch.no_grad():
             action, density = self.act(batch.next_obs)
