@@ -110,7 +110,7 @@ def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ..
         raise RunFailed(
             f"learning diverged: the action is nan in {where}", diverged=True, action=action
         )
-    step = _asked(env.step, where, action)
+    step = _asked(env, env.step, where, action)
     if not math.isfinite(step[1]):
         raise RunFailed(f"the env returned a reward of {float(step[1])} in {where}", action=action)
     return step
@@ -118,10 +118,12 @@ def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ..
 
 def reset_of(env: gymnasium.Env, where: str, **words: Any) -> np.ndarray:
     """`env.reset(**words)`'s observation, if it is one; raises as `step_of` does."""
-    return _asked(env.reset, where, **words)[0]
+    return _asked(env, env.reset, where, **words)[0]
 
 
-def _asked(method: Callable[..., tuple[Any, ...]], where: str, *words: Any, **more: Any) -> Any:
+def _asked(
+    env: gymnasium.Env, method: Callable[..., Any], where: str, *words: Any, **more: Any
+) -> Any:
     try:
         answer = method(*words, **more)
     except ConfigError:  # ours, and says all
@@ -129,7 +131,8 @@ def _asked(method: Callable[..., tuple[Any, ...]], where: str, *words: Any, **mo
     except Exception as error:  # whatever an env of anybody's raises
         reason = " ".join(f"{type(error).__name__}: {error}".split()).strip(": ")
         raise RunFailed(f"the env raised {reason} in {where}", asked=words) from error
-    obs, space = answer[0], method.__self__.observation_space
+    obs: np.ndarray = answer[0]
+    space: Any = env.observation_space
     if obs.shape != space.shape or obs.dtype != space.dtype:
         raise RunFailed(
             f"the env returned an observation of {obs.dtype} {list(obs.shape)} in {where}, "
