@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.networks import Initialiser, identity_, initialise_, layers
+from rlearly.optim import Adam
 from rlearly.plasticity import Gauge, active_fraction
 from rlearly.seeding import restore
 from rlearly.types import Metrics
@@ -73,7 +74,7 @@ class Body:
         networks: Mapping[str, nn.Module],
         growth: Growth,
         *,
-        optimizers: Mapping[str, torch.optim.Optimizer],
+        optimizers: Mapping[str, Adam],
         generators: Mapping[str, torch.Generator],
         targets: Mapping[str, str] | None = None,
         readers: Mapping[str, Sequence[nn.Linear]] | None = None,
@@ -210,7 +211,7 @@ class Body:
             network.load_state_dict(state["networks"][name])
         self.detach_targets()
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))  # else shared
+            optimizer.load_state_dict(state["optimizers"][name])
         for name, generator in self.generators.items():
             restore(generator, state["generators"][name])
         for intervention in self.interventions:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlearly.config import INTERVENTIONS, ConfigError, RunConfig
 from rlearly.networks import layers
+from rlearly.optim import Adam
 from rlearly.plasticity import dormant_ratio, unit_scores
 from rlearly.seeding import Seeds, restore
 from rlearly.types import Metrics
@@ -185,7 +186,7 @@ class SpectralNorm(Intervention):
                 layer.begin_anew()
 
 
-def _owned(optimizer: torch.optim.Optimizer) -> set[int]:
+def _owned(optimizer: Adam) -> set[int]:
     """The ids of the parameters that an optimizer moves."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 

@@ -68,7 +68,14 @@ def initialise_(
         one(layer, generator)
 
 
-def mlp(inputs: int, hidden: int, outputs: int, activation: type[nn.Module] = nn.ReLU) -> Recording:
+def in_place() -> nn.ReLU:
+    """A ReLU that takes no second piece of memory, whose first writing costs more than itself."""
+    return nn.ReLU(inplace=True)
+
+
+def mlp(
+    inputs: int, hidden: int, outputs: int, activation: Callable[[], nn.Module] = in_place
+) -> Recording:
     """Linear - ReLU - Linear - ReLU - Linear, or another activation in the ReLUs' place."""
     return Recording(
         skip_init(nn.Linear, inputs, hidden),
@@ -91,13 +98,13 @@ class PixelEncoder(nn.Module):
         super().__init__()
         self.convolutions = Recording(
             skip_init(nn.Conv2d, shape[0], channels, 3, stride=2),
-            nn.ReLU(inplace=True),
+            in_place(),
             skip_init(nn.Conv2d, channels, channels, 3),
-            nn.ReLU(inplace=True),
+            in_place(),
             skip_init(nn.Conv2d, channels, channels, 3),
-            nn.ReLU(inplace=True),
+            in_place(),
             skip_init(nn.Conv2d, channels, channels, 3),
-            nn.ReLU(inplace=True),
+            in_place(),
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         height, width = ((side - 3) // 2 + 1 - 6 for side in shape[1:])

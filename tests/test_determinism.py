@@ -13,6 +13,7 @@ from tiny_envs import StateReach
 
 from rlearly import determinism, doctor, machine, train
 from rlearly.difference import first_difference
+from rlearly.optim import Adam
 from rlearly.replay import Replay
 
 CPU = torch.device("cpu")
@@ -163,19 +164,19 @@ def test_env_on_the_global_generator_does_not_repeat(small, monkeypatch):
 
 def test_agent_that_reads_the_clock_does_not_repeat_and_fewer_threads_are_named(small, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    step = torch.optim.Adam.step
+    step = Adam.step
 
     def hurried(optimizer, *arguments):
         optimizer.param_groups[0]["lr"] = 1e-4 * (1 + time.monotonic() % 1)
         return step(optimizer, *arguments)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", hurried)
+    monkeypatch.setattr(Adam, "step", hurried)
     with pytest.raises(doctor.Problem, match=r"does not repeat.*: try threads=1 in your runs"):
         doctor.determinism()
 
 
 def forget_moments(monkeypatch):
-    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", lambda optimizer, state: None)
+    monkeypatch.setattr(Adam, "load_state_dict", lambda optimizer, state: None)
 
 
 def forget_stream(monkeypatch):

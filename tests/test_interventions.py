@@ -482,9 +482,10 @@ def test_spectral_norms_gradient_is_torchs(state_spec):
 def test_weight_decay_is_adams(state_spec):
     ours = build("td3", state_spec, Pull("weight_decay", 0.1, to_start=False))
     theirs = build("td3", state_spec)
-    for optimizer in theirs.optimizers.values():
-        for group in optimizer.param_groups:
-            group["weight_decay"] = 0.1
+    for name, optimizer in theirs.optimizers.items():
+        (group,) = optimizer.param_groups
+        own = torch.optim.Adam(group["params"], lr=group["lr"], weight_decay=0.1)
+        theirs.optimizers[name] = own
     learn(ours, state_spec, 6)
     learn(theirs, state_spec, 6)
     one, two = weights(ours), weights(theirs)
@@ -510,7 +511,7 @@ def test_l2_init_is_a_term_in_the_loss(state_spec):
     loss = nn.functional.mse_loss(q1, goal) + nn.functional.mse_loss(q2, goal)
     own = twin.critic.parameters()
     loss = loss + 0.05 * sum((p - s).square().sum() for p, s in zip(own, start, strict=True))
-    twin.optimizers["critic"].zero_grad()
+    twin.critic.zero_grad()
     loss.backward()
     twin.optimizers["critic"].step()
     agent.update(batch, step=40)

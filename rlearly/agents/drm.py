@@ -14,7 +14,7 @@ from rlearly.agents.drqv2 import DrQv2, growth_of, linear_noise
 from rlearly.config import setting
 from rlearly.interventions import Intervention, ShrinkAndPerturb
 from rlearly.networks import Value, encoder_for
-from rlearly.optim import adam, descend
+from rlearly.optim import Adam, adam, descend
 from rlearly.plasticity import Gauge
 from rlearly.schedules import Schedule
 from rlearly.seeding import Seeds
@@ -110,7 +110,7 @@ class DormancyGuided:
     def networks(self) -> Mapping[str, nn.Module]:
         return {"value": self.value_net}
 
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+    def optimizers(self) -> Mapping[str, Adam]:
         return {"value": self.optimizer}
 
     def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:

@@ -30,7 +30,7 @@ from rlearly.networks import (
     is_image,
     orthogonal_,
 )
-from rlearly.optim import adam, descend, follow_
+from rlearly.optim import Adam, adam, descend, follow_
 from rlearly.plasticity import Gauge, dormant_ratio
 from rlearly.schedules import Linear, Schedule
 from rlearly.seeding import Seeds
@@ -96,7 +96,7 @@ class Target(Stateful, Protocol):
 
     def networks(self) -> Mapping[str, nn.Module]: ...
 
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+    def optimizers(self) -> Mapping[str, Adam]: ...
 
     def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
         """Learn from the batch: features [B, F] and min(Q1, Q2) [B, 1] of its own actions.
@@ -138,7 +138,7 @@ class ClippedDoubleQ:
     def networks(self) -> Mapping[str, nn.Module]:
         return {}
 
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+    def optimizers(self) -> Mapping[str, Adam]:
         return {}
 
     def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
@@ -196,7 +196,7 @@ class DrQv2:
             "critic_target": self.critic_target,
             **target.networks(),
         }
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
+        self.optimizers: dict[str, Adam] = {
             **target.optimizers(),
         }
         for name in ("encoder", "actor", "critic"):
