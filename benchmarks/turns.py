@@ -94,11 +94,12 @@ def compare(
     times: int,
     unit: str,
     units_each: float = 1.0,
-    ours: str = OURS,
+    ours: Sequence[str] = (OURS,),
 ) -> list[Row]:
     """The median rate of each side, and the median over turns of its time by `ours`'s.
 
     `times`: units of work in a turn; `units_each`: how much of `unit` (as in "updates/s") each is.
+    With several sides of `ours` there are rows of the others for each, which its name heads.
     """
     running = [Side(script, name, case, threads) for name in sides]
     for side in running:
@@ -106,17 +107,16 @@ def compare(
     turns = [{side.name: side.seconds(times) for side in running} for _ in range(rounds)]
     for side in running:
         side.close()
-    return [
-        Row(
-            case,
-            name,
-            threads,
-            units_each / statistics.median(turn[name] for turn in turns),
-            unit,
-            None if name == ours else statistics.median(turn[name] / turn[ours] for turn in turns),
-        )
-        for name in sides
-    ]
+
+    def row(own: str, name: str) -> Row:
+        rate = units_each / statistics.median(turn[name] for turn in turns)
+        if name == own:
+            return Row(case, name, threads, rate, unit)
+        ratio = statistics.median(turn[name] / turn[own] for turn in turns)
+        return Row(case, name, threads, rate, unit, ratio)
+
+    others = [name for name in sides if name not in ours]
+    return [row(own, name) for own in ours for name in (own, *others)]
 
 
 def show(rows: Iterable[Row]) -> str:
@@ -138,7 +138,9 @@ def keep(path: str, rows: Iterable[Row]) -> None:
     from rlearly import machine
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
         return done.stdout.strip()
 
     about = {

@@ -1,31 +1,29 @@
 """Updates a second of each agent, beside a plain baseline and Stable-Baselines3, in one run.
 
 `python benchmarks/update.py` prints a Markdown table; `agents=[drm,td3]`, `threads=`, `rounds=` say
-what and how long, `json=FILE` keeps the numbers. Every side runs in a process of its own, all with
-the same number of threads, and they take turns: what the machine does meanwhile hits all alike.
-`plain` is benchmarks/plain.py with the allocator as it is, `plain, memory kept` with the setting of
-it that rlearly makes too. Sizes are dog_run's (256 images of 9x84x84, 38 actions, feature 100,
-hidden 1024) and HalfCheetah's (17 numbers, 6 actions, 256 x 256, batch 256).
+what and how long, `json=FILE` keeps the numbers. `precisions=[fp32,bf16]` and `compile=true` are
+for rlearly's sides; the others compute in float32. `plain` is benchmarks/plain.py with the
+allocator as it is, `plain, memory kept` with the setting of it that rlearly makes too. Sizes are
+dog_run's (256 images of 9x84x84, 38 actions, feature 100, hidden 1024) and HalfCheetah's (17
+numbers, 6 actions, 256 x 256, batch 256).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+import turns
 
 from rlearly.config import ConfigError, from_words, setting
 
 VISUAL = ("drm", "drqv2")
 STATE = ("td3", "sac")
 SB3 = "Stable-Baselines3"
+PLAIN, KEPT = "plain", "plain, memory kept"
+PRECISIONS = ("fp32", "bf16", "tf32")
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class BenchmarkConfig:
     """What is measured."""
 
     agents: list[str] = field(default_factory=lambda: [*VISUAL, *STATE])
+    precisions: list[str] = field(default_factory=lambda: ["fp32", "bf16"])
+    compile: bool = setting(False, "add a compiled side for each precision")
     threads: int = setting(1, "CPU threads of each side", at_least=1)
     rounds: int = setting(7, "turns of each side", at_least=1)
     json: str | None = setting(None, "a file for the numbers")
@@ -41,26 +41,24 @@ class BenchmarkConfig:
 # --- in the processes of the sides ---
 
 
-def prepare(side: str, agent: str, threads: int) -> Callable[[], None]:
+def prepare(side: str, agent: str, threads: int) -> Callable[[], Any]:
     """One update when called, from the same batch of random numbers."""
     import torch
-
-    sys.path.insert(0, str(Path(__file__).parent))
     from plain import BASELINES
 
     from rlearly import machine
 
     torch.manual_seed(0)
-    if side == "rlearly" or side == "plain, memory kept":
+    if side.startswith(turns.OURS) or side == KEPT:
         machine.settle(threads)
     torch.set_num_threads(threads)
     batch = _batch(agent in VISUAL)
     if side == SB3:
         return _stable_baselines(agent)
-    if side.startswith("plain"):
+    if side in (PLAIN, KEPT):
         learner: Any = BASELINES[agent]()
         return lambda: learner.update(batch)
-    learner = _ours(agent)
+    learner = _ours(agent, side)
     steps = iter(range(10_000, 10**9))
     return lambda: learner.update(batch, step=next(steps))
 
@@ -79,13 +77,13 @@ def _batch(images: bool) -> Any:
     return Batch(both[0], action, torch.randn(256, 1), ones * 0.99, both[1])
 
 
-def _ours(agent: str) -> Any:
+def _ours(agent: str, side: str) -> Any:
     import numpy as np
     import torch
     from gymnasium.spaces import Box
 
     from rlearly.agents import agent_module
-    from rlearly.plasticity import Gauge
+    from rlearly.compute import Compute
     from rlearly.seeding import Seeds
     from rlearly.types import EnvSpec
 
@@ -96,8 +94,14 @@ def _ours(agent: str) -> Any:
     else:
         spec = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)
         config = module.Config()
-    device = torch.device("cpu")
-    return module.make(config, spec, seeds=Seeds(0), device=device, gauge=Gauge(0))
+    words = side.split()[1:]
+    return module.make(
+        config,
+        spec,
+        seeds=Seeds(0),
+        device=torch.device("cpu"),
+        compute=Compute(words[0], "compiled" in words),
+    )
 
 
 def _stable_baselines(agent: str) -> Callable[[], None]:
@@ -118,97 +122,49 @@ def _stable_baselines(agent: str) -> Callable[[], None]:
     return lambda: learner.train(gradient_steps=1, batch_size=256)
 
 
-def serve(side: str, agent: str, threads: int) -> None:
-    """Read how many updates are wanted, answer with the seconds that they took."""
-    update = prepare(side, agent, threads)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        for _ in range(int(line)):
-            update()
-        print(time.perf_counter() - began, flush=True)
-
-
 # --- in the one that is run ---
 
 
-class Side:
-    def __init__(self, name: str, agent: str, threads: int):
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--serve", name, agent, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        self._answer()
-
-    def seconds(self, updates: int) -> float:
-        assert self.process.stdin
-        self.process.stdin.write(f"{updates}\n")
-        self.process.stdin.flush()
-        return float(self._answer()) / updates
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline().strip()
-        if not line:
-            raise SystemExit(f"benchmarks/update.py: the side {self.name!r} has ended; see above.")
-        return line
-
-
-def measure(agent: str, config: BenchmarkConfig) -> dict[str, Any]:
-    """Median seconds of each side, and each ratio to rlearly's of the same turn."""
-    names = ["plain", "plain, memory kept", "rlearly"]
-    names += [SB3] if agent in STATE else []
-    sides = [Side(name, agent, config.threads) for name in names]
-    updates = 1 if agent in VISUAL else 100
-    for side in sides:
-        side.seconds(max(2, updates // 2))
-    turns = [{side.name: side.seconds(updates) for side in sides} for _ in range(config.rounds)]
-    for side in sides:
-        side.close()
-    return {
-        "agent": agent,
-        "threads": config.threads,
-        "seconds": {name: statistics.median(turn[name] for turn in turns) for name in names},
-        "ratio": {
-            name: statistics.median(turn[name] / turn["rlearly"] for turn in turns)
-            for name in names
-        },
-    }
+def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
+    """Every side's rate, beside each of rlearly's."""
+    others = [PLAIN, KEPT, *([SB3] if agent in STATE else [])]
+    ours = [
+        f"{turns.OURS} {precision}{end}"
+        for precision in config.precisions
+        for end in ("", " compiled")[: 1 + config.compile]
+    ]
+    return turns.compare(
+        __file__,
+        agent,
+        [*others, *ours],
+        ours=ours,
+        threads=config.threads,
+        rounds=config.rounds,
+        times=1 if agent in VISUAL else 100,
+        unit="updates/s",
+    )
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    if turns.serve(prepare):
         return 0
     try:
         config = from_words(BenchmarkConfig(), sys.argv[1:])
-        for agent in config.agents:
-            if agent not in VISUAL + STATE:
-                known = ", ".join(VISUAL + STATE)
-                raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
+        for given, known in ((config.agents, VISUAL + STATE), (config.precisions, PRECISIONS)):
+            for name in given:
+                if name not in known:
+                    raise ConfigError(f"expected some of {', '.join(known)}, received {name!r}.")
     except ConfigError as error:
         print(f"benchmarks/update.py: {error}", file=sys.stderr)
         return 2
-    print("| agent | threads | side | updates/s | rlearly is faster by |\n|---|---|---|---:|---:|")
-    found = []
+    print(turns.HEAD)
+    rows = []
     for agent in config.agents:
-        found.append(measure(agent, config))
-        for name, seconds in found[-1]["seconds"].items():
-            ratio = "" if name == "rlearly" else f"{found[-1]['ratio'][name]:.2f}"
-            print(
-                f"| {agent} | {config.threads} | {name} | {1 / seconds:.4g} | {ratio} |", flush=True
-            )
+        found = measure(agent, config)
+        print(turns.show(found), flush=True)
+        rows += found
     if config.json:
-        Path(config.json).write_text(json.dumps(found, indent=1))
+        turns.keep(config.json, rows)
     return 0
 
 

@@ -23,18 +23,22 @@ def random_shift(images: Tensor, pad: int, generator: torch.Generator) -> Tensor
 def shift(images: Tensor, shifts: Tensor, pad: int) -> Tensor:
     """Crop [B, C, H, W] out of its replicate-padded self at offsets `shifts` [B, 2] (x, y).
 
-    Offsets lie in [0, 2 * pad]; (pad, pad) is the identity. Any dtype.
+    Offsets lie in [0, 2 * pad]; (pad, pad) is the identity. Any dtype. The result lies in memory
+    with its channels last: a pixel is then one piece that is moved, and is what convolutions want.
     """
-    height, width = images.shape[-2:]
+    count, channels, height, width = images.shape
     columns = torch.arange(width, device=images.device)[None] + shifts[:, :1] - pad
     rows = torch.arange(height, device=images.device)[None] + shifts[:, 1:] - pad
-    columns.clamp_(0, width - 1)
-    rows.clamp_(0, height - 1)
-    flat = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # [B, H * W]
-    index = flat[:, None].expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, index).view_as(images)
+    rows = rows.clamp_(0, height - 1) + height * torch.arange(count, device=images.device)[:, None]
+    pixels = rows[:, :, None] * width + columns.clamp_(0, width - 1)[:, None, :]  # [B, H, W]
+    last = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    moved = last.index_select(0, pixels.flatten()).view(count, height, width, channels)
+    return moved.permute(0, 3, 1, 2)
 
 
-def as_input(images: Tensor) -> Tensor:
-    """uint8 [B, C, H, W] as floats in [-0.5, 0.5], channels last in memory (faster to convolve)."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255.0).sub_(0.5)
+def centred(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 [B, C, H, W] in [-127.5, 127.5], channels last in memory (faster to convolve).
+
+    Exact in bfloat16 too: each of these numbers has eight binary digits.
+    """
+    return images.to(dtype, memory_format=torch.channels_last).sub_(127.5)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rlearly.networks import Initialiser, identity_, initialise_, layers
+from rlearly.compute import Compute
+from rlearly.networks import Initialiser, compute_in, identity_, initialise_, layers
 from rlearly.optim import Adam
 from rlearly.plasticity import Gauge, active_fraction
 from rlearly.seeding import restore
@@ -37,6 +38,7 @@ class Growth:
     weights: torch.Generator
     device: torch.device
     interventions: Sequence[Intervention] = ()
+    compute: Compute = field(default_factory=Compute)
 
     def shape(self, name: str, network: Network) -> Network:
         """The network with the layers that the interventions want; its weights are not drawn."""
@@ -49,6 +51,7 @@ class Growth:
         self.initialise(name, network, self.weights)
         for intervention in self.interventions:
             intervention.grown(name, network)
+        compute_in(network, self.compute.hidden_dtype)
         return network.to(self.device)
 
     def grow(self, name: str, network: Network) -> Network:
@@ -104,6 +107,8 @@ class Body:
         self._critic: list[Tensor] | None = None
         for intervention in self.interventions:
             intervention.attach(self)
+        for network in self.networks.values():
+            growth.compute.prepare(network)
 
     def detach_targets(self) -> None:
         """No gradient is computed for targets."""

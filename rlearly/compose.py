@@ -407,11 +407,17 @@ def start_at_snapshots(
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     from rlearly import interventions
+    from rlearly.compute import Compute
     from rlearly.networks import is_image
     from rlearly.plasticity import Gauge
     from rlearly.seeding import Seeds
 
     module = agent_module(config.agent_name)
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(
+            "precision: tf32 is a number format of GPUs, and this run is on a CPU: take fp32 or "
+            "bf16."
+        )
     if is_image(spec.observation) and not module.PIXELS:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
@@ -433,6 +439,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             critic_each_update=config.replay_ratio == "adaptive",
         ),
         interventions=interventions.chosen(config, Seeds(config.seed)),
+        compute=Compute(config.precision, config.compile),
     )
 
 
@@ -486,6 +493,7 @@ def build(
     Raises:
         ConfigError: the env cannot be made, or the replay does not fit into memory.
     """
+    from rlearly import machine
     from rlearly.envs.state import Episodes
     from rlearly.loop import Loop, Plan
     from rlearly.seeding import Seeds
@@ -500,6 +508,10 @@ def build(
     ]
     learning = make_learning(config, spec, device)
     watcher.say(learning.said)
+    if config.precision == "bf16" and not machine.computes_bfloat16(device):
+        watcher.say(
+            "precision=bf16: this processor has no bfloat16 arithmetic; fp32 is faster here"
+        )
     for line in _said_of_learning(config):
         watcher.say(line)
     on_policy = agent_module(config.agent_name).ON_POLICY

@@ -78,6 +78,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     run_config = replace(compose.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)
     device = machine.choose_device(run_config.device)
+    machine.let_products_round(run_config.precision)
     frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
     env = compose.make_env(run_config, pictures=bool(config.video_size))
     spec = envs.spec_of(env, run_config.env)

@@ -530,7 +530,7 @@ class ReDo(Repeated):
         readers = [hidden.reader] if hidden.reader else self.body.readers.get(name, ())
         for reader in readers:
             columns = dormant.repeat(hidden.halves)
-            columns = columns.repeat_interleave(reader.weight.shape[1] // len(columns))
+            columns = columns.repeat(reader.weight.shape[1] // len(columns))  # of every pixel
             reader.weight[:, columns] = 0.0
             for moment in self.body.moments(reader.weight):
                 moment[:, columns] = 0.0

@@ -59,6 +59,19 @@ def settle(threads: int | None) -> int:
     return count
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 numbers are faster there than float32's, not imitated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def let_products_round(precision: str) -> None:
+    """`tf32`: a GPU may round the factors of float32 products to 10 bits; else it may not."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def ask_for_repeatable_kernels(device: torch.device) -> None:
     """On a GPU, have torch take deterministic kernels, and warn where it has none."""
     if device.type == "cuda":

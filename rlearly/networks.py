@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from rlearly.augment import as_input
-from rlearly.units import CReLU, Recording
+from rlearly.augment import centred
+from rlearly.products import linear
+from rlearly.units import CReLU, Recording, Stack
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
@@ -56,6 +58,13 @@ def layers(network: nn.Module) -> Iterator[nn.Module]:
     return (m for m in network.modules() if isinstance(m, kinds))
 
 
+def compute_in(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Let a network's hidden layers compute in `dtype`; None: in the weights' own."""
+    for part in network.modules():
+        if isinstance(part, Stack):
+            part.hidden_dtype = dtype
+
+
 Initialiser = Callable[[nn.Module, torch.Generator], None]
 """Gives one layer fresh weights."""
 
@@ -86,13 +95,32 @@ def mlp(
     )
 
 
-def trunk(inputs: int, outputs: int) -> nn.Sequential:
-    """Linear - LayerNorm - Tanh: from the encoder's features to a few numbers."""
-    return nn.Sequential(skip_init(nn.Linear, inputs, outputs), nn.LayerNorm(outputs), nn.Tanh())
+class Trunk(Stack):
+    """Linear - LayerNorm - Tanh: from the encoder's features [B, F] to a few numbers."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(skip_init(nn.Linear, inputs, outputs), nn.LayerNorm(outputs), nn.Tanh())
+
+    def project(self, features: Tensor) -> Tensor:
+        """The linear layer's output, in the weights' format."""
+        first: Any = self[0]
+        return linear(features, first, self.hidden_dtype)
+
+    def squash(self, projected: Tensor) -> Tensor:
+        """What the other two layers make of it."""
+        return self[2](self[1](projected))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.squash(self.project(features))
 
 
 class PixelEncoder(nn.Module):
-    """uint8 [B, C, H, W] -> float [B, features]: four 3x3 convolutions, strides 2, 1, 1, 1."""
+    """uint8 [B, C, H, W] -> float [B, features]: four 3x3 convolutions, strides 2, 1, 1, 1.
+
+    The features are hidden units, and come in the format that these compute in. Deviation: they are
+    in the order of memory, a pixel's channels beside each other, where the official code has a
+    channel's pixels beside each other; to the trunks that read them it is only another numbering.
+    """
 
     def __init__(self, shape: tuple[int, ...], channels: int):
         super().__init__()
@@ -117,7 +145,16 @@ class PixelEncoder(nn.Module):
         return (1 + doubled) * self.units
 
     def forward(self, obs: Tensor, record: list[Tensor] | None = None) -> Tensor:
-        return self.convolutions(as_input(obs), record).flatten(1)
+        """What is scaled by 1/255 is the first layer's weights, which are fewer than pixels."""
+        stack, first = self.convolutions, cast(nn.Conv2d, self.convolutions[0])
+        dtype = stack.hidden_dtype or first.weight.dtype
+        images = centred(obs, dtype)
+        if stack.usual is None:
+            maps = stack(images.div_(255.0), record)
+        else:
+            weight, *rest = stack.own_parameters()
+            maps = stack.computed(images, [(weight / 255.0).to(dtype), *rest], record)
+        return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 class VectorEncoder(nn.Module):
@@ -148,7 +185,7 @@ class Actor(nn.Module):
 
     def __init__(self, features: int, actions: int, feature_dim: int, hidden_dim: int):
         super().__init__()
-        self.trunk = trunk(features, feature_dim)
+        self.trunk = Trunk(features, feature_dim)
         self.policy = mlp(feature_dim, hidden_dim, actions)
 
     def forward(
@@ -160,9 +197,8 @@ class Actor(nn.Module):
         """With `ends`, append the trunk's linear output before LayerNorm and the output layer's
         before tanh: DrM's code measures the dormancy of these beside the hidden units'.
         """
-        linear, norm, squash = self.trunk
-        projected = linear(features)
-        output = self.policy(squash(norm(projected)), record)
+        projected = self.trunk.project(features)
+        output = self.policy(self.trunk.squash(projected), record)
         if ends is not None:
             ends += [projected, output]
         return torch.tanh(output)
@@ -173,7 +209,7 @@ class Critic(nn.Module):
 
     def __init__(self, features: int, actions: int, feature_dim: int, hidden_dim: int):
         super().__init__()
-        self.trunk = trunk(features, feature_dim)
+        self.trunk = Trunk(features, feature_dim)
         self.q1 = mlp(feature_dim + actions, hidden_dim, 1)
         self.q2 = mlp(feature_dim + actions, hidden_dim, 1)
 
@@ -189,7 +225,7 @@ class Value(nn.Module):
 
     def __init__(self, features: int, feature_dim: int, hidden_dim: int):
         super().__init__()
-        self.trunk = trunk(features, feature_dim)
+        self.trunk = Trunk(features, feature_dim)
         self.v = mlp(feature_dim, hidden_dim, 1)
 
     def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:

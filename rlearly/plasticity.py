@@ -12,6 +12,11 @@ from rlearly.types import Metrics
 from rlearly.units import CReLU, heads, parameters_in_use
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """What sums over `x` are taken in: float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def unit_scores(layer: Tensor) -> Tensor:
     """Each unit's mean |activation| over the batch, as a multiple of its layer's mean of that.
 
@@ -19,7 +24,7 @@ def unit_scores(layer: Tensor) -> Tensor:
     batch (arXiv 2302.12902, definition 3.1). A wholly dead layer scores 0 throughout.
     """
     others = [d for d in range(layer.ndim) if d != 1]
-    score = layer.detach().abs().mean(others)
+    score = layer.detach().abs().mean(others, dtype=_wide(layer))
     return score / score.mean().clamp(min=torch.finfo(score.dtype).tiny)
 
 
@@ -31,7 +36,7 @@ def dormant_ratio(activations: Sequence[Tensor], threshold: float) -> Tensor:
     Deviation: DrM's code compares with `<`, by which a wholly dead layer (every score 0 / 0, or 0)
     counts as not dormant at all. Here it is wholly dormant, as the definition says.
     """
-    dormant = activations[0].new_zeros(())
+    dormant = activations[0].new_zeros((), dtype=_wide(activations[0]))
     units = 0
     for layer in activations:
         score = unit_scores(layer)
@@ -49,7 +54,9 @@ def active_fraction(activations: Sequence[Tensor]) -> Tensor:
     units = 0
     for layer in activations:
         signs = layer.detach().relu().sign().flatten(1)  # six times as fast as comparing with 0
-        active = active + signs.sum(1).double().sum()  # a float32 sum is exact up to 2^24 ones
+        active = (
+            active + signs.sum(1, dtype=_wide(layer)).double().sum()
+        )  # a float32 sum is exact up to 2^24 ones
         units += layer.numel()
     return active / units
 

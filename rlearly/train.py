@@ -103,6 +103,7 @@ def train(words: list[str]) -> int:
     threads = machine.settle(config.threads)
     device = machine.choose_device(config.device)
     machine.ask_for_repeatable_kernels(device)
+    machine.let_products_round(config.precision)
     if folder is None:
         folder = run_dir.create(config)
     with run_dir.locked(folder):

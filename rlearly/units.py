@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+
+from rlearly.products import layers_of, stacked
 
 
 class CReLU(nn.Module):
@@ -24,23 +28,66 @@ class CReLU(nn.Module):
 ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 
 
-class Recording(nn.Sequential):
-    """A Sequential that can note the outputs of its hidden units while it computes.
+class Stack(nn.Sequential):
+    """Layers of which those before the output can compute in a shorter number format.
 
-    A CReLU unit is noted as what its two halves are together, |x|.
+    The weights keep theirs: they are rounded as they are used.
     """
 
+    hidden_dtype: torch.dtype | None = None
+    """None: the weights' own."""
+
+
+class Recording(Stack):
+    """A stack that can note the outputs of its hidden units while it computes.
+
+    A CReLU unit is noted as what its two halves are together, |x|. A last linear layer is the
+    output; where the last layer is an activation, all are hidden.
+    """
+
+    def __init__(self, *parts: nn.Module):
+        super().__init__(*parts)
+        self.usual = layers_of(parts)
+        """Linear layers or convolutions with ReLUs alone; None: of other layers too."""
+
     def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
-        for layer in self:
-            x = layer(x)
-            if record is not None and isinstance(layer, ACTIVATIONS):
-                record.append(_joined(x) if isinstance(layer, CReLU) else x)
-        return x
+        if self.usual is not None:
+            return self.computed(x, self.own_parameters(), record)
+        *hidden, last = self
+        if not isinstance(last, nn.Linear):
+            hidden, last = [*hidden, last], None
+        with shortened(self.hidden_dtype, x.device):
+            for layer in hidden:
+                x = layer(x)
+                if record is not None and isinstance(layer, ACTIVATIONS):
+                    record.append(_joined(x) if isinstance(layer, CReLU) else x)
+        return x if last is None else last(x.to(last.weight.dtype))
+
+    def own_parameters(self) -> list[Tensor]:
+        """Weight and bias of each layer, in order."""
+        layers: Any = self._modules.values()
+        return [p for layer in layers for p in layer._parameters.values()]
+
+    def computed(
+        self, x: Tensor, parameters: Sequence[Tensor], record: list[Tensor] | None
+    ) -> Tensor:
+        """The output of a stack of usual layers, with these parameters in its own ones' place."""
+        assert self.usual is not None
+        output, hidden = stacked(x, self.usual, parameters, self.hidden_dtype)
+        if record is not None:
+            record += hidden
+        return output
 
     def refill(self, parts: list[nn.Module]) -> None:
         """Hold these layers instead."""
         self._modules.clear()
         self.extend(parts)
+        self.usual = layers_of(parts)
+
+
+def shortened(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+    """Where layers compute in `dtype` on that device; None: in their weights' own."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def _joined(halves: Tensor) -> Tensor:
@@ -83,7 +130,8 @@ class SpectralLinear(nn.Linear):
         self.iterate(self.FIRST_ITERATIONS)
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = self.left @ (self.weight @ self.right)
+        with torch.autocast(x.device.type, enabled=False):  # a norm wants all its digits
+            largest = self.left @ (self.weight @ self.right)
         return nn.functional.linear(x, self.weight / largest.clamp(min=1e-12), self.bias)
 
 

@@ -257,12 +257,11 @@ def test_redo_clears_what_reads_a_recycled_channel_of_the_encoder(pixel_spec):
     before = weights(agent)
     part.after_update(100, units)
     after = weights(agent)
-    pixels = conv.weight.shape[0]
-    columns = agent.encoder.features // pixels
+    channels = conv.weight.shape[0]
     for network in ("actor", "critic", "critic_target", "value"):
         own = after[f"{network}.trunk.0.weight"]
-        assert (own[:, 2 * columns : 3 * columns] == 0).all(), network
-        kept = [i for i in range(agent.encoder.features) if i // columns != 2]
+        assert (own[:, 2::channels] == 0).all(), network
+        kept = [i for i in range(agent.encoder.features) if i % channels != 2]
         assert torch.equal(own[:, kept], before[f"{network}.trunk.0.weight"][:, kept])
     assert (after["encoder.convolutions.6.weight"][2] != 0).any()
     others = [0, 1, 3]

@@ -39,7 +39,7 @@ def make_loop(folder, config):
 
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 def test_agent_learns_to_look(tmp_path, agent):
-    config = compose.compose([*TINY, f"agent={agent}", "train_frames=900", "replay_ratio=1"])
+    config = compose.compose([*TINY, f"agent={agent}", "train_frames=1500", "replay_ratio=1"])
     loop = make_loop(tmp_path, config)
     env = compose.make_env(config)
     assert min(returns(loop, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"

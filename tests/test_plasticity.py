@@ -105,8 +105,7 @@ def test_gauge_reads_each_head_and_the_whole_network_by_hand():
     gauge = Gauge(every_steps=10, threshold=0.025)
     gauge.start_from({"critic": critic})
     noted = []
-    critic(torch.ones(4, 2), torch.ones(4, 1), noted)
-    sum(layer.sum() for layer in noted).backward()
+    sum(q.sum() for q in critic(torch.ones(4, 2), torch.ones(4, 1), noted)).backward()
     with torch.no_grad():
         critic.q1[4].bias += 3.0
         critic.q2[4].bias -= 4.0

@@ -77,7 +77,15 @@ def parameter(agent, network, official):
         rest = [str(position[part]), *rest]
         part = "convnet"
     ours = {"convnet": "convolutions", "Q1": "q1", "Q2": "q2", "V": "v"}.get(part, part)
-    return agent.networks[network].get_parameter(".".join([ours, *rest]))
+    found = agent.networks[network].get_parameter(".".join([ours, *rest])).detach()
+    if official != "trunk.0.weight":
+        return found
+    side, channels = 35, agent.encoder.convolutions[-2].out_channels
+    return found.view(len(found), side, side, channels).permute(0, 3, 1, 2)  # as official features
+
+
+def flat(tensor):
+    return tensor.double().flatten()
 
 
 @pytest.mark.parametrize("name", ["drqv2_update", "drm_update_asleep", "drm_update_awaken"])
@@ -88,8 +96,8 @@ def test_three_updates_equal_the_official_code(name):
     for key in data.files:
         if key.startswith("init/"):
             _, network, official = key.split("/")
-            with torch.no_grad():
-                parameter(agent, network, official).copy_(torch.from_numpy(data[key]))
+            own = parameter(agent, network, official)
+            own.copy_(torch.from_numpy(data[key]).view(own.shape))
 
     for i, wanted in enumerate(meta["metrics"]):
         batch = Batch(
@@ -114,7 +122,7 @@ def test_three_updates_equal_the_official_code(name):
         for key in data.files:
             if key.startswith(f"after{i + 1}/"):
                 _, network, official = key.split("/")
-                values = parameter(agent, network, official).detach().double().flatten()
+                values = flat(parameter(agent, network, official))
                 sums = [values.sum(), values.abs().sum(), values.square().sum()]
                 wanted_sums, entries = data[key][:3], data[key][3:]
                 size = float(values.abs().sum()) + 1e-9

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rlearly import machine
-from rlearly.augment import as_input, random_shift, shift
+from rlearly.augment import centred, random_shift, shift
 from rlearly.config import ConfigError
 from rlearly.distributions import truncated_normal
 from rlearly.envs import rendering
 from rlearly.metrics import Means
+from rlearly.networks import PixelEncoder, initialise_
 from rlearly.seeding import STREAMS, Seeds, restore
 
 
@@ -54,9 +56,25 @@ def test_every_image_is_shifted_by_itself_and_every_offset_is_used():
     assert (counts[2:7, 2:7] > 40).all() and int(counts[2:7, 2:7].sum()) == 2000
 
 
-def test_pixels_become_minus_half_to_half():
-    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    torch.testing.assert_close(as_input(image).flatten(), torch.tensor([-0.5, -0.3, 0.5]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_are_centred_exactly(dtype):
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    expected = [value - 127.5 for value in range(256)]
+    assert centred(image, dtype).flatten().tolist() == expected
+
+
+def test_encoder_sees_minus_half_to_half_and_gives_each_pixels_channels_together():
+    encoder = PixelEncoder((3, 21, 21), 4)
+    initialise_(encoder, generator())
+    image = torch.randint(0, 256, (2, 3, 21, 21), generator=generator(), dtype=torch.uint8)
+    units = []
+    got = encoder(image, units)
+    x = image.double() / 255.0 - 0.5
+    for layer in encoder.convolutions[::2]:
+        x = F.conv2d(x, layer.weight.double(), layer.bias.double(), layer.stride).relu()
+    torch.testing.assert_close(got, x.permute(0, 2, 3, 1).reshape(2, -1).float())
+    torch.testing.assert_close(units[3], x.float())
+    assert torch.equal(got[1, 4:8], units[3][1, :, 0, 1]) and got[1, 4:8].any()
 
 
 def test_streams_are_independent_reproducible_and_append_only():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlearly.agents import drqv2
 from rlearly.agents.drqv2 import DrQv2, growth_of, linear_noise
+from rlearly.compute import Compute
 from rlearly.config import setting
 from rlearly.interventions import Intervention, ShrinkAndPerturb
 from rlearly.networks import Value, encoder_for
@@ -145,6 +146,7 @@ def make(
     device: torch.device,
     gauge: Gauge | None = None,
     interventions: Sequence[Intervention] = (),
+    compute: Compute | None = None,
 ) -> DrQv2:
     """DrQ-v2 with DrM's three mechanisms, and the interventions beside them."""
     perturbation = ShrinkAndPerturb(
@@ -154,7 +156,7 @@ def make(
         scope=config.perturb_scope,
         weights=seeds.torch("perturbation"),
     )
-    growth = growth_of(seeds, device, [*interventions, perturbation])
+    growth = growth_of(seeds, device, [*interventions, perturbation], compute)
     encoder = growth.shape("encoder", encoder_for(spec.observation, config.encoder_channels))
     value = Value(encoder.features, config.feature_dim, config.hidden_dim)
     return DrQv2(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rlearly.augment import random_shift
 from rlearly.body import Body, Growth, each_layer
+from rlearly.compute import Compute
 from rlearly.config import setting
 from rlearly.distributions import truncated_normal
 from rlearly.interventions import Intervention
@@ -30,7 +31,7 @@ from rlearly.networks import (
     is_image,
     orthogonal_,
 )
-from rlearly.optim import Adam, adam, descend, follow_
+from rlearly.optim import Adam, adam, descend, follow_, frozen
 from rlearly.plasticity import Gauge, dormant_ratio
 from rlearly.schedules import Linear, Schedule
 from rlearly.seeding import Seeds
@@ -271,10 +272,14 @@ class DrQv2:
         fitted = self.target.fit(seen, torch.min(q1, q2).detach(), value_units)
         goal = self._critic_goal(batch, next_features, std)
         critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
-        descend(critic_loss, *(self.optimizers[n] for n in ("critic", "encoder") if n in self.optimizers))
+        descend(
+            critic_loss,
+            *(self.optimizers[n] for n in ("critic", "encoder") if n in self.optimizers),
+        )
 
         action = truncated_normal(mean, std, self.generators["policy_noise"], self.config.std_clip)
-        actor_loss = -torch.min(*self.critic(seen, action)).mean()
+        with frozen(self.critic.parameters()):
+            actor_loss = -torch.min(*self.critic(seen, action)).mean()
         descend(actor_loss, self.optimizers["actor"])
 
         follow_(
@@ -327,10 +332,14 @@ class DrQv2:
 
 
 def growth_of(
-    seeds: Seeds, device: torch.device, interventions: Sequence[Intervention]
+    seeds: Seeds,
+    device: torch.device,
+    interventions: Sequence[Intervention],
+    compute: Compute | None,
 ) -> Growth:
     """Orthogonal weights from the run's own stream."""
-    return Growth(each_layer(orthogonal_), seeds.torch("weights"), device, interventions)
+    own = compute or Compute()
+    return Growth(each_layer(orthogonal_), seeds.torch("weights"), device, interventions, own)
 
 
 def linear_noise(config: Config) -> Linear:
@@ -346,9 +355,10 @@ def make(
     device: torch.device,
     gauge: Gauge | None = None,
     interventions: Sequence[Intervention] = (),
+    compute: Compute | None = None,
 ) -> DrQv2:
     """DrQ-v2 as published, but for the interventions."""
-    growth = growth_of(seeds, device, interventions)
+    growth = growth_of(seeds, device, interventions, compute)
     return DrQv2(
         config,
         spec,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.body import Body, Growth
+from rlearly.compute import Compute
 from rlearly.config import ConfigError, setting
 from rlearly.distributions import HALF_LOG_TAU
 from rlearly.interventions import Intervention
@@ -95,6 +96,7 @@ class PPO:
         device: torch.device,
         gauge: Gauge | None = None,
         interventions: Sequence[Intervention] = (),
+        compute: Compute | None = None,
     ):
         if config.rollout_steps < 2 * config.minibatches:
             raise ConfigError(
@@ -105,7 +107,7 @@ class PPO:
         self.config = config
         self.device = device
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(_initialise, seeds.torch("weights"), device, interventions)
+        growth = Growth(_initialise, seeds.torch("weights"), device, interventions, compute or Compute())
         critic = StateValue(features, config.hidden_dim)
         actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
         self.critic = growth.grow("critic", critic)

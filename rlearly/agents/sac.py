@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.body import Body, Growth, each_layer
+from rlearly.compute import Compute
 from rlearly.config import setting
 from rlearly.distributions import squashed_gaussian
 from rlearly.interventions import Intervention
 from rlearly.networks import StateActor, StateCritic, fan_in_
-from rlearly.optim import adam, descend, follow_
+from rlearly.optim import adam, descend, follow_, frozen
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics
@@ -85,17 +86,22 @@ class SAC:
         device: torch.device,
         gauge: Gauge | None = None,
         interventions: Sequence[Intervention] = (),
+        compute: Compute | None = None,
     ):
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(each_layer(fan_in_), seeds.torch("weights"), device, interventions)
+        growth = Growth(
+            each_layer(fan_in_), seeds.torch("weights"), device, interventions, compute or Compute()
+        )
         actor = StateActor(features, 2 * self.actions, config.hidden_dim)
         critic = StateCritic(features, self.actions, config.hidden_dim)
         self.actor = growth.grow("actor", actor)
         self.critic = growth.grow("critic", critic)
         self.critic_target = copy.deepcopy(self.critic)
+        self.critic_parameters = list(self.critic.parameters())
+        self.target_parameters = list(self.critic_target.parameters())
         fixed = config.alpha is not None
         start = torch.tensor(config.alpha if fixed else 1.0, device=device).log()
         self.log_alpha = nn.Parameter(start, requires_grad=not fixed)
@@ -182,8 +188,7 @@ class SAC:
             for _ in range(self.config.policy_every_updates - 1):
                 self._update_policy(obs, None)
             metrics |= self._update_policy(obs, self.body.units("actor"))
-        followers, leaders = self.critic_target.parameters(), self.critic.parameters()
-        follow_([*followers], [*leaders], self.config.target_tau)
+        follow_(self.target_parameters, self.critic_parameters, self.config.target_tau)
         return {**metrics, **self.body.end()}
 
     @torch.no_grad()
@@ -199,7 +204,8 @@ class SAC:
     ) -> dict[str, Tensor | float]:
         action, log_prob = self._sample(obs, hidden)
         alpha = self.log_alpha.detach().exp()
-        actor_loss = (alpha * log_prob - torch.min(*self.critic(obs, action))).mean()
+        with frozen(self.critic_parameters):
+            actor_loss = (alpha * log_prob - torch.min(*self.critic(obs, action))).mean()
         descend(actor_loss, self.optimizers["actor"])
         metrics: dict[str, Tensor | float] = {
             "loss/actor": actor_loss.detach(),

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.body import Body, Growth, each_layer
+from rlearly.compute import Compute
 from rlearly.config import setting
 from rlearly.interventions import Intervention
 from rlearly.networks import StateActor, StateCritic, fan_in_
-from rlearly.optim import adam, descend, follow_
+from rlearly.optim import adam, descend, follow_, frozen
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics
@@ -79,21 +80,25 @@ class TD3:
         device: torch.device,
         gauge: Gauge | None = None,
         interventions: Sequence[Intervention] = (),
+        compute: Compute | None = None,
     ):
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(each_layer(fan_in_), seeds.torch("weights"), device, interventions)
+        growth = Growth(
+            each_layer(fan_in_), seeds.torch("weights"), device, interventions, compute or Compute()
+        )
         actor = StateActor(features, self.actions, config.hidden_dim)
         critic = StateCritic(features, self.actions, config.hidden_dim)
         self.actor = growth.grow("actor", actor)
         self.critic = growth.grow("critic", critic)
         self.actor_target = copy.deepcopy(self.actor)
         self.critic_target = copy.deepcopy(self.critic)
+        self.critic_parameters = list(self.critic.parameters())
         self.targets_and_leaders = (
             [*self.actor_target.parameters(), *self.critic_target.parameters()],
-            [*self.actor.parameters(), *self.critic.parameters()],
+            [*self.actor.parameters(), *self.critic_parameters],
         )
         self.optimizers = {
             "actor": adam(self.actor, config.lr),
@@ -175,7 +180,8 @@ class TD3:
 
     def _update_policy(self, obs: Tensor) -> Tensor:
         action = torch.tanh(self.actor(obs, self.body.units("actor")))
-        actor_loss = -self.critic.q1(torch.cat([obs, action], dim=-1)).mean()
+        with frozen(self.critic_parameters):
+            actor_loss = -self.critic.q1(torch.cat([obs, action], dim=-1)).mean()
         descend(actor_loss, self.optimizers["actor"])
         follow_(*self.targets_and_leaders, self.config.target_tau)
         return actor_loss.detach()
