@@ -8,6 +8,9 @@ import torch
 from conftest import random_batch, random_rollout
 
 from rlearly.agents import AGENTS, agent_module
+from rlearly.cadence import AdaptiveRatio
+from rlearly.config import AdaptiveRatioConfig
+from rlearly.metrics import Means
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 
@@ -202,3 +205,22 @@ def test_no_global_randomness_is_used(build, spec, learn):
     learn(agent)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+def test_an_update_off_policy_reads_nothing_back_from_the_device(build, learn, case, monkeypatch):
+    if agent_module(case[0]).ON_POLICY:
+        pytest.skip("a rollout's advantages are computed on the host")
+    agent, means, cadence = build(), Means(), AdaptiveRatio(AdaptiveRatioConfig())
+    learn(agent)  # what is allocated at first may look around
+
+    def refuse(*words):
+        raise AssertionError("a GPU would have to be waited for")
+
+    with monkeypatch.context() as patched:
+        for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__"):
+            patched.setattr(torch.Tensor, name, refuse)
+        for i in range(2):
+            metrics = learn(agent, i, 21 + i)
+            means.add(metrics)
+            cadence.observe(metrics | {"plasticity/fau_critic": torch.ones(())})
+    assert means.take()["loss/critic"] > 0

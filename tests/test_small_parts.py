@@ -115,6 +115,24 @@ def test_means_are_over_the_updates_that_reported():
     assert means.take() == {}
 
 
+def test_means_go_on_from_a_saved_state_and_add_in_double_precision():
+    straight, before = Means(), Means()
+    rows = [
+        {"a/x": torch.tensor(1e8), "a/y": 2.0},
+        {"a/x": torch.tensor(1.0), "a/z": torch.tensor(3)},
+        {"a/y": 4.0, "a/x": torch.tensor(1.0)},
+    ]
+    for row in rows:
+        straight.add(row)
+    for row in rows[:2]:
+        before.add(row)
+    after = Means()
+    after.load_state_dict(before.state_dict())
+    after.add(rows[2])
+    expected = {"a/x": (1e8 + 2) / 3, "a/y": 3.0, "a/z": 3.0}
+    assert straight.take() == after.take() == expected
+
+
 def test_missing_gl_names_the_packages(monkeypatch):
     monkeypatch.setattr(rendering, "reason_against", lambda backend: f"no {backend}")
     monkeypatch.setattr(rendering, "choose_backend", lambda: None)
