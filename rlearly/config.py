@@ -273,7 +273,9 @@ class RunConfig:
     seed: int = setting(0, "everything random in the run follows from it", at_least=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(
-        None, "CPU threads; null: OMP_NUM_THREADS or all cores", at_least=1
+        None,
+        "CPU threads; null: OMP_NUM_THREADS, or as many as help the agent and are free",
+        at_least=1,
     )
     precision: str = setting(
         "fp32",

@@ -47,7 +47,7 @@ def settle(threads: int | None) -> int:
     the process may use. Big tensors are otherwise handed back to the system and fetched anew at
     each update, which costs more than computing with them. Call it before the first tensor.
     """
-    count = threads or _asked_threads() or usable_cores()
+    count = threads or asked_threads() or usable_cores()
     torch.set_num_threads(count)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
@@ -79,8 +79,8 @@ def ask_for_repeatable_kernels(device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
 
 
-def _asked_threads() -> int:
-    """OMP_NUM_THREADS, or 0 if it is not a plain number."""
+def asked_threads() -> int:
+    """OMP_NUM_THREADS, as schedulers set it; 0 if it is not a plain number."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() else 0
 

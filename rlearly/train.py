@@ -11,12 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly.config import ConfigError, RunConfig, as_yaml, parse_overrides
 
 if TYPE_CHECKING:
+    from rlearly.cores import Share
     from rlearly.display import Display
     from rlearly.failure import RunFailed
     from rlearly.loop import Loop
@@ -85,7 +87,8 @@ def train(words: list[str]) -> int:
     Raises:
         ConfigError: the request cannot be met.
     """
-    from rlearly import compose, machine, run_dir
+    from rlearly import compose, cores, machine, run_dir
+    from rlearly.agents import agent_module
 
     stop = StopRequests()
     resumed = dict(parse_overrides(words)).get("resume")
@@ -97,17 +100,28 @@ def train(words: list[str]) -> int:
             print(f"{folder} is finished; add train_frames= to train on.")
             return DONE
         refuse_to_shrink(folder, config)
+        if not any(w.startswith("threads=") for w in rest):
+            config = replace(config, threads=fitting(config.threads))
     else:
         config = compose.compose(words)
         folder = None
-    threads = machine.settle(config.threads)
-    device = machine.choose_device(config.device)
-    machine.ask_for_repeatable_kernels(device)
-    machine.let_products_round(config.precision)
-    if folder is None:
-        folder = run_dir.create(config)
-    with run_dir.locked(folder):
-        return run(config, folder, device, threads, stop, resume=resumed is not None)
+    asked = config.threads or machine.asked_threads() or None
+    with cores.shared(asked, agent_module(config.agent_name).MOST_THREADS) as share:
+        config = replace(config, threads=machine.settle(share.threads))
+        device = machine.choose_device(config.device)
+        machine.ask_for_repeatable_kernels(device)
+        machine.let_products_round(config.precision)
+        if folder is None:
+            folder = run_dir.create(config)
+        with run_dir.locked(folder):
+            return run(config, folder, device, share, stop, resume=resumed is not None)
+
+
+def fitting(threads: int | None) -> int | None:
+    """The threads that a run began with, unless this machine has fewer cores."""
+    from rlearly.machine import usable_cores
+
+    return None if threads is None or threads > usable_cores() else threads
 
 
 def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
@@ -129,7 +143,7 @@ def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
 
 
 def run(
-    config: RunConfig, folder: Path, device: Any, threads: int, stop: StopRequests, *, resume: bool
+    config: RunConfig, folder: Path, device: Any, share: Share, stop: StopRequests, *, resume: bool
 ) -> int:
     from rlearly import checkpoint, run_dir
     from rlearly.display import Display
@@ -147,11 +161,12 @@ def run(
         if isinstance(error, RunFailed):
             raise ConfigError(f"env={config.env.name}: {error}.") from error
         raise
+    others = f" (other runs have {share.taken} here)" if share.taken else ""
     display.say(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
-        f"{device} with {threads} threads -> {folder}"
+        f"{device} with {share.threads} threads{others} -> {folder}"
     )
-    provenance = run_dir.provenance(threads, device)
+    provenance = run_dir.provenance(share.threads, device)
     if anew:
         display.say("it was ended before its first checkpoint and begins anew")
     elif resume:

@@ -23,6 +23,7 @@ from rlearly.types import EnvSpec, Metrics
 
 PIXELS = drqv2.PIXELS
 ON_POLICY = drqv2.ON_POLICY
+MOST_THREADS = drqv2.MOST_THREADS
 RUN_DEFAULTS = drqv2.RUN_DEFAULTS
 NETWORKS = (*drqv2.NETWORKS, "value")
 REFUSES = {"shrink_perturb": "it is one of DrM's own parts: set agent.perturb_every_steps"}

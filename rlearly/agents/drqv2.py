@@ -43,6 +43,9 @@ PIXELS = True
 ON_POLICY = False
 """Learns from a replay; else once from what the policy of now did."""
 
+MOST_THREADS: int | None = None
+"""Threads beyond which an update gains nothing; None: it has work for every core."""
+
 RUN_DEFAULTS = ()
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
 

@@ -29,6 +29,9 @@ PIXELS = False
 ON_POLICY = True
 """Learns from what the policy of now did, once; else from a replay."""
 
+MOST_THREADS: int | None = 1
+"""Its matrices are too small for a second thread."""
+
 RUN_DEFAULTS = ("video_size=0",)
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
 

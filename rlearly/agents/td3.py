@@ -28,6 +28,9 @@ PIXELS = False
 ON_POLICY = False
 """Learns from a replay; else once from what the policy of now did."""
 
+MOST_THREADS: int | None = 2
+"""Threads beyond which an update gains little, its matrices being 256 wide."""
+
 RUN_DEFAULTS = ("replay_ratio=1", "video_size=0")
 """What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
 
