@@ -406,7 +406,7 @@ def start_at_snapshots(
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
-    from rlearly import interventions
+    from rlearly import interventions, machine
     from rlearly.compute import Compute
     from rlearly.networks import is_image
     from rlearly.plasticity import Gauge
@@ -417,6 +417,11 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
         raise ConfigError(
             "precision: tf32 is a number format of GPUs, and this run is on a CPU: take fp32 or "
             "bf16."
+        )
+    if config.compile and device.type == "cpu" and not machine.has_compiler():
+        raise ConfigError(
+            "compile=true: no C++ compiler was found here, which torch compiles with: install one "
+            "(sudo apt-get install g++) or leave it out; on a CPU it is no faster."
         )
     if is_image(spec.observation) and not module.PIXELS:
         raise ConfigError(

@@ -282,7 +282,7 @@ class RunConfig:
         "of hidden layers: fp32, tf32 (GPUs only) or bf16; weights, losses and outputs are fp32",
         choices=("fp32", "tf32", "bf16"),
     )
-    compile: bool = setting(False, "compile updates: a minute at the start, faster afterwards")
+    compile: bool = setting(False, "compile networks (for GPUs): a slow start, faster updates")
     num_envs: int = setting(1, "copies of the env stepped together", at_least=1)
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int | None = setting(

@@ -87,7 +87,7 @@ def _plain(
         x = F.conv2d(x, weight, bias, layer.stride) if layer.stride else F.linear(x, weight, bias)
         if layer.relu:
             x = torch.relu(x)
-            hidden.append(x.detach())
+            hidden.append(x)
     return x, hidden
 
 

@@ -16,6 +16,7 @@ from rlearly.config import ConfigError
 from rlearly.interventions import CReLU, LayerNorm, SpectralNorm
 from rlearly.networks import compute_in, initialise_, mlp
 from rlearly.optim import adam, descend, frozen
+from rlearly.plasticity import Gauge
 from rlearly.products import Layer, layers_of
 from rlearly.seeding import Seeds
 from rlearly.units import Recording
@@ -147,7 +148,7 @@ def case(request):
     return request.param
 
 
-def build(case, spec, precision, interventions=(), **settings):
+def build(case, spec, precision, interventions=(), compile=False, gauge=None, **settings):
     module = agent_module(case[0])
     known = {field.name for field in dataclasses.fields(module.Config)}
     chosen = {key: value for key, value in (SMALL | settings).items() if key in known}
@@ -157,7 +158,8 @@ def build(case, spec, precision, interventions=(), **settings):
         seeds=Seeds(0),
         device=torch.device("cpu"),
         interventions=interventions,
-        compute=Compute(precision),
+        compute=Compute(precision, compile),
+        gauge=gauge,
     )
 
 
@@ -243,3 +245,32 @@ def test_every_stack_of_an_agent_computes_in_the_format_asked_for(pixel_spec):
         found = [m.hidden_dtype for m in agent.networks[name].modules() if hasattr(m, "usual")]
         assert found and set(found) == {torch.bfloat16}, name
     assert agent.encoder(random_batch(pixel_spec).obs).dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_networks_learn_the_same_but_for_rounding(case, precision, pixel_spec, state_spec):
+    spec = pixel_spec if case[1] == "pixels" else state_spec
+    found = []
+    for compiled in (False, True):
+        agent = build(case, spec, precision, compile=compiled, gauge=Gauge(every_steps=1))
+        for seed in range(2):
+            if agent_module(case[0]).ON_POLICY:
+                metrics = agent.update(random_rollout(agent, spec, seed), step=20 + seed)
+            else:
+                metrics = agent.update(random_batch(spec, seed=seed), step=20 + seed)
+        found.append({name: float(value) for name, value in metrics.items()})
+        found.append(agent.state_dict()["body"]["networks"])
+    plain, networks, compiled, others = found
+    tolerance = 1e-3 if precision == "fp32" else 0.1
+    for name, value in plain.items():
+        if "dormant" not in name and "rank" not in name:
+            assert compiled[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+    assert {n: list(s) for n, s in networks.items()} == {n: list(s) for n, s in others.items()}
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_sentence(monkeypatch, state_spec):
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
+    config = compose.compose(["agent=td3", "env=Pendulum-v1", "compile=true"])
+    with pytest.raises(ConfigError, match=r"compile=true: no C\+\+ compiler was found here"):
+        compose.make_agent(config, state_spec, torch.device("cpu"))
