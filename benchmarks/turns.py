@@ -138,7 +138,9 @@ def keep(path: str, rows: Iterable[Row]) -> None:
     from rlearly import machine
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
         return done.stdout.strip()
 
     about = {
