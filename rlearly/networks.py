@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from rlearly.augment import as_input
-from rlearly.units import CReLU, Recording
+from rlearly.units import CReLU, Recording, skip_init
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
