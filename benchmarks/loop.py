@@ -85,8 +85,10 @@ class SliceWatcher:
         """Nobody listens."""
 
 
-def ours(agent: str, env: str, words: list[str], threads: int, folder: Path) -> Any:
-    """rlearly's loop with all that a run has; returns what steps it on by so many steps."""
+def build(
+    agent: str, env: str, words: list[str], threads: int, folder: Path
+) -> tuple[Any, Callable[[int], None]]:
+    """rlearly's loop with all that a run has, and what steps it on by so many steps."""
     from rlearly import compose, machine, train
     from rlearly.sinks import TensorBoard
 
@@ -118,7 +120,7 @@ def ours(agent: str, env: str, words: list[str], threads: int, folder: Path) -> 
             return
         raise SystemExit("benchmarks/loop.py: the run has ended before the measurement")
 
-    return advance
+    return loop, advance
 
 
 def plainly(agent: str, env: str, folder: Path) -> Any:
@@ -176,27 +178,33 @@ def stable_baselines(agent: str, env: str) -> Any:
     return lambda steps: learner.learn(steps, reset_num_timesteps=False, log_interval=1)
 
 
+def prepare_env_libraries() -> None:
+    """Choose what draws, and keep warnings about models that are not ours off the screen."""
+    from rlearly.envs.rendering import choose_backend
+
+    choose_backend()
+    mujoco: Any = importlib.import_module("mujoco")
+    mujoco.set_mju_user_warning(lambda text: None)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
 def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
     """A unit of one side's loop when called, past the beginning of learning."""
     import torch
 
     from rlearly import machine
-    from rlearly.envs.rendering import choose_backend
 
     name, *words = case.split()
     agent, env = name.split(":")
     torch.manual_seed(0)
     kept = tempfile.TemporaryDirectory()
     folder = Path(kept.name)
-    choose_backend()
-    mujoco: Any = importlib.import_module("mujoco")
-    mujoco.set_mju_user_warning(lambda text: None)  # of models that are not ours
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    prepare_env_libraries()
     if side == MEMORY_KEPT:
         machine.settle(threads)
     torch.set_num_threads(threads)
     if side == turns.OURS:
-        advance = ours(agent, env, words, threads, folder)
+        _, advance = build(agent, env, words, threads, folder)
     elif side == SB3:
         advance = stable_baselines(agent, env)
     else:
@@ -216,9 +224,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
 
 def words_of(config: BenchmarkConfig) -> list[str]:
     """What is said to rlearly alone."""
-    given = {"precision": config.precision, "compile": config.compile}
-    words = [f"{key}={value}".lower() for key, value in given.items() if value is not None]
-    return [*words, *config.words]
+    return [*turns.given(precision=config.precision, compile=config.compile), *config.words]
 
 
 def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
