@@ -42,7 +42,7 @@ def kept(path):
     return cases
 
 
-SCRIPTS = ("act", "loop", "memory", "startup")
+SCRIPTS = ("act", "all", "checkpoint", "history", "loop", "memory", "startup")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -60,6 +60,7 @@ def test_a_typo_is_answered_in_one_sentence(name):
         ("loop", "agents=[td4]", "td3"),
         ("loop", "words=['replay.capacityy=9']", "replay.capacity"),
         ("memory", "env=dog_rum", "dog_run"),
+        ("all", "only=[lop]", "loop"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(name, word, names):
@@ -84,6 +85,20 @@ def test_slices_of_a_loop_are_one_run(scripts, tmp_path):
         advance(steps)
     loop.close()
     assert (loop.steps, loop.updates, len(loop.memory)) == (30, 20, 30)
+
+
+def test_a_history_is_drawn_in_the_order_of_commits(scripts, tmp_path):
+    history = importlib.import_module("history")
+    row = {"case": "td3", "side": "plain", "threads": 1, "rate": 1.0, "unit": "u", "ratio": 2.0}
+    for commit, when in (("aaa", 30), ("bbb", 10), ("ccc", 20)):
+        about = {"commit": commit, "commit_time": when, "changed_since": False}
+        own = {"about": about, "rows": [row, {**row, "side": "rlearly", "ratio": None}]}
+        (tmp_path / f"act-{commit}.json").write_text(json.dumps(own))
+    commits, panels = history.read(tmp_path)
+    assert commits == ["bbb", "ccc", "aaa"]
+    assert {p: list(lines) for p, lines in panels.items()} == {"act: td3": ["plain"]}
+    assert history.main([f"folder={tmp_path}"]) == 0
+    assert (tmp_path / "history.png").stat().st_size > 1000
 
 
 def test_no_benchmark_hides_a_module_of_pythons_own():
@@ -115,3 +130,9 @@ def test_stored_images_take_a_third_of_what_stacks_take(tmp_path):
 def test_starting_up_is_measured_in_fresh_processes(tmp_path):
     benchmark("startup", "rounds=1", f"json={tmp_path / 'startup.json'}")
     assert set(kept(tmp_path / "startup.json")) >= {"--help"}
+
+
+@pytest.mark.slow
+def test_every_benchmark_of_a_commit_leaves_its_numbers_and_a_picture(tmp_path):
+    benchmark("all", "only=[startup]", f"folder={tmp_path}")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png"}
