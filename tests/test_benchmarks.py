@@ -42,7 +42,7 @@ def kept(path):
     return cases
 
 
-SCRIPTS = ("act", "all", "checkpoint", "history", "loop", "memory", "startup")
+SCRIPTS = ("act", "all", "checkpoint", "history", "hotspots", "loop", "memory", "startup")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -136,3 +136,10 @@ def test_starting_up_is_measured_in_fresh_processes(tmp_path):
 def test_every_benchmark_of_a_commit_leaves_its_numbers_and_a_picture(tmp_path):
     benchmark("all", "only=[startup]", f"folder={tmp_path}")
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png"}
+
+
+@pytest.mark.slow
+def test_where_the_time_goes_adds_up_to_all_of_it():
+    printed, _ = benchmark("hotspots", "agent=td3", "env=HalfCheetah-v5", "rounds=1", "quick=true")
+    shares = [line.split("|")[3] for line in printed.splitlines() if line.startswith("| update")]
+    assert abs(sum(float(share.strip(" %")) for share in shares) - 100) < 2
