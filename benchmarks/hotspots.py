@@ -11,6 +11,7 @@ The peaks are what peaks.py measures first; `quick=true` spoils them, for a try.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -165,15 +166,14 @@ def counted_flop(loop: Any, advance: Callable[[int], None], steps: int) -> dict[
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    def linear(x: Any, w: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        rows = 1
-        for size in x[:-1]:
-            rows *= size
-        return 2 * rows * x[-1] * w[0]
+    def product(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
-    own: dict[Any, Any] = {}
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        own[torch.ops.mkldnn._linear_pointwise] = linear
+    own = {
+        getattr(torch.ops.mkldnn, name): product
+        for name in ("_linear_pointwise", "_convolution_pointwise")
+        if hasattr(torch.ops.mkldnn, name)
+    }
     counters: list[FlopCounterMode] = []
 
     def counting() -> FlopCounterMode:

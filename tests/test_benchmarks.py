@@ -68,6 +68,15 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name, word, names):
     assert complaint.count("\n") == 1 and names in complaint
 
 
+@pytest.mark.parametrize("agent", ["td3", "sac"])
+def test_both_sides_act_once_from_one_observation(scripts, agent):
+    act = importlib.import_module("act")
+    for side in ("plain", "rlearly"):
+        action = act.prepare(side, agent, 1)()
+        assert action.shape == (1, 6) and (abs(action) <= 1).all()
+
+
+@pytest.mark.slow
 def test_acting_is_measured_beside_both_baselines(tmp_path):
     words = ("agents=[td3]", "rounds=1", "times=2", f"json={tmp_path / 'act.json'}")
     printed, _ = benchmark("act", *words)
