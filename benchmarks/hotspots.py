@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ GROUPS = {
 """Group -> parts of operators' names, the first that fits; what fits none is element-wise."""
 
 COMPILED = "compiled kernels"
+BESIDE = ", in another thread meanwhile"
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,43 @@ class HotspotsConfig:
 
 
 class Clock:
-    """Seconds and calls of each part, without those of the parts inside it."""
+    """Seconds and calls of each part, without those of the parts inside it.
+
+    What happens in another thread than the loop's is told under a name that says so.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
-        self.inner: list[float] = [0.0]
+        self.inner: dict[int, list[float]] = defaultdict(lambda: [0.0])
+        self.timed: list[tuple[Any, str]] = []
 
     def around(self, owner: Any, method: str, name: str) -> None:
         """Time a method of one object under a name."""
         original: Callable[..., Any] = getattr(owner, method)
 
         def timed(*words: Any, **more: Any) -> Any:
-            self.inner.append(0.0)
+            here = threading.current_thread() is threading.main_thread()
+            inner = self.inner[threading.get_ident()]
+            inner.append(0.0)
             began = time.perf_counter()
             try:
                 return original(*words, **more)
             finally:
                 taken = time.perf_counter() - began
-                self.seconds[name] += taken - self.inner.pop()
-                self.calls[name] += 1
-                self.inner[-1] += taken
+                part = name if here else name + BESIDE
+                self.seconds[part] += taken - inner.pop()
+                self.calls[part] += 1
+                inner[-1] += taken
 
         setattr(owner, method, timed)
+        self.timed.append((owner, method))
+
+    def leave(self) -> None:
+        """Nothing is timed, nor kept alive by it, from now on."""
+        for owner, method in reversed(self.timed):
+            delattr(owner, method)
+        self.timed.clear()
 
 
 def watch(loop: Any, clock: Clock) -> None:
@@ -111,7 +127,7 @@ def each_update(agent: Any, inside: Callable[[], AbstractContextManager[Any]]) -
     try:
         yield
     finally:
-        agent.update = original
+        del agent.update
 
 
 @contextmanager
@@ -228,7 +244,8 @@ def loop_table(clock: Clock, seconds: float, steps: int) -> str:
         "|---|---:|---:|---:|",
     ]
     named = dict(clock.seconds)
-    named["the loop itself"] = seconds - sum(named.values())
+    here = sum(taken for name, taken in named.items() if not name.endswith(BESIDE))
+    named["the loop itself, waiting for other threads included"] = seconds - here
     for name, taken in sorted(named.items(), key=lambda item: -item[1]):
         calls = f"{clock.calls[name] / steps:,.3g}" if name in clock.calls else ""
         row = f"| {name} | {taken / seconds:.1%} | {1e3 * taken / steps:,.3g} | {calls} |"
@@ -264,6 +281,7 @@ def report(config: HotspotsConfig) -> None:
         began = time.perf_counter()
         advance(steps)
         seconds = time.perf_counter() - began
+        clock.leave()
         loop.close()
     update = clock.seconds["agent.update"] / clock.calls["agent.update"]
     print(update_table(part, flop, update, best_rates, config.precision or "fp32"), end="\n\n")

@@ -17,7 +17,9 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +190,11 @@ def prepare_env_libraries() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
-    """A unit of one side's loop when called, past the beginning of learning."""
+def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[], Any]:
+    """A unit of one side's loop when called, past the beginning of learning.
+
+    `ends`: gets what is to be closed when nothing more is asked for.
+    """
     import torch
 
     from rlearly import machine
@@ -197,14 +202,14 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
     name, *words = case.split()
     agent, env = name.split(":")
     torch.manual_seed(0)
-    kept = tempfile.TemporaryDirectory()
-    folder = Path(kept.name)
+    folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
     prepare_env_libraries()
     if side == MEMORY_KEPT:
         machine.settle(threads)
     torch.set_num_threads(threads)
     if side == turns.OURS:
-        _, advance = build(agent, env, words, threads, folder)
+        loop, advance = build(agent, env, words, threads, folder)
+        ends.callback(loop.close)
     elif side == SB3:
         advance = stable_baselines(agent, env)
     else:
@@ -212,11 +217,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
     unit = UNIT_STEPS[agent]
     if agent in STARTS_STEPS:
         advance(STARTS_STEPS[agent] + unit)
-
-    def work(kept: Any = kept) -> None:  # the folder goes with the process
-        advance(unit)
-
-    return work
+    return lambda: advance(unit)
 
 
 # --- in the one that is run ---
@@ -243,8 +244,9 @@ def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
 
 
 def main() -> int:
-    if turns.serve(prepare):
-        return 0
+    with ExitStack() as ends:
+        if turns.serve(partial(prepare, ends=ends)):
+            return 0
     try:
         config = from_words(BenchmarkConfig(), sys.argv[1:])
         check(config)

@@ -1,12 +1,12 @@
 """Bytes that a stored image transition takes, beside a plain list of stacked observations.
 
 `python benchmarks/memory.py` prints a Markdown table; `env=` says whose images, `transitions=` how
-many are stored, `words=['replay.compression=lz4']` goes to rlearly's config, `json=FILE` keeps the
+many are stored, `words=['replay.compression=zstd']` goes to rlearly's config, `json=FILE` keeps the
 numbers. One episode of `episode_steps` random actions is drawn once; it is then stored again and
 again until there are enough, by a process for each side, whose resident memory before and after
 tells what they took. rlearly's replay is its config's; the plain one is a list with each step's
-stack, action, reward and discount, as the official code keeps and saves them. `counted` is what a
-side says itself that a transition takes; a million of them is an extrapolation from the measured.
+stack, action, reward and discount, as the official code keeps and saves them. What a million would
+take is an extrapolation from the measured; what a transition counts is the sum of its arrays.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def draw(config: BenchmarkConfig, path: Path) -> None:
     np.savez(path, obs=np.array(seen), actions=np.array(actions), rewards=np.array(rewards))
 
 
-def steps(path: Path, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, float, np.ndarray]]:
+def steps(path: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, float, np.ndarray]]:
     """The episode's steps (obs, action, reward, next obs), over and over, `count` of them."""
     with np.load(path) as saved:
         obs, actions, rewards = saved["obs"], saved["actions"], saved["rewards"]
@@ -75,33 +76,39 @@ def steps(path: Path, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, floa
         yield obs[at], actions[at], float(rewards[at]), obs[at + 1]
 
 
-def store_plainly(path: Path, count: int, episode: int) -> tuple[Any, int]:
-    kept: list[tuple[Any, ...]] = []
-    for number, (obs, action, reward, next_obs) in enumerate(steps(path, count)):
-        if number % episode == 0:
-            kept.append((obs.copy(), np.zeros_like(action), np.float32(0), np.float32(1)))
-        kept.append((next_obs.copy(), action.copy(), np.float32(reward), np.float32(1)))
-    return kept, sum(kept[0][i].nbytes for i in range(4))
+class Stacks:
+    """The plain side: a list of every step's stack, action, reward and discount."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Any, ...]] = []
+        self.counted = 0
+
+    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+        self.first = obs.copy()
+
+    def add(self, action: np.ndarray, reward: float, next_obs: np.ndarray, **_: Any) -> None:
+        if self.first is not None:
+            nothing = np.zeros_like(action)
+            self.kept.append((self.first, nothing, np.float32(0), np.float32(1)))
+            self.first = None
+        self.kept.append((next_obs.copy(), action.copy(), np.float32(reward), np.float32(1)))
+        self.counted = sum(part.nbytes for part in self.kept[-1])
 
 
-def store_ours(env: str, words: list[str], path: Path, count: int, episode: int) -> tuple[Any, int]:
-    from gymnasium.spaces import Box
+def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[Any, int]:
+    """The memory of a run that could begin now, and what a transition counts uncompressed."""
+    import loop as loops
 
-    from rlearly import compose, machine
-    from rlearly.types import EnvSpec
+    from rlearly import compose, envs
 
-    with np.load(path) as saved:
-        shape, actions = saved["obs"].shape[1:], saved["actions"].shape[1]
-    spec = EnvSpec(Box(0, 255, shape, np.uint8), Box(-1, 1, (actions,), np.float32), 2)
-    slots = count + count // episode + 10
-    config = composed(env, [f"replay.capacity={slots}", *words])
-    memory: Any = compose.make_learning(config, spec, machine.choose_device("cpu")).memory
-    for number, (obs, action, reward, next_obs) in enumerate(steps(path, count)):
-        if number % episode == 0:
-            memory.begin(obs, copy=0)
-        last = number % episode == episode - 1
-        memory.add(action, reward, next_obs, terminated=False, truncated=last, copy=0)
-    return memory, compose.layout_of(config, spec).transition_bytes
+    loops.prepare_env_libraries()
+    words = ["obs=pixels", f"replay.capacity={capacity}", *words]
+    folder = ends.enter_context(tempfile.TemporaryDirectory())
+    loop, _ = loops.build("drm", env, words, 1, Path(folder))
+    ends.callback(loop.close)
+    config = composed(env, words)
+    spec = envs.spec_of(loop.envs[0], config.env)
+    return loop.memory, compose.layout_of(config, spec).transition_bytes
 
 
 def resident_bytes() -> int:
@@ -112,19 +119,25 @@ def resident_bytes() -> int:
 
 
 def fill(side: str, env: str, path: str, count: int, episode: int, words: list[str]) -> None:
-    """In a process of its own: store a few, then all, and print what the latter took."""
-
-    def store(transitions: int) -> tuple[Any, int]:
+    """In a process of its own: store an episode, then all others, and print what these took."""
+    with ExitStack() as ends:
         if side == PLAIN:
-            return store_plainly(Path(path), transitions, episode)
-        return store_ours(env, words, Path(path), transitions, episode)
-
-    store(10)  # imports all that it takes
-    before, began = resident_bytes(), time.perf_counter()
-    kept, counted = store(count)
-    seconds = time.perf_counter() - began
-    print(f"{resident_bytes() - before} {counted} {seconds}", flush=True)
-    del kept
+            memory: Any = Stacks()
+            counted = 0
+        else:
+            slots = count + episode + count // episode + 10
+            memory, counted = ours(env, words, slots, ends)
+        before, began = 0, 0.0
+        for number, (obs, action, reward, next_obs) in enumerate(steps(path, count + episode)):
+            if number == episode:  # by now everything is there that storing makes use of
+                before, began = resident_bytes(), time.perf_counter()
+            if number % episode == 0:
+                memory.begin(obs, copy=0)
+            last = number % episode == episode - 1
+            memory.add(action, reward, next_obs, terminated=False, truncated=last, copy=0)
+        seconds = time.perf_counter() - began
+        taken = resident_bytes() - before
+        print(f"{taken} {counted or memory.counted} {seconds}", flush=True)
 
 
 def measure(config: BenchmarkConfig) -> list[turns.Row]:
@@ -144,7 +157,7 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
     for side, (taken, counted, seconds) in found.items():
         each = taken / count
         note = (
-            f"counted {counted:,.0f}; a million: {each / 1e3:.1f} GB; "
+            f"uncompressed it counts {counted:,.0f}; a million: {each / 1e3:.1f} GB; "
             f"storing one took {1e6 * seconds / count:.0f} us"
         )
         ratio = None if side == turns.OURS else taken / found[turns.OURS][0]
