@@ -2,9 +2,9 @@
 
 `python benchmarks/checkpoint.py` prints a Markdown table; `runs=[drm:dog_run,td3:Hopper-v5]` says
 of which runs, each with its own settings, `capacity=` of how big a replay (the whole of it is
-written once, in `folder=`, for comparison). Between two checkpoints at the default interval the
-replay gets new transitions of random numbers. The share is of the time that this machine takes for
-the steps and updates of an interval, timed in the same run.
+written once, in `folder=`, for comparison), `json=FILE` keeps the numbers. Between two checkpoints
+at the default interval the replay gets new transitions of random numbers. The share is of the time
+that this machine takes for the steps and updates of an interval, timed in the same run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import turns
 
 from rlearly import checkpoint, compose, envs, machine
 from rlearly.config import ConfigError, from_words, setting
@@ -38,6 +39,7 @@ class BenchmarkConfig:
     folder: str | None = setting(None, "where checkpoints are written; null: a temporary folder")
     load: bool = setting(True, "load it too, which takes as much memory as the replay")
     threads: int = setting(1, "CPU threads", at_least=1)
+    json: str | None = setting(None, "a file for the numbers")
 
 
 def fill(replay: Replay, rows: int, generator: np.random.Generator) -> None:
@@ -59,7 +61,8 @@ def written_bytes(folder: Path, since: set[str]) -> int:
     return sum(f.stat().st_size for f in files)
 
 
-def measure(name: str, asked: BenchmarkConfig, folder: Path) -> str:
+def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[turns.Row]]:
+    """A line of the table, and what a checkpoint takes beside one that writes all anew."""
     agent_name, env_name = name.split(":")
     config = compose.compose(
         [f"agent={agent_name}", f"env={env_name}", f"replay.capacity={asked.capacity}"]
@@ -106,19 +109,25 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> str:
     new = statistics.median(timed["new"])
     share = new / (rows * seconds_a_step)
     whole = asked.capacity * layout.transition_bytes
-    return (
+    once, unit = timed["whole"][0], "checkpoints/s"
+    kept = [
+        turns.Row(name, "all of it written", asked.threads, 1 / once, unit, ratio=once / new),
+        turns.Row(name, turns.OURS, asked.threads, 1 / new, unit),
+    ]
+    line = (
         f"| {agent_name} on {env_name} | {machine.gigabytes(whole)} | {timed['whole'][0]:.2f} | "
         f"{machine.gigabytes(sizes)} | {new:.2f} | {timed['whole'][0] / new:.1f} | "
         f"{statistics.median(timed['quick']):.2f} | {rows * seconds_a_step:,.0f} | {share:.3%} | "
         f"{loading:.2f} |"
     )
+    return line, kept
 
 
 def main() -> int:
     try:
         asked = from_words(BenchmarkConfig(), sys.argv[1:])
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(f"benchmarks/checkpoint.py: {error}", file=sys.stderr)
         return 2
     machine.settle(asked.threads)
     print(
@@ -126,13 +135,18 @@ def main() -> int:
         "without transitions, s | an interval takes, s | share | verified and loaded, s |\n"
         "|---|---|---|---|---|---|---|---|---|---|"
     )
+    rows: list[turns.Row] = []
     for name in asked.runs:
         place = Path(asked.folder or tempfile.mkdtemp()) / name.replace(":", "-")
         place.mkdir(parents=True)
         try:
-            print(measure(name, asked, place), flush=True)
+            line, found = measure(name, asked, place)
         finally:
             shutil.rmtree(place)
+        print(line, flush=True)
+        rows += found
+    if asked.json:
+        turns.keep(asked.json, rows)
     return 0
 
 

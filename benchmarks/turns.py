@@ -119,6 +119,11 @@ def compare(
     return [row(own, name) for own in ours for name in (own, *others)]
 
 
+def given(**settings: object) -> list[str]:
+    """`key=value` words for those settings that are not None."""
+    return [f"{key}={value}".lower() for key, value in settings.items() if value is not None]
+
+
 def show(rows: Iterable[Row]) -> str:
     """Rows of a Markdown table whose head is HEAD."""
     return "\n".join(

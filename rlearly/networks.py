@@ -9,11 +9,10 @@ from typing import Any, cast
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from rlearly.augment import centred
 from rlearly.products import linear
-from rlearly.units import CReLU, Recording, Stack
+from rlearly.units import CReLU, Recording, Stack, skip_init
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from rlearly.products import layers_of, stacked
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class CReLU(nn.Module):
@@ -315,3 +316,15 @@ def spectral_layers(network: nn.Module) -> list[SpectralLinear]:
 def injected_heads(network: nn.Module) -> list[Injected]:
     """The heads that can take an injection, or have."""
     return [m for m in network.modules() if isinstance(m, Injected)]
+
+
+def skip_init(kind: Callable[..., Layer], *arguments: Any, **words: Any) -> Layer:
+    """A layer whose weights nothing has drawn yet: they are whatever lay in their memory.
+
+    As torch.nn.utils.skip_init, which imports a computer algebra system on its way, and so
+    makes the first step of every run half a second later.
+    """
+    layer = kind(*arguments, device="meta", **words)
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
+    return layer

@@ -1,11 +1,13 @@
 """Who may import whom."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY, TINY_STATE
 
 PACKAGE = Path(__file__).parents[1] / "rlearly"
 COMMANDS = {"train", "evaluate", "doctor", "help", "teacher", "report", "sweep"}
@@ -64,3 +66,27 @@ def test_help_imports_neither_torch_nor_mujoco():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=PACKAGE.parent)
     assert done.returncode == 0 and b"Agents" in done.stdout
+
+
+NOT_FOR_LEARNING = ("sympy", "torch._dynamo", "matplotlib", "wandb", "dm_control", "scipy", "h5py")
+"""What takes a start-up its seconds, and no run needs unless it asks for it."""
+
+
+@pytest.mark.parametrize("words", [TINY_STATE["td3"], [*TINY, "agent=drm"]], ids=["td3", "drm"])
+def test_a_run_learns_without_importing_what_it_does_not_use(words, tmp_path):
+    script = (
+        "import sys; from rlearly.train import main; "
+        f"status = main([*sys.argv[1:], 'train_frames=110', 'run_dir={tmp_path / 'run'}']); "
+        f"print([m for m in {NOT_FOR_LEARNING} if m in sys.modules], file=sys.stderr); "
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert " 0 updates" not in done.stdout
+    assert done.stderr.splitlines()[-1] == "[]"

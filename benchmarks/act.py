@@ -1,0 +1,180 @@
+"""Actions a second, from one observation each, beside plain networks and Stable-Baselines3.
+
+`python benchmarks/act.py` prints a Markdown table; `agents=[td3,drm]`, `threads=` and `rounds=` say
+what and how long, `json=FILE` keeps the numbers; `precision=` and `compile=` go to rlearly alone.
+Each side acts as it does when it explores in training, from a numpy observation to a numpy action:
+rlearly by `Agent.act`, `plain` through the networks of plain.py and plain_loops.py in eager torch
+(PPO's gives the log-probability and value too, as the usual loop stores them at each step),
+Stable-Baselines3 by `predict`. Sizes are dog_run's (9x84x84, 38 actions) and HalfCheetah's (17, 6).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import turns
+
+from rlearly.config import ConfigError, from_words, setting
+
+SB3 = "Stable-Baselines3"
+STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
+LATE_STEP = 10**6
+"""An agent step at which every agent acts by its policy."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured."""
+
+    agents: list[str] = field(default_factory=lambda: [*STATE, *VISUAL])
+    threads: int = setting(1, "CPU threads of each side", at_least=1)
+    rounds: int = setting(9, "turns of each side", at_least=1)
+    times: int = setting(0, "actions in a turn; 0: 1000, from images 100", at_least=0)
+    precision: str | None = setting(None, "rlearly's")
+    compile: bool | None = setting(None, "rlearly's")
+    json: str | None = setting(None, "a file for the numbers")
+
+
+def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
+    """One action when called, always from the same observation."""
+    import numpy as np
+    import torch
+
+    from rlearly import machine
+
+    agent, *words = case.split()
+    random = np.random.default_rng(0)
+    torch.manual_seed(0)
+    if agent in VISUAL:
+        obs = random.integers(0, 256, (9, 84, 84), dtype=np.uint8)
+    else:
+        obs = random.normal(size=17).astype(np.float32)
+    if side == turns.OURS:
+        machine.settle(threads)
+    torch.set_num_threads(threads)
+    if side == turns.OURS:
+        learner = ours(agent, words)
+        return lambda: learner.act(obs[None], step=LATE_STEP, explore=True)
+    if side == SB3:
+        learner = stable_baselines(agent)
+        return lambda: learner.predict(obs)
+    return plainly(agent, obs)
+
+
+def env_of(agent: str) -> str:
+    return "dog_run" if agent in VISUAL else "HalfCheetah-v5"
+
+
+def ours(agent: str, words: list[str]) -> Any:
+    """An agent of the size that its task gives it, with no env made."""
+    import numpy as np
+    from gymnasium.spaces import Box
+
+    from rlearly import compose, machine
+    from rlearly.types import EnvSpec
+
+    if agent in VISUAL:
+        spec = EnvSpec(Box(0, 255, (9, 84, 84), np.uint8), Box(-1, 1, (38,), np.float32), 2)
+    else:
+        spec = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)
+    config = compose.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
+    return compose.make_agent(config, spec, machine.choose_device("cpu"))
+
+
+def plainly(agent: str, obs: Any) -> Callable[[], Any]:
+    import plain
+    import plain_loops
+    import torch
+
+    if agent == "ppo":
+        learner: Any = plain_loops.PPO()
+
+        def act() -> Any:
+            action, density, _, value = learner.judge(torch.Tensor(obs[None]))
+            return action.numpy(), density, value
+
+    elif agent == "td3":
+        learner = plain.TD3()
+
+        def act() -> Any:
+            action = learner.actor(torch.Tensor(obs[None]))
+            action += torch.normal(0, torch.full((6,), 0.1))
+            return action.numpy().clip(-1, 1)
+
+    elif agent == "sac":
+        learner = plain.SAC()
+
+        def act() -> Any:
+            return learner.act(torch.Tensor(obs[None]))[0].numpy()
+
+    else:
+        learner = plain.Visual(drm=agent == "drm")
+
+        def act() -> Any:
+            features = learner.encoder(torch.as_tensor(obs).unsqueeze(0))
+            return learner.sample(learner.actor(features), 0.2).numpy()
+
+    return torch.no_grad()(act)
+
+
+def stable_baselines(agent: str) -> Any:
+    import gymnasium
+    import numpy as np
+    import stable_baselines3
+    from gymnasium.spaces import Box
+
+    class Sized(gymnasium.Env):
+        """Nothing but spaces."""
+
+        observation_space = Box(-np.inf, np.inf, (17,), np.float32)
+        action_space = Box(-1, 1, (6,), np.float32)
+
+    kinds = {"td3": "TD3", "sac": "SAC", "ppo": "PPO"}
+    words = {} if agent == "ppo" else {"policy_kwargs": {"net_arch": [256, 256]}}
+    return getattr(stable_baselines3, kinds[agent])("MlpPolicy", Sized(), device="cpu", **words)
+
+
+def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
+    return turns.compare(
+        __file__,
+        " ".join([agent, *turns.given(precision=config.precision, compile=config.compile)]),
+        ["plain", *([SB3] if agent in STATE else []), turns.OURS],
+        threads=config.threads,
+        rounds=config.rounds,
+        times=config.times or (100 if agent in VISUAL else 1000),
+        unit="actions/s",
+    )
+
+
+def main() -> int:
+    if turns.serve(prepare):
+        return 0
+    from rlearly import compose
+
+    try:
+        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        for agent in config.agents:
+            if agent not in STATE + VISUAL:
+                known = ", ".join(STATE + VISUAL)
+                raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
+            words = turns.given(precision=config.precision, compile=config.compile)
+            compose.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
+    except ConfigError as error:
+        print(f"benchmarks/act.py: {error}", file=sys.stderr)
+        return 2
+    print(turns.HEAD)
+    rows = []
+    for agent in config.agents:
+        found = measure(agent, config)
+        print(turns.show(found), flush=True)
+        rows += found
+    if config.json:
+        turns.keep(config.json, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Every benchmark that keeps ratios, one after the other, and the picture of their history.
+
+`python benchmarks/all.py` writes one JSON file for each and the commit into `folder=`, then draws
+all that lies there (history.py). `only=[act,loop]` says which; `dry_run=true` prints the commands.
+Let nothing else run meanwhile: it takes most of an hour. A script that fails is told of at the end.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import history
+
+from rlearly.config import ConfigError, as_shell, from_words, setting
+
+HERE = Path(__file__).parent
+RUNS = {
+    "update-visual": ["update.py", "agents=[drm,drqv2]", "threads=2"],
+    "update-state": ["update.py", "agents=[td3,sac]"],
+    "act": ["act.py"],
+    "loop": ["loop.py"],
+    "loop-bf16": ["loop.py", "agents=[td3,sac,drm]", "precision=bf16"],
+    "replay": ["replay.py"],
+    "env": ["env.py"],
+    "memory": ["memory.py"],
+    "checkpoint": ["checkpoint.py", "runs=[td3:Hopper-v5]"],
+    "startup": ["startup.py"],
+}
+"""What a file of numbers is called -> a script and its words."""
+
+
+@dataclass(frozen=True)
+class AllConfig:
+    """What is run."""
+
+    folder: str = setting(str(history.FOLDER), "for the JSON files and the picture")
+    only: list[str] = field(default_factory=lambda: list(RUNS))
+    dry_run: bool = setting(False, "only print the commands")
+
+
+def commit() -> str:
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=HERE).stdout.strip()
+
+
+def main() -> int:
+    try:
+        config = from_words(AllConfig(), sys.argv[1:])
+        for name in config.only:
+            if name not in RUNS:
+                raise ConfigError(f"only: expected some of {', '.join(RUNS)}, received {name!r}.")
+    except ConfigError as error:
+        print(f"benchmarks/all.py: {error}", file=sys.stderr)
+        return 2
+    folder, now = Path(config.folder).absolute(), commit()
+    failed = []
+    for name in config.only:
+        script, *words = RUNS[name]
+        words = [f"benchmarks/{script}", *words, f"json={folder / f'{name}-{now}.json'}"]
+        print(f"$ {as_shell(['python', *words])}", flush=True)
+        if config.dry_run:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        status = subprocess.run([sys.executable, *words], cwd=HERE.parent).returncode
+        print(f"({time.monotonic() - began:.0f} s)\n", flush=True)
+        if status:
+            failed.append(name)
+    if config.dry_run:
+        return 0
+    if failed:
+        print(f"benchmarks/all.py: failed: {', '.join(failed)}", file=sys.stderr)
+    return history.main([f"folder={folder}"]) or int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

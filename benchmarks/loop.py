@@ -1,0 +1,284 @@
+"""Env steps a second of whole loops while they learn, beside plain loops and Stable-Baselines3.
+
+`python benchmarks/loop.py` prints a Markdown table; `agents=[td3,drm]` says which, `env=` and
+`visual_env=` where, `threads=`, `rounds=` and `slices=` how long, `json=FILE` keeps the numbers.
+`precision=`, `compile=` and whatever else stands in `words=['num_envs=4']` go to rlearly's config
+and to nobody else's. Every side steps the same env with the same hyper-parameters, batch 256, an
+update at every step (of images at every second one; PPO: 2048 steps, then 10 epochs of 32
+minibatches), logs as it usually does, and has begun to learn before it is timed. rlearly's side is
+the real one: `compose.build` with all sinks, without evaluations, videos and checkpoints.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import turns
+
+from rlearly.config import ConfigError, from_words, setting
+
+SB3 = "Stable-Baselines3"
+MEMORY_KEPT = "plain, memory kept"
+STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
+UNIT_STEPS = {"td3": 50, "sac": 50, "ppo": 2048, "drm": 2, "drqv2": 2}
+"""Agent steps of a unit of work: PPO's is a rollout, and an image agent's has one update."""
+
+SLICES = {"td3": 4, "sac": 4, "ppo": 1, "drm": 1, "drqv2": 1}
+STARTS_STEPS = {"td3": 500, "sac": 500, "drm": 20, "drqv2": 20}
+"""Random steps before learning."""
+
+PPO_STEPS = 10**7
+"""The run in which the learning rate would fall to 0."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured."""
+
+    agents: list[str] = field(default_factory=lambda: [*STATE, "drm"])
+    env: str = setting("HalfCheetah-v5", "of agents that see states")
+    visual_env: str = setting("dog_run", "of agents that see images")
+    threads: int = setting(1, "CPU threads of each side", at_least=1)
+    rounds: int = setting(5, "turns of each side", at_least=1)
+    slices: int = setting(0, "units of work in a turn; 0: a usual number", at_least=0)
+    precision: str | None = setting(None, "rlearly's")
+    compile: bool | None = setting(None, "rlearly's")
+    words: list[str] = field(default_factory=list)
+    json: str | None = setting(None, "a file for the numbers")
+
+
+# --- in the processes of the sides ---
+
+
+class SliceOver(Exception):
+    """As many steps are done as were asked for."""
+
+
+class SliceWatcher:
+    """Looks on as the training command's display does, and ends the run's slices.
+
+    What it raises comes after everything else of a step, so the next `run` goes on from there.
+    """
+
+    def __init__(self, train_frames: int):
+        from rich.console import Console
+
+        from rlearly.display import Display
+
+        self.display = Display(train_frames, Console(file=io.StringIO()))
+        self.until_steps = 0
+
+    def look(self, at: Any, updates: int, latest: Mapping[str, Any]) -> None:
+        self.display.look(at, updates, latest)
+        if at.steps >= self.until_steps:
+            raise SliceOver
+
+    def say(self, text: str) -> None:
+        """Nobody listens."""
+
+
+def build(
+    agent: str, env: str, words: list[str], threads: int, folder: Path
+) -> tuple[Any, Callable[[int], None]]:
+    """rlearly's loop with all that a run has, and what steps it on by so many steps."""
+    from rlearly import compose, machine, train
+    from rlearly.sinks import TensorBoard
+
+    usual = ["eval_every_frames=0", "checkpoint_every_frames=0", "video_size=0", "device=cpu"]
+    if agent in STATE:
+        usual += [f"train_frames={PPO_STEPS}"]
+    else:
+        usual += ["replay.capacity=20000", f"seed_frames={2 * STARTS_STEPS[agent]}"]
+        usual += [f"agent.exploration_steps={STARTS_STEPS[agent]}"]
+    if agent in ("td3", "sac"):
+        usual += [f"agent.learning_starts_steps={STARTS_STEPS[agent]}"]
+    config = compose.compose([f"agent={agent}", f"env={env}", *usual, *words])
+    machine.settle(threads)
+    watcher = SliceWatcher(config.train_frames)
+    events = TensorBoard(folder / "events")
+    loop = compose.build(
+        config,
+        folder,
+        make_sinks=lambda: train.make_sinks(config, folder, events),
+        watcher=watcher,
+        device=machine.choose_device("cpu"),
+    )
+
+    def advance(steps: int) -> None:
+        watcher.until_steps = loop.at.steps + steps
+        try:
+            loop.run()
+        except SliceOver:
+            return
+        raise SystemExit("benchmarks/loop.py: the run has ended before the measurement")
+
+    return loop, advance
+
+
+def plainly(agent: str, env: str, folder: Path) -> Any:
+    import plain_loops
+
+    loop: Iterator[None]
+    if agent == "ppo":
+        loop = plain_loops.ppo(env, folder=folder, train_steps=PPO_STEPS)
+    elif agent in STATE:
+        starts = STARTS_STEPS[agent]
+        loop = plain_loops.off_policy(agent, env, starts_steps=starts, folder=folder)
+    else:
+        from rlearly import compose
+
+        feature_dim = compose.compose([f"agent={agent}", f"env={env}"]).agent.feature_dim
+        loop = plain_loops.visual(
+            agent,
+            env,
+            starts_steps=STARTS_STEPS[agent],
+            feature_dim=feature_dim,
+            folder=folder,
+        )
+
+    def advance(steps: int) -> None:
+        for _ in range(steps):
+            next(loop)
+
+    return advance
+
+
+def stable_baselines(agent: str, env: str) -> Any:
+    import gymnasium
+    import numpy as np
+    import stable_baselines3
+    from stable_baselines3.common.noise import NormalActionNoise
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    kind = {
+        "td3": stable_baselines3.TD3,
+        "sac": stable_baselines3.SAC,
+        "ppo": stable_baselines3.PPO,
+    }[agent]
+    made = gymnasium.make(env)
+    words: dict[str, Any] = {"device": "cpu", "learning_rate": 3e-4}
+    if agent == "ppo":
+        vector = DummyVecEnv([lambda: gymnasium.wrappers.RecordEpisodeStatistics(made)])
+        words["env"] = VecNormalize(vector, gamma=0.99)
+    else:
+        words |= {"env": made, "batch_size": 256, "learning_starts": STARTS_STEPS[agent]}
+        words |= {"train_freq": 1, "gradient_steps": 1, "policy_kwargs": {"net_arch": [256, 256]}}
+    if agent == "td3":
+        size = np.ones(made.action_space.shape or ())
+        words["action_noise"] = NormalActionNoise(0.0 * size, 0.1 * size)
+    learner = kind("MlpPolicy", **words)
+    return lambda steps: learner.learn(steps, reset_num_timesteps=False, log_interval=1)
+
+
+def prepare_env_libraries() -> None:
+    """Choose what draws, and keep warnings about models that are not ours off the screen."""
+    from rlearly.envs.rendering import choose_backend
+
+    choose_backend()
+    mujoco: Any = importlib.import_module("mujoco")
+    mujoco.set_mju_user_warning(lambda text: None)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[], Any]:
+    """A unit of one side's loop when called, past the beginning of learning.
+
+    `ends`: gets what is to be closed when nothing more is asked for.
+    """
+    import torch
+
+    from rlearly import machine
+
+    name, *words = case.split()
+    agent, env = name.split(":")
+    torch.manual_seed(0)
+    folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
+    prepare_env_libraries()
+    if side == MEMORY_KEPT:
+        machine.settle(threads)
+    torch.set_num_threads(threads)
+    if side == turns.OURS:
+        loop, advance = build(agent, env, words, threads, folder)
+        ends.callback(loop.close)
+    elif side == SB3:
+        advance = stable_baselines(agent, env)
+    else:
+        advance = plainly(agent, env, folder)
+    unit = UNIT_STEPS[agent]
+    if agent in STARTS_STEPS:
+        advance(STARTS_STEPS[agent] + unit)
+    return lambda: advance(unit)
+
+
+# --- in the one that is run ---
+
+
+def words_of(config: BenchmarkConfig) -> list[str]:
+    """What is said to rlearly alone."""
+    return [*turns.given(precision=config.precision, compile=config.compile), *config.words]
+
+
+def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
+    images = agent in VISUAL
+    env = config.visual_env if images else config.env
+    return turns.compare(
+        __file__,
+        " ".join([f"{agent}:{env}", *words_of(config)]),
+        ["plain", MEMORY_KEPT if images else SB3, turns.OURS],
+        threads=config.threads,
+        rounds=config.rounds,
+        times=config.slices or SLICES[agent],
+        unit="agent steps/s",
+        units_each=UNIT_STEPS[agent],
+    )
+
+
+def main() -> int:
+    with ExitStack() as ends:
+        if turns.serve(partial(prepare, ends=ends)):
+            return 0
+    try:
+        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        check(config)
+    except ConfigError as error:
+        print(f"benchmarks/loop.py: {error}", file=sys.stderr)
+        return 2
+    print(turns.HEAD)
+    rows = []
+    for agent in config.agents:
+        found = measure(agent, config)
+        print(turns.show(found), flush=True)
+        rows += found
+    if config.json:
+        turns.keep(config.json, rows)
+    return 0
+
+
+def check(config: BenchmarkConfig) -> None:
+    """Whether all agents are known and rlearly takes the words that are meant for it.
+
+    Raises:
+        ConfigError: they are not, or it does not.
+    """
+    from rlearly import compose
+
+    for agent in config.agents:
+        if agent not in STATE + VISUAL:
+            known = ", ".join(STATE + VISUAL)
+            raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
+        env = config.visual_env if agent in VISUAL else config.env
+        compose.compose([f"agent={agent}", f"env={env}", *words_of(config)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Bytes that a stored image transition takes, beside a plain list of stacked observations.
+
+`python benchmarks/memory.py` prints a Markdown table; `env=` says whose images, `transitions=` how
+many are stored, `words=['replay.compression=zstd']` goes to rlearly's config, `json=FILE` keeps the
+numbers. One episode of `episode_steps` random actions is drawn once; it is then stored again and
+again until there are enough, by a process for each side, whose resident memory before and after
+tells what they took. rlearly's replay is its config's; the plain one is a list with each step's
+stack, action, reward and discount, as the official code keeps and saves them. What a million would
+take is an extrapolation from the measured; what a transition counts is the sum of its arrays.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import turns
+
+from rlearly.config import ConfigError, from_words, setting
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured."""
+
+    env: str = setting("dog_run", "whose images")
+    transitions: int = setting(5000, "stored by each side", at_least=10)
+    episode_steps: int = setting(250, "of the episode that is drawn once", at_least=5)
+    words: list[str] = field(default_factory=list)
+    json: str | None = setting(None, "a file for the numbers")
+
+
+def composed(env: str, words: list[str]) -> Any:
+    from rlearly import compose
+
+    return compose.compose(
+        ["agent=drm", f"env={env}", "obs=pixels", "train_frames=1000000000", *words]
+    )
+
+
+def draw(config: BenchmarkConfig, path: Path) -> None:
+    """Write the observations, actions and rewards of one episode."""
+    from rlearly import compose
+
+    env = compose.make_env(composed(config.env, config.words))
+    env.action_space.seed(0)
+    obs, _ = env.reset(seed=0)
+    seen, actions, rewards = [obs], [], []
+    for _ in range(config.episode_steps):
+        actions.append(env.action_space.sample())
+        obs, reward, *_ = env.step(actions[-1])
+        seen.append(obs)
+        rewards.append(float(reward))
+    env.close()
+    np.savez(path, obs=np.array(seen), actions=np.array(actions), rewards=np.array(rewards))
+
+
+def steps(path: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, float, np.ndarray]]:
+    """The episode's steps (obs, action, reward, next obs), over and over, `count` of them."""
+    with np.load(path) as saved:
+        obs, actions, rewards = saved["obs"], saved["actions"], saved["rewards"]
+    for number in range(count):
+        at = number % len(actions)
+        yield obs[at], actions[at], float(rewards[at]), obs[at + 1]
+
+
+class Stacks:
+    """The plain side: a list of every step's stack, action, reward and discount."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Any, ...]] = []
+        self.counted = 0
+
+    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+        self.first = obs.copy()
+
+    def add(self, action: np.ndarray, reward: float, next_obs: np.ndarray, **_: Any) -> None:
+        if self.first is not None:
+            nothing = np.zeros_like(action)
+            self.kept.append((self.first, nothing, np.float32(0), np.float32(1)))
+            self.first = None
+        self.kept.append((next_obs.copy(), action.copy(), np.float32(reward), np.float32(1)))
+        self.counted = sum(part.nbytes for part in self.kept[-1])
+
+
+def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[Any, int]:
+    """The memory of a run that could begin now, and what a transition counts uncompressed."""
+    import loop as loops
+
+    from rlearly import compose, envs
+
+    loops.prepare_env_libraries()
+    words = ["obs=pixels", f"replay.capacity={capacity}", *words]
+    folder = ends.enter_context(tempfile.TemporaryDirectory())
+    loop, _ = loops.build("drm", env, words, 1, Path(folder))
+    ends.callback(loop.close)
+    config = composed(env, words)
+    spec = envs.spec_of(loop.envs[0], config.env)
+    return loop.memory, compose.layout_of(config, spec).transition_bytes
+
+
+def resident_bytes() -> int:
+    import psutil
+
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+def fill(side: str, env: str, path: str, count: int, episode: int, words: list[str]) -> None:
+    """In a process of its own: store an episode, then all others, and print what these took."""
+    with ExitStack() as ends:
+        if side == PLAIN:
+            memory: Any = Stacks()
+            counted = 0
+        else:
+            slots = count + episode + count // episode + 10
+            memory, counted = ours(env, words, slots, ends)
+        before, began = 0, 0.0
+        for number, (obs, action, reward, next_obs) in enumerate(steps(path, count + episode)):
+            if number == episode:  # by now everything is there that storing makes use of
+                before, began = resident_bytes(), time.perf_counter()
+            if number % episode == 0:
+                memory.begin(obs, copy=0)
+            last = number % episode == episode - 1
+            memory.add(action, reward, next_obs, terminated=False, truncated=last, copy=0)
+        seconds = time.perf_counter() - began
+        taken = resident_bytes() - before
+        print(f"{taken} {counted or memory.counted} {seconds}", flush=True)
+
+
+def measure(config: BenchmarkConfig) -> list[turns.Row]:
+    episode, count = config.episode_steps, config.transitions
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "episode.npz"
+        draw(config, path)
+        found = {}
+        for side in (PLAIN, turns.OURS):
+            words = [side, config.env, str(path), str(count), str(episode), *config.words]
+            command = [sys.executable, "-W", "ignore", __file__, "--fill", *words]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+            if done.returncode:
+                raise SystemExit(f"the side {side!r} has ended; see above.")
+            found[side] = [float(word) for word in done.stdout.splitlines()[-1].split()]
+    rows = []
+    for side, (taken, counted, seconds) in found.items():
+        each = taken / count
+        note = (
+            f"uncompressed it counts {counted:,.0f}; a million: {each / 1e3:.1f} GB; "
+            f"storing one took {1e6 * seconds / count:.0f} us"
+        )
+        ratio = None if side == turns.OURS else taken / found[turns.OURS][0]
+        case = " ".join([config.env, *config.words])
+        rows.append(turns.Row(case, side, 1, each, "bytes", ratio, note))
+    return rows
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--fill"]:
+        side, env, path, count, episode, *words = sys.argv[2:]
+        fill(side, env, path, int(count), int(episode), words)
+        return 0
+    try:
+        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        composed(config.env, config.words)
+    except ConfigError as error:
+        print(f"benchmarks/memory.py: {error}", file=sys.stderr)
+        return 2
+    rows = measure(config)
+    print(turns.HEAD.replace("rate", "a transition").replace("faster", "smaller"))
+    print(turns.show(rows))
+    if config.json:
+        turns.keep(config.json, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
