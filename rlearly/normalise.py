@@ -22,10 +22,13 @@ class Moments:
     def update(self, batch: np.ndarray) -> None:
         """See samples [B, *shape] (Chan et al. 1979, the parallel form)."""
         size = len(batch)
-        mean = batch.mean(axis=0, dtype=np.float64)
-        away = mean - self.mean
         count = self.count + size
-        squares = self.variance * self.count + batch.var(axis=0, dtype=np.float64) * size
+        squares = self.variance * self.count
+        if size == 1:  # is its own mean, and has no variance
+            away = batch[0] - self.mean
+        else:
+            away = batch.mean(axis=0, dtype=np.float64) - self.mean
+            squares += batch.var(axis=0, dtype=np.float64) * size
         squares += away * away * (self.count * size / count)
         self.mean = self.mean + away * (size / count)
         self.variance = squares / count

@@ -15,12 +15,12 @@ from rlearly.config import ConfigError, setting
 from rlearly.distributions import HALF_LOG_TAU
 from rlearly.interventions import Intervention
 from rlearly.networks import GaussianActor, StateValue, layers
-from rlearly.units import Recording
 from rlearly.normalise import Moments
 from rlearly.optim import adam, descend
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 from rlearly.types import EnvSpec, Metrics, Rollout
+from rlearly.units import Recording
 
 PIXELS = False
 """Observes pixels where an env offers them and nothing else is asked for."""
@@ -220,12 +220,11 @@ class PPO:
         """Rewards [T, N] over the running spread of the discounted return, within +-CUT."""
         steps, copies = batch.reward.shape
         running = np.zeros(copies) if self.returns is None else self.returns
-        returns = np.empty((steps, copies))
         over = batch.terminated | batch.truncated
-        for t in range(steps):
-            returns[t] = running = running * self.config.discount + batch.reward[t]
-            running = np.where(over[t], 0.0, running)
-        self.returns = running
+        keep = np.full((steps, copies), self.config.discount)
+        keep[1:] *= ~over[:-1]
+        returns = _summed(batch.reward, keep, running)
+        self.returns = np.where(over[-1], 0.0, returns[-1])
         variance = self.paid.update_in_order(returns)
         return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CUT, CUT)
 
@@ -328,15 +327,27 @@ def advantages(
     """
     error = reward + discount * next_value * ~terminated - value
     keep = discount * gae_lambda * ~(terminated | truncated)
-    total = np.empty_like(error)
-    running = np.zeros(error.shape[1])
-    for t in range(len(error) - 1, -1, -1):
-        total[t] = running = error[t] + keep[t] * running
-    return total
+    return _summed(error[::-1], keep[::-1], np.zeros(error.shape[1]))[::-1]
+
+
+def _summed(terms: np.ndarray, keep: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """y [T, N] with y[t] = terms[t] + keep[t] * y[t - 1], where y[-1] is `before` [N].
+
+    In Python's numbers, a column at a time: they are float64 too, and numpy would take ten times
+    as long for a row of one.
+    """
+    sums = np.empty(terms.shape)
+    for copy, total in enumerate(before.tolist()):
+        column = []
+        for term, share in zip(terms[:, copy].tolist(), keep[:, copy].tolist(), strict=True):
+            total = term + share * total
+            column.append(total)
+        sums[:, copy] = column
+    return sums
 
 
 def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
-    """Orthogonal weights of gain sqrt(2), in the last layer 1 (critic) or 0.01 (actor); no biases."""
+    """Orthogonal weights of gain sqrt(2), in the last layer 1 or 0.01 (actor); no biases."""
     last_gain = 0.01 if name == "actor" else 1.0
     for head in (m for m in network.modules() if isinstance(m, Recording)):
         *hidden, last = (layer for layer in layers(head) if isinstance(layer, nn.Linear))
