@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlearly.acting import Forward, forward_of
 from rlearly.body import Body, Growth
 from rlearly.config import ConfigError, setting
 from rlearly.distributions import HALF_LOG_TAU
@@ -132,7 +134,14 @@ class PPO:
 
     # --- acting ---
 
-    @torch.no_grad()
+    @cached_property
+    def _mean(self) -> Forward:
+        return forward_of(self.actor.policy)
+
+    @cached_property
+    def _value(self) -> Forward:
+        return forward_of(self.critic.v)
+
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or its
         mean, cut to [-1, 1]."""
@@ -140,22 +149,23 @@ class PPO:
         if explore:
             self.seen.update(flat)
         normal = self._normal(flat)
-        mean, log_std = (t.cpu() for t in self.actor(torch.from_numpy(normal).to(self.device)))
+        mean = self._mean(normal)
         if not explore:
-            return mean.clamp(-1.0, 1.0).numpy()
+            return mean.clip(-1.0, 1.0)
         self.acted.append(normal)
-        drawn = torch.randn(mean.shape, generator=self.generators["exploration"])
-        return (mean + log_std.exp() * drawn).numpy()
+        drawn = torch.randn(mean.shape, generator=self.generators["exploration"]).numpy()
+        drawn *= np.exp(self.actor.log_std.detach().cpu().numpy())
+        return np.add(mean, drawn, out=mean)
 
-    @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of normalised reward."""
-        normal = self._normal(obs.reshape(len(obs), -1))
-        return self.critic(torch.from_numpy(normal).to(self.device)).cpu().numpy()
+        return self._value(self._normal(obs.reshape(len(obs), -1)))[:, 0]
 
     def _normal(self, flat: np.ndarray) -> np.ndarray:
-        normal = (flat - self.seen.mean) / np.sqrt(self.seen.variance + 1e-8)
-        return np.clip(normal, -CUT, CUT).astype(np.float32)
+        normal = flat - self.seen.mean
+        normal /= np.sqrt(self.seen.variance + 1e-8)
+        np.minimum(np.maximum(normal, -CUT, out=normal), CUT, out=normal)
+        return normal.astype(np.float32)
 
     # --- learning ---
 
