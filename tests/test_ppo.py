@@ -210,17 +210,25 @@ def test_one_update_equals_the_formula(state_spec):
         assert torch.allclose(p.double(), weight - 5e-4 * change, atol=2e-5)
 
 
-def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec):
+@pytest.mark.parametrize("by", ["closed form", "autograd"])
+def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec, by):
     agent = make(state_spec, epochs=3, minibatches=4, rollout_steps=9)
     sizes, seen = [], []
-    loss = agent._loss
+    loss, differentiate = agent._loss, agent.closed_form.differentiate
 
     def noted(obs, action, *rest):
         sizes.append(len(obs))
         seen.extend(action[:, 0].tolist())
         return loss(obs, action, *rest)
 
-    agent._loss = noted
+    def noted_rows(rows, *rest):
+        sizes.append(len(rows))
+        seen.extend(rows.action[0].tolist())
+        differentiate(rows, *rest)
+
+    agent._loss, agent.closed_form.differentiate = noted, noted_rows
+    if by == "autograd":
+        agent.closed_form = None
     rollout = random_rollout(agent, state_spec, steps=9, copies=2)
     agent.update(rollout, step=0)
     assert sizes == [5, 5, 4, 4] * 3

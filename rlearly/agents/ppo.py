@@ -14,13 +14,21 @@ from torch import Tensor, nn
 from rlearly.acting import Forward, forward_of
 from rlearly.body import Body, Growth
 from rlearly.config import ConfigError, setting
-from rlearly.distributions import HALF_LOG_TAU
 from rlearly.interventions import Intervention
 from rlearly.networks import GaussianActor, StateValue, layers
 from rlearly.normalise import Moments
 from rlearly.optim import adam, descend
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
+from rlearly.surrogate import (
+    ClosedForm,
+    Rows,
+    Surrogate,
+    entropy,
+    gaussian,
+    minibatches,
+    normalised,
+)
 from rlearly.types import EnvSpec, Metrics, Rollout
 from rlearly.units import Recording
 
@@ -126,6 +134,15 @@ class PPO:
             gauge=gauge,
             on_policy=True,
         )
+        self.surrogate = Surrogate(
+            clip=config.clip,
+            clip_value=config.clip_value,
+            entropy_weight=config.entropy_weight,
+            value_weight=config.value_weight,
+        )
+        self.closed_form: ClosedForm | None = None
+        if ClosedForm.fits(self.actor, self.critic):
+            self.closed_form = ClosedForm(self.actor, self.critic, self.surrogate)
         self.seen = Moments((features,))
         self.paid = Moments(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
@@ -250,47 +267,64 @@ class PPO:
 
     def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
         """Every epoch's gradient steps; returns the means of their metrics."""
+        rows = None if self.closed_form is None else Rows.of(*data)
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
-            for rows in order.to(self.device).tensor_split(self.config.minibatches):
-                total, parts = self._loss(*(tensor[rows] for tensor in data))
-                descend(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
-                for name, part in parts.items():
-                    sums[name] = sums[name] + part if name in sums else part
+            parts = self._epoch(data, order) if rows is None else self._epoch_in_numpy(rows, order)
+            for name, part in parts.items():
+                sums[name] = sums[name] + part if name in sums else part
         count = self.config.epochs * self.config.minibatches
         return {name: value / count for name, value in sums.items()}
+
+    def _epoch(self, data: tuple[Tensor, ...], order: Tensor) -> dict[str, Tensor]:
+        """A gradient step a minibatch, by autograd; returns the sums of their metrics."""
+        sums: dict[str, Tensor] = {}
+        for rows in order.to(self.device).tensor_split(self.config.minibatches):
+            total, parts = self._loss(*(tensor[rows] for tensor in data))
+            descend(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
+            for name, part in parts.items():
+                sums[name] = sums[name] + part if name in sums else part
+        return sums
+
+    def _epoch_in_numpy(self, rows: Rows, order: Tensor) -> dict[str, Tensor]:
+        """The same by the closed form; metrics are worked out for all rows together."""
+        assert self.closed_form is not None
+        optimizer, log_std = self.optimizers["both"], self.actor.log_std.detach()
+        rows = rows.shuffled(order, self.config.minibatches)
+        log_prob, value, share = np.empty((3, len(rows)), np.float32)
+        log_stds = torch.empty(self.config.minibatches, len(log_std))
+        self.closed_form.begin()
+        with np.errstate(all="ignore"):  # numbers that are not finite are the loop's to refuse
+            for at, (start, end) in enumerate(minibatches(len(rows), self.config.minibatches)):
+                share[start:end] = 1 / (end - start)
+                log_stds[at] = log_std
+                self.closed_form.differentiate(
+                    rows.part(start, end), log_prob[start:end], value[start:end]
+                )
+                self.closed_form.clip_gradients(self.config.max_grad_norm)
+                optimizer.step()
+        found = map(torch.from_numpy, (log_prob, value))
+        terms = self.surrogate.terms(*found, **rows.as_tensors())
+        sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
+        return sums | {"policy/entropy": entropy(log_stds).sum()}
 
     def _loss(
         self, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one minibatch and its parts, detached; `gain` is the advantage [B]."""
-        config = self.config
-        target = gain + old_value
-        gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         mean, log_std = self.actor(obs)
-        log_prob, entropy = gaussian(mean, log_std, action)
-        log_ratio = log_prob - old_log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        policy_loss = -torch.min(gain * ratio, gain * clipped).mean()
-        value = self.critic(obs)
-        error = (value - target).square()
-        if config.clip_value:
-            near = old_value + (value - old_value).clamp(-config.clip, config.clip)
-            error = torch.max(error, (near - target).square())
-        value_loss = 0.5 * error.mean()
-        total = policy_loss - config.entropy_weight * entropy + config.value_weight * value_loss
-        with torch.no_grad():
-            moved = (ratio - 1).abs() > config.clip
-            parts = {
-                "loss/actor": policy_loss.detach(),
-                "loss/critic": value_loss.detach(),
-                "policy/entropy": entropy.detach(),
-                "policy/kl": (ratio - 1 - log_ratio).mean(),
-                "policy/clip_fraction": moved.float().mean(),
-            }
-        return total, parts
+        log_prob, spread = gaussian(mean, log_std, action)
+        terms = self.surrogate.terms(
+            log_prob,
+            self.critic(obs),
+            old_log_prob=old_log_prob,
+            old_value=old_value,
+            gain=normalised(gain),
+            target=gain + old_value,
+        )
+        parts = {name: term.mean() for name, term in terms.items()} | {"policy/entropy": spread}
+        return self.surrogate.total(parts), {name: part.detach() for name, part in parts.items()}
 
     # --- state ---
 
@@ -311,13 +345,6 @@ class PPO:
         self.returns = None if state["returns"] is None else np.array(state["returns"])
         self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
         self.learnt_steps = state["learnt_steps"]
-
-
-def gaussian(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [B] of actions [B, A] under N(mean [B, A], std [A]), and the entropy []."""
-    noise = (action - mean) / log_std.exp()
-    log_prob = (-0.5 * noise.square() - log_std - HALF_LOG_TAU).sum(-1)
-    return log_prob, (log_std + HALF_LOG_TAU + 0.5).sum()
 
 
 def advantages(
