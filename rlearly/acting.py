@@ -45,7 +45,7 @@ def forward_of(network: nn.Module) -> Forward:
     layers = plain_layers(network)
     if layers is None or any(p.device.type != "cpu" for p in network.parameters()):
         return Called(network)
-    return Stack(layers)
+    return InNumpy(layers)
 
 
 class Called:
@@ -60,7 +60,7 @@ class Called:
         return self.network(torch.from_numpy(rows).to(device)).cpu().numpy()
 
 
-class Stack:
+class InNumpy:
     """A plain stack on the CPU, evaluated row by row.
 
     A row's outputs are thus the same to the bit whatever rows are beside it, which products of
