@@ -274,6 +274,19 @@ def test_moments_are_those_of_everything_seen():
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4,), ()])
+def test_moments_of_rows_are_those_of_a_batch_of_them(shape):
+    """float32 rows with a large mean, one at a time, as a single copy of an env gives them."""
+    rows = np.random.default_rng(0).normal(1e3, 2, size=(500, *shape)).astype(np.float32)
+    one, two = Moments(shape), Moments(shape)
+    for row in rows:
+        one.update(row[None])
+    two.update(rows)
+    assert one.count == pytest.approx(two.count)
+    np.testing.assert_allclose(one.mean, two.mean, rtol=1e-12)
+    np.testing.assert_allclose(one.variance, two.variance, rtol=1e-9)
+
+
 def test_moments_in_order_are_those_after_each_row():
     rows = np.random.default_rng(0).normal(100, 2, size=(30, 3))
     one, two = Moments(()), Moments(())

@@ -170,19 +170,19 @@ class PPO:
         if not explore:
             return mean.clip(-1.0, 1.0)
         self.acted.append(normal)
-        drawn = torch.randn(mean.shape, generator=self.generators["exploration"]).numpy()
-        drawn *= np.exp(self.actor.log_std.detach().cpu().numpy())
-        return np.add(mean, drawn, out=mean)
+        noise = torch.randn(mean.shape, generator=self.generators["exploration"]).numpy()
+        noise *= np.exp(self.actor.log_std.numpy(force=True))
+        return np.add(mean, noise, out=noise)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of normalised reward."""
         return self._value(self._normal(obs.reshape(len(obs), -1)))[:, 0]
 
     def _normal(self, flat: np.ndarray) -> np.ndarray:
-        normal = flat - self.seen.mean
-        normal /= np.sqrt(self.seen.variance + 1e-8)
-        np.minimum(np.maximum(normal, -CUT, out=normal), CUT, out=normal)
-        return normal.astype(np.float32)
+        spread = self.seen.variance + 1e-8
+        normal = np.divide(flat - self.seen.mean, np.sqrt(spread, spread), dtype=np.float64)
+        np.maximum(normal, -CUT, out=normal)
+        return np.minimum(normal, CUT, out=normal).astype(np.float32)
 
     # --- learning ---
 
@@ -267,7 +267,10 @@ class PPO:
 
     def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
         """Every epoch's gradient steps; returns the means of their metrics."""
-        rows = None if self.closed_form is None else Rows.of(*data)
+        rows = None
+        if self.closed_form is not None:
+            self.closed_form.begin()
+            rows = Rows.of(*data)
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
@@ -290,11 +293,10 @@ class PPO:
     def _epoch_in_numpy(self, rows: Rows, order: Tensor) -> dict[str, Tensor]:
         """The same by the closed form; metrics are worked out for all rows together."""
         assert self.closed_form is not None
-        optimizer, log_std = self.optimizers["both"], self.actor.log_std.detach()
+        optimizer, log_std = self.optimizers["both"], self.actor.log_std.detach().numpy()
         rows = rows.shuffled(order, self.config.minibatches)
         log_prob, value, share = np.empty((3, len(rows)), np.float32)
-        log_stds = torch.empty(self.config.minibatches, len(log_std))
-        self.closed_form.begin()
+        log_stds = np.empty((self.config.minibatches, len(log_std)), np.float32)
         with np.errstate(all="ignore"):  # numbers that are not finite are the loop's to refuse
             for at, (start, end) in enumerate(minibatches(len(rows), self.config.minibatches)):
                 share[start:end] = 1 / (end - start)
@@ -307,7 +309,7 @@ class PPO:
         found = map(torch.from_numpy, (log_prob, value))
         terms = self.surrogate.terms(*found, **rows.as_tensors())
         sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
-        return sums | {"policy/entropy": entropy(log_stds).sum()}
+        return sums | {"policy/entropy": entropy(torch.from_numpy(log_stds)).sum()}
 
     def _loss(
         self, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
