@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import random_rollout
 
+from rlearly import threads
 from rlearly.agents import ppo
 from rlearly.interventions import (
     Injection,
@@ -221,3 +222,26 @@ def test_advantages_are_normalised_in_each_minibatch(state_spec):
         gain = data[4][order[start:end]].double()
         expected = (gain - gain.mean()) / gain.std()
         np.testing.assert_allclose(shuffled.part(start, end).gain, expected, atol=1e-5)
+
+
+def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, monkeypatch):
+    agent, before, seen = make(state_spec), torch.get_num_threads(), []
+    step, blas = agent.optimizers["both"].step, threads._numpys_threads()
+
+    def noted():
+        seen.append((torch.get_num_threads(), blas[0]() if blas else 1))
+        step()
+
+    agent.optimizers["both"].step = noted
+    try:
+        torch.set_num_threads(2)
+        with threads.one_thread():
+            pass
+        agent.update(random_rollout(agent, state_spec, steps=9), step=0)
+        assert set(seen) == {(1, 1)} and torch.get_num_threads() == 2
+        monkeypatch.setattr(ppo, "ONE_THREADS_WORK", 0)
+        seen.clear()
+        agent.update(random_rollout(agent, state_spec, steps=9), step=0)
+        assert {count for count, _ in seen} == {2}
+    finally:
+        torch.set_num_threads(before)

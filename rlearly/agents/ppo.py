@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,7 @@ from rlearly.surrogate import (
     minibatches,
     normalised,
 )
+from rlearly.threads import one_thread
 from rlearly.types import EnvSpec, Metrics, Rollout
 from rlearly.units import Recording
 
@@ -53,6 +55,10 @@ REFUSES = {
 
 CUT = 10.0
 """Normalised observations and rewards lie within +-CUT."""
+
+
+ONE_THREADS_WORK = 4_000_000
+"""Multiplications in the largest product of a minibatch up to which one thread learns."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,12 @@ class PPO:
         Raises:
             ValueError: it has another number of steps than were acted since the last one.
         """
+        rows = batch.reward.size // self.config.minibatches
+        small = rows * self.config.hidden_dim**2 <= ONE_THREADS_WORK
+        with one_thread() if small and self.device.type == "cpu" else nullcontext():
+            return self._update(batch, step)
+
+    def _update(self, batch: Rollout, step: int) -> Metrics:
         config = self.config
         steps, copies = batch.reward.shape
         if len(self.acted) != steps:
