@@ -22,13 +22,18 @@ class Moments:
     def update(self, batch: np.ndarray) -> None:
         """See samples [B, *shape] (Chan et al. 1979, the parallel form)."""
         size = len(batch)
-        mean = batch.mean(axis=0, dtype=np.float64)
-        away = mean - self.mean
         count = self.count + size
-        squares = self.variance * self.count + batch.var(axis=0, dtype=np.float64) * size
-        squares += away * away * (self.count * size / count)
-        self.mean = self.mean + away * (size / count)
-        self.variance = squares / count
+        if size == 1:  # Welford's form, of half as many sums
+            away = batch[0] - self.mean
+            moved = away / count
+            self.mean = self.mean + moved
+            self.variance = (self.variance + away * moved) * (self.count / count)
+        else:
+            away = batch.mean(axis=0, dtype=np.float64) - self.mean
+            squares = self.variance * self.count + batch.var(axis=0, dtype=np.float64) * size
+            squares += away * away * (self.count * size / count)
+            self.mean = self.mean + away * (size / count)
+            self.variance = squares / count
         self.count = count
 
     def update_in_order(self, batches: np.ndarray) -> np.ndarray:

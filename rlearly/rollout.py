@@ -53,15 +53,12 @@ class Rollouts:
         copy: int,
     ) -> None:
         """Append a copy's step. action [A] as the agent gave it, beyond [-1, 1] or not."""
-        step = {
-            "action": action,
-            "reward": reward,
-            "terminated": terminated,
-            "truncated": truncated,
-            "next_obs": next_obs,
-        }
-        for name, value in step.items():
-            self.arrays[name][self.taken[copy], copy] = value
+        arrays, at = self.arrays, (self.taken[copy], copy)
+        arrays["action"][at] = action
+        arrays["reward"][at] = reward
+        arrays["terminated"][at] = terminated
+        arrays["truncated"][at] = truncated
+        arrays["next_obs"][at] = next_obs
         self.taken[copy] += 1
 
     def sample(self, batch_size: int) -> Rollout:

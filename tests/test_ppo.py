@@ -210,17 +210,25 @@ def test_one_update_equals_the_formula(state_spec):
         assert torch.allclose(p.double(), weight - 5e-4 * change, atol=2e-5)
 
 
-def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec):
+@pytest.mark.parametrize("by", ["closed form", "autograd"])
+def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec, by):
     agent = make(state_spec, epochs=3, minibatches=4, rollout_steps=9)
     sizes, seen = [], []
-    loss = agent._loss
+    loss, differentiate = agent._loss, agent.closed_form.differentiate
 
     def noted(obs, action, *rest):
         sizes.append(len(obs))
         seen.extend(action[:, 0].tolist())
         return loss(obs, action, *rest)
 
-    agent._loss = noted
+    def noted_rows(rows, *rest):
+        sizes.append(len(rows))
+        seen.extend(rows.action[0].tolist())
+        differentiate(rows, *rest)
+
+    agent._loss, agent.closed_form.differentiate = noted, noted_rows
+    if by == "autograd":
+        agent.closed_form = None
     rollout = random_rollout(agent, state_spec, steps=9, copies=2)
     agent.update(rollout, step=0)
     assert sizes == [5, 5, 4, 4] * 3
@@ -264,6 +272,19 @@ def test_moments_are_those_of_everything_seen():
     np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-6)
     variance = everything.var(0) + 1e-4 / 308 * everything.mean(0) ** 2  # of the first 1e-4 zeros
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4,), ()])
+def test_moments_of_rows_are_those_of_a_batch_of_them(shape):
+    """float32 rows with a large mean, one at a time, as a single copy of an env gives them."""
+    rows = np.random.default_rng(0).normal(1e3, 2, size=(500, *shape)).astype(np.float32)
+    one, two = Moments(shape), Moments(shape)
+    for row in rows:
+        one.update(row[None])
+    two.update(rows)
+    assert one.count == pytest.approx(two.count)
+    np.testing.assert_allclose(one.mean, two.mean, rtol=1e-12)
+    np.testing.assert_allclose(one.variance, two.variance, rtol=1e-9)
 
 
 def test_moments_in_order_are_those_after_each_row():

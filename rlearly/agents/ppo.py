@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlearly.acting import Forward, forward_of
 from rlearly.body import Body, Growth
 from rlearly.compute import Compute
 from rlearly.config import ConfigError, setting
-from rlearly.distributions import HALF_LOG_TAU
 from rlearly.interventions import Intervention
 from rlearly.networks import GaussianActor, StateValue, layers
-from rlearly.units import Recording
 from rlearly.normalise import Moments
 from rlearly.optim import adam, descend
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
+from rlearly.surrogate import (
+    ClosedForm,
+    Rows,
+    Surrogate,
+    entropy,
+    gaussian,
+    minibatches,
+    normalised,
+)
+from rlearly.threads import one_thread
 from rlearly.types import EnvSpec, Metrics, Rollout
+from rlearly.units import Recording
 
 PIXELS = False
 """Observes pixels where an env offers them and nothing else is asked for."""
@@ -47,6 +59,10 @@ REFUSES = {
 
 CUT = 10.0
 """Normalised observations and rewards lie within +-CUT."""
+
+
+ONE_THREADS_WORK = 4_000_000
+"""Multiplications in the largest product of a minibatch up to which one thread learns."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,15 @@ class PPO:
             gauge=gauge,
             on_policy=True,
         )
+        self.surrogate = Surrogate(
+            clip=config.clip,
+            clip_value=config.clip_value,
+            entropy_weight=config.entropy_weight,
+            value_weight=config.value_weight,
+        )
+        self.closed_form: ClosedForm | None = None
+        if ClosedForm.fits(self.actor, self.critic):
+            self.closed_form = ClosedForm(self.actor, self.critic, self.surrogate)
         self.seen = Moments((features,))
         self.paid = Moments(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
@@ -137,7 +162,14 @@ class PPO:
 
     # --- acting ---
 
-    @torch.no_grad()
+    @cached_property
+    def _mean(self) -> Forward:
+        return forward_of(self.actor.policy)
+
+    @cached_property
+    def _value(self) -> Forward:
+        return forward_of(self.critic.v)
+
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or its
         mean, cut to [-1, 1]."""
@@ -145,22 +177,23 @@ class PPO:
         if explore:
             self.seen.update(flat)
         normal = self._normal(flat)
-        mean, log_std = (t.cpu() for t in self.actor(torch.from_numpy(normal).to(self.device)))
+        mean = self._mean(normal)
         if not explore:
-            return mean.clamp(-1.0, 1.0).numpy()
+            return mean.clip(-1.0, 1.0)
         self.acted.append(normal)
-        drawn = torch.randn(mean.shape, generator=self.generators["exploration"])
-        return (mean + log_std.exp() * drawn).numpy()
+        noise = torch.randn(mean.shape, generator=self.generators["exploration"]).numpy()
+        noise *= np.exp(self.actor.log_std.numpy(force=True))
+        return np.add(mean, noise, out=noise)
 
-    @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of normalised reward."""
-        normal = self._normal(obs.reshape(len(obs), -1))
-        return self.critic(torch.from_numpy(normal).to(self.device)).cpu().numpy()
+        return self._value(self._normal(obs.reshape(len(obs), -1)))[:, 0]
 
     def _normal(self, flat: np.ndarray) -> np.ndarray:
-        normal = (flat - self.seen.mean) / np.sqrt(self.seen.variance + 1e-8)
-        return np.clip(normal, -CUT, CUT).astype(np.float32)
+        spread = self.seen.variance + 1e-8
+        normal = np.divide(flat - self.seen.mean, np.sqrt(spread, spread), dtype=np.float64)
+        np.maximum(normal, -CUT, out=normal)
+        return np.minimum(normal, CUT, out=normal).astype(np.float32)
 
     # --- learning ---
 
@@ -170,6 +203,12 @@ class PPO:
         Raises:
             ValueError: it has another number of steps than were acted since the last one.
         """
+        rows = batch.reward.size // self.config.minibatches
+        small = rows * self.config.hidden_dim**2 <= ONE_THREADS_WORK
+        with one_thread() if small and self.device.type == "cpu" else nullcontext():
+            return self._update(batch, step)
+
+    def _update(self, batch: Rollout, step: int) -> Metrics:
         config = self.config
         steps, copies = batch.reward.shape
         if len(self.acted) != steps:
@@ -225,12 +264,11 @@ class PPO:
         """Rewards [T, N] over the running spread of the discounted return, within +-CUT."""
         steps, copies = batch.reward.shape
         running = np.zeros(copies) if self.returns is None else self.returns
-        returns = np.empty((steps, copies))
         over = batch.terminated | batch.truncated
-        for t in range(steps):
-            returns[t] = running = running * self.config.discount + batch.reward[t]
-            running = np.where(over[t], 0.0, running)
-        self.returns = running
+        keep = np.full((steps, copies), self.config.discount)
+        keep[1:] *= ~over[:-1]
+        returns = _summed(batch.reward, keep, running)
+        self.returns = np.where(over[-1], 0.0, returns[-1])
         variance = self.paid.update_in_order(returns)
         return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CUT, CUT)
 
@@ -246,47 +284,66 @@ class PPO:
 
     def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
         """Every epoch's gradient steps; returns the means of their metrics."""
+        rows = None
+        if self.closed_form is not None:
+            self.closed_form.begin()
+            rows = Rows.of(*data)
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
-            for rows in order.to(self.device).tensor_split(self.config.minibatches):
-                total, parts = self._loss(*(tensor[rows] for tensor in data))
-                descend(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
-                for name, part in parts.items():
-                    sums[name] = sums[name] + part if name in sums else part
+            parts = self._epoch(data, order) if rows is None else self._epoch_in_numpy(rows, order)
+            for name, part in parts.items():
+                sums[name] = sums[name] + part if name in sums else part
         count = self.config.epochs * self.config.minibatches
         return {name: value / count for name, value in sums.items()}
+
+    def _epoch(self, data: tuple[Tensor, ...], order: Tensor) -> dict[str, Tensor]:
+        """A gradient step a minibatch, by autograd; returns the sums of their metrics."""
+        sums: dict[str, Tensor] = {}
+        for rows in order.to(self.device).tensor_split(self.config.minibatches):
+            total, parts = self._loss(*(tensor[rows] for tensor in data))
+            descend(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
+            for name, part in parts.items():
+                sums[name] = sums[name] + part if name in sums else part
+        return sums
+
+    def _epoch_in_numpy(self, rows: Rows, order: Tensor) -> dict[str, Tensor]:
+        """The same by the closed form; metrics are worked out for all rows together."""
+        assert self.closed_form is not None
+        optimizer, log_std = self.optimizers["both"], self.actor.log_std.detach().numpy()
+        rows = rows.shuffled(order, self.config.minibatches)
+        log_prob, value, share = np.empty((3, len(rows)), np.float32)
+        log_stds = np.empty((self.config.minibatches, len(log_std)), np.float32)
+        with np.errstate(all="ignore"):  # numbers that are not finite are the loop's to refuse
+            for at, (start, end) in enumerate(minibatches(len(rows), self.config.minibatches)):
+                share[start:end] = 1 / (end - start)
+                log_stds[at] = log_std
+                self.closed_form.differentiate(
+                    rows.part(start, end), log_prob[start:end], value[start:end]
+                )
+                self.closed_form.clip_gradients(self.config.max_grad_norm)
+                optimizer.step()
+        found = map(torch.from_numpy, (log_prob, value))
+        terms = self.surrogate.terms(*found, **rows.as_tensors())
+        sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
+        return sums | {"policy/entropy": entropy(torch.from_numpy(log_stds)).sum()}
 
     def _loss(
         self, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one minibatch and its parts, detached; `gain` is the advantage [B]."""
-        config = self.config
-        target = gain + old_value
-        gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         mean, log_std = self.actor(obs)
-        log_prob, entropy = gaussian(mean, log_std, action)
-        log_ratio = log_prob - old_log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        policy_loss = -torch.min(gain * ratio, gain * clipped).mean()
-        value = self.critic(obs)
-        error = (value - target).square()
-        if config.clip_value:
-            near = old_value + (value - old_value).clamp(-config.clip, config.clip)
-            error = torch.max(error, (near - target).square())
-        value_loss = 0.5 * error.mean()
-        total = policy_loss - config.entropy_weight * entropy + config.value_weight * value_loss
-        with torch.no_grad():
-            moved = (ratio - 1).abs() > config.clip
-            parts = {
-                "loss/actor": policy_loss.detach(),
-                "loss/critic": value_loss.detach(),
-                "policy/entropy": entropy.detach(),
-                "policy/kl": (ratio - 1 - log_ratio).mean(),
-                "policy/clip_fraction": moved.float().mean(),
-            }
-        return total, parts
+        log_prob, spread = gaussian(mean, log_std, action)
+        terms = self.surrogate.terms(
+            log_prob,
+            self.critic(obs),
+            old_log_prob=old_log_prob,
+            old_value=old_value,
+            gain=normalised(gain),
+            target=gain + old_value,
+        )
+        parts = {name: term.mean() for name, term in terms.items()} | {"policy/entropy": spread}
+        return self.surrogate.total(parts), {name: part.detach() for name, part in parts.items()}
 
     # --- state ---
 
@@ -309,13 +366,6 @@ class PPO:
         self.learnt_steps = state["learnt_steps"]
 
 
-def gaussian(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [B] of actions [B, A] under N(mean [B, A], std [A]), and the entropy []."""
-    noise = (action - mean) / log_std.exp()
-    log_prob = (-0.5 * noise.square() - log_std - HALF_LOG_TAU).sum(-1)
-    return log_prob, (log_std + HALF_LOG_TAU + 0.5).sum()
-
-
 def advantages(
     reward: np.ndarray,
     value: np.ndarray,
@@ -333,15 +383,27 @@ def advantages(
     """
     error = reward + discount * next_value * ~terminated - value
     keep = discount * gae_lambda * ~(terminated | truncated)
-    total = np.empty_like(error)
-    running = np.zeros(error.shape[1])
-    for t in range(len(error) - 1, -1, -1):
-        total[t] = running = error[t] + keep[t] * running
-    return total
+    return _summed(error[::-1], keep[::-1], np.zeros(error.shape[1]))[::-1]
+
+
+def _summed(terms: np.ndarray, keep: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """y [T, N] with y[t] = terms[t] + keep[t] * y[t - 1], where y[-1] is `before` [N].
+
+    In Python's numbers, a column at a time: they are float64 too, and numpy would take ten times
+    as long for a row of one.
+    """
+    sums = np.empty(terms.shape)
+    for copy, total in enumerate(before.tolist()):
+        column = []
+        for term, share in zip(terms[:, copy].tolist(), keep[:, copy].tolist(), strict=True):
+            total = term + share * total
+            column.append(total)
+        sums[:, copy] = column
+    return sums
 
 
 def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
-    """Orthogonal weights of gain sqrt(2), in the last layer 1 (critic) or 0.01 (actor); no biases."""
+    """Orthogonal weights of gain sqrt(2), in the last layer 1 or 0.01 (actor); no biases."""
     last_gain = 0.01 if name == "actor" else 1.0
     for head in (m for m in network.modules() if isinstance(m, Recording)):
         *hidden, last = (layer for layer in layers(head) if isinstance(layer, nn.Linear))

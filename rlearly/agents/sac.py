@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlearly.acting import Forward, forward_of
 from rlearly.body import Body, Growth, each_layer
 from rlearly.compute import Compute
 from rlearly.config import setting
@@ -135,27 +137,39 @@ class SAC:
 
     # --- acting ---
 
-    @torch.no_grad()
+    @cached_property
+    def _outputs(self) -> Forward:
+        """What the policy gives: means, and log stds before they are brought into bounds."""
+        return forward_of(self.actor.policy)
+
+    @cached_property
+    def _q1(self) -> Forward:
+        return forward_of(self.critic.q1)
+
+    @cached_property
+    def _q2(self) -> Forward:
+        return forward_of(self.critic.q2)
+
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
         noise = self.generators["exploration"]
         if explore and step < self.config.learning_starts_steps:
             return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
-        mean, log_std = (part.cpu() for part in self._policy(self._tensor(obs)))
-        if not explore:
-            return torch.tanh(mean).numpy()
-        drawn = torch.randn(mean.shape, generator=noise)
-        return squashed_gaussian(mean, log_std, drawn)[0].numpy()
+        outputs = self._outputs(obs.reshape(len(obs), -1))
+        action, log_std = outputs[:, : self.actions], outputs[:, self.actions :]
+        if explore:
+            drawn = torch.randn(action.shape, generator=noise).numpy()
+            share = (np.tanh(log_std) + 1) / 2
+            drawn *= np.exp(LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) * share)
+            action += drawn
+        return np.tanh(action)
 
-    @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """min(Q1, Q2)(s, mean action) [N] for states [N, D]."""
-        state = self._tensor(obs)
-        action = torch.tanh(self._policy(state)[0])
-        return torch.min(*self.critic(state, action))[:, 0].cpu().numpy()
-
-    def _tensor(self, obs: np.ndarray) -> Tensor:
-        return torch.as_tensor(obs).to(self.device).flatten(1)
+        state = obs.reshape(len(obs), -1)
+        action = np.tanh(self._outputs(state)[:, : self.actions])
+        joined = np.concatenate([state, action], axis=1)
+        return np.minimum(self._q1(joined), self._q2(joined))[:, 0]
 
     def _policy(self, obs: Tensor, record: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log std [B, A] before squashing; the latter by tanh into its bounds."""

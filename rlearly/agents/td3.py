@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlearly.acting import Forward, forward_of
 from rlearly.body import Body, Growth, each_layer
 from rlearly.compute import Compute
 from rlearly.config import setting
@@ -129,26 +131,32 @@ class TD3:
 
     # --- acting ---
 
-    @torch.no_grad()
+    @cached_property
+    def _mean(self) -> Forward:
+        """The policy before its tanh."""
+        return forward_of(self.actor.policy)
+
+    @cached_property
+    def _q1(self) -> Forward:
+        return forward_of(self.critic.q1)
+
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
         noise = self.generators["exploration"]
         if explore and step < self.config.learning_starts_steps:
             return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
-        action = torch.tanh(self.actor(self._tensor(obs))).cpu()
+        action = self._mean(obs.reshape(len(obs), -1))
+        np.tanh(action, out=action)
         if explore:
-            drawn = torch.randn(action.shape, generator=noise)
-            action = (action + drawn * self.config.exploration_noise).clamp(-1.0, 1.0)
-        return action.numpy()
+            drawn = torch.randn(action.shape, generator=noise).numpy()
+            action += drawn * np.float32(self.config.exploration_noise)
+            np.minimum(np.maximum(action, -1.0, out=action), 1.0, out=action)
+        return action
 
-    @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """Q1(s, pi(s)) [N] for states [N, D]: what the critic expects of the policy."""
-        state = self._tensor(obs)
-        return self.critic(state, torch.tanh(self.actor(state)))[0][:, 0].cpu().numpy()
-
-    def _tensor(self, obs: np.ndarray) -> Tensor:
-        return torch.as_tensor(obs).to(self.device).flatten(1)
+        state = obs.reshape(len(obs), -1)
+        return self._q1(np.concatenate([state, np.tanh(self._mean(state))], axis=1))[:, 0]
 
     # --- learning ---
 

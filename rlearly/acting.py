@@ -1,0 +1,110 @@
+"""Networks as functions from numpy to numpy, for acting: fast where a network is a plain stack.
+
+A state agent acts on one observation at a time, by networks so small that torch's calls cost six
+times what they compute. A plain stack on the CPU is therefore evaluated in numpy, on views of its
+own parameters; any other network is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+Forward = Callable[[np.ndarray], np.ndarray]
+"""float32 [N, inputs] -> float32 [N, outputs], which nobody else holds."""
+
+
+class Layer(NamedTuple):
+    """A linear layer, and the activation of what it gives (None: none)."""
+
+    linear: nn.Linear
+    activation: type[nn.ReLU] | type[nn.Tanh] | None
+
+
+def plain_layers(network: nn.Module) -> list[Layer] | None:
+    """The layers of a Sequential of linear layers, ReLUs and tanhs; None if it is anything else."""
+    if not isinstance(network, nn.Sequential):
+        return None
+    found: list[Layer] = []
+    for part in network:
+        if type(part) is nn.Linear and part.weight.dtype == torch.float32:
+            found.append(Layer(part, None))
+        elif isinstance(part, nn.ReLU | nn.Tanh) and found and found[-1].activation is None:
+            found[-1] = Layer(found[-1].linear, type(part))
+        else:
+            return None
+    return found or None
+
+
+def forward_of(network: nn.Module) -> Forward:
+    """The network as it is now and will be, its layers taken for settled."""
+    layers = plain_layers(network)
+    if layers is None or any(p.device.type != "cpu" for p in network.parameters()):
+        return Called(network)
+    return InNumpy(layers)
+
+
+class Called:
+    """A network, called."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+
+    @torch.no_grad()
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        device = next(self.network.parameters()).device
+        return self.network(torch.from_numpy(rows).to(device)).cpu().numpy()
+
+
+class InNumpy:
+    """A plain stack on the CPU, evaluated row by row.
+
+    A row's outputs are thus the same to the bit whatever rows are beside it, which products of
+    whole matrices do not promise. They are the network's own within rounding.
+    """
+
+    def __init__(self, layers: Sequence[Layer]):
+        self.layers = layers
+        self.parameters = [p for layer in layers for p in (layer.linear.weight, layer.linear.bias)]
+        self._look()
+
+    def _look(self) -> None:
+        """Find the parameters in memory, and room for what each layer gives."""
+        self.places = [p.data_ptr() for p in self.parameters]
+        arrays = [p.detach().numpy() for p in self.parameters]
+        activations = [ACTIVATIONS[layer.activation] for layer in self.layers]
+        rooms = [np.empty(len(bias), np.float32) for bias in arrays[1::2]]
+        self.steps = list(zip(arrays[::2], arrays[1::2], activations, rooms, strict=True))
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        if [p.data_ptr() for p in self.parameters] != self.places:  # they were put elsewhere
+            self._look()
+        out = np.empty((len(rows), len(self.steps[-1][-1])), np.float32)
+        for at, units in enumerate(rows):
+            for weight, bias, activate, room in self.steps:
+                np.dot(weight, units, room)
+                np.add(room, bias, room)
+                if activate is not None:
+                    activate(room)
+                units = room
+            out[at] = units
+        return out
+
+
+ZERO = np.float32(0)
+
+
+def _relu_(units: np.ndarray) -> None:
+    np.maximum(units, ZERO, out=units)
+
+
+def _tanh_(units: np.ndarray) -> None:
+    np.tanh(units, out=units)
+
+
+ACTIVATIONS = {None: None, nn.ReLU: _relu_, nn.Tanh: _tanh_}
+"""In place."""
