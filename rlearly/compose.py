@@ -557,6 +557,8 @@ def _said_of_learning(config: RunConfig) -> Iterator[str]:
     """How often this run updates and what is done to its networks, and what never will be."""
     if not agent_module(config.agent_name).ON_POLICY:
         yield f"replay ratio: {config.replay_ratio}"
+    elif config.precision == "bf16":
+        yield "precision=bf16: products of a minibatch are too small to gain by it; fp32 is faster"
     if config.intervention:
         yield f"interventions: {', '.join(config.intervention)}"
     steps = config.train_frames / config.env.action_repeat

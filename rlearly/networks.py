@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from rlearly.augment import centred
-from rlearly.products import linear
+from rlearly.products import linear, worth_it
 from rlearly.units import CReLU, Recording, Stack, skip_init
 
 
@@ -103,7 +103,7 @@ class Trunk(Stack):
     def project(self, features: Tensor) -> Tensor:
         """The linear layer's output, in the weights' format."""
         first: Any = self[0]
-        return linear(features, first, self.hidden_dtype)
+        return linear(features, first, worth_it(self.hidden_dtype, features))
 
     def squash(self, projected: Tensor) -> Tensor:
         """What the other two layers make of it."""
@@ -146,7 +146,7 @@ class PixelEncoder(nn.Module):
     def forward(self, obs: Tensor, record: list[Tensor] | None = None) -> Tensor:
         """What is scaled by 1/255 is the first layer's weights, which are fewer than pixels."""
         stack, first = self.convolutions, cast(nn.Conv2d, self.convolutions[0])
-        dtype = stack.hidden_dtype or first.weight.dtype
+        dtype = worth_it(stack.hidden_dtype, obs) or first.weight.dtype
         images = centred(obs, dtype)
         if stack.usual is None:
             maps = stack(images.div_(255.0), record)

@@ -22,6 +22,10 @@ LARGE = 500_000
 """Multiplications from which on oneDNN's product takes less time than MKL's, its start included."""
 
 
+FEW = 8
+"""Rows under which rounding the weights costs a CPU more than shorter products save."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """A linear layer (stride 0) or an unpadded convolution, and whether a ReLU follows it."""
@@ -65,6 +69,11 @@ def stacked(
     done = _computed(x, layers, parameters, hidden_dtype)
     hidden = [y for y, layer in zip(done.outputs, layers, strict=True) if layer.relu]
     return done.outputs[-1], hidden
+
+
+def worth_it(dtype: torch.dtype | None, x: Tensor) -> torch.dtype | None:
+    """The format for the hidden layers that see `x` [B, ...]: `dtype`, or None for few rows."""
+    return None if x.device.type == "cpu" and len(x) < FEW else dtype
 
 
 def linear(x: Tensor, layer: nn.Linear, dtype: torch.dtype | None = None) -> Tensor:

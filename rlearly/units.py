@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlearly.products import layers_of, stacked
+from rlearly.products import layers_of, stacked, worth_it
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -32,7 +32,8 @@ ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 class Stack(nn.Sequential):
     """Layers of which those before the output can compute in a shorter number format.
 
-    The weights keep theirs: they are rounded as they are used.
+    The weights keep theirs: they are rounded as they are used. A CPU computes few rows, as an
+    agent acts on, in the weights' format, which is quicker.
     """
 
     hidden_dtype: torch.dtype | None = None
@@ -57,7 +58,7 @@ class Recording(Stack):
         *hidden, last = self
         if not isinstance(last, nn.Linear):
             hidden, last = [*hidden, last], None
-        with shortened(self.hidden_dtype, x.device):
+        with shortened(worth_it(self.hidden_dtype, x), x.device):
             for layer in hidden:
                 x = layer(x)
                 if record is not None and isinstance(layer, ACTIVATIONS):
@@ -74,7 +75,7 @@ class Recording(Stack):
     ) -> Tensor:
         """The output of a stack of usual layers, with these parameters in its own ones' place."""
         assert self.usual is not None
-        output, hidden = stacked(x, self.usual, parameters, self.hidden_dtype)
+        output, hidden = stacked(x, self.usual, parameters, worth_it(self.hidden_dtype, x))
         if record is not None:
             record += hidden
         return output

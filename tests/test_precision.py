@@ -221,6 +221,19 @@ def test_descending_in_bfloat16_lowers_a_loss():
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.parametrize("part", [None, LayerNorm])
+def test_few_rows_are_computed_in_the_weights_format(part, pixel_spec):
+    parts = [part()] if part else []
+    exact = build(("drm", "pixels"), pixel_spec, "fp32", parts)
+    short = build(("drm", "pixels"), pixel_spec, "bf16", parts)
+    obs = random_batch(pixel_spec).obs.numpy()
+    for rows, alike in ((products.FEW - 1, True), (products.FEW, False)):
+        few = obs[:rows]
+        actions = [a.act(few, step=50, explore=False) for a in (exact, short)]
+        assert (actions[0] == actions[1]).all() == alike
+        assert abs(actions[0] - actions[1]).max() < 0.1
+
+
 def test_a_formats_own_condition_is_said():
     config = compose.compose(["agent=td3", "env=Pendulum-v1", "precision=tf32"])
     spec = object()

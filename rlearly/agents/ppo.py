@@ -152,7 +152,8 @@ class PPO:
             value_weight=config.value_weight,
         )
         self.closed_form: ClosedForm | None = None
-        if ClosedForm.fits(self.actor, self.critic):
+        exact = growth.compute.hidden_dtype is None
+        if exact and ClosedForm.fits(self.actor, self.critic):
             self.closed_form = ClosedForm(self.actor, self.critic, self.surrogate)
         self.seen = Moments((features,))
         self.paid = Moments(())
