@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlearly.frames import Buffers, Frames, PlainFrames, reserve
+from rlearly.frames import Buffers, DeviceFrames, Frames, PlainFrames, reserve
 from rlearly.tape import Piece, Tape
 from rlearly.types import Batch
 
@@ -225,6 +225,8 @@ class Replay:
     def _empty(self, rows: int) -> torch.Tensor:
         """Memory for frames [rows, *F], where they are gathered."""
         shape, dtype = (rows, *self.layout.frame_shape), self.layout.frame_dtype
+        if isinstance(self.frames, DeviceFrames):
+            return self.frames.empty(rows)
         if self.device.type == "cuda":  # from where the GPU fetches it while we go on
             return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
         return self._buffers.take(shape, dtype)
