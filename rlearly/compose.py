@@ -70,6 +70,7 @@ RESUMABLE = (
     "replay.storage",
     "replay.folder",
     "replay.device",
+    "replay.prefetch",
 )
 """What may change when a run is resumed; everything else would make it another run."""
 
@@ -607,6 +608,7 @@ def _learning_from_replay(
     config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
 ) -> Learning:
     from rlearly.cadence import off_policy_cadence
+    from rlearly.prefetch import Prefetched
     from rlearly.replay import Replay, Replays
     from rlearly.seeding import Seeds
     from rlearly.storage import Storage
@@ -630,7 +632,10 @@ def _learning_from_replay(
         for _ in range(config.num_envs)
     ]
     cadence = off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
-    return Learning(Replays(rings, generator), cadence, config.agent.batch_size, storage.said)
+    memory: Any = Replays(rings, generator)
+    if config.replay.prefetch:
+        memory = Prefetched(memory, config.replay.prefetch)
+    return Learning(memory, cadence, config.agent.batch_size, storage.said)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,9 @@ class ReplayConfig:
         "where frames lie; auto: on the learner's GPU if all of them fit there",
         choices=("auto", "cpu", "cuda"),
     )
+    prefetch: int = setting(
+        0, "batches gathered ahead by a thread, at most; they are the same", at_least=0, at_most=8
+    )
 
 
 @dataclass(frozen=True)

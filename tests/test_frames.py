@@ -222,7 +222,7 @@ def test_a_resumed_run_may_keep_its_frames_elsewhere(tmp_path):
     config = compose.compose([*TINY, "agent=drqv2"])
     settled = set(compose.settled(config))
     assert "replay.capacity" in settled
-    free = {f"replay.{name}" for name in ("compression", "storage", "folder", "device")}
+    free = {f"replay.{name}" for name in ("compression", "storage", "folder", "device", "prefetch")}
     assert not settled & free
 
 
