@@ -55,10 +55,13 @@ def picture(random, shape):
     return [noise, noise // 64 * 64, np.full(shape, noise.flat[0])][random.integers(3)]
 
 
-def live(memories, steps, seed, shape=(3, 5, 7)):
-    """The same experience for all of them, with ends of episodes and some that are left off."""
+def live(memories, steps, seed, shape=(3, 5, 7), stacks=None):
+    """The same experience for all of them, with ends of episodes and some that are left off.
+
+    `stacks`: of the episodes that go on.
+    """
     random = np.random.default_rng(seed)
-    stacks = {}
+    stacks = {} if stacks is None else stacks
     for _ in range(steps):
         copy = int(random.integers(len(memories[0].rings)))
         if copy not in stacks or random.random() < 0.05:

@@ -30,40 +30,53 @@ def slow_or_fast(monkeypatch, seed):
     return done
 
 
-work = st.tuples(
-    st.sampled_from(["live", "sample", "sample", "sample", "forget", "save", "load"]),
-    st.integers(1, 12),
+a_round = st.tuples(
+    st.integers(0, 2),
+    st.booleans(),
+    st.integers(0, 4),
+    st.sampled_from(["", "", "resize", "forget", "save", "load"]),
 )
 
 
 @given(
-    works=st.lists(work, max_size=14),
+    rounds=st.lists(a_round, min_size=4, max_size=14),
     batches=st.integers(1, 3),
-    rings=st.integers(1, 3),
+    rings=st.integers(1, 2),
     capacity=st.integers(9, 40),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_batches_and_states_are_those_without_it_whatever_the_timing(
-    works, batches, rings, capacity, seed
+    rounds, batches, rings, capacity, seed
 ):
+    """Each round has some steps, perhaps a new episode, some batches, and something else."""
     with pytest.MonkeyPatch.context() as patch:
         slow_or_fast(patch, seed)
         alone = make(None, capacity, None, rings=rings)
         ahead = Prefetched(make(None, capacity, None, rings=rings), batches)
-        for number, (what, count) in enumerate([("live", 25), *works]):
-            if what == "live":
-                live([alone, _Rings(ahead)], count, seed + number)
-            elif what == "sample":
-                assert_same_batches(ahead, alone, sizes=[6] * count)
+        episodes = {}
+        live([alone, _Rings(ahead)], 25, seed, stacks=episodes)
+        for number, (steps, begins, samples, then) in enumerate(rounds):
+            live([alone, _Rings(ahead)], steps, seed + number, stacks=episodes)
+            if begins:
+                for memory in (alone, ahead):
+                    memory.begin(np.full((9, 5, 7), number, np.uint8), copy=number % rings)
+            assert_same_batches(ahead, alone, sizes=[6] * samples)
+            if then == "resize":
                 assert_same_batches(ahead, alone, sizes=[4])
-            elif what == "forget":
+            elif then == "forget":
                 alone.forget(), ahead.forget()
-            elif what == "save":
+                with pytest.raises(EmptyReplay):
+                    ahead.sample(6)
+            elif then == "save":
                 assert equal(ahead.state_dict(), alone.state_dict())
-            else:
+            elif then == "load":
                 state = ahead.state_dict()
                 ahead = Prefetched(make(None, capacity, None, rings=rings, seed=7), batches)
+                for used in (25, 8):  # so that something is ahead
+                    live([_Rings(ahead)], used, seed)
+                    for _ in range(used // 8 if len(ahead) else 0):
+                        ahead.sample(6)
                 ahead.load_state_dict(state)
             assert len(ahead) == len(alone)
         assert equal(ahead.state_dict(), alone.state_dict())
