@@ -51,8 +51,9 @@ class Prefetched:
         self._sampled, self._added = 0, 0  # batches and steps of the series that goes on
         self._last_sampled, self._last_added = 1, 0  # of the one before
         self._size = 0  # of the last batch
-        device = memory.rings[0].device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._device = memory.rings[0].device
+        on_gpu = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if on_gpu else None
         threads = torch.get_num_threads()
         self._thread.submit(torch.set_num_threads, 1).result()  # of that thread's own team
         torch.set_num_threads(threads)
@@ -123,7 +124,7 @@ class Prefetched:
         while len(self._ahead) < min(count, self.batches):
             before = generator.state
             drawn = self.memory.draw(self._size)
-            ready = None if self._stream is None else torch.cuda.current_stream().record_event()
+            ready = self._stream and torch.cuda.current_stream(self._device).record_event()
             future = self._thread.submit(self._gather, drawn, ready)
             self._ahead.append(Ahead(self._size, before, future))
 
@@ -137,7 +138,7 @@ class Prefetched:
     def _received(self, ahead: Ahead) -> Batch:
         batch, copied = ahead.batch.result()
         if copied is not None:
-            stream = torch.cuda.current_stream()
+            stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)
             for field in fields(batch):
                 getattr(batch, field.name).record_stream(stream)
