@@ -48,10 +48,12 @@ def fill(replay: Replay, rows: int, generator: np.random.Generator) -> None:
     for _ in range(0, rows, block):
         at = np.arange(replay.added, replay.added + block) % replay.capacity
         shape = (block, *replay.layout.frame_shape)
-        if replay.frames.dtype == np.uint8:
-            replay.frames[at] = generator.integers(0, 256, shape, dtype=np.uint8)
+        if replay.layout.frame_dtype == "uint8":
+            frames = generator.integers(0, 256, shape, dtype=np.uint8)
         else:
-            replay.frames[at] = generator.normal(size=shape)
+            frames = generator.normal(size=shape).astype(replay.layout.frame_dtype)
+        for place, frame in zip(at.tolist(), frames, strict=True):
+            replay.frames.write(place, frame[None])
         replay.actions[at] = generator.uniform(-1, 1, (block, replay.layout.actions))
         replay.added += block
 

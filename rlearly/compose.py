@@ -45,7 +45,7 @@ NAMED_ELSEWHERE = {
 }
 USUAL_EPISODE_FRAMES = 1000
 """What an episode is taken to last in forecasts, where the env's spec does not tell."""
-OFF_POLICY_ONLY = ("replay_ratio", "adaptive_ratio", "replay.capacity", "seed_frames")
+OFF_POLICY_ONLY = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
 """What says nothing to an agent that learns from each rollout once."""
 
 OF_IMAGES = ("augmentation", "freeze_encoder")
@@ -66,6 +66,11 @@ RESUMABLE = (
     "threads",
     "snapshot",
     "wandb.mode",
+    "replay.compression",
+    "replay.storage",
+    "replay.folder",
+    "replay.device",
+    "replay.prefetch",
 )
 """What may change when a run is resumed; everything else would make it another run."""
 
@@ -255,8 +260,11 @@ def _seed_frames(config: RunConfig) -> int:
 
 
 def _check_sizes(config: RunConfig) -> None:
+    from rlearly import storage
+
     if agent_module(config.agent_name).ON_POLICY:
         return
+    storage.check(config.replay)
     least = config.agent.nstep + config.env.frame_stack + 1
     if config.replay.capacity // config.num_envs < least:
         copies = f" for each of {config.num_envs} copies" if config.num_envs > 1 else ""
@@ -475,13 +483,17 @@ def layout_of(config: RunConfig, spec: EnvSpec) -> Any:
 
 
 def replay_bytes(config: RunConfig, transition_bytes: int) -> int:
-    """What the replay will have taken by the run's end: its capacity, or less for a short run.
+    """What the replay will have taken by the run's end: its capacity, or less for a short run."""
+    return replay_slots(config) * transition_bytes
+
+
+def replay_slots(config: RunConfig) -> int:
+    """Slots of the replay that the run will have filled by its end.
 
     An episode adds one final observation; episodes of 25 steps or more are assumed.
     """
     steps = config.train_frames // config.env.action_repeat
-    slots = min(config.replay.capacity, int(steps * 1.04) + 100)
-    return slots * transition_bytes
+    return min(config.replay.capacity, int(steps * 1.04) + 100)
 
 
 def build(
@@ -511,7 +523,7 @@ def build(
         Episodes(world, seeds.numpy("env", *([copy] if copy else [])))
         for copy, world in enumerate(start_at_snapshots(config, worlds, agent, watcher.say))
     ]
-    learning = make_learning(config, spec, device)
+    learning = make_learning(config, spec, device, folder)
     watcher.say(learning.said)
     if config.precision == "bf16" and not machine.computes_bfloat16(device):
         watcher.say(
@@ -586,15 +598,15 @@ class Learning:
     said: str
 
 
-def make_learning(config: RunConfig, spec: EnvSpec, device: torch.device) -> Learning:
+def make_learning(config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path) -> Learning:
     """Rollouts for an agent on policy, a replay for any other.
 
     Raises:
-        ConfigError: the replay does not fit into memory.
+        ConfigError: there is no room for the replay.
     """
     if agent_module(config.agent_name).ON_POLICY:
         return _learning_from_rollouts(config, spec)
-    return _learning_from_replay(config, spec, device)
+    return _learning_from_replay(config, spec, device, folder)
 
 
 def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
@@ -611,32 +623,38 @@ def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
     )
 
 
-def _learning_from_replay(config: RunConfig, spec: EnvSpec, device: torch.device) -> Learning:
+def _learning_from_replay(
+    config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
+) -> Learning:
     from rlearly.cadence import off_policy_cadence
-    from rlearly.machine import check_memory
+    from rlearly.prefetch import Prefetched
     from rlearly.replay import Replay, Replays
     from rlearly.seeding import Seeds
+    from rlearly.storage import Storage
 
     layout = layout_of(config, spec)
-    needed = replay_bytes(config, layout.transition_bytes)
-    said = (
-        f"replay: {config.replay.capacity:,} transitions of {layout.transition_bytes:,} bytes; "
-        f"this run fills {check_memory(needed, layout.transition_bytes)}"
+    storage = Storage(
+        config.replay, layout, slots=replay_slots(config), device=device, folder=folder
     )
+    capacity = config.replay.capacity // config.num_envs
     generator = Seeds(config.seed).numpy("replay")
     rings = [
         Replay(
             layout,
-            capacity=config.replay.capacity // config.num_envs,
+            capacity=capacity,
             nstep=config.agent.nstep,
             discount=config.agent.discount,
             generator=generator,
             device=device,
+            frames=storage.frames(capacity),
         )
         for _ in range(config.num_envs)
     ]
     cadence = off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
-    return Learning(Replays(rings, generator), cadence, config.agent.batch_size, said)
+    memory: Any = Replays(rings, generator)
+    if config.replay.prefetch:
+        memory = Prefetched(memory, config.replay.prefetch)
+    return Learning(memory, cadence, config.agent.batch_size, storage.said)
 
 
 @dataclass(frozen=True)
@@ -656,6 +674,8 @@ def timed(config: RunConfig, device: torch.device) -> Pace:
 
     It is measured on an env and an agent of its own, which are then thrown away.
     """
+    from rlearly.storage import transition_bytes
+
     env = make_env(config)
     spec = envs.spec_of(env, config.env)
     obs, _ = env.reset(seed=0)
@@ -672,7 +692,7 @@ def timed(config: RunConfig, device: torch.device) -> Pace:
         learn_seconds = _rollout_seconds(config, agent, obs)
     else:
         learn_seconds = _update_seconds(config, spec, agent, obs, device)
-    size = layout_of(config, spec).transition_bytes
+    size = transition_bytes(config.replay, layout_of(config, spec))
     return Pace(step_seconds, learn_seconds, spec.frames_per_step, episode_frames, size)
 
 

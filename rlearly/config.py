@@ -73,6 +73,23 @@ class ReplayConfig:
     """The memory that off-policy agents learn from."""
 
     capacity: int = setting(1_000_000, "transitions kept, of all copies", at_least=10)
+    compression: str = setting(
+        "none", "of images, without loss; zstd: a third of the memory", choices=("none", "zstd")
+    )
+    storage: str = setting(
+        "memory",
+        "of frames; disk: in a file that is gone when the run ends",
+        choices=("memory", "disk"),
+    )
+    folder: str | None = setting(None, "of that file; null: the run's directory")
+    device: str = setting(
+        "auto",
+        "where frames lie; auto: on the learner's GPU if all of them fit there",
+        choices=("auto", "cpu", "cuda"),
+    )
+    prefetch: int = setting(
+        0, "batches gathered ahead by a thread, at most; they are the same", at_least=0, at_most=8
+    )
 
 
 @dataclass(frozen=True)

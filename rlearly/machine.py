@@ -120,6 +120,11 @@ def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
     return max(min(left), 0)
 
 
+def gpu_free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody has taken."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def _control_groups(root: Path) -> Iterator[Path]:
     """The process's memory control groups, each with all its ancestors (versions 1 and 2)."""
     try:

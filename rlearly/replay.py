@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from rlearly.frames import Buffers, DeviceFrames, Frames, PlainFrames, reserve
 from rlearly.tape import Piece, Tape
 from rlearly.types import Batch
 
@@ -41,12 +40,11 @@ class Layout:
         return obs[-self.frame_shape[0] :]
 
 
+Drawn = list[tuple["Replay", np.ndarray]]
+"""Whose transitions, and at which places of that ring they start."""
+
 ENDS, TERMINATES, LAST = 1, 2, 4
 """Flags of a slot: its transition ends the episode, by termination; it is a final observation."""
-
-
-NORESERVE = 0x4000 if sys.platform == "linux" else 0
-"""mmap's MAP_NORESERVE, which Python 3.11 does not name."""
 
 
 class EmptyReplay(Exception):
@@ -66,7 +64,8 @@ class Replay:
     are there. Deviation: the official loader never starts a window in the last n - 1 steps of an
     episode, and so loses every episode shorter than n; here those windows are shorter.
 
-    Memory is reserved at once but taken by the system only as it fills.
+    Memory is reserved at once but taken by the system only as it fills. A batch is the caller's for
+    as long as anything refers to it.
     """
 
     def __init__(
@@ -78,7 +77,9 @@ class Replay:
         discount: float,
         generator: np.random.Generator,
         device: torch.device | None = None,
+        frames: Frames | None = None,
     ):
+        """`device`: the learner's; `frames`: where they are kept, in memory as they are if None."""
         if capacity < nstep + layout.frame_stack + 1:
             raise ValueError(
                 f"capacity: expected more than nstep + frame_stack = "
@@ -90,15 +91,17 @@ class Replay:
         self.discount = discount
         self.generator = generator
         self.device = device or torch.device("cpu")
-        self.frames = _reserve((capacity, *layout.frame_shape), layout.frame_dtype)
-        self.actions = _reserve((capacity, layout.actions), "float32")
-        self.rewards = _reserve((capacity,), "float32")
-        self.ages = _reserve((capacity,), "int32")
-        self.flags = _reserve((capacity,), "uint8")
+        self.frames = frames or PlainFrames(capacity, layout.frame_shape, layout.frame_dtype)
+        self.actions = reserve((capacity, layout.actions), "float32")
+        self.rewards = reserve((capacity,), "float32")
+        self.ages = reserve((capacity,), "int32")
+        self.flags = reserve((capacity,), "uint8")
         self.ready = np.zeros(capacity, dtype=bool)
         self.ready_count = 0
         self.added = 0  # slots ever written; slot i of them lies at i % capacity
         self._age = 0  # steps since the running episode's first slot
+        self._powers = np.float32(discount) ** np.arange(nstep + 1, dtype=np.float32)
+        self._buffers = Buffers()
 
     def __len__(self) -> int:
         """Transitions that can be sampled now."""
@@ -142,7 +145,7 @@ class Replay:
             if self.ready[i] and (after == 0 or self.ages[i] >= after):
                 self.ready[i] = False
                 self.ready_count -= 1
-        self.frames[at] = self.layout.newest(obs)
+        self.frames.write(at, self.layout.newest(obs)[None])
         self.actions[at] = 0.0
         self.rewards[at] = 0.0
         self.ages[at] = self._age
@@ -164,62 +167,74 @@ class Replay:
         """
         if not self.ready_count:
             raise EmptyReplay("no transition is complete yet")
-        return self.gather(self._draw(batch_size))
+        return self.gather(self.draw(batch_size))
 
     def forget(self) -> None:
         """No transition that is ready now is sampled again."""
         self.ready[:] = False
         self.ready_count = 0
 
-    def _draw(self, batch_size: int) -> np.ndarray:
+    def draw(self, batch_size: int) -> np.ndarray:
+        """Ring positions [B] at which the transitions of a batch start; some must be ready."""
         stored = min(self.added, self.capacity)
         if self.ready_count * 8 < stored:  # sparse: list the ready slots rather than reject
             ready = np.flatnonzero(self.ready)
             return ready[self.generator.integers(len(ready), size=batch_size)]
         slots = self.generator.integers(stored, size=batch_size)
         while True:
-            rejected = np.flatnonzero(~self.ready[slots])
-            if not len(rejected):
+            ready = self.ready.take(slots)
+            if ready.all():
                 return slots
+            rejected = np.flatnonzero(~ready)
             slots[rejected] = self.generator.integers(stored, size=len(rejected))
 
     def gather(self, slots: np.ndarray) -> Batch:
         """The transitions that start at ring positions `slots` [B]."""
-        steps = np.arange(self.nstep)
-        window = (slots[:, None] + steps) % self.capacity  # [B, n]
-        flags = self.flags[window]
-        ended_before = np.zeros(window.shape, dtype=bool)
-        ended_before[:, 1:] = np.logical_or.accumulate(flags[:, :-1] & ENDS > 0, axis=1)
-        taken = ~ended_before
-        length = taken.sum(1)
-        powers = np.float32(self.discount) ** np.arange(self.nstep + 1, dtype=np.float32)
-        reward = (self.rewards[window] * powers[:-1] * taken).sum(1)
-        terminated = ((flags & TERMINATES > 0) & taken).any(1)
-        discount = np.where(terminated, np.float32(0.0), powers[length])
-        return Batch(
-            obs=self._stacks(slots),
-            action=self._tensor(self.actions[slots]),
-            reward=self._tensor(reward[:, None].astype(np.float32)),
-            discount=self._tensor(discount[:, None].astype(np.float32)),
-            next_obs=self._stacks((slots + length) % self.capacity),
-        )
+        return gather([(self, slots)])
 
-    def _stacks(self, slots: np.ndarray) -> torch.Tensor:
-        """Observations [B, stack * C, H, W] (or [B, D]) whose newest frames are at `slots`."""
+    def _windows(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The discounted sums [B], discounts [B] and ends (places of `next_obs`) [B] of windows."""
+        place, length = slots, 1
+        flags = self.flags.take(slots)
+        reward = self.rewards.take(slots)
+        for step in range(1, self.nstep):
+            goes_on = flags & ENDS == 0
+            place = place + goes_on  # stays at an episode's last step
+            place[place == self.capacity] = 0
+            flags = self.flags.take(place)
+            reward += self.rewards.take(place) * self._powers[step] * goes_on
+            length = length + goes_on
+        end = place + 1
+        end[end == self.capacity] = 0
+        terminated = flags & TERMINATES > 0
+        discount = np.where(terminated, np.float32(0.0), self._powers[length])
+        return reward, discount, end
+
+    def _stacks(self, slots: np.ndarray) -> np.ndarray:
+        """Places [B * stack] of the frames of observations whose newest ones are at `slots`."""
         stack = self.layout.frame_stack
-        back = np.arange(stack - 1, -1, -1)
-        back = np.minimum(back[None], self.ages[slots][:, None])
-        index = torch.from_numpy(((slots[:, None] - back) % self.capacity).ravel())
-        frames = torch.from_numpy(self.frames).index_select(0, index)
-        shape = self.layout.frame_shape
-        return self._to_device(frames.view(len(slots), stack * shape[0], *shape[1:]))
+        if stack == 1:
+            return slots
+        ages = self.ages.take(slots)
+        places = np.empty((len(slots), stack), np.int64)
+        for back in range(stack):
+            np.subtract(slots, np.minimum(ages, back), out=places[:, stack - 1 - back])
+        places[places < 0] += self.capacity
+        return places.ravel()
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return self._to_device(torch.from_numpy(array))
+    def _empty(self, rows: int) -> torch.Tensor:
+        """Memory for frames [rows, *F], where they are gathered."""
+        shape, dtype = (rows, *self.layout.frame_shape), self.layout.frame_dtype
+        if isinstance(self.frames, DeviceFrames):
+            return self.frames.empty(rows)
+        if self.device.type == "cuda":  # from where the GPU fetches it while we go on
+            return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
+        return self._buffers.take(shape, dtype)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
+            return tensor.to(self.device, non_blocking=True)
         return tensor
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,17 +247,23 @@ class Replay:
             "age": self._age,
             "generator": self.generator.bit_generator.state,
             "slots": Tape(max(0, self.added - self.capacity), max(0, self.added - 1), self._rows),
-            "newest": [{name: array.copy() for name, array in rows.items()} for _, rows in newest],
+            "newest": [{name: rows[name].copy() for name in ROWS} for _, rows in newest],
             "ready": np.packbits(self.ready),
         }
 
     def _rows(self, first: int, end: int) -> Iterator[Piece]:
-        """Slots by their numbers since the beginning, as views of the ring."""
+        """Slots by their numbers since the beginning, as views of the ring where it has such."""
+        for at, start, stop in self._places(first, end):
+            rows = {"frames": self.frames.read(start, stop)}
+            yield at, rows | {name: getattr(self, name)[start:stop] for name in ROWS[1:]}
+
+    def _places(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Slots by their numbers: (the first of them, its place, the end of their places)."""
         at = max(first, 0)
         while at < end:
             start = at % self.capacity
-            stop = min(start + end - at, self.capacity)
-            yield at, {name: getattr(self, name)[start:stop] for name in ROWS}
+            stop = min(start + min(end - at, self.frames.piece), self.capacity)
+            yield at, start, stop
             at += stop - start
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -261,10 +282,11 @@ class Replay:
         self.generator.bit_generator.state = state["generator"]
 
     def _put(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
-        count = len(rows[ROWS[0]])
-        for at, places in self._rows(first, first + count):
-            for name, place in places.items():
-                place[:] = rows[name][at - first : at - first + len(place)]
+        for at, start, stop in self._places(first, first + len(rows["frames"])):
+            part = slice(at - first, at - first + stop - start)
+            self.frames.write(start, rows["frames"][part])
+            for name in ROWS[1:]:
+                getattr(self, name)[start:stop] = rows[name][part]
 
 
 class Replays:
@@ -303,20 +325,21 @@ class Replays:
         Raises:
             EmptyReplay: no transition is complete yet.
         """
-        if len(self.rings) == 1:
-            return self.rings[0].sample(batch_size)
+        return gather(self.draw(batch_size))
+
+    def draw(self, batch_size: int) -> Drawn:
+        """Which transitions a batch is to have; `gather` gives them. Raises as `sample` does."""
         ready = np.array([len(ring) for ring in self.rings])
         if not ready.sum():
             raise EmptyReplay("no transition is complete yet")
+        if len(self.rings) == 1:
+            return [(self.rings[0], self.rings[0].draw(batch_size))]
         counts = self.generator.multinomial(batch_size, ready / ready.sum())
-        parts = [
-            ring.sample(count)
+        return [
+            (ring, ring.draw(count))
             for ring, count in zip(self.rings, counts.tolist(), strict=True)
             if count
         ]
-        return Batch(
-            *(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Batch))
-        )
 
     def forget(self) -> None:
         """No transition that is ready now is sampled again."""
@@ -331,13 +354,32 @@ class Replays:
             ring.load_state_dict(saved)
 
 
+def gather(drawn: Drawn) -> Batch:
+    """The transitions that were drawn, of rings that are alike, on their device."""
+    first, layout = drawn[0][0], drawn[0][0].layout
+    size = sum(len(slots) for _, slots in drawn)
+    obs, next_obs = first._empty(size * layout.frame_stack), first._empty(size * layout.frame_stack)
+    found: list[tuple[np.ndarray, ...]] = []
+    at = 0
+    for ring, slots in drawn:
+        reward, discount, end = ring._windows(slots)
+        found.append((ring.actions.take(slots, axis=0), reward[:, None], discount[:, None]))
+        stop = at + len(slots) * layout.frame_stack
+        ring.frames.gather(ring._stacks(slots), obs[at:stop])
+        ring.frames.gather(ring._stacks(end), next_obs[at:stop])
+        at = stop
+    action, reward, discount = (
+        found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
+    )
+    shape = (size, layout.frame_stack * layout.frame_shape[0], *layout.frame_shape[1:])
+    return Batch(
+        obs=first._to_device(obs.view(shape)),
+        action=first._to_device(torch.from_numpy(action)),
+        reward=first._to_device(torch.from_numpy(reward)),
+        discount=first._to_device(torch.from_numpy(discount)),
+        next_obs=first._to_device(next_obs.view(shape)),
+    )
+
+
 ROWS = ("frames", "actions", "rewards", "ages", "flags")
 """What a slot holds that never changes once the next slot is begun."""
-
-
-def _reserve(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Zeros that take memory only when written, and give it back when freed."""
-    count = int(np.prod(shape))
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
-    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=flags)
-    return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)

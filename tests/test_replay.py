@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlearly import checkpoint
+from rlearly import checkpoint, frames
 from rlearly.checkpoint import Checkpoints
 from rlearly.replay import ROWS, EmptyReplay, Layout, Replay, Replays
 
@@ -85,6 +85,13 @@ def naive_transitions(written, capacity, nstep, discount, stack=3):
                 stacked(t + k),
             )
     return expected
+
+
+def assert_same_ring(one, two):
+    stored = min(two.added, two.capacity)
+    assert np.array_equal(one.frames.read(0, stored), two.frames.read(0, stored))
+    for name in (*ROWS[1:], "ready"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
 
 
 episode = st.tuples(st.integers(1, 9), st.sampled_from(["terminated", "truncated"]))
@@ -211,8 +218,7 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
     state = replay.state_dict()
     copy = make(30)
     copy.load_state_dict(state)
-    for name in (*ROWS, "ready"):
-        assert np.array_equal(getattr(copy, name), getattr(replay, name)), name
+    assert_same_ring(copy, replay)
     for _ in range(3):
         one, two = replay.sample(16), copy.sample(16)
         assert (one.obs == two.obs).all() and (one.action == two.action).all()
@@ -250,8 +256,7 @@ def _save_and_load_in_parts(folder, capacity, parts, seed):
         checkpoints.save(number, {"replay": replay.state_dict()})
         copy, later = make(capacity), Checkpoints(folder, keep=2)
         copy.load_state_dict(later.load_newest()[1]["replay"])
-        for name in (*ROWS, "ready"):
-            assert np.array_equal(getattr(copy, name), getattr(replay, name)), name
+        assert_same_ring(copy, replay)
         assert (copy.added, copy._age, len(copy)) == (replay.added, replay._age, len(replay))
         if number % 2:
             replay, checkpoints = copy, later
@@ -260,10 +265,8 @@ def _save_and_load_in_parts(folder, capacity, parts, seed):
 def test_one_transition_of_dog_run_costs_a_frame_and_little_more():
     layout = Layout(frame_shape=(3, 84, 84), frame_dtype="uint8", frame_stack=3, actions=38)
     replay = make(2000, layout=layout)
-    arrays = [
-        getattr(replay, n) for n in ("frames", "actions", "rewards", "ages", "flags", "ready")
-    ]
-    assert sum(a.nbytes for a in arrays) == 2000 * layout.transition_bytes
+    arrays = [getattr(replay, n) for n in ("actions", "rewards", "ages", "flags", "ready")]
+    assert sum(a.nbytes for a in [replay.frames.array, *arrays]) == 2000 * layout.transition_bytes
     assert layout.transition_bytes == 84 * 84 * 3 + 38 * 4 + 10
     # Every frame stored once: the official 63.5 GB a million transitions, divided by 2.9 at least.
     assert 1e6 * layout.transition_bytes < 63.5e9 / 2.9
@@ -279,3 +282,62 @@ def test_state_observations_are_stored_as_floats():
     batch = replay.sample(2)
     assert batch.obs.tolist() == [[0, 1, 2, 3]] * 2
     assert batch.next_obs.tolist() == [[1, 2, 3, 4]] * 2
+
+
+# --- memory of batches ---
+
+
+def test_a_batch_that_is_still_referred_to_is_never_written_again(monkeypatch):
+    """A view of it, or what autograd has kept, is enough."""
+    monkeypatch.setattr(frames, "BIG_BYTES", 1)
+    replay = make(300)
+    fill(replay, [(250, "running")])
+    kept, copies = [], []
+    for number in range(30):
+        batch = replay.sample(16)
+        part = [batch, batch.obs[3:5], batch.next_obs.flatten()[7:], batch.obs.numpy()[1]][
+            number % 4
+        ]
+        kept.append(part)
+        copies.append([t.clone() for t in tensors(part)])
+        del batch
+        if number % 5 == 4:
+            kept[number // 2] = copies[number // 2] = ()
+    for part, copied in zip(kept, copies, strict=True):
+        assert all(map(torch.equal, tensors(part), copied))
+
+
+def tensors(part):
+    if isinstance(part, np.ndarray):
+        part = torch.from_numpy(part)
+    if isinstance(part, torch.Tensor):
+        return [part]
+    return [part.obs, part.next_obs, part.action, part.reward, part.discount] if part else []
+
+
+def test_memory_of_batches_that_are_gone_is_used_again(monkeypatch):
+    monkeypatch.setattr(frames, "BIG_BYTES", 1)
+    replay = make(300)
+    fill(replay, [(250, "running")])
+    seen = set()
+    for _ in range(50):  # as the loop does: the last batch is there until the next one is
+        batch = replay.sample(16)
+        seen |= {batch.obs.data_ptr(), batch.next_obs.data_ptr()}
+    assert len(seen) == 4
+    for size in range(1, 100):
+        replay.sample(size)
+    assert len(replay._buffers._arrays) <= replay._buffers.most
+
+
+def test_windows_of_any_length_equal_their_definition_one_by_one():
+    """Also longer ones than numpy adds in order, and over the ring's seam."""
+    replay = make(64, nstep=20, discount=0.97)
+    written = fill(replay, [(30, "terminated"), (25, "truncated"), (40, "running")])
+    expected = naive_transitions(written, 64, 20, 0.97)
+    batch = replay.gather(np.flatnonzero(replay.ready))
+    assert len(batch.obs) == len(expected)
+    for i, obs in enumerate(batch.obs):
+        _, reward, discount, after = expected[number_of(obs[-1:].numpy())]
+        assert float(batch.reward[i]) == pytest.approx(reward, rel=1e-5)
+        assert float(batch.discount[i]) == pytest.approx(discount, rel=1e-5)
+        assert number_of(batch.next_obs[i, -1:].numpy()) == after[-1]
