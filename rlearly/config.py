@@ -64,6 +64,11 @@ class EnvConfig:
     action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
     image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
+    render: str = setting(
+        "exact",
+        "fast: no shadows, reflections and multisampling, which is another observation",
+        choices=("exact", "fast"),
+    )
     camera: int | None = setting(None, "camera number; null: the family's usual one")
     kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
 
