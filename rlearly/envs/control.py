@@ -164,6 +164,8 @@ class ControlEnv(gymnasium.Env):
 
     def close(self) -> None:
         self._cached_camera.cameras = {}
+        if not self._composed:  # its own close() leaves the GL context to the interpreter's end
+            self._control.physics.free()
         self._control.close()
 
 
