@@ -10,12 +10,12 @@ import mujoco
 import numpy as np
 import pytest
 import tiny_envs  # noqa: F401  (registers PixelReach-v0)
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, flatdim, flatten
 
 from rlearly import envs
 from rlearly.config import ConfigError
 from rlearly.envs import control, gym
-from rlearly.envs.pixels import ActionRepeat, UnitActions
+from rlearly.envs.pixels import ActionRepeat, UnitActions, flat
 from rlearly.envs.state import Episodes
 
 
@@ -74,6 +74,23 @@ def test_unit_actions_span_the_bounds_and_leave_unbounded_dimensions_alone():
         [[1, 5], [1, 1]],
     ]
     np.testing.assert_allclose(inner.received, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_flat_state_is_gymnasiums_flattening_in_an_array_of_its_own(dtype):
+    draw = np.random.default_rng(0)
+    box = Box(-9, 9, (2, 3), dtype)
+    nested = Dict({"b": box, "a": Dict({"c": Box(-1, 1, (1,)), "d": Discrete(3)})})
+    for space in (box, nested, MultiBinary(4)):
+        space.seed(int(draw.integers(9)))
+        seen = space.sample()
+        if isinstance(seen, dict):
+            seen["a"]["c"] = np.array([1 / 3])  # an env may give other numbers than it declares
+        expected = np.asarray(flatten(space, seen), dtype=np.float32)
+        made = flat(space, seen)
+        assert made.dtype == np.float32 and made.shape == (flatdim(space),)
+        np.testing.assert_array_equal(made, expected)
+        assert space is not box or not np.shares_memory(made, seen)
 
 
 def test_discrete_actions_are_refused_with_a_sentence():
