@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from rlearly.loop import Loop, Watcher
+    from rlearly.places import Place
     from rlearly.sinks import Sinks
     from rlearly.types import Agent, Cadence, EnvSpec, Memory
 
@@ -58,6 +59,8 @@ RESUMABLE = (
     "train_frames",
     "eval_every_frames",
     "eval_episodes",
+    "eval_workers",
+    "overlap",
     "video_size",
     "log_every_frames",
     "checkpoint_every_frames",
@@ -351,11 +354,16 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
 
 
 def start_at_snapshots(
-    config: RunConfig, worlds: list[gymnasium.Env], agent: Agent, say: Callable[[str], None]
+    config: RunConfig,
+    worlds: list[gymnasium.Env],
+    agent: Agent,
+    say: Callable[[str], None],
+    places: Sequence[Place],
 ) -> list[gymnasium.Env]:
     """Training envs whose episodes start as `snapshot=` and `snapshot_phase.*` say.
 
-    The copies count the phase's steps, and keep what the learner reports, together.
+    The copies count the phase's steps, and keep what the learner reports, together. Each is seen to
+    return to its states in its own place: a reset may already make what it will draw with.
 
     Raises:
         ConfigError: the snapshots do not load, or do not fit the env.
@@ -398,7 +406,8 @@ def start_at_snapshots(
             else "snapshots: the phase lasts as long as the run"
         )
     return [
-        SnapshotRL(
+        place.do(
+            SnapshotRL,
             world,
             snapshots,
             rule,
@@ -409,7 +418,7 @@ def start_at_snapshots(
             critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
             discount=config.agent.discount,
         )
-        for world in worlds
+        for world, place in zip(worlds, places, strict=True)
     ]
 
 
@@ -516,12 +525,13 @@ def build(
     from rlearly.seeding import Seeds
 
     seeds = Seeds(config.seed)
-    worlds = [make_env(config) for _ in range(config.num_envs)]
+    places = env_places(config)
+    worlds = [place.do(make_env, config) for place in places]
     spec = envs.spec_of(worlds[0], config.env)
     agent = make_agent(config, spec, device)
     copies = [
         Episodes(world, seeds.numpy("env", *([copy] if copy else [])))
-        for copy, world in enumerate(start_at_snapshots(config, worlds, agent, watcher.say))
+        for copy, world in enumerate(start_at_snapshots(config, worlds, agent, watcher.say, places))
     ]
     learning = make_learning(config, spec, device, folder)
     watcher.say(learning.said)
@@ -549,11 +559,13 @@ def build(
             checkpoint_every_frames=config.checkpoint_every_frames,
             keep_checkpoints=config.keep_checkpoints,
             forget_at_steps=_forget_at_steps(config),
+            eval_workers=config.eval_workers,
         ),
         agent=agent,
         envs=copies,
         make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
         settings=settled(config),
+        places=places,
         picture_of=envs.picture_of,
         memory=learning.memory,
         cadence=learning.cadence,
@@ -563,6 +575,24 @@ def build(
         folder=folder,
         stop_requested=stop_requested,
     )
+
+
+def env_places(config: RunConfig) -> list[Place]:
+    """Where the copies of a run's env live: in threads of their own if they overlap.
+
+    Raises:
+        ConfigError: its steps ask the learner, and can therefore not overlap with updates.
+    """
+    from rlearly.places import Apart, Here
+
+    asks = config.snapshot is not None and config.snapshot_phase.selection == "learner_error"
+    if config.overlap and asks:
+        raise ConfigError(
+            "overlap=true: with snapshot_phase.selection=learner_error the env's steps ask the "
+            "learner, which may then not be learning; leave it out."
+        )
+    apart = bool(config.env.pixels) if config.overlap is None else config.overlap
+    return [Apart() if apart and not asks else Here() for _ in range(config.num_envs)]
 
 
 def _said_of_learning(config: RunConfig) -> Iterator[str]:

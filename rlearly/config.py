@@ -64,6 +64,11 @@ class EnvConfig:
     action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
     image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
+    render: str = setting(
+        "exact",
+        "fast: no shadows, reflections and multisampling, which is another observation",
+        choices=("exact", "fast"),
+    )
     camera: int | None = setting(None, "camera number; null: the family's usual one")
     kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
 
@@ -301,6 +306,9 @@ class RunConfig:
     )
     compile: bool = setting(False, "compile networks (for GPUs): a slow start, faster updates")
     num_envs: int = setting(1, "copies of the env stepped together", at_least=1)
+    overlap: bool | None = setting(
+        None, "step each copy in a thread of its own, beside the update; null: if it draws images"
+    )
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int | None = setting(
         None, "frames before the first update; null: the agent's own", at_least=0
@@ -313,6 +321,7 @@ class RunConfig:
     adaptive_ratio: AdaptiveRatioConfig = group(AdaptiveRatioConfig, "replay_ratio=adaptive")
     eval_every_frames: int = setting(10_000, "0: never", at_least=0)
     eval_episodes: int = setting(10, "episodes in one evaluation, mean action", at_least=1)
+    eval_workers: int = setting(1, "of them played side by side, in threads", at_least=1)
     video_size: int = setting(
         256, "side of evaluation videos; 0: none", at_least=0, at_most=480, multiple_of=8
     )

@@ -19,6 +19,7 @@ class EvaluateConfig:
     run: str = setting("", "run directory")
     checkpoint: int | None = setting(None, "frames of the checkpoint; null: the newest")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
+    workers: int = setting(1, "of them played side by side, in threads", at_least=1)
     seed: int = setting(0, "the episodes follow from it", at_least=0)
     video_size: int = setting(
         256,
@@ -64,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     """
     import numpy as np
 
-    from rlearly import checkpoint, compose, envs, loop, machine
+    from rlearly import checkpoint, compose, envs, loop, machine, places
     from rlearly.failure import RunFailed
     from rlearly.seeding import Seeds
     from rlearly.video import Video
@@ -80,8 +81,11 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     device = machine.choose_device(run_config.device)
     machine.let_products_round(run_config.precision)
     frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
-    env = compose.make_env(run_config, pictures=bool(config.video_size))
-    spec = envs.spec_of(env, run_config.env)
+    count = min(config.workers, config.episodes)
+    homes = [places.Apart() if count > 1 else places.Here() for _ in range(count)]
+    pictures = bool(config.video_size)
+    worlds = [home.do(compose.make_env, run_config, pictures=pictures) for home in homes]
+    spec = envs.spec_of(worlds[0], run_config.env)
     agent = compose.make_agent(run_config, spec, device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
@@ -90,7 +94,8 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         try:
             return loop.evaluate(
                 agent,
-                env,
+                *worlds,
+                places=homes,
                 episodes=config.episodes,
                 seeds=Seeds(config.seed).sequence("evaluation"),
                 step=state["loop"]["steps"],
@@ -101,12 +106,14 @@ def evaluate(config: EvaluateConfig) -> list[float]:
 
     if config.video_size:
         path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
-        picture = envs.picture_of(env)
+        picture = envs.picture_of(worlds[0])
         with Video(path) as video:
             result = play(lambda: video.add(picture(config.video_size)))
     else:
         path, result = None, play(None)
-    env.close()
+    for home, world in zip(homes, worlds, strict=True):
+        home.do(world.close)
+        home.close()
     for i, (total, length) in enumerate(zip(result.returns, result.lengths_steps, strict=True)):
         print(f"episode {i}: return {total:.2f} in {length} steps")
     print(

@@ -16,7 +16,9 @@ from rlearly.checkpoint import Checkpoints, found
 from rlearly.config import ConfigError
 from rlearly.failure import RunFailed, not_finite
 from rlearly.metrics import Means
-from rlearly.seeding import Seeds, episode_seed
+from rlearly.places import Apart, Here, Place
+from rlearly.play import Evaluation, evaluate, reset_of, step_of
+from rlearly.seeding import Seeds
 from rlearly.sinks import Sinks
 from rlearly.types import Agent, Cadence, Memory, Metrics, Progress
 from rlearly.video import Video
@@ -42,6 +44,9 @@ class Plan:
     forget_at_steps: int | None = None
     """When all that was stored before is to be forgotten."""
 
+    eval_workers: int = 1
+    """Episodes of an evaluation played side by side, each in an env and a thread of its own."""
+
 
 class Watcher(Protocol):
     """Somebody who looks on. Nothing it does reaches training."""
@@ -59,95 +64,6 @@ class Interrupted(Exception):
     """The run was asked to stop."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Undiscounted returns and lengths in agent steps, an entry an episode."""
-
-    returns: list[float]
-    lengths_steps: list[int]
-
-
-def evaluate(
-    agent: Agent,
-    env: gymnasium.Env,
-    *,
-    episodes: int,
-    seeds: np.random.SeedSequence,
-    step: int,
-    film: Callable[[], None] | None = None,
-    on_step: Callable[[int, int], None] = lambda episode, step: None,
-) -> Evaluation:
-    """Play whole episodes with the mean action; `film` is called at each step of the first one.
-
-    The episodes follow from `seeds` alone, and nothing outside `env` changes.
-    """
-    generator = np.random.Generator(np.random.PCG64(seeds))
-    returns, lengths = [], []
-    for episode in range(episodes):
-        obs = reset_of(env, "an evaluation", seed=episode_seed(generator))
-        total, length, done = 0.0, 0, False
-        while not done:
-            if film and episode == 0:
-                film()
-            action = agent.act(obs[None], step=step, explore=False)[0]
-            obs, reward, terminated, truncated, _ = step_of(env, action, "an evaluation")
-            total += float(reward)
-            length += 1
-            done = terminated or truncated
-            on_step(episode, length)
-        returns.append(total)
-        lengths.append(length)
-    return Evaluation(returns, lengths)
-
-
-def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:
-    """`env.step(action)`, if all of it are numbers.
-
-    Raises:
-        RunFailed: the action, the observation or the reward is not, or the env raised.
-    """
-    if np.isnan(action).any():
-        raise RunFailed(
-            f"learning diverged: the action is nan in {where}", diverged=True, action=action
-        )
-    step = _asked(env, env.step, where, action)
-    if not math.isfinite(step[1]):
-        raise RunFailed(f"the env returned a reward of {float(step[1])} in {where}", action=action)
-    return step
-
-
-def reset_of(env: gymnasium.Env, where: str, **words: Any) -> np.ndarray:
-    """`env.reset(**words)`'s observation, if it is one; raises as `step_of` does."""
-    return _asked(env, env.reset, where, **words)[0]
-
-
-def _asked(
-    env: gymnasium.Env, method: Callable[..., Any], where: str, *words: Any, **more: Any
-) -> Any:
-    try:
-        answer = method(*words, **more)
-    except ConfigError:  # ours, and says all
-        raise
-    except Exception as error:  # whatever an env of anybody's raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).strip(": ")
-        raise RunFailed(f"the env raised {reason} in {where}", asked=words) from error
-    obs: np.ndarray = answer[0]
-    space: Any = env.observation_space
-    if obs.shape != space.shape or obs.dtype != space.dtype:
-        raise RunFailed(
-            f"the env returned an observation of {obs.dtype} {list(obs.shape)} in {where}, "
-            f"expected {space.dtype} {list(space.shape)}",
-            asked=words,
-        )
-    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-        raise RunFailed(
-            f"the env returned an observation that is not finite in {where}",
-            asked=words,
-            observation=obs,
-        )
-    return answer
-
-
 class Loop:
     """One run. `run()` trains to the end, or until asked to stop, and is resumable either way.
 
@@ -155,6 +71,10 @@ class Loop:
     by the plan, update last). The env's copies step together; `steps` counts the steps of all of
     them, and the last round may overshoot the end by fewer steps than there are copies. A copy
     whose episode ends begins another at its next step.
+
+    A copy in a place of its own steps there while the update goes on here: neither needs the
+    other, and its step is stored after the update and in the order of the copies all the same, so
+    that nothing depends on who is faster. Between two steps no place does anything.
 
     Evaluation happens in an env of its own, on seeds of its own, with no noise: switching it, or
     any logging, on or off changes nothing in training.
@@ -176,11 +96,16 @@ class Loop:
         folder: Path,
         stop_requested: Callable[[], bool],
         settings: Mapping[str, Any] | None = None,
+        places: Sequence[Place] = (),
     ):
-        """`settings`: what may not change when the run is resumed, as plain values."""
+        """`settings`: what may not change when the run is resumed, as plain values.
+
+        `places`: where each copy of the env lives; default: here.
+        """
         self.plan = plan
         self.agent = agent
         self.envs = list(envs)
+        self.places = list(places) or [Here() for _ in envs]
         self.make_eval_env = make_eval_env
         self.picture_of = picture_of
         self.memory = memory
@@ -204,7 +129,8 @@ class Loop:
         self.means = Means()
         self.latest: dict[str, Any] = {}
         self.obs: list[np.ndarray | None] = [None] * len(self.envs)  # None: between episodes
-        self._eval_env: gymnasium.Env | None = None
+        self._eval_envs: list[gymnasium.Env] = []
+        self._eval_places: list[Place] = []
         self._clock = time.monotonic()
         self._row_start = (self._clock, 0, 0)
         self._saving_seconds = 0.0  # since the last row
@@ -215,11 +141,19 @@ class Loop:
 
     def try_evaluation(self) -> None:
         """Make the evaluation env and take a picture of it, so that it cannot fail hours later."""
-        if self.plan.eval_every_frames:
-            self._eval_env = self.make_eval_env()
-            if self.plan.video_size:
-                reset_of(self._eval_env, "its first reset", seed=0)
-                self.picture_of(self._eval_env)(self.plan.video_size)
+        if not self.plan.eval_every_frames:
+            return
+        self._make_eval_envs()
+        env, place = self._eval_envs[0], self._eval_places[0]
+        if self.plan.video_size:
+            place.do(reset_of, env, "its first reset", seed=0)
+            place.do(self.picture_of(env), self.plan.video_size)
+
+    def _make_eval_envs(self) -> None:
+        count = min(self.plan.eval_workers, self.plan.eval_episodes)
+        self._eval_places = [Apart() if count > 1 else Here() for _ in range(count)]
+        for place in self._eval_places:
+            self._eval_envs.append(place.do(self.make_eval_env))
 
     # --- running ---
 
@@ -249,21 +183,28 @@ class Loop:
 
     def close(self) -> None:
         """Free the envs and flush the sinks."""
-        for env in self.envs:
-            env.close()
-        if self._eval_env is not None:
-            self._eval_env.close()
+        for env, place in zip(
+            [*self.envs, *self._eval_envs], [*self.places, *self._eval_places], strict=False
+        ):
+            place.do(env.close)
+            place.close()
         self.sinks.close()
 
     def _step(self) -> None:
         """One agent step of every copy."""
         obs = np.stack([self._observed(copy) for copy in range(len(self.envs))])
         actions = self.agent.act(obs, step=self.steps, explore=True)
+        steps = [
+            place.begin(step_of, env, action, "a training step")
+            for place, env, action in zip(
+                self.places, self.envs, np.clip(actions, -1.0, 1.0), strict=True
+            )
+        ]
         if not self.plan.update_last:
             self._update(self.steps)
         before = self.steps
-        for copy, action in enumerate(actions):
-            self._step_copy(copy, action)
+        for copy, answer in enumerate(steps):
+            self._store(copy, actions[copy], answer())
         forget_at = self.plan.forget_at_steps
         if forget_at is not None and before < forget_at <= self.steps:
             self.memory.forget()
@@ -275,14 +216,13 @@ class Loop:
         """What a copy's agent sees now: its episode's newest observation, or a new one's first."""
         obs = self.obs[copy]
         if obs is None:
-            obs = reset_of(self.envs[copy], "a reset")
+            obs = self.places[copy].do(reset_of, self.envs[copy], "a reset")
             self.memory.begin(obs, copy=copy)
         return obs
 
-    def _step_copy(self, copy: int, action: np.ndarray) -> None:
-        obs, reward, terminated, truncated, info = step_of(
-            self.envs[copy], np.clip(action, -1.0, 1.0), "a training step"
-        )
+    def _store(self, copy: int, action: np.ndarray, step: tuple[Any, ...]) -> None:
+        """Take note of what a copy's step with `action` led to."""
+        obs, reward, terminated, truncated, info = step
         self.memory.add(
             action, float(reward), obs, terminated=terminated, truncated=truncated, copy=copy
         )
@@ -403,10 +343,10 @@ class Loop:
         self._clock = now
 
     def _evaluate(self) -> None:
-        if self._eval_env is None:
-            self._eval_env = self.make_eval_env()
+        if not self._eval_envs:
+            self._make_eval_envs()
         began = time.monotonic()
-        result = self._film_and_evaluate(self._eval_env)
+        result = self._film_and_evaluate()
         mean = float(np.mean(result.returns))
         row = {
             "eval/episode_return": mean,
@@ -424,7 +364,7 @@ class Loop:
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
 
-    def _film_and_evaluate(self, env: gymnasium.Env) -> Evaluation:
+    def _film_and_evaluate(self) -> Evaluation:
         def on_step(episode: int, length: int) -> None:
             if self.stop_requested():
                 raise Interrupted
@@ -434,7 +374,8 @@ class Loop:
         def play(film: Callable[[], None] | None) -> Evaluation:
             return evaluate(
                 self.agent,
-                env,
+                *self._eval_envs,
+                places=self._eval_places,
                 episodes=self.plan.eval_episodes,
                 seeds=self.seeds.sequence("evaluation", self.steps),
                 step=self.steps,
@@ -444,7 +385,7 @@ class Loop:
 
         if not self.plan.video_size:
             return play(None)
-        picture = self.picture_of(env)
+        picture = self.picture_of(self._eval_envs[0])
         path = self.folder / "videos" / f"eval_{self.at.frames:012d}.mp4"
         with Video(path) as video:
             result = play(lambda: video.add(picture(self.plan.video_size)))
@@ -512,7 +453,7 @@ class Loop:
             "means": self.means.state_dict(),
             "agent": self.agent.state_dict(),
             "cadence": self.cadence.state_dict(),
-            "env": [env.state_dict() for env in envs],
+            "env": [place.do(env.state_dict) for place, env in zip(self.places, envs, strict=True)],
             "replay": self.memory.state_dict(),
             "sinks": self.sinks.state_dict(),
             "settings": dict(self.settings),
@@ -532,7 +473,7 @@ class Loop:
         self.sinks.load_state_dict(state["sinks"])
         envs: list[Any] = self.envs
         for copy, env in enumerate(envs):
-            env.load_state_dict(state["env"][copy])
+            self.places[copy].do(env.load_state_dict, state["env"][copy])
             self.obs[copy] = env.obs if state["in_episode"][copy] else None
             if self.obs[copy] is None:  # between episodes, or the env could not return to this one
                 self._forget_episode(copy)

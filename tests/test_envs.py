@@ -10,12 +10,12 @@ import mujoco
 import numpy as np
 import pytest
 import tiny_envs  # noqa: F401  (registers PixelReach-v0)
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, flatdim, flatten
 
 from rlearly import envs
 from rlearly.config import ConfigError
 from rlearly.envs import control, gym
-from rlearly.envs.pixels import ActionRepeat, UnitActions
+from rlearly.envs.pixels import ActionRepeat, UnitActions, flat
 from rlearly.envs.state import Episodes
 
 
@@ -74,6 +74,23 @@ def test_unit_actions_span_the_bounds_and_leave_unbounded_dimensions_alone():
         [[1, 5], [1, 1]],
     ]
     np.testing.assert_allclose(inner.received, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_flat_state_is_gymnasiums_flattening_in_an_array_of_its_own(dtype):
+    draw = np.random.default_rng(0)
+    box = Box(-9, 9, (2, 3), dtype)
+    nested = Dict({"b": box, "a": Dict({"c": Box(-1, 1, (1,)), "d": Discrete(3)})})
+    for space in (box, nested, MultiBinary(4)):
+        space.seed(int(draw.integers(9)))
+        seen = space.sample()
+        if isinstance(seen, dict):
+            seen["a"]["c"] = np.array([1 / 3])  # an env may give other numbers than it declares
+        expected = np.asarray(flatten(space, seen), dtype=np.float32)
+        made = flat(space, seen)
+        assert made.dtype == np.float32 and made.shape == (flatdim(space),)
+        np.testing.assert_array_equal(made, expected)
+        assert space is not box or not np.shares_memory(made, seen)
 
 
 def test_discrete_actions_are_refused_with_a_sentence():
@@ -148,6 +165,97 @@ def test_seeded_resets_repeat_and_differ():
         np.testing.assert_array_equal(env.reset(seed=5)[0], first)
         np.testing.assert_array_equal(other.reset(seed=5)[0], first)
         assert not np.array_equal(env.reset(seed=7)[0], first)
+
+
+@pytest.mark.parametrize("name", ["dog_run", "cheetah_run", "quadruped_escape"])
+def test_pictures_of_any_size_equal_those_from_the_default_buffer(name):
+    from dm_control import suite
+
+    env = make(name, pixels=True)
+    domain, task = control.suite_tasks()[name]
+    theirs = suite.load(domain, task, task_kwargs={"random": 0})
+    assert theirs.physics.model.vis.global_.offwidth >= 640
+    theirs.task._random = np.random.RandomState(5)
+    theirs.reset()
+    obs, _ = env.reset(seed=5)
+    camera = 2 if domain == "quadruped" else 0
+    model = env.unwrapped._control.physics.model
+
+    def buffer():
+        return model.vis.global_.offwidth, model.vis.global_.offheight
+
+    np.testing.assert_array_equal(
+        obs[-3:], theirs.physics.render(84, 84, camera).transpose(2, 0, 1)
+    )
+    assert buffer() == (84, 84)
+    for size, side in ((256, 256), (84, 256), (480, 480), (256, 480)):
+        picture = envs.picture_of(env)(size)
+        np.testing.assert_array_equal(picture, theirs.physics.render(size, size, camera))
+        assert buffer() == (side, side), "as large as the largest so far"
+    env.close()
+
+
+def test_gymnasium_pictures_equal_those_from_the_default_buffer_which_stays_the_models():
+    env = make("HalfCheetah-v5", pixels=True)
+    obs, _ = env.reset(seed=0)
+    base = env.unwrapped
+    assert (base.model.vis.global_.offwidth, base.model.vis.quality.offsamples) == (640, 4)
+    theirs = mujoco.Renderer(base.model, 84, 84)
+    theirs.update_scene(base.data, camera=0)
+    np.testing.assert_array_equal(obs[-3:], theirs.render().transpose(2, 0, 1))
+    theirs.close()
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["cheetah_run", "reach_duplo", "HalfCheetah-v5"])
+def test_fast_drawing_is_without_shadows_reflections_and_smooth_edges_whatever_the_size(name):
+    exact, fast = make(name, pixels=True), make(name, pixels=True, render="fast")
+    seen, plain = (env.reset(seed=1)[0][-3:].astype(int) for env in (exact, fast))
+    assert 0.1 < np.abs(seen - plain).mean() < 30, "another picture of the same world"
+    for env, kind in ((exact, "exact"), (fast, "fast")):
+        picture = envs.picture_of(env)
+        small, _, again = picture(84).copy(), picture(128), picture(84)
+        np.testing.assert_array_equal(small, again)
+        assert np.array_equal(small.transpose(2, 0, 1), seen) == (kind == "exact")
+        env.close()
+
+
+def test_fast_drawing_asks_for_none_of_the_three():
+    env = make("cheetah_run", pixels=True, render="fast")
+    env.reset(seed=0)
+    physics = env.unwrapped._control.physics
+    context = physics.contexts.mujoco.ptr
+    assert (context.offSamples, context.shadowSize) == (0, 0)
+    scene = env.unwrapped._cached_camera.cameras[84].scene
+    seen = []
+    render = mujoco.mjr_render
+
+    def note(rectangle, scene, context):
+        flags = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
+        seen.append([bool(scene.flags[flag]) for flag in flags])
+        return render(rectangle, scene, context)
+
+    mujoco.mjr_render = note
+    try:
+        env.step(np.zeros(6, np.float32))
+    finally:
+        mujoco.mjr_render = render
+    assert seen == [[False, False]] and scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW]
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "what"),
+    [
+        ("cheetah_run", False, "observed by states here"),
+        ("HalfCheetah-v5", None, "observed by states here"),
+        ("PixelReach-v0", None, "drawn by itself"),
+        ("Pendulum-v1", True, "drawn by itself"),
+    ],
+)
+def test_fast_drawing_is_refused_where_mujoco_draws_no_observation(name, pixels, what):
+    with pytest.raises(ConfigError, match=f"env.render=fast: .* env={name} is {what}; leave it"):
+        make(name, pixels, render="fast", pictures=True)
 
 
 @pytest.mark.parametrize(("name", "camera"), [("cheetah_run", 0), ("quadruped_walk", 2)])

@@ -10,8 +10,10 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rlearly.config import ConfigError, EnvConfig
+from rlearly.envs.drawing import PhysicsPictures
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions
 from rlearly.envs.rendering import (
+    NOT_DRAWN,
     WITHOUT_PIXELS,
     WITHOUT_VIDEOS,
     choose_backend,
@@ -84,7 +86,9 @@ class ControlEnv(gymnasium.Env):
             self.camera = MANIPULATION_CAMERA if config.camera is None else config.camera
             self._composed = True
         self._check_camera()
-        self._cached_camera: tuple[int, Any] | None = None
+        self._cached_camera = PhysicsPictures(
+            self.camera, fast=config.render == "fast", keep_cameras=not self._composed
+        )
         self._steps = 0
         specs = self._control.observation_spec()
         self.observation_space = gymnasium.spaces.Dict(
@@ -152,21 +156,16 @@ class ControlEnv(gymnasium.Env):
         return {key: np.atleast_1d(value) for key, value in time_step.observation.items()}
 
     def picture(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3], byte for byte what physics.render gives for this state."""
-        physics = self._control.physics
-        if self._composed:  # the physics is compiled anew at each reset
-            return physics.render(size, size, camera_id=self.camera)
-        if self._cached_camera is None or self._cached_camera[0] != size:
-            from dm_control.mujoco import engine
-
-            self._cached_camera = (size, engine.Camera(physics, size, size, self.camera))
-        return self._cached_camera[1].render()
+        """uint8 [size, size, 3]; if exact, byte for byte what physics.render gives for this state."""
+        return self._cached_camera.take(self._control.physics, size)
 
     def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.picture(256)
 
     def close(self) -> None:
-        self._cached_camera = None
+        self._cached_camera.cameras = {}
+        if not self._composed:  # its own close() leaves the GL context to the interpreter's end
+            self._control.physics.free()
         self._control.close()
 
 
@@ -178,8 +177,11 @@ def make(
     `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
-        ConfigError: there is no such variant or camera, or nothing here can draw.
+        ConfigError: there is no such variant or camera, nothing here can draw, or fast drawing is
+            asked for where no image is observed.
     """
+    if config.render == "fast" and not pixels:
+        raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
     if pixels or pictures:
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     base = ControlEnv(config, pixels=pixels, model_seed=model_seed)

@@ -14,8 +14,10 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rlearly.config import ConfigError, EnvConfig
+from rlearly.envs.drawing import ModelPictures
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions, resized
 from rlearly.envs.rendering import (
+    NOT_DRAWN,
     WITHOUT_PIXELS,
     WITHOUT_VIDEOS,
     choose_backend,
@@ -75,12 +77,12 @@ class Photographed(gymnasium.Wrapper):
     whose observation is an image is pictured by it. All others are asked to render.
     """
 
-    def __init__(self, env: gymnasium.Env, camera: int | None):
+    def __init__(self, env: gymnasium.Env, camera: int | None, *, fast: bool = False):
         super().__init__(env)
         self.by_observation = is_picture(env.observation_space)
         self.camera = camera
         self._obs: Any = None
-        self._renderers: dict[int, Any] = {}
+        self._renderers = ModelPictures(fast=fast)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -104,14 +106,8 @@ class Photographed(gymnasium.Wrapper):
         return resized(np.asarray(image, dtype=np.uint8), size)
 
     def _draw(self, size: int) -> np.ndarray:
-        import mujoco
-
         base: Any = self.env.unwrapped
-        if size not in self._renderers:
-            self._renderers[size] = mujoco.Renderer(base.model, size, size)
-        renderer = self._renderers[size]
-        renderer.update_scene(base.data, camera=self._view(base))
-        return renderer.render()
+        return self._renderers.take(base.model, base.data, self._view(base), size)
 
     def _view(self, base: Any) -> Any:
         mujoco: Any = importlib.import_module("mujoco")
@@ -136,9 +132,7 @@ class Photographed(gymnasium.Wrapper):
         return view
 
     def close(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers = {}
+        self._renderers.close()
         super().close()
 
 
@@ -207,16 +201,23 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
-        ConfigError: it cannot be made, its actions are not a Box, or nothing here can draw.
+        ConfigError: it cannot be made, its actions are not a Box, nothing here can draw, or fast
+            drawing is asked for where MuJoCo does not draw what is observed.
     """
     choose_backend()
     spec = gymnasium.spec(config.name) if ":" not in config.name else None
     mujoco = spec is not None and "mujoco" in str(spec.entry_point)
     render_mode = "rgb_array" if (pixels or pictures) and not mujoco else None
     base = _base(config, render_mode)
-    photographed = Photographed(base, config.camera)
+    fast = config.render == "fast"
+    photographed = Photographed(base, config.camera, fast=fast)
     if pixels is None:
         pixels = photographed.by_observation
+    drawn = pixels and not photographed.by_observation and _is_mujoco(base)
+    if fast and not drawn:
+        base.close()
+        what = "drawn by itself" if pixels else "observed by states here"
+        raise ConfigError(NOT_DRAWN.format(config.name, what))
     if (pixels or pictures) and _is_mujoco(base):
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     env = ActionRepeat(UnitActions(photographed), config.action_repeat)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Space, flatdim, flatten
+from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 
 from rlearly.config import ConfigError
 
@@ -42,8 +42,9 @@ class UnitActions(gymnasium.ActionWrapper):
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        unit = (np.clip(action, -1.0, 1.0).astype(np.float64) + 1.0) / 2.0
-        return (self.low + unit * self.span).reshape(self.shape).astype(self.dtype)
+        cut = np.minimum(np.maximum(action, -1.0), 1.0)
+        unit = (cut.astype(np.float64) + 1.0) / 2.0
+        return (self.low + unit * self.span).reshape(self.shape).astype(self.dtype, copy=False)
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -75,7 +76,16 @@ class FlatState(gymnasium.ObservationWrapper):
         self.observation_space = Box(-np.inf, np.inf, (flatdim(self.original),), np.float32)
 
     def observation(self, observation: Any) -> np.ndarray:
-        return np.asarray(flatten(self.original, observation), dtype=np.float32)
+        return flat(self.original, observation)
+
+
+def flat(space: Space, observation: Any) -> np.ndarray:
+    """A new float32 [D]: what gymnasium's `flatten` gives, sooner for a Box or a Dict of Boxes."""
+    if isinstance(space, Box):
+        return np.asarray(observation, space.dtype).ravel().astype(np.float32)
+    if isinstance(space, Dict):
+        return np.concatenate([flat(s, observation[key]) for key, s in space.spaces.items()])
+    return np.asarray(flatten(space, observation), dtype=np.float32)
 
 
 class Pixels(gymnasium.Wrapper):

@@ -19,6 +19,9 @@ INSTALL = (
     "or sudo apt-get install libosmesa6 (OSMesa)"
 )
 
+NOT_DRAWN = (
+    "env.render=fast: is about images that MuJoCo draws to be observed, and env={} is {}; leave it out."
+)
 WITHOUT_PIXELS = "train from states without videos: obs=state video_size=0"
 WITHOUT_VIDEOS = "do without videos: video_size=0"
 

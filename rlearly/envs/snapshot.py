@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -73,13 +74,15 @@ def _remove_own(path: str, maker: int) -> None:
 
 
 class Count:
-    """The same within one process: for one env, or for copies that are stepped in turn."""
+    """The same within one process: for one env, or for copies stepped in turn or in threads."""
 
     def __init__(self) -> None:
         self.steps = 0
+        self._lock = threading.Lock()
 
     def add(self) -> None:
-        self.steps += 1
+        with self._lock:
+            self.steps += 1
 
 
 class Start(Inner):

@@ -53,6 +53,7 @@ KINDS = {"same", "scalar", "complex", "bytes", "bytearray", "objects", "tuple", 
 KINDS |= {"deque", "dict", "ordered", "kept", "simulator", "enum", "random", "object", "view"}
 DRAWING = ("pygame", "glfw", "OpenGL", "cv2", "matplotlib", "PIL", "moviepy")
 DRAWING_CLASSES = {"Renderer", "MujocoRenderer", "OffScreenViewer", "WindowViewer", "Camera"}
+OWN_DRAWING = "rlearly.envs.drawing"
 
 
 class Unencodable(Exception):
@@ -243,7 +244,7 @@ def _name(kind: type) -> str:
 def _draws(kind: type) -> bool:
     top = kind.__module__.split(".")[0]
     mujocos = top in ("mujoco", "gymnasium", "dm_control") and kind.__name__ in DRAWING_CLASSES
-    return top in DRAWING or mujocos
+    return top in DRAWING or mujocos or kind.__module__ == OWN_DRAWING
 
 
 @functools.cache

@@ -192,7 +192,7 @@ def _fixed_fields(kind: type) -> list[tuple[str, str]]:
 
 def _upload_height_fields(physics: Any) -> None:
     """The pictures' copy of the terrain lives with the renderer (dm_control's quadruped)."""
-    contexts = physics.contexts
+    contexts = physics._contexts  # `contexts` would make them, in whatever thread this is
     if not contexts:
         return
     mujoco: Any = importlib.import_module("mujoco")

@@ -1,0 +1,281 @@
+"""Agent steps a second of envs, of evaluations and of a training loop, beside plain baselines.
+
+`python benchmarks/env.py` prints a Markdown table; `cases=[...]`, `rounds=`, `threads=` say what
+and how long, `json=FILE` keeps the numbers. A case is a task with `pixels` or `states`,
+`evaluation` or `loop` after it. The sides take turns in processes of their own (turns.py). The
+baselines are what one writes without a framework: dm_control's suite with physics.render at each
+step, gymnasium's own rgb_array rendering brought to 84x84, gymnasium.make's step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import HEAD, OURS, Row, compare, keep, serve, show
+
+from rlearly.config import ConfigError, from_words, setting
+
+FAST = "rlearly, env.render=fast"
+BUFFER = "rlearly, the model's buffer"
+SUITE = "dm_control"
+GYMNASIUM = "gymnasium"
+TWO = "rlearly, two workers"
+IN_TURN = "rlearly, overlap=false"
+SIDES = {
+    "dog_run pixels": (OURS, FAST, BUFFER, SUITE),
+    "cheetah_run pixels": (OURS, FAST, BUFFER, SUITE),
+    "walker_run pixels": (OURS, FAST, BUFFER, SUITE),
+    "HalfCheetah-v5 pixels": (OURS, FAST, BUFFER, GYMNASIUM),
+    "cheetah_run states": (OURS, SUITE),
+    "HalfCheetah-v5 states": (OURS, GYMNASIUM),
+    "cheetah_run evaluation": (OURS, TWO),
+    "dog_run evaluation": (OURS, TWO),
+    "cheetah_run loop": (OURS, IN_TURN),
+    "dog_run loop": (OURS, IN_TURN),
+}
+"""Case -> its sides."""
+
+TIMES = {"pixels": 20, "states": 2000, "evaluation": 1, "loop": 12}
+"""Units of work in a turn."""
+EVALUATION_STEPS = 20
+"""Agent steps of each of an evaluation's two episodes here."""
+LOOP = {
+    "cheetah_run": "preset=cpu seed_frames=320",
+    "dog_run": "seed_frames=600 replay.capacity=2000 agent.nstep=1",
+}
+"""Task -> what a run of DrM is asked for; the updates begin before the first turn."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured."""
+
+    cases: list[str] = field(default_factory=lambda: list(SIDES))
+    threads: int = setting(1, "CPU threads of each side", at_least=1)
+    rounds: int = setting(9, "turns of each side", at_least=1)
+    json: str | None = setting(None, "a file for the numbers")
+
+
+# --- in the processes of the sides ---
+
+
+def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
+    """One agent step (of an evaluation: all of it) when called."""
+    import torch
+
+    torch.set_num_threads(threads)
+    name, kind = case.split()
+    if kind == "evaluation":
+        return _evaluation(name, 2 if side == TWO else 1)
+    if kind == "loop":
+        return _loop(name, threads, overlap=side == OURS)
+    if side == SUITE:
+        return _plain_suite(name, pixels=kind == "pixels")
+    if side == GYMNASIUM:
+        return _plain_gymnasium(name, pixels=kind == "pixels")
+    return _stepper(_our_env(name, side, pixels=kind == "pixels"))
+
+
+def _our_env(name: str, side: str, *, pixels: bool) -> Any:
+    from rlearly import envs
+    from rlearly.envs import drawing
+
+    config = replace(envs.config_for(name), render="fast" if side == FAST else "exact")
+    if pixels:
+        config = replace(config, action_repeat=2)
+    if side == BUFFER:
+        drawing.PhysicsPictures._fit = lambda pictures, physics, size: None  # pyright: ignore
+        drawing.ModelPictures._renderer = _renderer_in_the_models_buffer  # pyright: ignore
+    return envs.make(config, pixels=pixels, model_seed=0)
+
+
+def _renderer_in_the_models_buffer(pictures: Any, model: Any, size: int) -> Any:
+    import mujoco
+
+    return mujoco.Renderer(model, size, size)
+
+
+def _stepper(env: Any) -> Callable[[], None]:
+    from rlearly.play import reset_of, step_of
+
+    actions = _actions(env.action_space.shape[0])
+    seeds = itertools.count()
+    reset_of(env, "a benchmark", seed=next(seeds))
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = step_of(env, next(actions), "a benchmark")
+        if terminated or truncated:
+            reset_of(env, "a benchmark", seed=next(seeds))
+
+    return step
+
+
+def _actions(count: int) -> Any:
+    many = np.random.default_rng(0).uniform(-1, 1, (1000, count)).astype(np.float32)
+    return itertools.cycle(many)
+
+
+def _plain_suite(name: str, *, pixels: bool) -> Callable[[], None]:
+    from rlearly.envs.rendering import choose_backend
+
+    choose_backend()
+    from dm_control import suite
+
+    domain, task = name.split("_", 1)
+    env: Any = suite.load(domain, task, task_kwargs={"random": 0})
+    low, high = env.action_spec().minimum, env.action_spec().maximum
+    actions = _actions(len(low))
+    images: deque[np.ndarray] = deque(maxlen=3)
+    env.reset()
+
+    def step() -> np.ndarray:
+        action = low + (next(actions).astype(np.float64) + 1) / 2 * (high - low)
+        total = 0.0
+        for _ in range(2):
+            time_step = env.step(action)
+            total += time_step.reward or 0.0
+            if time_step.last():
+                break
+        if not pixels:
+            seen = time_step.observation  # pyright: ignore[reportPossiblyUnbound]
+            obs = np.concatenate([np.ravel(part) for part in seen.values()]).astype(np.float32)
+        else:
+            images.append(env.physics.render(84, 84, camera_id=0).transpose(2, 0, 1).copy())
+            obs = np.concatenate(images)
+        if time_step.last():  # pyright: ignore[reportPossiblyUnbound]
+            env.reset()
+        return obs
+
+    return step  # pyright: ignore[reportReturnType]
+
+
+def _plain_gymnasium(name: str, *, pixels: bool) -> Callable[[], None]:
+    from rlearly.envs.rendering import choose_backend
+
+    choose_backend()
+    import gymnasium
+    from PIL import Image
+
+    env: Any = gymnasium.make(name, render_mode="rgb_array" if pixels else None)
+    actions = _actions(env.action_space.shape[0])
+    images: deque[np.ndarray] = deque(maxlen=3)
+    env.reset(seed=0)
+
+    def step() -> None:
+        for _ in range(2 if pixels else 1):
+            _, _, terminated, truncated, _ = env.step(next(actions))
+            if terminated or truncated:
+                env.reset()
+        if pixels:
+            image = Image.fromarray(env.render()).resize((84, 84), Image.Resampling.BOX)
+            images.append(np.asarray(image).transpose(2, 0, 1))
+            np.concatenate(images)
+
+    return step
+
+
+class Still:
+    """An agent that costs nothing."""
+
+    def __init__(self, actions: int):
+        self.action = np.zeros((1, actions), np.float32)
+
+    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
+        return self.action
+
+
+def _evaluation(name: str, workers: int) -> Callable[[], Any]:
+    from gymnasium.wrappers import TimeLimit
+
+    from rlearly.places import Apart, Here
+    from rlearly.play import evaluate
+
+    places = [Apart() if workers > 1 else Here() for _ in range(workers)]
+
+    def make() -> Any:
+        return TimeLimit(_our_env(name, OURS, pixels=True), EVALUATION_STEPS)
+
+    envs = [place.do(make) for place in places]
+    agent: Any = Still(envs[0].action_space.shape[0])
+    return lambda: evaluate(
+        agent, *envs, places=places, episodes=2, seeds=np.random.SeedSequence(0), step=0
+    )
+
+
+def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
+    import torch
+
+    from rlearly import compose, machine
+    from rlearly.sinks import JsonLines, Sinks
+
+    class Silent:
+        def look(self, at: Any, updates: int, latest: Any) -> None:
+            pass
+
+        def say(self, text: str) -> None:
+            pass
+
+    machine.settle(threads)
+    folder = Path(tempfile.mkdtemp())
+    words = f"agent=drm env={name} {LOOP[name]} eval_every_frames=0"
+    loop = compose.build(
+        compose.compose([*words.split(), f"overlap={str(overlap).lower()}"]),
+        folder,
+        make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
+        watcher=Silent(),
+        device=torch.device("cpu"),
+    )
+    while not loop.updates:
+        loop._step()
+    return loop._step
+
+
+# --- in the one that is run ---
+
+
+def measure(case: str, config: BenchmarkConfig) -> list[Row]:
+    kind = case.split()[1]
+    return compare(
+        __file__,
+        case,
+        SIDES[case],
+        threads=config.threads,
+        rounds=config.rounds,
+        times=TIMES[kind],
+        unit="steps/s",
+        units_each=2 * EVALUATION_STEPS if kind == "evaluation" else 1,
+    )
+
+
+def main() -> int:
+    if serve(prepare):
+        os._exit(0)  # what other threads draw with cannot be freed in this one
+    try:
+        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        for case in config.cases:
+            if case not in SIDES:
+                raise ConfigError(f"cases: expected some of {', '.join(SIDES)}, received {case!r}.")
+    except ConfigError as error:
+        print(f"benchmarks/env.py: {error}", file=sys.stderr)
+        return 2
+    print(HEAD, flush=True)
+    rows = []
+    for case in config.cases:
+        rows += measure(case, config)
+        print(show(rows[-len(SIDES[case]) :]), flush=True)
+    if config.json:
+        keep(config.json, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
