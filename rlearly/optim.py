@@ -30,6 +30,8 @@ class Adam:
             {"params": list(parameters), "lr": lr, "betas": betas, "eps": eps}
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._steps: Tensor | None = None  # of every parameter; `state` has parts of it
+        self._all: list[list[Tensor]] = []  # steps and moments of all, while none was forgotten
         self._before: list[Callable[..., None]] = []
         self._after: list[Callable[..., None]] = []
 
@@ -47,16 +49,18 @@ class Adam:
         for hook in self._before:
             hook(self)
         (group,) = self.param_groups
-        moved = [p for p in group["params"] if p.grad is not None]
+        moved = group["params"]
+        gradients = [p.grad for p in moved]
+        if any(g is None for g in gradients):
+            moved = [p for p in moved if p.grad is not None]
+            gradients = [p.grad for p in moved]
         if moved:
-            states = [self.state.get(p) or self._begin(p) for p in moved]
-            steps = [s["step"] for s in states]
-            torch._foreach_add_(steps, 1)  # pyright: ignore
+            steps, first, second = self._moments_of(moved)
             torch._fused_adam_(  # pyright: ignore
                 moved,
-                [p.grad for p in moved],
-                [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states],
+                gradients,
+                first,
+                second,
                 [],
                 steps,
                 lr=group["lr"],
@@ -70,9 +74,25 @@ class Adam:
         for hook in self._after:
             hook(self)
 
+    def _moments_of(self, moved: list[Tensor]) -> list[list[Tensor]]:
+        """Steps, counted on, first and second moments."""
+        every = len(moved) == len(self.param_groups[0]["params"])
+        if self._steps is not None and every and self._all and len(self.state) == len(moved):
+            self._steps.add_(1)
+            return self._all
+        states = [self.state.get(p) or self._begin(p) for p in moved]
+        found = [[s[name] for s in states] for name in ("step", "exp_avg", "exp_avg_sq")]
+        torch._foreach_add_(found[0], 1)  # pyright: ignore
+        self._all = found if every else []
+        return found
+
     def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
+        places = {p: at for at, p in enumerate(self.param_groups[0]["params"])}
+        if self._steps is None:
+            self._steps = torch.zeros(len(places), device=parameter.device)
+        self._all = []
         self.state[parameter] = {
-            "step": torch.zeros((), device=parameter.device),
+            "step": self._steps[places[parameter]].zero_(),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }

@@ -105,6 +105,12 @@ def reset_of(env: gymnasium.Env, where: str, **words: Any) -> np.ndarray:
     return _asked(env, env.reset, where, **words)[0]
 
 
+def _is_finite(numbers: np.ndarray) -> bool:
+    """Whether all are; usually told by the one number that is not finite if any of them is not."""
+    flat = numbers.ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+
+
 def _asked(
     env: gymnasium.Env, method: Callable[..., Any], where: str, *words: Any, **more: Any
 ) -> Any:
@@ -123,7 +129,7 @@ def _asked(
             f"expected {space.dtype} {list(space.shape)}",
             asked=words,
         )
-    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+    if obs.dtype.kind == "f" and not _is_finite(obs):
         raise RunFailed(
             f"the env returned an observation that is not finite in {where}",
             asked=words,

@@ -47,6 +47,26 @@ def test_agent_learns_to_look(tmp_path, agent):
     assert min(returns(loop, env)) >= THRESHOLD
 
 
+SWITCHES = {
+    "td3": "precision=bf16 replay.storage=disk replay.prefetch=2 overlap=true eval_workers=2",
+    "drqv2": "precision=bf16 replay.compression=zstd replay.prefetch=2 overlap=true eval_workers=2",
+}
+
+
+@pytest.mark.parametrize("agent", SWITCHES)
+def test_agent_learns_with_every_switch_on(tmp_path, agent):
+    own = [*TINY, "train_frames=1500"] if agent == "drqv2" else [*TINY_STATE[agent]]
+    words = [*own, f"agent={agent}", *SWITCHES[agent].split(), "replay_ratio=1"]
+    if agent == "td3":
+        words.append("train_frames=900")
+    loop = make_loop(tmp_path, compose.compose(words))
+    loop.run()
+    env = compose.make_env(compose.compose(words))
+    result = returns(loop, env)
+    loop.close()
+    assert min(result) >= THRESHOLD if agent == "drqv2" else np.mean(result) >= 8.5
+
+
 @pytest.mark.parametrize("copies", [1, 4])
 @pytest.mark.parametrize("agent, frames", [("td3", 900), ("sac", 900), ("ppo", 5000)])
 def test_agent_learns_to_reach(tmp_path, agent, frames, copies):

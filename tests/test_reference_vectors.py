@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 from rlearly.agents import drm, drqv2
 from rlearly.augment import shift
+from rlearly.compute import Compute
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec
@@ -39,7 +40,7 @@ METRIC = {
 }
 
 
-def agent_for(name, hyper):
+def agent_for(name, hyper, *, compiled):
     module = drm if name.startswith("drm") else drqv2
     values = {
         "lr": hyper["lr"],
@@ -65,7 +66,12 @@ def agent_for(name, hyper):
     )
     config = module.Config(**values)
     return module.make(
-        config, spec, seeds=Seeds(0), device=torch.device("cpu"), gauge=Gauge(every_steps=1)
+        config,
+        spec,
+        seeds=Seeds(0),
+        device=torch.device("cpu"),
+        gauge=Gauge(every_steps=1),
+        compute=Compute("fp32", compiled),
     )
 
 
@@ -88,11 +94,12 @@ def flat(tensor):
     return tensor.double().flatten()
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["drqv2_update", "drm_update_asleep", "drm_update_awaken"])
-def test_three_updates_equal_the_official_code(name):
+def test_three_updates_equal_the_official_code(name, compiled):
     data = np.load(REFERENCE / f"{name}.npz")
     meta = json.loads(bytes(data["meta"]))
-    agent = agent_for(name, meta["hyper"])
+    agent = agent_for(name, meta["hyper"], compiled=compiled)
     for key in data.files:
         if key.startswith("init/"):
             _, network, official = key.split("/")

@@ -126,7 +126,9 @@ class PPO:
         self.config = config
         self.device = device
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(_initialise, seeds.torch("weights"), device, interventions, compute or Compute())
+        growth = Growth(
+            _initialise, seeds.torch("weights"), device, interventions, compute or Compute()
+        )
         critic = StateValue(features, config.hidden_dim)
         actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
         self.critic = growth.grow("critic", critic)

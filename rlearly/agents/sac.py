@@ -216,9 +216,7 @@ class SAC:
         soft = torch.min(*self.critic_target(next_obs, action)) - self.log_alpha.exp() * log_prob
         return batch.reward + batch.discount * soft
 
-    def _update_policy(
-        self, obs: Tensor, hidden: list[Tensor] | None
-    ) -> dict[str, Tensor | float]:
+    def _update_policy(self, obs: Tensor, hidden: list[Tensor] | None) -> dict[str, Tensor | float]:
         action, log_prob = self._sample(obs, hidden)
         alpha = self.log_alpha.detach().exp()
         with frozen(self.critic_parameters):
