@@ -168,7 +168,7 @@ class Loop:
         try:
             while True:
                 self._do_what_is_due()
-                if self.at.frames >= self.plan.train_frames:
+                if self.steps * self.plan.frames_per_step >= self.plan.train_frames:
                     break
                 if self.stop_requested():
                     raise Interrupted
