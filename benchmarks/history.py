@@ -83,8 +83,10 @@ def draw(commits: Sequence[str], panels: History, picture: Path) -> None:
     colours = {side: f"C{number % 10}" for number, side in enumerate(sides)}
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
+    legend = 0.2 * math.ceil(len(sides) / 4) + 0.3  # inches
+    height = 2.6 * lines + legend
     figure, axes = pyplot.subplots(
-        lines, columns, figsize=(3.6 * columns, 2.6 * lines + 0.6), squeeze=False, sharex=True
+        lines, columns, figsize=(3.6 * columns, height), squeeze=False, sharex=True
     )
     places = range(len(commits))
     for number, (axis, title) in enumerate(zip(axes.flat, sorted(panels), strict=False)):
@@ -102,7 +104,7 @@ def draw(commits: Sequence[str], panels: History, picture: Path) -> None:
     marks = [Line2D([], [], color=colours[side], marker="o", label=side) for side in sides]
     figure.supylabel("times that rlearly is faster (memory: smaller)", fontsize=9)
     figure.legend(handles=marks, loc="upper center", ncols=min(4, len(marks)), fontsize=8)
-    figure.tight_layout(rect=(0.01, 0, 1, 1 - 0.45 / (2.6 * lines + 0.6)))
+    figure.tight_layout(rect=(0.01, 0, 1, 1 - legend / height))
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)

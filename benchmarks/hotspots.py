@@ -257,9 +257,11 @@ def report(config: HotspotsConfig) -> None:
     import peaks
     import torch
 
+    from rlearly import machine
+
     loops.prepare_env_libraries()
     torch.manual_seed(0)
-    torch.set_num_threads(config.threads)
+    machine.settle(config.threads)
     best_rates = peaks.measure(quick=config.quick)
     print(f"{peaks.table(best_rates)}\n", flush=True)
     words = turns.given(precision=config.precision)

@@ -99,7 +99,7 @@ def compare(
     """The median rate of each side, and the median over turns of its time by `ours`'s.
 
     `times`: units of work in a turn; `units_each`: how much of `unit` (as in "updates/s") each is.
-    With several sides of `ours` there are rows of the others for each, which its name heads.
+    With several sides of `ours` there are rows of all others for each, as a case of its own.
     """
     running = [Side(script, name, case, threads) for name in sides]
     for side in running:
@@ -109,11 +109,12 @@ def compare(
         side.close()
 
     def row(own: str, name: str) -> Row:
+        label = case if len(ours) == 1 else f"{case}, {own.removeprefix(OURS).strip()}"
         rate = units_each / statistics.median(turn[name] for turn in turns)
         if name == own:
-            return Row(case, name, threads, rate, unit)
+            return Row(label, name, threads, rate, unit)
         ratio = statistics.median(turn[name] / turn[own] for turn in turns)
-        return Row(case, name, threads, rate, unit, ratio)
+        return Row(label, name, threads, rate, unit, ratio)
 
     others = [name for name in sides if name not in ours]
     return [row(own, name) for own in ours for name in (own, *others)]
