@@ -156,7 +156,8 @@ class ControlEnv(gymnasium.Env):
         return {key: np.atleast_1d(value) for key, value in time_step.observation.items()}
 
     def picture(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]; if exact, byte for byte what physics.render gives for this state."""
+        """uint8 [size, size, 3]; if exact, byte for byte what physics.render gives for this
+        state."""
         return self._cached_camera.take(self._control.physics, size)
 
     def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]

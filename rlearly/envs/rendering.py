@@ -20,7 +20,8 @@ INSTALL = (
 )
 
 NOT_DRAWN = (
-    "env.render=fast: is about images that MuJoCo draws to be observed, and env={} is {}; leave it out."
+    "env.render=fast: is about images that MuJoCo draws to be observed, and env={} is {}; "
+    "leave it out."
 )
 WITHOUT_PIXELS = "train from states without videos: obs=state video_size=0"
 WITHOUT_VIDEOS = "do without videos: video_size=0"
@@ -82,7 +83,10 @@ def remedy() -> str:
 def reason_against(backend: str) -> str | None:
     """Why a backend cannot be used here, or None if it can."""
     finished = subprocess.run(
-        [sys.executable, "-I", "-S", str(PROBE), backend], capture_output=True, text=True, timeout=60
+        [sys.executable, "-I", "-S", str(PROBE), backend],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     if finished.returncode == 0:
         return None

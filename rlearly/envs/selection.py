@@ -69,8 +69,8 @@ class ValueClusters(_Stateless):
         values = snapshots.values
         if not np.isfinite(values).all():
             raise ConfigError(
-                f"{np.isnan(values).sum()} of {len(values)} snapshots carry no value to cluster by: "
-                "record them with a value, or use selection Uniform or ReturnToGo."
+                f"{np.isnan(values).sum()} of {len(values)} snapshots carry no value to cluster "
+                "by: record them with a value, or use selection Uniform or ReturnToGo."
             )
         distinct = len(np.unique(values))
         if self.clusters > distinct:

@@ -43,7 +43,7 @@ class StepCounter:
 
     def _open(self, path: str) -> None:
         self.path = path
-        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115
+        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115, PTH123
         self._shared = mmap.mmap(self._file.fileno(), 8)
 
     def __getstate__(self) -> str:
@@ -124,8 +124,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     stay this env's own. Choices are drawn from `self.np_random`, which `reset(seed=...)` seeds.
     `reset(options={"snapshot": i})` starts at snapshot i, also after the phase. The info of such a
     reset holds "snapshot" and "snapshot_value" (the teacher's); its other entries are of the
-    ordinary reset before. The info of such an episode's last step holds "snapshot" too. Wrap it anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics,
-    SB3's Monitor) belong outside, where they see the truncation.
+    ordinary reset before. The info of such an episode's last step holds "snapshot" too. Wrap it
+    anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics, SB3's Monitor) belong
+    outside, where they see the truncation.
 
     `counter`: a StepCounter shared by the copies of a vector env (or a Count, if they are all in
     one process); None: this env's steps alone.
@@ -166,7 +167,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         )
         if truncate_steps is not None and truncate_steps < 1:
             raise ConfigError(
-                f"truncate_steps: expected None or a number of at least 1, received {truncate_steps}."
+                f"truncate_steps: expected None or a number of at least 1, "
+                f"received {truncate_steps}."
             )
         if until_steps < 0:
             raise ConfigError(f"until_steps: expected at least 0, received {until_steps}.")
@@ -255,7 +257,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     def _index(self, index: Any) -> int | None:
         if index is not None and not 0 <= int(index) < len(self.snapshots):
             raise ConfigError(
-                f"snapshot: expected a number from 0 to {len(self.snapshots) - 1}, received {index}."
+                f"snapshot: expected a number from 0 to {len(self.snapshots) - 1}, "
+                f"received {index}."
             )
         return None if index is None else int(index)
 

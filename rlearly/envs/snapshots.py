@@ -224,8 +224,6 @@ class Snapshots:
         Raises:
             ConfigError: there is no such file, or it is damaged, or it is something else.
         """
-        import h5py
-
         path = Path(path)
         if not path.is_file():
             raise ConfigError(
@@ -384,9 +382,7 @@ class Collector:
         self.space = self.watch.observation_space
         self.rows: list[dict[str, Any]] = []
 
-    def note(
-        self, *, step: int, episode: int, value: float, reward: float, so_far: float
-    ) -> None:
+    def note(self, *, step: int, episode: int, value: float, reward: float, so_far: float) -> None:
         """Take a snapshot of the env as it is, `reward` after the last step, `so_far` in all."""
         state = save(self.watch.env, self.method)
         observation = codec.Encoder().encode(self.watch.obs, "observation")
@@ -417,7 +413,8 @@ class Collector:
         act: Callable[[Any, int], Any],
         value: Callable[[Any, int], float],
     ) -> tuple[float, int, bool]:
-        """Play one episode from its seed, until it is over or `act(obs, step)` raises StopIteration.
+        """Play one episode from its seed, until it is over or `act(obs, step)` raises
+        StopIteration.
 
         Returns (return, steps, whether it was over).
         """
@@ -596,7 +593,9 @@ def from_minari(
     try:
         import minari  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ConfigError("Minari datasets need a package: pip install 'rlearly[minari]'.") from None
+        raise ConfigError(
+            "Minari datasets need a package: pip install 'rlearly[minari]'."
+        ) from None
     if isinstance(dataset, str):
         try:
             dataset = minari.load_dataset(dataset)

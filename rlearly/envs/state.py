@@ -270,9 +270,7 @@ def _restore_wrapper(wrapper: Any, saved: dict[str, Any], env: gymnasium.Env) ->
         ) from None
 
 
-def _check(
-    base: gymnasium.Env, wrappers: list[Any], state: EnvState, only_simulator: bool
-) -> None:
+def _check(base: gymnasium.Env, wrappers: list[Any], state: EnvState, only_simulator: bool) -> None:
     if id_of(base) != state.env_id:
         raise ConfigError(
             f"The saved state is of {state.env_id}, and this env is {id_of(base)}: restore it into "
@@ -339,9 +337,7 @@ def installed(package: str) -> str | None:
 # --- the self-test ---
 
 
-def _try_method(
-    env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, steps: int
-) -> None:
+def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, steps: int) -> None:
     if method == "replay":
         env, fresh = recorded(env), fresh and recorded(fresh)
     before = [_save_wrapper(wrapper, env) for wrapper in _wrappers(env)]
@@ -381,7 +377,8 @@ def _sample(space: gymnasium.Space) -> Any:
 
 
 def _play(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
-    """All that an env answers, and its generators at the end; an ended episode is followed by one."""
+    """All that an env answers, and its generators at the end; an ended episode is followed by
+    one."""
     seen: list[Any] = []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action)

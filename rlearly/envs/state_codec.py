@@ -408,9 +408,7 @@ class Decoder:
     def _random(self, tree: Any, current: Any, path: str) -> Any:
         at = tree["at"]
         if at not in self._generators:
-            known = isinstance(
-                current, np.random.Generator | np.random.RandomState | random.Random
-            )
+            known = isinstance(current, np.random.Generator | np.random.RandomState | random.Random)
             if not (self.only_simulator and known):
                 current = with_state(current, self.random[at])
             self._generators[at] = current

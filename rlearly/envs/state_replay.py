@@ -153,7 +153,7 @@ def replay(
     saved = codec.Decoder(base, {}, {}).decode(log, codec.MISSING, "")
     own_random, own_clocks = own_randomness(base)
     recording.reset(seed=saved["seed"], options=saved["options"])
-    drawn = {step: generator for step, generator in saved["drawn"]}
+    drawn = dict(saved["drawn"])
     for i, action in enumerate(saved["actions"]):
         if i in drawn:
             set_randomness(base, {"_np_random": drawn[i]}, {})

@@ -138,7 +138,9 @@ def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
     mujoco: Any = importlib.import_module("mujoco")
     full = mujoco.mjtState.mjSTATE_INTEGRATION
     now = _checksums(model)
-    different = sorted(name for name in now | tree["fixed"] if now.get(name) != tree["fixed"].get(name))
+    different = sorted(
+        name for name in now | tree["fixed"] if now.get(name) != tree["fixed"].get(name)
+    )
     sizes = [n for n, a in tree["model"].items() if getattr(model, n, np.empty(0)).shape != a.shape]
     if different or sizes or len(tree["state"]) != mujoco.mj_stateSize(model, full):
         raise DifferentModel(", ".join([*different, *sizes]) or "size")
@@ -198,6 +200,4 @@ def _upload_height_fields(physics: Any) -> None:
     mujoco: Any = importlib.import_module("mujoco")
     with contexts.gl.make_current() as gl:
         for number in range(physics.model.nhfield):
-            gl.call(
-                mujoco.mjr_uploadHField, physics.model.ptr, contexts.mujoco.ptr, number
-            )
+            gl.call(mujoco.mjr_uploadHField, physics.model.ptr, contexts.mujoco.ptr, number)

@@ -168,8 +168,8 @@ def summary(curves: Sequence[Curve], seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write(curves: Sequence[Curve], folder: Path, seed: int = 0) -> None:
-    """curves.csv has every evaluation of every run, metrics.csv all points of other metrics if there
-    are any, and table.csv the summary of finished runs. Published curves are left out."""
+    """curves.csv has every evaluation of every run, metrics.csv all points of other metrics if
+    there are any, and table.csv the summary of finished runs. Published curves are left out."""
     curves = [curve for curve in curves if curve.seed is not None]
     with (folder / "curves.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

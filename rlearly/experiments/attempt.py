@@ -1,8 +1,9 @@
-"""One try of a sweep's job, in a process of its own; what came of it stands in the sweep's directory.
+"""One try of a sweep's job, in a process of its own; what came of it stands in the sweep's
+directory.
 
 A job is a run, or a teacher that is trained and then recorded. Its exit status is the contract: 0
-is done, 75 is saved and to be run again, anything else failed. Whichever engine starts it, the job's
-command, directory and result are the same.
+is done, 75 is saved and to be run again, anything else failed. Whichever engine starts it, the
+job's command, directory and result are the same.
 """
 
 from __future__ import annotations
@@ -279,7 +280,8 @@ class Attempt:
             )
         if self.stopping:  # since the question above
             self._process.send_signal(signal.SIGTERM)
-        while True:  # not one long wait: an exception that is set from outside would have to wait too
+        # not one long wait: an exception that is set from outside would have to wait too
+        while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(timeout=1)
 

@@ -75,8 +75,9 @@ def _curves(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
         panels[env] = partial(_draw_curves, found, looks, arms, None)
     caption = (
         "Evaluation returns. Thick: the IQM over seeds; band: its 95 % bootstrap interval (none "
-        f"under {statistics.FEW} seeds); thin: every seed, as far as it is. Thick line and band are of the "
-        "finished runs; where none has finished, of all that have begun, as far as all of them are. "
+        f"under {statistics.FEW} seeds); thin: every seed, as far as it is. "
+        "Thick line and band are of the finished runs; where none has finished, of all that have "
+        "begun, as far as all of them are. "
         "An open circle ends a run that is not finished. Lines without thin ones are published."
     )
     labels = (FRAMES, "evaluation return")
@@ -166,7 +167,8 @@ def _finals(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
     panels = {env: partial(one, env) for env in found.envs if found.finals(env)}
     caption = (
         "Final scores of finished runs: a dot a seed, the stroke is the IQM, the bar its 95 % "
-        f"bootstrap interval (none under {statistics.FEW} seeds), a cross the published number where there is one."
+        f"bootstrap interval (none under {statistics.FEW} seeds), a cross the "
+        "published number where there is one."
     )
     labels = ("final return", "")
     return _grid("final", "Final scores", caption, panels, labels, looks, folder)
@@ -202,8 +204,8 @@ def _profiles(found: Findings, looks: dict[str, Look], folder: Path) -> Figure |
 
     caption = (
         "Performance profiles: the share of finished runs, of all envs together, whose normalised "
-        f"final score is above each threshold; band: 95 % bootstrap interval (none where an env has under "
-        f"{statistics.FEW} seeds). {found.scaling()}"
+        "final score is above each threshold; band: 95 % bootstrap interval (none where an env has "
+        f"under {statistics.FEW} seeds). {found.scaling()}"
     )
     panels = {"all envs": one} if pooled else {}
     labels = ("normalised final score", "share of runs above it")
@@ -226,8 +228,8 @@ def _improvements(found: Findings, looks: dict[str, Look], folder: Path) -> Figu
 
     first = found.arms[0] if found.arms else ""
     caption = (
-        f"The chance that a run ends above a run of {first} on the same env, in the mean over envs; "
-        "bar: 95 % bootstrap interval. At 0.5 (dotted) neither is better."
+        f"The chance that a run ends above a run of {first} on the same env, in the mean over "
+        "envs; bar: 95 % bootstrap interval. At 0.5 (dotted) neither is better."
     )
     panels = {f"against {first}": one} if chances else {}
     labels = (f"P(above {_short(first)})", "")
@@ -321,7 +323,10 @@ def _grid(
             if arm in legend
         ]
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(4 if columns > 1 else 2, len(handles)), frameon=False
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(4 if columns > 1 else 2, len(handles)),
+            frameon=False,
         )
     stream = StringIO()
     try:

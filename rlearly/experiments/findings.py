@@ -165,7 +165,8 @@ class Findings:
         return [c for c, flag in zip(members, flags, strict=True) if flag]
 
     def pooled(self) -> dict[str, list[np.ndarray]]:
-        """Normalised final scores [runs] of each env, of the arms that have finished runs on all."""
+        """Normalised final scores [runs] of each env, of the arms that have finished runs on
+        all."""
         finals = {env: self.finals(env) for env in self.envs}
         return {
             arm: [self.normalised(env, finals[env][arm]) for env in self.envs]
@@ -260,9 +261,9 @@ class Findings:
         others = any(self.published_curve(env, arm) for env in self.envs for arm in self.arms)
         columns += ["worst", "best", "broken", *(["published"] if paper else [])]
         note = (
-            "Returns as the env gives them. Final is the mean of a run's last three evaluations, of "
-            "finished runs only; the mean while learning is the area under a run's curve over its "
-            f"length. Broken: a finished run whose final score lies in the lowest "
+            "Returns as the env gives them. Final is the mean of a run's last three evaluations, "
+            "of finished runs only; the mean while learning is the area under a run's curve over "
+            f"its length. Broken: a finished run whose final score lies in the lowest "
             f"{BROKEN_SHARE:.0%} of the way from the lowest return seen on that env (0 for "
             f"dm_control) to the best arm's IQM. {FEW_NOTE}"
         )
@@ -326,8 +327,8 @@ class Findings:
         if self.threshold is not None:
             return "as asked for"
         return (
-            f"{SHARE_OF_BEST:.0%} of the way from the lowest return of any evaluation on that env (0 "
-            "for dm_control) to the final IQM of its best arm"
+            f"{SHARE_OF_BEST:.0%} of the way from the lowest return of any evaluation on that env "
+            "(0 for dm_control) to the final IQM of its best arm"
         )
 
     def enough(self, scores: statistics.Tasks) -> bool:
@@ -379,8 +380,8 @@ class Findings:
             for arm, (*ends, envs) in self.improvements().items()
         ]
         note = (
-            f"The chance that a run of the arm ends above a run of {self.arms[0]} on the same env, a "
-            "tie counted as half, in the mean over the envs where both have at least "
+            f"The chance that a run of the arm ends above a run of {self.arms[0]} on the same env, "
+            "a tie counted as half, in the mean over the envs where both have at least "
             f"{statistics.FEW} finished runs. 0.5 is no difference."
         )
         columns = ["arm", f"P(above {self.arms[0]}) [95 %]", "envs"]

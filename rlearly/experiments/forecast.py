@@ -14,8 +14,8 @@ TIMING_SECONDS = 60.0
 """After which no further kind of run is timed."""
 QUIET_SECONDS = 4.0
 START_SECONDS = 5.0
-"""Of a process until its first step, with its imports and its trial of an evaluation: as measured on
-one core of a busy machine."""
+"""Of a process until its first step, with its imports and its trial of an evaluation: as measured
+on one core of a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def _paces(
         config = kinds[kind]
         if spent >= QUIET_SECONDS:
             say(
-                f"timing {config.agent_name} on {config.env.name}, {len(found) + 1} of {len(order)} "
-                f"({spent:.0f} s so far, {timing_seconds:.0f} s at most)"
+                f"timing {config.agent_name} on {config.env.name}, {len(found) + 1} of {len(order)}"
+                f" ({spent:.0f} s so far, {timing_seconds:.0f} s at most)"
             )
         found[kind] = timed(config, choose_device(config.device))
     return found

@@ -189,8 +189,8 @@ class Slurm:
         missing = [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]
         if missing:
             raise ConfigError(
-                f"launcher=slurm: {', '.join(missing)} not found; run this on a machine that submits "
-                "to SLURM, or take launcher=local."
+                f"launcher=slurm: {', '.join(missing)} not found; run this on a machine that "
+                "submits to SLURM, or take launcher=local."
             )
         _import("submitit", "slurm")
         if config.time_min * 60 <= config.signal_seconds:
@@ -215,7 +215,10 @@ class Slurm:
                 known |= {job.name: number for job, number in zip(members, numbers, strict=True)}
                 _remember(sweep, dict(zip(numbers, (job.name for job in members), strict=True)))
                 where = numbers[0].split("_")[0]
-                say(f"submitted {len(members)} jobs as {where}" + (f", after {after}" if after else ""))
+                say(
+                    f"submitted {len(members)} jobs as {where}"
+                    + (f", after {after}" if after else "")
+                )
 
     def stop(self) -> None:
         """SLURM has the jobs; they are not this process's to stop."""
@@ -401,8 +404,8 @@ class Ray:
                 for n in nodes
             )
             raise ConfigError(
-                f"ray.cpus, ray.gpus and ray.memory_gb: expected what one node has ({have}), received "
-                f"{self.config.cpus:g}, {self.config.gpus:g} and {self.config.memory_gb}."
+                f"ray.cpus, ray.gpus and ray.memory_gb: expected what one node has ({have}), "
+                f"received {self.config.cpus:g}, {self.config.gpus:g} and {self.config.memory_gb}."
             )
 
     def _connect(self) -> None:

@@ -188,15 +188,15 @@ def _method(found: Findings) -> str:
         f"Intervals: 95 % percentile bootstrap of {RESAMPLES:,} samples ({CURVE_RESAMPLES:,} for "
         "curves and profiles), which draw seeds with replacement within each env, independently of "
         f"the other envs; bootstrap_seed={found.seed}. Arms are drawn independently too.",
-        "They say how far the result hangs on which seeds were drawn; with under five seeds they are "
-        "too narrow. A profile is a share of runs, and the chance of improvement the Mann-Whitney "
-        "statistic, as in arXiv 2108.13264.",
+        "They say how far the result hangs on which seeds were drawn; with under five seeds they "
+        "are too narrow. A profile is a share of runs, and the chance of improvement the "
+        "Mann-Whitney statistic, as in arXiv 2108.13264.",
         f"{found.scaling()} Tables of single envs are not normalised.",
         f"Broken is a finished run in the lowest {BROKEN_SHARE:.0%} of the way from the lowest "
         "return seen on its env to the best arm's IQM. Broken runs are counted in everything.",
         f"The threshold of the sample efficiency is {found.threshold_rule()}.",
-        "Numbers of finished runs: final, while learning, broken, efficiency, profiles, improvement. "
-        "Unfinished runs are only in the curves and the run times.",
+        "Numbers of finished runs: final, while learning, broken, efficiency, profiles, "
+        "improvement. Unfinished runs are only in the curves and the run times.",
     ]
     return _list(lines)
 

@@ -1,8 +1,8 @@
 """What a few seeds allow to be said: interval estimates, never a bare mean (arXiv 2108.13264).
 
-`Tasks` is a list with an array for each task (env): [runs, ...], its runs along the first axis. Tasks
-may have different numbers of runs. Everything is vectorised over the trailing axes, so one function
-serves scores [runs], curves [runs, T] and bootstrap samples of either.
+`Tasks` is a list with an array for each task (env): [runs, ...], its runs along the first axis.
+Tasks may have different numbers of runs. Everything is vectorised over the trailing axes, so one
+function serves scores [runs], curves [runs, T] and bootstrap samples of either.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def interval(
 
 
 def first_reaching(frames: np.ndarray, returns: np.ndarray, threshold: float) -> int | None:
-    """The frames [T] of the first of the returns [T] at or above the threshold; None: not reached."""
+    """The frames [T] of the first of the returns [T] at or above the threshold; None: not
+    reached."""
     reached = np.flatnonzero(returns >= threshold)
     return int(frames[reached[0]]) if len(reached) else None
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STATES = ("done", "running", "queued", "saved", "failed", "skipped", "lost", "waiting")
-"""`saved`: stopped with a checkpoint, or to be trained on. `lost`: its process is gone without a word. `skipped`: its
-teacher failed. `queued`: the engine has it. `waiting`: nobody has started it yet."""
+"""`saved`: stopped with a checkpoint, or to be trained on. `lost`: its process is
+gone without a word. `skipped`: its teacher failed. `queued`: the engine has it. `waiting`: nobody
+has started it yet."""
 
 
 LOST_SECONDS = 3600

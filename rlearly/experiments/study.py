@@ -1,9 +1,9 @@
 """What a sweep runs: a study file or a grid of words, as a plan of runs that have names.
 
 A study file is YAML: envs, a number of seeds, words that all runs share, and arms, each a name and
-further words of `rlearly.train`; `TEACHER` in them is the env's file of snapshots, made by a teacher
-that is trained first. `metrics` names what is read beside the returns, `published` holds a paper's
-numbers, env by env and arm by arm.
+further words of `rlearly.train`; `TEACHER` in them is the env's file of snapshots, made by a
+teacher that is trained first. `metrics` names what is read beside the returns, `published` holds a
+paper's numbers, env by env and arm by arm.
 """
 
 from __future__ import annotations
@@ -229,10 +229,14 @@ class Plan:
                 f"train_frames: expected at least the {done} frames that {run.title} has done, "
                 f"received {frames}; name a larger number, or another sweep_dir=."
             )
-        if _end(folder) and not finished(folder, frames) and not checkpoint.found(folder / "checkpoints"):
+        if (
+            _end(folder)
+            and not finished(folder, frames)
+            and not checkpoint.found(folder / "checkpoints")
+        ):
             raise ConfigError(
-                f"train_frames: {run.title} is done with {done} frames and has no checkpoint left to "
-                "go on from: name another sweep_dir=."
+                f"train_frames: {run.title} is done with {done} frames and has no checkpoint left "
+                "to go on from: name another sweep_dir=."
             )
         return run
 
@@ -264,14 +268,14 @@ class Plan:
             own = isinstance(error, OSError | ValueError)
             reason = str(error) if own else "its keys are not those of a plan"
             raise ConfigError(
-                f"{file} does not load as a plan ({reason}); delete it and give the sweep's command "
-                "again: runs that are done stay done."
+                f"{file} does not load as a plan ({reason}); delete it and give the sweep's "
+                "command again: runs that are done stay done."
             ) from None
 
 
 MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
-"""What a sweep's command may give its runs anew. Where a study's snapshots are is not for each run to
-say, and a grid's other file would be another arm."""
+"""What a sweep's command may give its runs anew. Where a study's snapshots are is not for each run
+to say, and a grid's other file would be another arm."""
 
 
 def frames_done(run: Path) -> int:
@@ -283,7 +287,9 @@ def frames_done(run: Path) -> int:
 def finished(run: Path, train_frames: int | None) -> bool:
     """Whether a run directory's run is done, with as many frames as it is to have."""
     end = _end(run)
-    return end is not None and (train_frames is None or end.get("frames", train_frames) >= train_frames)
+    return end is not None and (
+        train_frames is None or end.get("frames", train_frames) >= train_frames
+    )
 
 
 def _end(run: Path) -> dict[str, Any] | None:
@@ -329,7 +335,8 @@ def _refuse(sweep: Path, what: str, theirs: Sequence[str], mine: Sequence[str]) 
     )
 
 
-HELP = """A study file is YAML with the keys
+HELP = (
+    """A study file is YAML with the keys
   title              of its report
   envs               a list, as env= takes them
   seeds              how many: 5 is 0 to 4; seeds= of the command goes before it
@@ -341,7 +348,9 @@ HELP = """A study file is YAML with the keys
   ablations          envs, seeds and arms of their own, in addition
   metrics            what is read beside the returns, as in [plasticity/fau_critic]
   published          a paper's numbers: ENV: {ARM: number}
-Copy a shipped one to begin with: """ + f"{STUDIES}\n"
+Copy a shipped one to begin with: """
+    + f"{STUDIES}\n"
+)
 
 
 @dataclass(frozen=True)
@@ -373,7 +382,13 @@ class Study:
             raise ConfigError(f"{what}; shipped ones: {', '.join(shipped())}.")
         try:
             tree: Any = OmegaConf.to_container(OmegaConf.load(file))
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
+        except (
+            OSError,
+            UnicodeDecodeError,
+            YAMLError,
+            OmegaConfBaseException,
+            ValueError,
+        ) as error:
             raise ConfigError(f"{file} does not load as a study ({_reason(error)}).") from None
         keys = {name.name: name for name in dataclasses.fields(Study)}
         if not isinstance(tree, dict):
@@ -383,7 +398,9 @@ class Study:
             )
         for key in tree:
             if key not in keys:
-                raise ConfigError(f"{file}: there is no key {key!r}; {did_you_mean(str(key), keys)}")
+                raise ConfigError(
+                    f"{file}: there is no key {key!r}; {did_you_mean(str(key), keys)}"
+                )
         lacks = [key for key in ("title", "envs", "seeds", "arms") if key not in tree]
         if lacks:
             raise ConfigError(f"{file} does not load as a study: it lacks {', '.join(lacks)}.")
@@ -546,8 +563,8 @@ def _unescaped(value: str) -> str:
 
 
 def _settled(words: Sequence[str]) -> list[str]:
-    """With a number of threads, which is the machine's otherwise, and the snapshot file's whole path:
-    a run need not start where the sweep did."""
+    """With a number of threads, which is the machine's otherwise, and the snapshot file's whole
+    path: a run need not start where the sweep did."""
     words = [
         as_word("snapshot", Path(word.partition("=")[2].strip("'\"")).absolute())
         if word.startswith("snapshot=") and word not in ("snapshot=TEACHER", "snapshot=null")
