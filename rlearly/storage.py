@@ -158,10 +158,11 @@ class Storage:
         except OSError as error:
             raise ConfigError(f"replay.folder: {self.folder} cannot be used ({error}).") from None
         if slots * frame_bytes > free:
+            fits = int(free * 0.95) // frame_bytes // 1000 * 1000
+            fewer = f"replay.capacity={fits}, or " if fits else ""
             raise ConfigError(
                 f"The replay's frames will grow to {gigabytes(slots * frame_bytes)}, but "
-                f"only {gigabytes(free)} are free in {self.folder}: add "
-                f"replay.capacity={int(free * 0.95) // frame_bytes // 1000 * 1000}, or "
+                f"only {gigabytes(free)} are free in {self.folder}: add {fewer}"
                 "replay.folder= on a disk with more room."
             )
         return f"{gigabytes(slots * frame_bytes)} of {gigabytes(free)} free in {self.folder}"

@@ -245,6 +245,9 @@ def test_a_run_says_where_its_frames_are_and_refuses_what_does_not_fit(tmp_path,
         make_loop(tmp_path / "e", *long, "replay.storage=disk")
     capacity = int(str(e.value).split("replay.capacity=")[1].split(",")[0])
     assert 0.9 * 4e9 < capacity * 1728 < 4e9
+    usage.free = 0
+    with pytest.raises(ConfigError, match=r"only 0\.0 MB are free in .*: add replay\.folder= on a"):
+        make_loop(tmp_path / "f", *long, "replay.storage=disk")
 
 
 @pytest.mark.parametrize(
