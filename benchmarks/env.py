@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import HEAD, OURS, Row, compare, keep, serve, show
+from turns import OURS, Row, compare, report, serve
 
 from rlearly.config import ConfigError, from_words, setting
 
@@ -267,13 +267,7 @@ def main() -> int:
     except ConfigError as error:
         print(f"benchmarks/env.py: {error}", file=sys.stderr)
         return 2
-    print(HEAD, flush=True)
-    rows = []
-    for case in config.cases:
-        rows += measure(case, config)
-        print(show(rows[-len(SIDES[case]) :]), flush=True)
-    if config.json:
-        keep(config.json, rows)
+    report((measure(case, config) for case in config.cases), config.json)
     return 0
 
 

@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-from turns import HEAD, OURS, Row, compare, keep, serve, show
+from turns import OURS, Row, compare, report, serve
 
 from rlearly.config import ConfigError, from_words, setting
 
@@ -320,13 +318,10 @@ def main() -> int:
             np.save(f"{folder}/images.npy", images)
             os.environ["REPLAY_IMAGES"] = f"{folder}/images.npy"
             os.environ["REPLAY_TRANSITIONS"] = str(config.transitions)
-        print(HEAD, flush=True)
-        found = []
-        for case in config.cases:
-            found += measure(case, config, images if "image" in case else None)
-            print(show(found[-len(SIDES[case]) :]), flush=True)
-    if config.json:
-        keep(config.json, found)
+        report(
+            (measure(c, config, images if "image" in c else None) for c in config.cases),
+            config.json,
+        )
     return 0
 
 

@@ -134,6 +134,17 @@ def show(rows: Iterable[Row]) -> str:
     )
 
 
+def report(measured: Iterable[list[Row]], path: str | None) -> None:
+    """Print a table, each case's rows as soon as they are measured; keep all if there is a path."""
+    print(HEAD, flush=True)
+    rows: list[Row] = []
+    for found in measured:
+        print(show(found), flush=True)
+        rows += found
+    if path:
+        keep(path, rows)
+
+
 HEAD = "| what | threads | side | rate | rlearly is faster by | |\n|---|---:|---|---:|---:|---|"
 
 

@@ -157,14 +157,7 @@ def main() -> int:
     except ConfigError as error:
         print(f"benchmarks/update.py: {error}", file=sys.stderr)
         return 2
-    print(turns.HEAD)
-    rows = []
-    for agent in config.agents:
-        found = measure(agent, config)
-        print(turns.show(found), flush=True)
-        rows += found
-    if config.json:
-        turns.keep(config.json, rows)
+    turns.report((measure(agent, config) for agent in config.agents), config.json)
     return 0
 
 
