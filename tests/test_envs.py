@@ -17,6 +17,7 @@ from rlearly.config import ConfigError
 from rlearly.envs import control, gym
 from rlearly.envs.pixels import ActionRepeat, UnitActions, flat
 from rlearly.envs.state import Episodes
+from rlearly.envs.success import Successes
 
 
 def make(name, pixels=None, pictures=False, **changes):
@@ -434,3 +435,28 @@ def test_missing_module_and_missing_variant_are_one_sentence():
         make("stack_3_bricks_random_order", pixels=True)
     with pytest.raises(ConfigError, match=r"env.camera: expected a number from -1"):
         make("cheetah_run", pixels=True, camera=17)
+
+
+class Reaching(gymnasium.Env):
+    """Each action says whether its frame reaches the goal."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {"success": float(action[0] > 0)}
+
+
+@pytest.mark.parametrize(
+    ("over_frames", "expected"),
+    [(0, [False, True, True, True]), (1, [False, False, False, True]), (2, [False] * 4)],
+)
+def test_an_episode_has_succeeded_once_enough_frames_reached_the_goal(over_frames, expected):
+    env = Successes(Reaching(), over_frames)
+    for _ in range(2):  # a reset begins to count anew
+        env.reset()
+        told = [env.step(np.array([a]))[4]["success"] for a in (-1.0, 1.0, -1.0, 1.0)]
+        assert told == expected
