@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlearly.config import AdaptiveRatioConfig, ConfigError
-from rlearly.schedules import Linear, Schedule, Step
+from rlearly.schedules import Decay, Schedule, Step, schedule_of, values_of
 from rlearly.types import Cadence, Metrics
 
 
@@ -234,19 +233,13 @@ def ratio_schedule(replay_ratio: Any) -> Schedule:
         "linear(START,END,STEPS) or step(FIRST,THEN,AT_STEP) of such numbers and agent steps "
         f"of at least 1, received {replay_ratio!r}."
     )
-    made = re.fullmatch(r"(linear|step)\(([^,]+),([^,]+),([^,]+)\)", str(replay_ratio))
     try:
-        if isinstance(replay_ratio, bool):
-            raise ValueError
-        words = made.groups()[1:] if made else (replay_ratio, replay_ratio, 1)
-        first, then, steps = (float(word) for word in words)
+        schedule = schedule_of(replay_ratio)
     except (TypeError, ValueError):
         raise ConfigError(wanted) from None
-    if not (0 < first <= MOST and 0 < then <= MOST and steps.is_integer() and steps >= 1):
+    if isinstance(schedule, Decay) or not all(0 < ratio <= MOST for ratio in values_of(schedule)):
         raise ConfigError(wanted)
-    if made and made[1] == "linear":
-        return Linear(first, then, int(steps))
-    return Step(first, then, int(steps))
+    return schedule
 
 
 def mean_ratio(replay_ratio: Any, adaptive: AdaptiveRatioConfig, steps: int) -> float:

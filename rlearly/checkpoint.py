@@ -21,7 +21,7 @@ from rlearly.config import ConfigError
 from rlearly.tape import Piece, Tape
 
 log = logging.getLogger(__name__)
-FORMAT = 5
+FORMAT = 6
 ARRAY, TAPE = "__array__", "__tape__"
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 TAPES = "tapes"

@@ -267,12 +267,16 @@ def _check_sizes(config: RunConfig) -> None:
 
     if agent_module(config.agent_name).ON_POLICY:
         return
+    from rlearly.annealing import annealing_of
+
     storage.check(config.replay)
-    least = config.agent.nstep + config.env.frame_stack + 1
+    annealing = annealing_of(config.agent)
+    nstep = annealing.most_steps if annealing else config.agent.nstep
+    least = nstep + config.env.frame_stack + 1
     if config.replay.capacity // config.num_envs < least:
         copies = f" for each of {config.num_envs} copies" if config.num_envs > 1 else ""
         raise ConfigError(
-            f"replay.capacity: expected at least agent.nstep + env.frame_stack + 1 = {least}"
+            f"replay.capacity: expected at least n + env.frame_stack + 1 = {least}, n = {nstep}"
             f"{copies}, received {config.replay.capacity}."
         )
 
@@ -656,6 +660,7 @@ def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
 def _learning_from_replay(
     config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
 ) -> Learning:
+    from rlearly.annealing import annealing_of
     from rlearly.cadence import off_policy_cadence
     from rlearly.prefetch import Prefetched
     from rlearly.replay import Replay, Replays
@@ -663,6 +668,7 @@ def _learning_from_replay(
     from rlearly.storage import Storage
 
     layout = layout_of(config, spec)
+    annealing = annealing_of(config.agent)
     storage = Storage(
         config.replay, layout, slots=replay_slots(config), device=device, folder=folder
     )
@@ -672,8 +678,10 @@ def _learning_from_replay(
         Replay(
             layout,
             capacity=capacity,
-            nstep=config.agent.nstep,
+            nstep=annealing.most_steps if annealing else config.agent.nstep,
             discount=config.agent.discount,
+            annealing=annealing,
+            copies=config.num_envs,
             generator=generator,
             device=device,
             frames=storage.frames(capacity),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlearly.annealing import Annealing
 from rlearly.frames import Buffers, DeviceFrames, Frames, PlainFrames, reserve
 from rlearly.tape import Piece, Tape
 from rlearly.types import Batch
@@ -64,6 +65,9 @@ class Replay:
     are there. Deviation: the official loader never starts a window in the last n - 1 steps of an
     episode, and so loses every episode shorter than n; here those windows are shorter.
 
+    Where n and gamma are annealed, a window has those of the time at which it is sampled: whatever
+    was stored before is seen with them, too.
+
     Memory is reserved at once but taken by the system only as it fills. A batch is the caller's for
     as long as anything refers to it.
     """
@@ -78,8 +82,14 @@ class Replay:
         generator: np.random.Generator,
         device: torch.device | None = None,
         frames: Frames | None = None,
+        annealing: Annealing | None = None,
+        copies: int = 1,
     ):
-        """`device`: the learner's; `frames`: where they are kept, in memory as they are if None."""
+        """`device`: the learner's; `frames`: where they are kept, in memory as they are if None.
+
+        `annealing`: gives n and gamma in the place of `nstep`, which is the most that n can be, and
+        `discount`; `copies`: of the env, each of which has such a ring and as many steps.
+        """
         if capacity < nstep + layout.frame_stack + 1:
             raise ValueError(
                 f"capacity: expected more than nstep + frame_stack = "
@@ -88,7 +98,8 @@ class Replay:
         self.layout = layout
         self.capacity = capacity
         self.nstep = nstep
-        self.discount = discount
+        self.annealing = annealing
+        self.copies = copies
         self.generator = generator
         self.device = device or torch.device("cpu")
         self.frames = frames or PlainFrames(capacity, layout.frame_shape, layout.frame_dtype)
@@ -99,8 +110,10 @@ class Replay:
         self.ready = np.zeros(capacity, dtype=bool)
         self.ready_count = 0
         self.added = 0  # slots ever written; slot i of them lies at i % capacity
+        self.steps = 0  # ever added
         self._age = 0  # steps since the running episode's first slot
-        self._powers = np.float32(discount) ** np.arange(nstep + 1, dtype=np.float32)
+        self._discount = discount  # that `_powers` are of
+        self._powers = self._powers_of(discount)
         self._buffers = Buffers()
 
     def __len__(self) -> int:
@@ -127,6 +140,7 @@ class Replay:
         self.actions[at] = action
         self.rewards[at] = reward
         self.flags[at] = ENDS * ends | TERMINATES * terminated
+        self.steps += 1
         self._age += 1
         self._write_frame(next_obs)
         newest = self.added - 1
@@ -195,20 +209,33 @@ class Replay:
     def _windows(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The discounted sums [B], discounts [B] and ends (places of `next_obs`) [B] of windows."""
         place, length = slots, 1
+        nstep, powers = self._horizon()
         flags = self.flags.take(slots)
         reward = self.rewards.take(slots)
-        for step in range(1, self.nstep):
+        for step in range(1, nstep):
             goes_on = flags & ENDS == 0
             place = place + goes_on  # stays at an episode's last step
             place[place == self.capacity] = 0
             flags = self.flags.take(place)
-            reward += self.rewards.take(place) * self._powers[step] * goes_on
+            reward += self.rewards.take(place) * powers[step] * goes_on
             length = length + goes_on
         end = place + 1
         end[end == self.capacity] = 0
         terminated = flags & TERMINATES > 0
-        discount = np.where(terminated, np.float32(0.0), self._powers[length])
+        discount = np.where(terminated, np.float32(0.0), powers[length])
         return reward, discount, end
+
+    def _horizon(self) -> tuple[int, np.ndarray]:
+        """n now, and gamma^0 .. gamma^n."""
+        if self.annealing is None:
+            return self.nstep, self._powers
+        nstep, discount = self.annealing.at(self.steps * self.copies)
+        if discount != self._discount:
+            self._discount, self._powers = discount, self._powers_of(discount)
+        return min(nstep, self.nstep), self._powers
+
+    def _powers_of(self, discount: float) -> np.ndarray:
+        return np.float32(discount) ** np.arange(self.nstep + 1, dtype=np.float32)
 
     def _stacks(self, slots: np.ndarray) -> np.ndarray:
         """Places [B * stack] of the frames of observations whose newest ones are at `slots`."""
@@ -245,6 +272,7 @@ class Replay:
             "capacity": self.capacity,
             "added": self.added,
             "age": self._age,
+            "steps": self.steps,
             "generator": self.generator.bit_generator.state,
             "slots": Tape(max(0, self.added - self.capacity), max(0, self.added - 1), self._rows),
             "newest": [{name: rows[name].copy() for name in ROWS} for _, rows in newest],
@@ -279,6 +307,7 @@ class Replay:
         self.ready_count = int(self.ready.sum())
         self.added = state["added"]
         self._age = state["age"]
+        self.steps = state["steps"]
         self.generator.bit_generator.state = state["generator"]
 
     def _put(self, first: int, rows: Mapping[str, np.ndarray]) -> None:

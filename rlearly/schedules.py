@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -42,3 +44,48 @@ class Step:
         if isinstance(step, Tensor):
             return (step < self.at_step) * self.first + (step >= self.at_step) * self.then
         return self.first if step < self.at_step else self.then
+
+
+@dataclass(frozen=True)
+class Decay:
+    """`end` + the sum of amount * exp(-step / steps) over `parts`, pairs of amount and steps."""
+
+    end: float
+    parts: tuple[tuple[float, float], ...]
+
+    def __call__(self, step: int | Tensor) -> float | Tensor:
+        if isinstance(step, Tensor):
+            return self.end + sum(a * (-step.double() / steps).exp() for a, steps in self.parts)
+        return self.end + sum(a * math.exp(-step / steps) for a, steps in self.parts)
+
+
+def schedule_of(words: Any) -> Schedule:
+    """A number, 'linear(START,END,STEPS)', 'step(FIRST,THEN,AT_STEP)' or
+    'decay(END,AMOUNT,STEPS,...)' as a schedule.
+
+    Raises:
+        ValueError: it is none of these, or a number of steps is not a whole one of at least 1.
+    """
+    if isinstance(words, bool):
+        raise ValueError(f"not a schedule: {words}")
+    made = re.fullmatch(r"(linear|step|decay)\(([^()]+)\)", str(words).strip())
+    if made is None:
+        return Step(float(words), float(words), 1)
+    numbers = [float(word) for word in made[2].split(",")]
+    steps = numbers[2::2]
+    if not all(map(math.isfinite, numbers)) or any(not s.is_integer() or s < 1 for s in steps):
+        raise ValueError(f"not a schedule: {words}")
+    if made[1] == "decay" and len(numbers) % 2 and steps:
+        return Decay(numbers[0], tuple(zip(numbers[1::2], steps, strict=True)))
+    first, then, at = numbers  # or ValueError
+    if made[1] == "decay":
+        raise ValueError(f"not a schedule: {words}")
+    return Linear(first, then, int(at)) if made[1] == "linear" else Step(first, then, int(at))
+
+
+FAR_STEPS = (0, *(10**k for k in range(13)))
+
+
+def values_of(schedule: Schedule) -> list[float]:
+    """What a schedule is like from its beginning to its end."""
+    return [float(schedule(step)) for step in FAR_STEPS]

@@ -1,5 +1,6 @@
 """The ring against a naive list of episodes, and worked examples."""
 
+import math
 from unittest import mock
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlearly import checkpoint, frames
+from rlearly import checkpoint, compose, frames
+from rlearly.annealing import Annealing, annealing_of
 from rlearly.checkpoint import Checkpoints
+from rlearly.config import ConfigError
 from rlearly.replay import ROWS, EmptyReplay, Layout, Replay, Replays
+from rlearly.schedules import Decay, Linear, Step
 
 LAYOUT = Layout(frame_shape=(1, 2, 2), frame_dtype="uint8", frame_stack=3, actions=2)
 
@@ -341,3 +345,112 @@ def test_windows_of_any_length_equal_their_definition_one_by_one():
         assert float(batch.reward[i]) == pytest.approx(reward, rel=1e-5)
         assert float(batch.discount[i]) == pytest.approx(discount, rel=1e-5)
         assert number_of(batch.next_obs[i, -1:].numpy()) == after[-1]
+
+
+def test_annealed_windows_worked_by_hand():
+    """n = floor(1 + 2 exp(-step / 4)), gamma = 0.5 before the fourth step and 0.9 from it on.
+
+    One episode of rewards 1, 2, 3, ... The windows of what was stored early are summed anew with
+    the n and gamma of the time at which they are sampled.
+    """
+    annealing = Annealing(Decay(1.0, ((2.0, 4.0),)), Step(0.5, 0.9, 4))
+    assert annealing.most_steps == 3
+    memory = Replay(
+        Layout((1,), "float32", 1, 1),
+        capacity=30,
+        nstep=annealing.most_steps,
+        discount=0.9,
+        annealing=annealing,
+        generator=np.random.default_rng(0),
+    )
+    first = np.array([0])
+
+    def window():
+        batch = memory.gather(first)
+        return tuple(round(float(x), 4) for x in (batch.reward, batch.discount, batch.next_obs))
+
+    memory.begin(np.zeros(1, np.float32))
+    seen = {}
+    for step in range(1, 8):
+        obs = np.array([step], np.float32)
+        memory.add(np.zeros(1), float(step), obs, terminated=False, truncated=False)
+        seen[step] = window() if memory.ready[0] else None
+    # step:    1       2       3       4       5       6       7
+    # 2 e^-s/4: 1.558   1.213   0.945   0.736   0.573   0.446   0.348
+    # n:        2       2       1       1       1       1       1
+    assert seen[1] is None and seen[2] is None  # the window of three steps is not there yet
+    assert seen[3] == (1.0, 0.5, 1.0)
+    assert seen[4] == (1.0, 0.9, 1.0)
+    memory.steps = 2  # as it was then: 1 + 0.5 * 2, 0.5 ** 2, two steps on
+    assert window() == (2.0, 0.25, 2.0)
+    memory.steps = 0  # n = 3: 1 + 0.5 * 2 + 0.25 * 3
+    assert window() == (2.75, 0.125, 3.0)
+    memory.steps, memory.copies = 2, 2  # four agent steps, of two copies
+    assert window() == (1.0, 0.9, 1.0)
+
+
+def test_drms_annealing_on_metaworld():
+    agent = compose.compose(["agent=drm", "env=HalfCheetah-v5", *METAWORLD]).agent
+    annealing = annealing_of(agent)
+    for step in (0, 153_000, 154_200, 10**6, 3 * 10**6):
+        n = math.floor(3 + 7 * math.exp(-step / 1e6))
+        gamma = 0.997 - 0.02 * math.exp(-step / 5e5) - 0.007 * math.exp(-step / 1.6e6)
+        assert annealing.at(step) == (n, pytest.approx(gamma))
+    assert [annealing.at(step)[0] for step in (0, 153_000, 154_200)] == [10, 9, 8]
+    assert annealing.most_steps == 10
+    assert annealing.at(0)[1] == pytest.approx(0.97)
+
+
+METAWORLD = [
+    "agent.nstep_schedule='decay(3,7,1000000)'",
+    "agent.discount_schedule='decay(0.997,-0.02,500000,-0.007,1600000)'",
+]
+
+
+def test_an_annealed_replay_goes_on_where_it_was_saved():
+    annealing = Annealing(Linear(3, 1, 20), Linear(0.5, 0.9, 20))
+
+    def build():
+        generator = np.random.default_rng(3)
+        rings = [
+            Replay(
+                LAYOUT,
+                capacity=60,
+                nstep=3,
+                discount=0.9,
+                annealing=annealing,
+                copies=2,
+                generator=generator,
+            )
+            for _ in range(2)
+        ]
+        return Replays(rings, generator)
+
+    one, two = build(), build()
+    for ring in one.rings:
+        fill(ring, [(7, "truncated")])
+    two.load_state_dict(one.state_dict())
+    for memory in (one, two):
+        assert memory.rings[1].annealing.at(memory.rings[1].steps * 2) == (1, pytest.approx(0.78))
+    drawn = [memory.sample(16) for memory in (one, two)]
+    assert torch.equal(drawn[0].reward, drawn[1].reward)
+    assert torch.equal(drawn[0].discount, drawn[1].discount)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "agent.nstep_schedule=7",
+        "agent.nstep_schedule='decay(0,7,1000)'",
+        "agent.nstep_schedule='decay(3,7)'",
+        "agent.nstep_schedule='linear(3,5,0)'",
+        "agent.nstep_schedule='exp(3,5,9)'",
+        "agent.discount_schedule='decay(0.997,0.02,1000)'",
+    ],
+)
+def test_a_schedule_that_is_none_or_leaves_its_range_gets_one_sentence(word):
+    if word.endswith("=7"):
+        assert annealing_of(compose.compose(["env=HalfCheetah-v5", word]).agent).most_steps == 7
+        return
+    with pytest.raises(ConfigError, match=r"expected linear\(START,END,STEPS\), step"):
+        compose.compose(["agent=drm", "env=HalfCheetah-v5", word])

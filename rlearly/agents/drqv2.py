@@ -64,6 +64,10 @@ class Config:
     batch_size: int = setting(256, "transitions in one update", at_least=1)
     nstep: int = setting(3, "steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    nstep_schedule: str | None = setting(
+        None, "n by agent step in nstep's place, as decay(3,7,1000000): 3 + 7 exp(-step / 1000000)"
+    )
+    discount_schedule: str | None = setting(None, "gamma by agent step in discount's place")
     feature_dim: int = setting(50, "width of the trunks", at_least=1)
     hidden_dim: int = setting(1024, "width of the hidden layers", at_least=1)
     encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
