@@ -272,11 +272,12 @@ def _check_sizes(config: RunConfig) -> None:
     storage.check(config.replay)
     annealing = annealing_of(config.agent)
     nstep = annealing.most_steps if annealing else config.agent.nstep
+    of = f"the {nstep} of agent.nstep_schedule" if annealing else "agent.nstep"
     least = nstep + config.env.frame_stack + 1
     if config.replay.capacity // config.num_envs < least:
         copies = f" for each of {config.num_envs} copies" if config.num_envs > 1 else ""
         raise ConfigError(
-            f"replay.capacity: expected at least n + env.frame_stack + 1 = {least}, n = {nstep}"
+            f"replay.capacity: expected at least {of} + env.frame_stack + 1 = {least}"
             f"{copies}, received {config.replay.capacity}."
         )
 
@@ -429,7 +430,7 @@ def start_at_snapshots(
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     from rlearly import interventions, machine
     from rlearly.compute import Compute
-    from rlearly.networks import is_image
+    from rlearly.observations import has_images
     from rlearly.plasticity import Gauge
     from rlearly.seeding import Seeds
 
@@ -444,12 +445,12 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             "compile=true: no C++ compiler was found here, which torch compiles with: install one "
             "(sudo apt-get install g++) or leave it out; on a CPU it is no faster."
         )
-    if is_image(spec.observation) and not module.PIXELS:
+    if has_images(spec.observation) and not module.PIXELS:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
             "observed by images: take agent=drqv2 or agent=drm."
         )
-    _check_images(config, is_image(spec.observation))
+    _check_images(config, has_images(spec.observation))
     settings = config.agent
     if module.ON_POLICY and settings.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
@@ -482,16 +483,18 @@ def _check_images(config: RunConfig, images: bool) -> None:
 
 def layout_of(config: RunConfig, spec: EnvSpec) -> Any:
     """How replay stores this run's transitions."""
-    from rlearly.networks import is_image
+    from rlearly.observations import PIXELS, VECTOR, has_images, is_fused
     from rlearly.replay import Layout
 
-    stack = config.env.frame_stack if is_image(spec.observation) else 1
-    shape = spec.observation.shape
+    space: Any = spec.observation
+    frames = space[PIXELS] if is_fused(space) else space
+    stack = config.env.frame_stack if has_images(space) else 1
     return Layout(
-        frame_shape=(shape[0] // stack, *shape[1:]),
-        frame_dtype=str(spec.observation.dtype),
+        frame_shape=(frames.shape[0] // stack, *frames.shape[1:]),
+        frame_dtype=str(frames.dtype),
         frame_stack=stack,
         actions=spec.action.shape[0],
+        vector=space[VECTOR].shape[0] if is_fused(space) else 0,
     )
 
 
@@ -765,10 +768,11 @@ def _update_seconds(
     """The shortest of three updates from one observation."""
     import torch
 
+    from rlearly.observations import on_device, together
     from rlearly.types import Batch
 
     size = config.agent.batch_size
-    many = torch.as_tensor(obs).to(device)[None].expand(size, *obs.shape).contiguous()
+    many = on_device(together([obs] * size), device)
     ones = torch.ones(size, 1, device=device)
     zeros = torch.zeros(size, *spec.action.shape, device=device)
     batch = Batch(many, zeros, ones, ones, many)

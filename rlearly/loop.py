@@ -16,6 +16,7 @@ from rlearly.checkpoint import Checkpoints, found
 from rlearly.config import ConfigError
 from rlearly.failure import RunFailed, not_finite
 from rlearly.metrics import Means
+from rlearly.observations import Observation, together
 from rlearly.places import Apart, Here, Place
 from rlearly.play import Evaluation, evaluate, reset_of, step_of
 from rlearly.seeding import Seeds
@@ -128,7 +129,7 @@ class Loop:
         self.in_rows = {"steps": 0, "updates": 0}  # at the last row
         self.means = Means()
         self.latest: dict[str, Any] = {}
-        self.obs: list[np.ndarray | None] = [None] * len(self.envs)  # None: between episodes
+        self.obs: list[Observation | None] = [None] * len(self.envs)  # None: between episodes
         self._eval_envs: list[gymnasium.Env] = []
         self._eval_places: list[Place] = []
         self._clock = time.monotonic()
@@ -193,8 +194,7 @@ class Loop:
     def _step(self) -> None:
         """One agent step of every copy."""
         seen = [self._observed(copy) for copy in range(len(self.envs))]
-        obs = np.stack(seen) if len(seen) > 1 else seen[0][None]
-        actions = self.agent.act(obs, step=self.steps, explore=True)
+        actions = self.agent.act(together(seen), step=self.steps, explore=True)
         cut = np.minimum(np.maximum(actions, -1.0), 1.0)  # np.clip takes three times as long
         steps = [
             place.begin(step_of, env, action, "a training step")
@@ -212,7 +212,7 @@ class Loop:
             self._update(self.steps - len(self.envs))
         self.watcher.look(self.at, self.updates, self.latest)
 
-    def _observed(self, copy: int) -> np.ndarray:
+    def _observed(self, copy: int) -> Observation:
         """What a copy's agent sees now: its episode's newest observation, or a new one's first."""
         obs = self.obs[copy]
         if obs is None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from rlearly.augment import centred
+from rlearly.observations import PIXELS, VECTOR, is_fused, is_image
 from rlearly.products import linear, worth_it
-from rlearly.units import CReLU, Recording, Stack, skip_init
+from rlearly.units import CReLU, Dropout, Recording, Stack, skip_init
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
@@ -82,15 +82,36 @@ def in_place() -> nn.ReLU:
 
 
 def mlp(
-    inputs: int, hidden: int, outputs: int, activation: Callable[[], nn.Module] = in_place
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    activation: Callable[[], nn.Module] = in_place,
+    *,
+    dropout: float = 0.0,
+    norm: bool = False,
 ) -> Recording:
-    """Linear - ReLU - Linear - ReLU - Linear, or another activation in the ReLUs' place."""
+    """Linear - ReLU - Linear - ReLU - Linear, or another activation in the ReLUs' place.
+
+    Dropout, if its probability is not 0, and then LayerNorm come before each activation.
+    """
+
+    def activated(size: int) -> list[nn.Module]:
+        parts: list[nn.Module] = [Dropout(dropout)] if dropout else []
+        return [*parts, *([nn.LayerNorm(size)] if norm else []), activation()]
+
     return Recording(
         skip_init(nn.Linear, inputs, hidden),
-        activation(),
+        *activated(hidden),
         skip_init(nn.Linear, hidden, hidden),
-        activation(),
+        *activated(hidden),
         skip_init(nn.Linear, hidden, outputs),
+    )
+
+
+def small_mlp(inputs: int, hidden: int, outputs: int) -> Recording:
+    """Linear - ReLU - Linear."""
+    return Recording(
+        skip_init(nn.Linear, inputs, hidden), in_place(), skip_init(nn.Linear, hidden, outputs)
     )
 
 
@@ -120,6 +141,9 @@ class PixelEncoder(nn.Module):
     in the order of memory, a pixel's channels beside each other, where the official code has a
     channel's pixels beside each other; to the trunks that read them it is only another numbering.
     """
+
+    vector = 0
+    """Numbers that are observed beside the image."""
 
     def __init__(self, shape: tuple[int, ...], channels: int):
         super().__init__()
@@ -159,6 +183,8 @@ class PixelEncoder(nn.Module):
 class VectorEncoder(nn.Module):
     """float [B, D] as it is: a state needs no encoder."""
 
+    vector = 0
+
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.features = math.prod(shape)
@@ -167,68 +193,166 @@ class VectorEncoder(nn.Module):
         return obs.flatten(1)
 
 
-def is_image(observation: Box) -> bool:
-    """True for uint8 [C, H, W] observations."""
-    return observation.dtype == "uint8" and len(observation.shape) == 3
+class Fused(NamedTuple):
+    """Features of an image [B, F], and the vector that was observed with it [B, D]."""
+
+    pixels: Tensor
+    vector: Tensor
+
+    def detach(self) -> Fused:
+        return Fused(self.pixels.detach(), self.vector.detach())
 
 
-def encoder_for(observation: Box, channels: int) -> PixelEncoder | VectorEncoder:
+Features = Tensor | Fused
+"""What an encoder makes of observations, and every other network reads."""
+
+
+class FusedEncoder(PixelEncoder):
+    """{"pixels": uint8 [B, C, H, W], "vector": float [B, D]} -> Fused: the image is encoded.
+
+    The vector goes on as it is, for the few numbers of a body would be lost among an image's
+    thousands of features: each network adds them behind its own trunk (see `Fusion`).
+    """
+
+    def __init__(self, shape: tuple[int, ...], channels: int, vector: int):
+        super().__init__(shape, channels)
+        self.vector = vector
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, obs: Mapping[str, Tensor], record: list[Tensor] | None = None
+    ) -> Fused:
+        return Fused(super().forward(obs[PIXELS], record), obs[VECTOR])
+
+
+class Fusion(nn.Module):
+    """A trunk's output [B, T] and a vector [B, D] -> [B, T], as in DrM's official Adroit agent.
+
+    Two stacks of one hidden layer: trunk + vector stack, and the joint stack of that sum.
+    """
+
+    def __init__(self, vector: int, feature_dim: int, hidden_dim: int):
+        super().__init__()
+        self.vector = small_mlp(vector, hidden_dim, feature_dim)
+        self.joint = small_mlp(feature_dim, hidden_dim, feature_dim)
+
+    def forward(
+        self,
+        trunk: Tensor,
+        vector: Tensor,
+        record: list[Tensor] | None = None,
+        ends: list[Tensor] | None = None,
+    ) -> Tensor:
+        """With `ends`, append both stacks' outputs: DrM's code measures the dormancy of each."""
+        added = self.vector(vector, record)
+        joint = self.joint(trunk + added, record)
+        if ends is not None:
+            ends += [added, joint]
+        return joint
+
+
+class Head(nn.Module):
+    """What actor, critic and value net begin with: a trunk of their own, and a fusion behind it.
+
+    `vector`: numbers that are observed beside an image; 0: none, and no fusion.
+    """
+
+    def __init__(self, features: int, feature_dim: int, hidden_dim: int, vector: int):
+        super().__init__()
+        self.trunk = Trunk(features, feature_dim)
+        self.fusion = Fusion(vector, feature_dim, hidden_dim) if vector else None
+
+    def read(
+        self,
+        features: Features,
+        record: list[Tensor] | None = None,
+        ends: list[Tensor] | None = None,
+    ) -> Tensor:
+        """[B, T], what the layers behind go on with; with `ends`, append the trunk's linear output
+        before LayerNorm, and the fusion's."""
+        image = features.pixels if isinstance(features, Fused) else features
+        projected = self.trunk.project(image)
+        if ends is not None:
+            ends.append(projected)
+        read = self.trunk.squash(projected)
+        if self.fusion is None:
+            return read
+        assert isinstance(features, Fused)
+        return self.fusion(read, features.vector, record, ends)
+
+
+def encoder_for(observation: Any, channels: int) -> PixelEncoder | VectorEncoder:
     """The encoder that fits an observation space."""
+    if is_fused(observation):
+        pixels, vector = observation[PIXELS].shape, observation[VECTOR].shape
+        return FusedEncoder(pixels, channels, vector[0])
     if is_image(observation):
         return PixelEncoder(observation.shape, channels)
     return VectorEncoder(observation.shape)
 
 
-class Actor(nn.Module):
+class Actor(Head):
     """features [B, F] -> mean action [B, A] in (-1, 1)."""
 
-    def __init__(self, features: int, actions: int, feature_dim: int, hidden_dim: int):
-        super().__init__()
-        self.trunk = Trunk(features, feature_dim)
+    def __init__(
+        self, features: int, actions: int, feature_dim: int, hidden_dim: int, vector: int = 0
+    ):
+        super().__init__(features, feature_dim, hidden_dim, vector)
         self.policy = mlp(feature_dim, hidden_dim, actions)
 
     def forward(
         self,
-        features: Tensor,
+        features: Features,
         record: list[Tensor] | None = None,
         ends: list[Tensor] | None = None,
     ) -> Tensor:
-        """With `ends`, append the trunk's linear output before LayerNorm and the output layer's
-        before tanh: DrM's code measures the dormancy of these beside the hidden units'.
+        """With `ends`, append the trunk's linear output before LayerNorm, a fusion's outputs, and
+        the output layer's before tanh: DrM's code measures the dormancy of these beside the hidden
+        units'.
         """
-        projected = self.trunk.project(features)
-        output = self.policy(self.trunk.squash(projected), record)
+        output = self.policy(self.read(features, record, ends), record)
         if ends is not None:
-            ends += [projected, output]
+            ends.append(output)
         return torch.tanh(output)
 
 
-class Critic(nn.Module):
-    """features [B, F], action [B, A] -> two estimates of Q, each [B, 1]."""
+class Critic(Head):
+    """features [B, F], action [B, A] -> two estimates of Q, each [B, 1].
 
-    def __init__(self, features: int, actions: int, feature_dim: int, hidden_dim: int):
-        super().__init__()
-        self.trunk = Trunk(features, feature_dim)
-        self.q1 = mlp(feature_dim + actions, hidden_dim, 1)
-        self.q2 = mlp(feature_dim + actions, hidden_dim, 1)
+    `dropout` and `norm`: of the heads' hidden layers (see `mlp`).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        feature_dim: int,
+        hidden_dim: int,
+        vector: int = 0,
+        *,
+        dropout: float = 0.0,
+        norm: bool = False,
+    ):
+        super().__init__(features, feature_dim, hidden_dim, vector)
+        inputs = feature_dim + actions
+        self.q1 = mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
+        self.q2 = mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
 
     def forward(
-        self, features: Tensor, action: Tensor, record: list[Tensor] | None = None
+        self, features: Features, action: Tensor, record: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        joined = torch.cat([self.trunk(features), action], dim=-1)
+        joined = torch.cat([self.read(features, record), action], dim=-1)
         return self.q1(joined, record), self.q2(joined, record)
 
 
-class Value(nn.Module):
+class Value(Head):
     """features [B, F] -> V [B, 1], through a trunk of its own."""
 
-    def __init__(self, features: int, feature_dim: int, hidden_dim: int):
-        super().__init__()
-        self.trunk = Trunk(features, feature_dim)
+    def __init__(self, features: int, feature_dim: int, hidden_dim: int, vector: int = 0):
+        super().__init__(features, feature_dim, hidden_dim, vector)
         self.v = mlp(feature_dim, hidden_dim, 1)
 
-    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
-        return self.v(self.trunk(features), record)
+    def forward(self, features: Features, record: list[Tensor] | None = None) -> Tensor:
+        return self.v(self.read(features, record), record)
 
 
 class StateActor(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.types import Metrics
-from rlearly.units import CReLU, heads, parameters_in_use
+from rlearly.units import ACTIVATIONS, CReLU, heads, parameters_in_use
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -186,12 +186,13 @@ class Gauge:
         self, name: str, network: nn.Module, noted: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         metrics = self._shares(name, network, noted)
-        parts = list(heads(network))
-        layers_each = len(noted) // len(parts)
-        for at, (head_name, head) in enumerate(parts):
-            own = noted[at * layers_each : (at + 1) * layers_each]
-            label = name if len(parts) == 1 else f"{name}_{head_name}"
-            if len(parts) > 1:
+        parts = dict(heads(network))
+        only = [head for head in parts if not head.startswith("fusion_")]
+        left = iter(noted)
+        for head_name, head in parts.items():
+            own = [next(left) for layer in head if isinstance(layer, ACTIVATIONS)]
+            label = name if only == [head_name] else f"{name}_{head_name}"
+            if label != name:
                 metrics |= self._shares(label, head, own)
             singular = singular_values(own[-1])
             metrics[f"effective_rank_{label}"] = effective_rank(singular)

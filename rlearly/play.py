@@ -13,6 +13,7 @@ import numpy as np
 
 from rlearly.config import ConfigError
 from rlearly.failure import RunFailed
+from rlearly.observations import Observation, mismatch, parts_of, together
 from rlearly.places import Here, Place
 from rlearly.seeding import episode_seed
 from rlearly.types import Agent
@@ -62,7 +63,7 @@ def evaluate(
             obs, done = answer(), False
             take = filmed_step if episode == 0 else lambda env, action: step_of(env, action, where)
             while not done:
-                action = agent.act(obs[None], step=step, explore=False)[0]
+                action = agent.act(together([obs]), step=step, explore=False)[0]
                 answer = place.begin(take, env, action)
                 yield
                 obs, reward, terminated, truncated, _ = answer()
@@ -100,7 +101,7 @@ def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ..
     return step
 
 
-def reset_of(env: gymnasium.Env, where: str, **words: Any) -> np.ndarray:
+def reset_of(env: gymnasium.Env, where: str, **words: Any) -> Observation:
     """`env.reset(**words)`'s observation, if it is one; raises as `step_of` does."""
     return _asked(env, env.reset, where, **words)[0]
 
@@ -121,15 +122,11 @@ def _asked(
     except Exception as error:  # whatever an env of anybody's raises
         reason = " ".join(f"{type(error).__name__}: {error}".split()).strip(": ")
         raise RunFailed(f"the env raised {reason} in {where}", asked=words) from error
-    obs: np.ndarray = answer[0]
-    space: Any = env.observation_space
-    if obs.shape != space.shape or obs.dtype != space.dtype:
-        raise RunFailed(
-            f"the env returned an observation of {obs.dtype} {list(obs.shape)} in {where}, "
-            f"expected {space.dtype} {list(space.shape)}",
-            asked=words,
-        )
-    if obs.dtype.kind == "f" and not _is_finite(obs):
+    obs: Observation = answer[0]
+    wrong = mismatch(obs, env.observation_space)
+    if wrong:
+        raise RunFailed(f"the env returned an observation in {where} of {wrong}", asked=words)
+    if any(part.dtype.kind == "f" and not _is_finite(part) for part in parts_of(obs)):
         raise RunFailed(
             f"the env returned an observation that is not finite in {where}",
             asked=words,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlearly.observations import Observation, parts_of
 from rlearly.replay import Drawn, Replays, gather
 from rlearly.types import Batch
 
@@ -62,7 +63,7 @@ class Prefetched:
         """Transitions that can be sampled now."""
         return len(self.memory)
 
-    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+    def begin(self, obs: Observation, *, copy: int) -> None:
         self._take_back()
         self.memory.begin(obs, copy=copy)
         self._after_change()
@@ -71,7 +72,7 @@ class Prefetched:
         self,
         action: np.ndarray,
         reward: float,
-        next_obs: np.ndarray,
+        next_obs: Observation,
         *,
         terminated: bool,
         truncated: bool,
@@ -141,7 +142,8 @@ class Prefetched:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)
             for field in fields(batch):
-                getattr(batch, field.name).record_stream(stream)
+                for part in parts_of(getattr(batch, field.name)):
+                    part.record_stream(stream)
         return batch
 
     def _take_back(self) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from rlearly.annealing import Annealing
 from rlearly.frames import Buffers, DeviceFrames, Frames, PlainFrames, reserve
+from rlearly.observations import PIXELS, VECTOR, Observation
 from rlearly.tape import Piece, Tape
 from rlearly.types import Batch
 
@@ -19,13 +20,16 @@ from rlearly.types import Batch
 class Layout:
     """What one transition looks like: a stack of `frame_stack` frames, and an action.
 
-    `frame_shape` is one frame of the observation: [C, H, W] with the stack on C, or [D].
+    `frame_shape` is one frame of the observation: [C, H, W] with the stack on C, or [D]. `vector`:
+    numbers that are observed beside an image, of the newest frame alone; 0: none, and observations
+    are no dicts.
     """
 
     frame_shape: tuple[int, ...]
     frame_dtype: str
     frame_stack: int
     actions: int
+    vector: int = 0
 
     @property
     def frame_bytes(self) -> int:
@@ -34,11 +38,17 @@ class Layout:
     @property
     def transition_bytes(self) -> int:
         """Bytes that one more transition costs: a frame, an action, and 10 of bookkeeping."""
-        return self.frame_bytes + 4 * self.actions + 4 + 4 + 1 + 1
+        return self.frame_bytes + 4 * (self.actions + self.vector) + 4 + 4 + 1 + 1
 
-    def newest(self, obs: np.ndarray) -> np.ndarray:
+    def newest(self, obs: Observation) -> np.ndarray:
         """The last frame of a stacked observation."""
-        return obs[-self.frame_shape[0] :]
+        pixels = obs[PIXELS] if self.vector else obs
+        return pixels[-self.frame_shape[0] :]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What a slot holds that never changes once the next slot is begun."""
+        return (*ROWS, "vectors") if self.vector else ROWS
 
 
 Drawn = list[tuple["Replay", np.ndarray]]
@@ -104,6 +114,8 @@ class Replay:
         self.device = device or torch.device("cpu")
         self.frames = frames or PlainFrames(capacity, layout.frame_shape, layout.frame_dtype)
         self.actions = reserve((capacity, layout.actions), "float32")
+        if layout.vector:
+            self.vectors = reserve((capacity, layout.vector), "float32")
         self.rewards = reserve((capacity,), "float32")
         self.ages = reserve((capacity,), "int32")
         self.flags = reserve((capacity,), "uint8")
@@ -120,7 +132,7 @@ class Replay:
         """Transitions that can be sampled now."""
         return self.ready_count
 
-    def begin(self, obs: np.ndarray) -> None:
+    def begin(self, obs: Observation) -> None:
         """Start an episode at its first observation (a stack; its newest frame is stored)."""
         self._age = 0
         self._write_frame(obs)
@@ -129,7 +141,7 @@ class Replay:
         self,
         action: np.ndarray,
         reward: float,
-        next_obs: np.ndarray,
+        next_obs: Observation,
         *,
         terminated: bool,
         truncated: bool,
@@ -151,7 +163,7 @@ class Replay:
             if self._age >= distance:
                 self._make_ready(newest - distance)
 
-    def _write_frame(self, obs: np.ndarray) -> None:
+    def _write_frame(self, obs: Observation) -> None:
         at = self.added % self.capacity
         # The slots whose stacks reach back to the overwritten frame can no longer be sampled.
         for after in range(self.layout.frame_stack):
@@ -160,6 +172,8 @@ class Replay:
                 self.ready[i] = False
                 self.ready_count -= 1
         self.frames.write(at, self.layout.newest(obs)[None])
+        if self.layout.vector:
+            self.vectors[at] = obs[VECTOR]
         self.actions[at] = 0.0
         self.rewards[at] = 0.0
         self.ages[at] = self._age
@@ -268,14 +282,14 @@ class Replay:
         """Everything. The slots are a tape, but for the newest one: the next step completes it."""
         newest = self._rows(self.added - 1, self.added)
         return {
-            "layout": [list(self.layout.frame_shape), self.layout.frame_dtype],
+            "layout": self._kind(),
             "capacity": self.capacity,
             "added": self.added,
             "age": self._age,
             "steps": self.steps,
             "generator": self.generator.bit_generator.state,
             "slots": Tape(max(0, self.added - self.capacity), max(0, self.added - 1), self._rows),
-            "newest": [{name: rows[name].copy() for name in ROWS} for _, rows in newest],
+            "newest": [{name: part.copy() for name, part in rows.items()} for _, rows in newest],
             "ready": np.packbits(self.ready),
         }
 
@@ -283,7 +297,12 @@ class Replay:
         """Slots by their numbers since the beginning, as views of the ring where it has such."""
         for at, start, stop in self._places(first, end):
             rows = {"frames": self.frames.read(start, stop)}
-            yield at, rows | {name: getattr(self, name)[start:stop] for name in ROWS[1:]}
+            others = self.layout.rows[1:]
+            yield at, rows | {name: getattr(self, name)[start:stop] for name in others}
+
+    def _kind(self) -> list[Any]:
+        """What slots of another replay must be like to be loaded here."""
+        return [list(self.layout.frame_shape), self.layout.frame_dtype, self.layout.vector]
 
     def _places(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Slots by their numbers: (the first of them, its place, the end of their places)."""
@@ -295,7 +314,7 @@ class Replay:
             at += stop - start
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        mine = (self.capacity, [list(self.layout.frame_shape), self.layout.frame_dtype])
+        mine = (self.capacity, self._kind())
         theirs = (state["capacity"], state["layout"])
         if mine != theirs:
             raise ValueError(f"expected a replay of {mine}, received one of {theirs}")
@@ -314,7 +333,7 @@ class Replay:
         for at, start, stop in self._places(first, first + len(rows["frames"])):
             part = slice(at - first, at - first + stop - start)
             self.frames.write(start, rows["frames"][part])
-            for name in ROWS[1:]:
+            for name in self.layout.rows[1:]:
                 getattr(self, name)[start:stop] = rows[name][part]
 
 
@@ -333,14 +352,14 @@ class Replays:
         """Transitions that can be sampled now."""
         return sum(map(len, self.rings))
 
-    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+    def begin(self, obs: Observation, *, copy: int) -> None:
         self.rings[copy].begin(obs)
 
     def add(
         self,
         action: np.ndarray,
         reward: float,
-        next_obs: np.ndarray,
+        next_obs: Observation,
         *,
         terminated: bool,
         truncated: bool,
@@ -389,6 +408,7 @@ def gather(drawn: Drawn) -> Batch:
     size = sum(len(slots) for _, slots in drawn)
     obs, next_obs = first._empty(size * layout.frame_stack), first._empty(size * layout.frame_stack)
     found: list[tuple[np.ndarray, ...]] = []
+    vectors: list[tuple[np.ndarray, np.ndarray]] = []
     at = 0
     for ring, slots in drawn:
         reward, discount, end = ring._windows(slots)
@@ -396,19 +416,28 @@ def gather(drawn: Drawn) -> Batch:
         stop = at + len(slots) * layout.frame_stack
         ring.frames.gather(ring._stacks(slots), obs[at:stop])
         ring.frames.gather(ring._stacks(end), next_obs[at:stop])
+        if layout.vector:
+            vectors.append((ring.vectors.take(slots, axis=0), ring.vectors.take(end, axis=0)))
         at = stop
     action, reward, discount = (
         found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
     )
     shape = (size, layout.frame_stack * layout.frame_shape[0], *layout.frame_shape[1:])
+    observed = [first._to_device(frames.view(shape)) for frames in (obs, next_obs)]
+    if layout.vector:
+        both = map(np.concatenate, zip(*vectors, strict=True))
+        observed = [
+            {PIXELS: frames, VECTOR: first._to_device(torch.from_numpy(vector))}
+            for frames, vector in zip(observed, both, strict=True)
+        ]
     return Batch(
-        obs=first._to_device(obs.view(shape)),
+        obs=observed[0],
         action=first._to_device(torch.from_numpy(action)),
         reward=first._to_device(torch.from_numpy(reward)),
         discount=first._to_device(torch.from_numpy(discount)),
-        next_obs=first._to_device(next_obs.view(shape)),
+        next_obs=observed[1],
     )
 
 
 ROWS = ("frames", "actions", "rewards", "ages", "flags")
-"""What a slot holds that never changes once the next slot is begun."""
+"""What a slot holds of every layout."""

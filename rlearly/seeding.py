@@ -21,6 +21,7 @@ STREAMS = (
     "perturbation",
     "minibatches",
     "interventions",
+    "dropout",
 )
 """Append only: a stream's place is its identity, so an inserted name would change every run."""
 

@@ -122,10 +122,9 @@ def from_run(config: TeacherConfig) -> Teacher:
     """The agent of one of our runs; value is its critic's."""
     from dataclasses import replace
 
-    import numpy as np
-
     from rlearly import checkpoint, compose, envs, machine
     from rlearly.evaluate import load_checkpoint
+    from rlearly.observations import together
 
     run = Path(str(config.run))
     run_config = replace(compose.load(run), device="cpu", threads=1)
@@ -139,8 +138,8 @@ def from_run(config: TeacherConfig) -> Teacher:
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
     return Teacher(
         env,
-        policy=lambda obs: agent.act(np.asarray(obs)[None], step=step, explore=False)[0],
-        value=lambda obs: float(agent.value(np.asarray(obs)[None])[0]),
+        policy=lambda obs: agent.act(together([obs]), step=step, explore=False)[0],
+        value=lambda obs: float(agent.value(together([obs]))[0]),
         description={
             "teacher": run_config.agent_name,
             "run": run.name,

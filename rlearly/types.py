@@ -20,11 +20,12 @@ Metrics = Mapping[str, "Tensor | float"]
 class EnvSpec:
     """All that an agent sees of an env.
 
-    `observation`: uint8 [C, H, W] pixels or float32 [D] state. `action`: float32 [A] in [-1, 1].
-    `frames_per_step`: simulator frames in one agent step (the action repeat).
+    `observation`: a Box of uint8 [C, H, W] pixels or float32 [D] state, or a Dict of "pixels" and
+    "vector", which are one of each. `action`: float32 [A] in [-1, 1]. `frames_per_step`: simulator
+    frames in one agent step (the action repeat).
     """
 
-    observation: Box
+    observation: Any
     action: Box
     frames_per_step: int
 
@@ -33,16 +34,16 @@ class EnvSpec:
 class Batch:
     """B transitions of up to n steps.
 
-    obs, next_obs [B, *O] as stored; action [B, A] in [-1, 1]; reward [B, 1] the discounted sum of
-    the window's rewards; discount [B, 1] gamma^(steps in the window), 0 only on termination:
-    a truncated episode still bootstraps.
+    obs, next_obs [B, *O] as stored, or a dict of them; action [B, A] in [-1, 1]; reward [B, 1] the
+    discounted sum of the window's rewards; discount [B, 1] gamma^(steps in the window), 0 only on
+    termination: a truncated episode still bootstraps.
     """
 
-    obs: Tensor
+    obs: Any
     action: Tensor
     reward: Tensor
     discount: Tensor
-    next_obs: Tensor
+    next_obs: Any
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,16 @@ class Stateful(Protocol):
 class Agent(Stateful, Protocol):
     """Acts and learns; knows nothing of update ratios, replay, logging or files."""
 
-    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
-        """Actions [N, A] in [-1, 1] for observations [N, *O]; the mean action if not `explore`.
+    def act(self, obs: Any, *, step: int, explore: bool) -> np.ndarray:
+        """Actions [N, A] in [-1, 1] for observations [N, *O], an array or a dict of arrays as the
+        env gives them; the mean action if not `explore`.
 
         An agent on policy may return actions beyond [-1, 1] when it explores: it must learn from
         the action that it drew, and the loop, like `UnitActions`, cuts what an env is given.
         """
         ...
 
-    def value(self, obs: np.ndarray) -> np.ndarray:
+    def value(self, obs: Any) -> np.ndarray:
         """What the critic expects from following the policy [N] from observations [N, *O]."""
         ...
 
@@ -110,7 +112,7 @@ class Memory(Stateful, Protocol):
         """Transitions that can be learnt from now."""
         ...
 
-    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+    def begin(self, obs: Any, *, copy: int) -> None:
         """A copy's episode starts at `obs` [*O]."""
         ...
 
@@ -118,7 +120,7 @@ class Memory(Stateful, Protocol):
         self,
         action: np.ndarray,
         reward: float,
-        next_obs: np.ndarray,
+        next_obs: Any,
         *,
         terminated: bool,
         truncated: bool,

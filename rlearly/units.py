@@ -26,6 +26,40 @@ class CReLU(nn.Module):
         return torch.relu(torch.cat([x, -x], dim=1))
 
 
+class Dropout(nn.Module):
+    """Each number is 0 with a probability, or else divided by its complement, while learning.
+
+    It draws from a generator that its owner gives to it and saves, where torch's would draw from
+    the global one. Copies share the generator.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def __deepcopy__(self, memo: Any) -> Dropout:
+        other = Dropout(self.probability)
+        other.generator, other.training = self.generator, self.training
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        if self.generator is None:
+            raise ValueError("expected a generator to draw from: see `draw_dropout_from`")
+        kept = 1.0 - self.probability
+        return x * torch.empty_like(x).bernoulli_(kept, generator=self.generator).div_(kept)
+
+
+def draw_dropout_from(generator: torch.Generator, *networks: nn.Module) -> None:
+    """Let every Dropout of the networks draw from one generator, on their device."""
+    for network in networks:
+        for part in network.modules():
+            if isinstance(part, Dropout):
+                part.generator = generator
+
+
 ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 
 
@@ -192,7 +226,7 @@ class Injected(nn.Module):
 def heads(network: nn.Module, name: str = "") -> Iterator[tuple[str, Recording]]:
     """Each stack of a network that notes its hidden units, in the order of computing, by name.
 
-    Of an injected head it is the part that learns.
+    Of an injected head it is the part that learns. Names of parts of a part are joined by `_`.
     """
     if isinstance(network, Injected):
         yield name, network.learning
@@ -200,7 +234,7 @@ def heads(network: nn.Module, name: str = "") -> Iterator[tuple[str, Recording]]
         yield name, network
     else:
         for child_name, child in network.named_children():
-            yield from heads(child, child_name)
+            yield from heads(child, f"{name}_{child_name}" if name else child_name)
 
 
 @dataclass(frozen=True)
@@ -243,11 +277,14 @@ def hidden_layers(network: nn.Module) -> list[Hidden]:
 
 
 def normalise_hidden(network: nn.Module) -> None:
-    """Put a LayerNorm before every activation; over channels and pixels in convolutions."""
+    """Put a LayerNorm before every activation that has none; over channels and pixels in
+    convolutions.
+    """
     for _, head in heads(network):
         parts: list[nn.Module] = []
         for layer in head:
-            if isinstance(layer, ACTIVATIONS):
+            normalised = bool(parts) and isinstance(parts[-1], nn.LayerNorm | nn.GroupNorm)
+            if isinstance(layer, ACTIVATIONS) and not normalised:
                 outputs = next(p for p in reversed(parts) if isinstance(p, nn.Linear | nn.Conv2d))
                 size = outputs.weight.shape[0]
                 conv = isinstance(outputs, nn.Conv2d)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Zygote
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 
 from rlearly.envs.rendering import choose_backend
 from rlearly.types import Batch, EnvSpec, Rollout
@@ -78,22 +78,34 @@ def state_spec():
     return EnvSpec(Box(-np.inf, np.inf, (7,), np.float32), Box(-1, 1, (3,), np.float32), 1)
 
 
+@pytest.fixture
+def fused_spec():
+    pixels = Box(0, 255, (3, 24, 24), np.uint8)
+    vector = Box(-np.inf, np.inf, (5,), np.float32)
+    return EnvSpec(Dict(pixels=pixels, vector=vector), Box(-1, 1, (3,), np.float32), 2)
+
+
 def random_batch(spec, size=16, seed=0, discount=0.97):
     """Transitions of random numbers that fit a spec."""
     generator = np.random.default_rng(seed)
-    shape = (size, *spec.observation.shape)
-    if spec.observation.dtype == np.uint8:
-        obs = [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(2)]
-    else:
-        obs = [generator.normal(size=shape).astype(np.float32) for _ in range(2)]
+
+    def observations(space):
+        if isinstance(space, Dict):
+            return {key: observations(part) for key, part in space.spaces.items()}
+        shape = (size, *space.shape)
+        if space.dtype == np.uint8:
+            return torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
+        return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
+
+    obs = [observations(spec.observation) for _ in range(2)]
     return Batch(
-        obs=torch.from_numpy(obs[0]),
+        obs=obs[0],
         action=torch.from_numpy(
             generator.uniform(-1, 1, (size, *spec.action.shape)).astype(np.float32)
         ),
         reward=torch.from_numpy(generator.normal(size=(size, 1)).astype(np.float32)),
         discount=torch.full((size, 1), discount),
-        next_obs=torch.from_numpy(obs[1]),
+        next_obs=obs[1],
     )
 
 

@@ -24,12 +24,16 @@ SMALL = {
     "rollout_steps": 8,
     "minibatches": 2,
 }
+METAWORLD = {"q_dropout": 0.01, "q_layer_norm": True, "lambda_constant": True}
+"""DrM's variant for MetaWorld."""
+
 KINDS = [
     (agent, kind)
     for agent in AGENTS
-    for kind in ("pixels", "state")
+    for kind in ("pixels", "state", "fused", "metaworld")
     if kind == "state" or agent_module(agent).PIXELS
 ]
+"""fused: a dict of pixels and a vector."""
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
@@ -38,8 +42,8 @@ def case(request):
 
 
 @pytest.fixture
-def spec(case, pixel_spec, state_spec):
-    return pixel_spec if case[1] == "pixels" else state_spec
+def spec(case, pixel_spec, state_spec, fused_spec):
+    return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
 
 
 @pytest.fixture
@@ -48,7 +52,8 @@ def build(case, spec):
     known = {field.name for field in dataclasses.fields(module.Config)}
 
     def build(seed=0, gauge=None, **settings):
-        chosen = {key: value for key, value in (SMALL | settings).items() if key in known}
+        own = METAWORLD if case[1] == "metaworld" else {}
+        chosen = {key: value for key, value in (SMALL | own | settings).items() if key in known}
         return module.make(
             module.Config(**chosen),
             spec,
@@ -61,7 +66,10 @@ def build(case, spec):
 
 
 def observations(spec, count=5):
-    return random_batch(spec, size=count).obs.numpy()
+    obs = random_batch(spec, size=count).obs
+    if isinstance(obs, dict):
+        return {key: part.numpy() for key, part in obs.items()}
+    return obs.numpy()
 
 
 def weights(agent):
@@ -175,7 +183,7 @@ def test_every_network_that_learns_is_measured(build, learn, case):
         metrics |= learn(agent, i, 20 + i)
     names = {k.removeprefix("now/plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
     expected = {"actor", "critic"} | ({"value"} if case[0] == "drm" else set())
-    assert names == expected | ({"encoder"} if case[1] == "pixels" else set())
+    assert names == expected | (set() if case[1] == "state" else {"encoder"})
     for name in names:
         assert float(metrics[f"now/plasticity/distance_{name}"]) > 0
         assert float(metrics[f"now/plasticity/gradient_norm_{name}"]) > 0

@@ -14,7 +14,7 @@ from rlearly.agents.drqv2 import DrQv2, growth_of, linear_noise
 from rlearly.compute import Compute
 from rlearly.config import setting
 from rlearly.interventions import Intervention, ShrinkAndPerturb
-from rlearly.networks import Value, encoder_for
+from rlearly.networks import Features, Value, encoder_for
 from rlearly.optim import Adam, adam, descend
 from rlearly.plasticity import Gauge
 from rlearly.schedules import Schedule
@@ -115,7 +115,7 @@ class DormancyGuided:
     def optimizers(self) -> Mapping[str, Adam]:
         return {"value": self.optimizer}
 
-    def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
+    def fit(self, features: Features, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
         error = min_q - self.value_net(features, units)
         weight = torch.where(error > 0, self.expectile, 1.0 - self.expectile)
         loss = (weight * error.square()).mean()
@@ -128,7 +128,7 @@ class DormancyGuided:
             return torch.full_like(dormancy, self.lambda_max)
         return self.lambda_max * torch.sigmoid(-self.slope * (dormancy - AWAKE_BELOW))
 
-    def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
+    def value(self, next_features: Features, min_q: Tensor, dormancy: Tensor) -> Tensor:
         return torch.lerp(min_q, self.value_net(next_features), self.share(dormancy))
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def make(
     )
     growth = growth_of(seeds, device, [*interventions, perturbation], compute)
     encoder = growth.shape("encoder", encoder_for(spec.observation, config.encoder_channels))
-    value = Value(encoder.features, config.feature_dim, config.hidden_dim)
+    value = Value(encoder.features, config.feature_dim, config.hidden_dim, encoder.vector)
     return DrQv2(
         config,
         spec,

@@ -25,17 +25,20 @@ from rlearly.interventions import Intervention
 from rlearly.networks import (
     Actor,
     Critic,
+    Features,
     PixelEncoder,
     VectorEncoder,
     encoder_for,
-    is_image,
     orthogonal_,
 )
+from rlearly.observations import PIXELS as IMAGE
+from rlearly.observations import Observation, has_images, on_device, parts_of
 from rlearly.optim import Adam, adam, descend, follow_, frozen
 from rlearly.plasticity import Gauge, dormant_ratio
 from rlearly.schedules import Linear, Schedule
 from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Metrics, Stateful
+from rlearly.units import draw_dropout_from
 
 PIXELS = True
 """Observes pixels where an env offers them and nothing else is asked for."""
@@ -70,6 +73,10 @@ class Config:
     discount_schedule: str | None = setting(None, "gamma by agent step in discount's place")
     feature_dim: int = setting(50, "width of the trunks", at_least=1)
     hidden_dim: int = setting(1024, "width of the hidden layers", at_least=1)
+    q_dropout: float = setting(
+        0.0, "dropout in the critic's hidden layers (DrM, MetaWorld: 0.01)", at_least=0, at_most=0.9
+    )
+    q_layer_norm: bool = setting(False, "LayerNorm there, after it (DrM, MetaWorld: true)")
     encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
     target_tau: float = setting(0.01, "critic target's step towards the critic", above=0, at_most=1)
     shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)
@@ -106,14 +113,14 @@ class Target(Stateful, Protocol):
 
     def optimizers(self) -> Mapping[str, Adam]: ...
 
-    def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
+    def fit(self, features: Features, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
         """Learn from the batch: features [B, F] and min(Q1, Q2) [B, 1] of its own actions.
 
         `units`: where a network called "value" notes its hidden units.
         """
         ...
 
-    def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
+    def value(self, next_features: Features, min_q: Tensor, dormancy: Tensor) -> Tensor:
         """[B, 1], given the target critic's min(Q1, Q2) [B, 1] at the policy's next action."""
         ...
 
@@ -149,10 +156,10 @@ class ClippedDoubleQ:
     def optimizers(self) -> Mapping[str, Adam]:
         return {}
 
-    def fit(self, features: Tensor, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
+    def fit(self, features: Features, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
         return {}
 
-    def value(self, next_features: Tensor, min_q: Tensor, dormancy: Tensor) -> Tensor:
+    def value(self, next_features: Features, min_q: Tensor, dormancy: Tensor) -> Tensor:
         return min_q
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,8 +175,9 @@ class DrQv2:
     Deviations from the official code, none of which changes a result: whole-pixel crops in place
     of bilinear sampling (equal); the actor's forward pass on the batch's features is done once,
     for its dormancy and for its own loss (equal: nothing changes the actor between the two);
-    gradients that no optimizer uses are not computed. One that does: the official replay turns
-    a discount of 0 into 1 (`discount or 1.0`); here termination reaches the target.
+    gradients that no optimizer uses are not computed. Two that do: the official replay turns
+    a discount of 0 into 1 (`discount or 1.0`); here termination reaches the target. And with
+    dropout, DrM's value net fits the Qs of the same draw as the critic's loss, not of another.
     """
 
     def __init__(
@@ -190,12 +198,14 @@ class DrQv2:
         self.device = device
         self.exploration = exploration
         self.target = target
-        self.images = is_image(spec.observation)
+        self.images = has_images(spec.observation)
         self.actions = spec.action.shape[0]
         self.encoder = growth.fill("encoder", encoder)
         width = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
+        width += (encoder.vector,)
         self.actor = growth.grow("actor", Actor(*width))
-        self.critic = growth.grow("critic", Critic(*width))
+        heads = {"dropout": config.q_dropout, "norm": config.q_layer_norm}
+        self.critic = growth.grow("critic", Critic(*width, **heads))
         self.critic_target = copy.deepcopy(self.critic)
         self.networks: dict[str, nn.Module] = {
             "encoder": self.encoder,
@@ -215,12 +225,15 @@ class DrQv2:
             "policy_noise": seeds.torch("policy_noise", device),
             "augmentation": seeds.torch("augmentation", device),
         }
-        heads: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
+        if config.q_dropout:
+            self.generators["dropout"] = seeds.torch("dropout", device)
+            draw_dropout_from(self.generators["dropout"], self.critic, self.critic_target)
+        others: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
         self.body = Body(
             self.networks,
             growth,
             targets={"critic_target": "critic"},
-            readers={"encoder": [head.trunk[0] for head in heads]},
+            readers={"encoder": [other.trunk[0] for other in others]},
             optimizers=self.optimizers,
             generators=self.generators,
             gauge=gauge,
@@ -236,19 +249,22 @@ class DrQv2:
     # --- acting ---
 
     @torch.no_grad()
-    def value(self, obs: np.ndarray) -> np.ndarray:
-        """min(Q1, Q2)(s, mean action) [N]: what the critic expects of the policy."""
-        features = self.encoder(torch.as_tensor(obs).to(self.device))
+    def value(self, obs: Observation) -> np.ndarray:
+        """min(Q1, Q2)(s, mean action) [N], without dropout: what the critic expects."""
+        features = self.encoder(on_device(obs, self.device))
+        self.critic.eval()
         q = torch.min(*self.critic(features, self.actor(features)))
+        self.critic.train()
         return q[:, 0].cpu().numpy()
 
     @torch.no_grad()
-    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
+    def act(self, obs: Observation, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for observations [N, *O]; uniform for the first steps."""
         noise = self.generators["exploration"]
         if explore and step < self.config.exploration_steps:
-            return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
-        features = self.encoder(torch.as_tensor(obs).to(self.device))
+            count = len(parts_of(obs)[0])
+            return torch.rand((count, self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
+        features = self.encoder(on_device(obs, self.device))
         action = self.actor(features).cpu()
         if explore:
             std = self.exploration.std(step, self.dormancy)
@@ -308,13 +324,15 @@ class DrQv2:
             **self.body.end(),
         }
 
-    def _augment(self, obs: Tensor) -> Tensor:
+    def _augment(self, obs: Any) -> Any:
         if not (self.images and self.body.augments):
             return obs
+        if isinstance(obs, Mapping):
+            return {**obs, IMAGE: self._augment(obs[IMAGE])}
         return random_shift(obs, self.config.shift_pixels, self.generators["augmentation"])
 
     @torch.no_grad()
-    def _critic_goal(self, batch: Batch, next_features: Tensor, std: Tensor | float) -> Tensor:
+    def _critic_goal(self, batch: Batch, next_features: Features, std: Tensor | float) -> Tensor:
         """reward_n + discount_n * target value at the next observation, [B, 1]."""
         next_action = truncated_normal(
             self.actor(next_features), std, self.generators["policy_noise"], self.config.std_clip

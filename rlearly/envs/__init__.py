@@ -51,7 +51,7 @@ def make(
 def spec_of(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     """What an agent may know of an env made from `config`."""
     observation, action = env.observation_space, env.action_space
-    assert isinstance(observation, gymnasium.spaces.Box)
+    assert isinstance(observation, gymnasium.spaces.Box | gymnasium.spaces.Dict)
     assert isinstance(action, gymnasium.spaces.Box)
     return EnvSpec(observation, action, config.action_repeat)
 

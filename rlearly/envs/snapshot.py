@@ -22,6 +22,7 @@ from rlearly.envs.selection import Selection as Selection
 from rlearly.envs.snapshots import Snapshots
 from rlearly.envs.state import InexactState, recorded, restore, self_test
 from rlearly.envs.state_replay import Inner, innermost
+from rlearly.observations import together
 
 __all__ = ["LearnerError", "Novelty", "ReturnToGo", "SnapshotRL", "Snapshots", "StepCounter"]
 __all__ += ["Uniform", "ValueClusters"]
@@ -302,4 +303,4 @@ def student_clusters(agent: str) -> int:
 
 def numpy_critic(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[Any], float]:
     """A critic of one observation from an agent's `value` of many."""
-    return lambda obs: float(value(np.asarray(obs)[None])[0])
+    return lambda obs: float(value(together([obs]))[0])

@@ -31,6 +31,7 @@ from rlearly.envs.state_replay import (
     same,
     set_randomness,
 )
+from rlearly.observations import copied
 from rlearly.seeding import episode_seed
 
 __all__ = ["DamagedState", "EnvState", "Episodes", "InexactState", "Recorded", "method_of"]
@@ -437,7 +438,7 @@ class Episodes(gymnasium.Wrapper):
             "generator": self.generator.bit_generator.state,
             "seed": self.seed,
             "episode": episode,
-            "obs": None if self.obs is None else np.array(self.obs),
+            "obs": None if self.obs is None else copied(self.obs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -461,4 +462,4 @@ class Episodes(gymnasium.Wrapper):
                 error,
             )
             return
-        self.seed, self.obs = state["seed"], np.array(state["obs"])
+        self.seed, self.obs = state["seed"], copied(state["obs"])
