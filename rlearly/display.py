@@ -90,6 +90,7 @@ class Display:
         for key, label in (
             ("train/episode_return", "return {:.1f}"),
             ("eval/episode_return", "eval {:.1f}"),
+            ("eval/success_rate", "success {:.0%}"),
             ("plasticity/dormant_ratio", "dormant {:.1%}"),
         ):
             if key in latest:

@@ -114,12 +114,18 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     for home, world in zip(homes, worlds, strict=True):
         home.do(world.close)
         home.close()
-    for i, (total, length) in enumerate(zip(result.returns, result.lengths_steps, strict=True)):
-        print(f"episode {i}: return {total:.2f} in {length} steps")
+    ends = [""] * len(result.returns)
+    if result.successes is not None:
+        ends = [", success" if success else ", no success" for success in result.successes]
+    for i, (total, length, end) in enumerate(
+        zip(result.returns, result.lengths_steps, ends, strict=True)
+    ):
+        print(f"episode {i}: return {total:.2f} in {length} steps{end}")
     print(
         f"{len(result.returns)} episodes: mean {np.mean(result.returns):.2f}, "
         f"median {np.median(result.returns):.2f}, "
         f"min {np.min(result.returns):.2f}, max {np.max(result.returns):.2f}"
+        + ("" if result.success_rate is None else f"; success in {result.success_rate:.0%}")
     )
     if path:
         print(f"video: {path}")

@@ -18,7 +18,7 @@ from rlearly.failure import RunFailed, not_finite
 from rlearly.metrics import Means
 from rlearly.observations import Observation, together
 from rlearly.places import Apart, Here, Place
-from rlearly.play import Evaluation, evaluate, reset_of, step_of
+from rlearly.play import Evaluation, evaluate, reset_of, step_of, success_of
 from rlearly.seeding import Seeds
 from rlearly.sinks import Sinks
 from rlearly.types import Agent, Cadence, Memory, Metrics, Progress
@@ -231,7 +231,7 @@ class Loop:
         self.episode_steps[copy] += 1
         self.steps += 1
         if terminated or truncated:
-            self._end_episode(copy, from_snapshot="snapshot" in info)
+            self._end_episode(copy, info)
 
     def _update(self, first_step: int) -> None:
         """The updates that this round's steps pay for; each copy's step is asked about once."""
@@ -274,17 +274,20 @@ class Loop:
         if said:
             self.watcher.say(f"at {self.at.frames} frames: {', '.join(said)}")
 
-    def _end_episode(self, copy: int, *, from_snapshot: bool) -> None:
+    def _end_episode(self, copy: int, info: Mapping[str, Any]) -> None:
         """Write a copy's episode down; one that began at a snapshot under names of its own."""
         self.episodes += 1
         self.cadence.end_episode()
         self._note(self.cadence.events())
-        kind = "snapshot_episode" if from_snapshot else "episode"
+        kind = "snapshot_episode" if "snapshot" in info else "episode"
         row = {
             f"train/{kind}_return": self.episode_returns[copy],
             f"train/{kind}_length_steps": self.episode_steps[copy],
             "train/episodes": self.episodes,
         }
+        success = success_of(info)
+        if success is not None:
+            row[f"train/{kind}_success"] = float(success)
         self.latest["train/episode_return"] = self.episode_returns[copy]
         self.sinks.write(self.at, row)
         self._forget_episode(copy)
@@ -356,10 +359,16 @@ class Loop:
             "eval/episodes": len(result.returns),
             "eval/seconds": time.monotonic() - began,
         }
+        rate, said = result.success_rate, ""
+        if rate is not None:
+            row["eval/success_rate"] = self.latest["eval/success_rate"] = rate
+            said = f", success in {rate:.0%}"
         self.latest["eval/episode_return"] = mean
         self.sinks.write(self.at, row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
-        self.watcher.say(f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns})")
+        self.watcher.say(
+            f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){said}"
+        )
         self.watcher.look(self.at, self.updates, self.latest)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,20 @@ from rlearly.types import Agent
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns and lengths in agent steps, an entry an episode."""
+    """Undiscounted returns and lengths in agent steps, an entry an episode.
+
+    `successes`: whether each one reached its goal, if the env tells it by info["success"] of an
+    episode's last step; else None.
+    """
 
     returns: list[float]
     lengths_steps: list[int]
+    successes: list[bool] | None = None
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of episodes that reached their goal."""
+        return None if self.successes is None else float(np.mean(self.successes))
 
 
 def evaluate(
@@ -49,6 +59,7 @@ def evaluate(
     episode_seeds = [episode_seed(generator) for _ in range(episodes)]
     left = iter(range(episodes))
     returns, lengths = [0.0] * episodes, [0] * episodes
+    successes: list[bool | None] = [None] * episodes
 
     def filmed_step(env: gymnasium.Env, action: np.ndarray) -> tuple[Any, ...]:
         if film:
@@ -66,11 +77,12 @@ def evaluate(
                 action = agent.act(together([obs]), step=step, explore=False)[0]
                 answer = place.begin(take, env, action)
                 yield
-                obs, reward, terminated, truncated, _ = answer()
+                obs, reward, terminated, truncated, info = answer()
                 returns[episode] += float(reward)
                 lengths[episode] += 1
                 done = terminated or truncated
                 on_step(episode, lengths[episode])
+            successes[episode] = success_of(info)  # pyright: ignore[reportPossiblyUnbound]
 
     places = places or [Here()] * len(envs)
     playing = deque(player(env, place) for env, place in zip(envs, places, strict=True))
@@ -82,7 +94,14 @@ def evaluate(
     finally:
         for place in places:  # a step may be under way after an error
             place.do(lambda: None)
-    return Evaluation(returns, lengths)
+    told = [success for success in successes if success is not None]
+    return Evaluation(returns, lengths, told if len(told) == episodes else None)
+
+
+def success_of(info: Mapping[str, Any]) -> bool | None:
+    """Whether an episode reached its goal, by its last step's info; None if the env has none."""
+    success = info.get("success")
+    return None if success is None else bool(success)
 
 
 def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:

@@ -11,14 +11,16 @@ from rlearly.experiments.study import Plan, Run
 FAU = "plasticity/fau_critic"
 
 
-def write_run(folder, env, returns, every_frames=1000, done=True, family="gym"):
-    """A run's directory with an evaluation for each return."""
+def write_run(folder, env, returns, every_frames=1000, done=True, family="gym", success_rates=()):
+    """A run's directory with an evaluation for each return, and the first ones' success rates."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"env: {{name: {json.dumps(env)}, family: {family}}}\n")
     rows = []
     for at, value in enumerate(returns, start=1):
         frames = at * every_frames
         rows.append({"frames": frames, "steps": frames, "eval/episode_return": float(value)})
+        if at <= len(success_rates):
+            rows[-1]["eval/success_rate"] = success_rates[at - 1]
         rows.append({"frames": frames, "steps": frames, FAU: 0.5 + 0.01 * at})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if done:

@@ -13,10 +13,11 @@ from rlearly.agents import drm, drqv2
 from rlearly.agents.drm import Awaken, DormancyGuided
 from rlearly.body import Body, Growth
 from rlearly.interventions import ShrinkAndPerturb
-from rlearly.networks import Actor, Critic, Value, initialise_
+from rlearly.networks import Actor, Critic, Fused, Value, initialise_
 from rlearly.plasticity import active_fraction, dormant_ratio
 from rlearly.schedules import Linear
 from rlearly.seeding import Seeds
+from rlearly.units import draw_dropout_from
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_dim": 16, "feature_dim": 8, "encoder_channels": 4}
@@ -77,6 +78,78 @@ def test_actor_records_the_four_tensors_that_the_official_hooks_measure():
     for got, expected in zip([*record, *ends], (one, two, projected, out), strict=True):
         torch.testing.assert_close(got, expected)
     torch.testing.assert_close(mean, torch.tanh(out))
+
+
+def test_fused_actor_adds_the_vector_behind_its_trunk_and_measures_it():
+    """DrM's Adroit agent: every linear layer is measured, those before a ReLU after it."""
+    actor = Actor(features=6, actions=2, feature_dim=4, hidden_dim=5, vector=3)
+    initialise_(actor, torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(1)
+    x, v = torch.randn(7, 6, generator=random), torch.randn(7, 3, generator=random)
+    record, ends = [], []
+    mean = actor(Fused(x, v), record, ends)
+    w = dict(actor.named_parameters())
+
+    def layer(name, inputs):
+        return inputs @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    projected = layer("trunk.0", x)
+    trunk = torch.tanh(nn.functional.layer_norm(projected, (4,)))
+    of_vector = torch.relu(layer("fusion.vector.0", v))
+    added = layer("fusion.vector.2", of_vector)
+    of_both = torch.relu(layer("fusion.joint.0", trunk + added))
+    joint = layer("fusion.joint.2", of_both)
+    one = torch.relu(layer("policy.0", joint))
+    two = torch.relu(layer("policy.2", one))
+    out = layer("policy.4", two)
+    expected = (of_vector, of_both, one, two, projected, added, joint, out)
+    for got, wanted in zip([*record, *ends], expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(mean, torch.tanh(out))
+    assert not torch.equal(mean, actor(Fused(x, v + 1.0)))
+
+
+def test_q_heads_with_dropout_and_layer_norm_are_their_formula():
+    critic = Critic(6, 2, feature_dim=4, hidden_dim=50, dropout=0.2, norm=True)
+    initialise_(critic, torch.Generator().manual_seed(0))
+    draw_dropout_from(torch.Generator().manual_seed(3), critic)
+    random = torch.Generator().manual_seed(1)
+    features, action = torch.randn(7, 6, generator=random), torch.randn(7, 2, generator=random)
+    q1, q2 = critic(features, action)
+    w = dict(critic.named_parameters())
+    inputs = torch.cat([critic.trunk(features), action], dim=-1)
+    masks = torch.Generator().manual_seed(3)
+    for head, got in (("q1", q1), ("q2", q2)):
+        x = inputs
+        for linear, norm in ((0, 2), (4, 6)):
+            x = x @ w[f"{head}.{linear}.weight"].T + w[f"{head}.{linear}.bias"]
+            x = x * torch.empty_like(x).bernoulli_(0.8, generator=masks) / 0.8
+            mean, spread = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+            x = (x - mean) / (spread + 1e-5).sqrt()
+            x = torch.relu(x * w[f"{head}.{norm}.weight"] + w[f"{head}.{norm}.bias"])
+        torch.testing.assert_close(got, x @ w[f"{head}.8.weight"].T + w[f"{head}.8.bias"])
+    critic.eval()
+    assert torch.equal(critic(features, action)[0], critic(features, action)[0])
+    assert not torch.equal(critic(features, action)[0], q1)
+
+
+def test_dropout_is_drawn_for_critic_and_target_and_goes_on_where_it_was_saved(pixel_spec):
+    config = drqv2.Config(**SMALL, q_dropout=0.5)
+
+    def build(seed):
+        return drqv2.make(config, pixel_spec, seeds=Seeds(seed), device=CPU)
+
+    one, two = build(0), build(1)
+    two.load_state_dict(one.state_dict())
+    batch = random_batch(pixel_spec)
+    features = one.encoder(batch.obs)
+    for critic in ("critic", "critic_target"):
+        drawn = [agent.networks[critic](features, batch.action)[0] for agent in (one, one, two)]
+        assert not torch.equal(drawn[0], drawn[1])
+        assert torch.equal(drawn[0], drawn[2])
+        two.load_state_dict(one.state_dict())
+    plain = drqv2.make(drqv2.Config(**SMALL), pixel_spec, seeds=Seeds(0), device=CPU)
+    assert "dropout" not in plain.generators
 
 
 def test_awakening_is_the_first_update_after_exploration_with_dormancy_below_the_threshold():

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY, TINY_STATE
 from saved import plain, rows
 
-from rlearly import compose, train
+from rlearly import compose, play, train
 from rlearly.cadence import EveryRollout
 from rlearly.checkpoint import Checkpoints
 from rlearly.config import ConfigError
@@ -66,6 +66,34 @@ def test_rows_and_evaluations_come_when_due_and_not_at_step_zero(tmp_path):
         "eval_000000000100.mp4",
         "eval_000000000200.mp4",
     ]
+
+
+def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, capsys):
+    words = [word for word in STATE if not word.startswith(("env=", "eval_every"))]
+    words += ["env=tiny_envs:GoalReach-v0", "train_frames=300", "eval_every_frames=150"]
+    loop = make_loop(tmp_path, "eval_episodes=40", base=words)
+    played = []
+
+    def count(*asked, **more):
+        played.append(play.evaluate(*asked, **more))
+        return played[-1]
+
+    monkeypatch.setattr("rlearly.loop.evaluate", count)
+    loop.run()
+    written = rows(tmp_path)
+    rates = [r["eval/success_rate"] for r in written if "eval/success_rate" in r]
+    assert rates == [sum(result.successes) / 40 for result in played] and len(rates) == 2
+    assert 0 < rates[-1] < 1  # some goals are at hand, others are not reached yet
+    episodes = [r["train/episode_success"] for r in written if "train/episode_return" in r]
+    assert set(episodes) == {0.0, 1.0}
+    assert any(f", success in {rates[0]:.0%}" in line for line in loop.watcher.said)
+    assert not any("success" in name for row in rows_of_a_run_without(tmp_path) for name in row)
+
+
+def rows_of_a_run_without(folder):
+    words = ["train_frames=150", "eval_every_frames=150", "eval_episodes=1"]
+    make_loop(folder / "none", *words, base=STATE).run()
+    return rows(folder / "none")
 
 
 def test_updates_after_the_last_row_are_written_at_the_end(tmp_path):

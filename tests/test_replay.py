@@ -454,3 +454,53 @@ def test_a_schedule_that_is_none_or_leaves_its_range_gets_one_sentence(word):
         return
     with pytest.raises(ConfigError, match=r"expected linear\(START,END,STEPS\), step"):
         compose.compose(["agent=drm", "env=HalfCheetah-v5", word])
+
+
+def test_vectors_beside_images_are_stored_sampled_and_saved(tmp_path):
+    """A vector says which step it is of; images and vectors must never come apart."""
+    layout = Layout((1, 2, 2), "uint8", frame_stack=2, actions=2, vector=3)
+
+    def observed(number, before):
+        return {
+            "pixels": np.concatenate([frame(before), frame(number)]),
+            "vector": np.array([number, -number, 0.5], np.float32),
+        }
+
+    def build():
+        generator = np.random.default_rng(0)
+        ring = Replay(layout, capacity=9, nstep=2, discount=0.9, generator=generator)
+        return Replays([ring], generator)
+
+    memory = build()
+    number = 0
+    for _ in range(4):  # the ring of 9 slots goes round
+        memory.begin(observed(number, number), copy=0)
+        for step in range(4):
+            number += 1
+            before = number - 1
+            ends = step == 3
+            memory.add(
+                np.zeros(2), 1.0, observed(number, before), terminated=False, truncated=ends, copy=0
+            )
+        number += 1
+    memory.begin(observed(number, number), copy=0)
+    batch = memory.sample(64)
+    assert set(batch.obs) == set(batch.next_obs) == {"pixels", "vector"}
+    assert batch.obs["pixels"].shape == (64, 2, 2, 2) and batch.obs["vector"].shape == (64, 3)
+    for obs, steps in ((batch.obs, 0), (batch.next_obs, 2)):
+        for at in range(64):
+            n = number_of(obs["pixels"][at, 1:].numpy())
+            assert obs["vector"][at].tolist() == [n, -n, 0.5], steps
+    starts = batch.obs["vector"][:, 0] - batch.next_obs["vector"][:, 0]
+    assert set(starts.tolist()) == {-1.0, -2.0}
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(1, {"replay": memory.state_dict()})
+    loaded = build()
+    loaded.load_state_dict(saved.load_newest()[1]["replay"])
+    one, two = memory.sample(32), loaded.sample(32)
+    for key in ("pixels", "vector"):
+        assert torch.equal(one.obs[key], two.obs[key]), key
+        assert torch.equal(one.next_obs[key], two.next_obs[key]), key
+    with pytest.raises(ValueError, match="expected a replay of"):
+        Replays([make(9, nstep=2)], np.random.default_rng(0)).load_state_dict(memory.state_dict())
+    assert layout.transition_bytes == 4 + 4 * (2 + 3) + 10

@@ -18,6 +18,8 @@ ROWS = [
     {"frames": 60, "steps": 30, "exploration/awaken_step": 14.0, "eval/episode_return": 5.0},
     {"frames": 80, "steps": 40, "event/perturbation_alpha": 0.3, "plasticity/fau_critic": 0.25},
     {"frames": 85, "steps": 42, "event/fau_critic": 0.4, "event/fau_critic_before": 0.3},
+    {"frames": 88, "steps": 44, "eval/success_rate": 0.75},
+    {"frames": 89, "steps": 44, "eval/success_rate": 0.5},
     {"frames": 90, "steps": 45, "event/recycled_units": 3.0},
 ]
 
@@ -52,6 +54,7 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
     said = capsys.readouterr().out
     assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "5.0 at the last evaluation, best 7.0 at 40 frames" in said
+    assert "success     50% at the last evaluation, best 75% at 88 frames" in said
     assert "2 checks of the critic's FAU, which moved by 0.1000" in said
     assert "3 units recycled, 1 times" in said
     assert "critic 0.500 -> 0.250" in said and "perturbation: at 80 frames" in said

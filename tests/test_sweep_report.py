@@ -17,7 +17,7 @@ from rlearly.experiments import aggregate
 from rlearly.experiments.aggregate import Curve, read_csv
 from rlearly.experiments.attempt import log_of
 from rlearly.experiments.findings import Findings, Table
-from rlearly.experiments.study import Plan
+from rlearly.experiments.study import Plan, Run
 from rlearly.experiments.sweep_report import load, write
 
 VOID = {"meta", "link", "br", "img", "hr"}
@@ -156,6 +156,28 @@ def test_page_opens_in_a_browser_without_a_complaint(rich, tmp_path):
 
     pixels = image.imread(shot)
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 200, "figures are drawn"
+
+
+def test_success_rates_are_drawn_and_told_of_finished_runs(tmp_path):
+    runs = [Run(arm, "metaworld/soccer", seed, []) for arm in ("DrM", "DrQ") for seed in range(4)]
+    Plan("Goals", runs).save(tmp_path)
+    for run in runs:
+        last = 0.1 * run.seed + (0.5 if run.arm == "DrM" else 0.0)
+        done = (run.arm, run.seed) != ("DrQ", 3)
+        rates = [0.0, last - 0.05, last, last + 0.05]
+        write_run(tmp_path / run.name, run.env, [1, 2, 3, 4], done=done, success_rates=rates)
+        record(tmp_path, run, "done" if done else "running", 60)
+    assert report.main([f"sweep={tmp_path}"]) == 0
+    page = check(tmp_path / "report")
+    assert "Success rates" in page.words
+    assert (tmp_path / "report" / "figures" / "success.png").exists()
+    with (tmp_path / "report" / "tables" / "success.csv").open(newline="") as stream:
+        drm, drq = csv.DictReader(stream)
+    assert (drm["arm"], drm["finished"], drm["each seed"]) == ("DrM", "4", "0.5 0.6 0.7 0.8")
+    assert drm["final IQM [95 %]"].startswith("0.65 [") and drm["best evaluation"] == "0.85"
+    assert (drq["finished"], drq["each seed"]) == ("3", "0 0.1 0.2")
+    kept = (tmp_path / "report" / "metrics.csv").read_text()
+    assert "DrM,metaworld/soccer,0,eval/success_rate,2000,0.45" in kept
 
 
 def test_figures_and_tables_are_files_too(rich):

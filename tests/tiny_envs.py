@@ -128,6 +128,20 @@ class Faulty(StateReach):
         return "MENDED" not in os.environ
 
 
+class GoalReach(StateReach):
+    """StateReach that tells whether the point has come within 0.1 of its goal by now."""
+
+    def reset(self, *, seed=None, options=None):
+        self.succeeded = False
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        self.succeeded |= abs(self.point - self.goal) < 0.1
+        return obs, reward, terminated, truncated, {"success": self.succeeded}
+
+
 gymnasium.register("Faulty-v0", Faulty)
+gymnasium.register("GoalReach-v0", GoalReach)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlearly.config import ConfigError
-from rlearly.experiments.run_rows import points, read_rows
+from rlearly.experiments.run_rows import SUCCESS, points, read_rows
 from rlearly.experiments.statistics import FEW, interval, pooled_iqm
 from rlearly.experiments.study import Run, finished
 
@@ -55,14 +55,15 @@ class Curve:
 
 
 def read_run(folder: Path, run: Run, names: Sequence[str] = ()) -> Curve | None:
-    """The evaluations so far, and metrics by name, of a run directory; None if it has none."""
+    """The evaluations so far, success rates among them, and metrics by name, of a run directory;
+    None if it has none."""
     if not (folder / "metrics.jsonl").is_file():
         return None
     rows = read_rows(folder)
     returns = _columns(zip(*points(rows, "eval/episode_return"), strict=True))
     if not len(returns[0]):
         return None
-    found = {name: points(rows, name) for name in names}
+    found = {name: points(rows, name) for name in dict.fromkeys([*names, SUCCESS])}
     metrics = {name: _columns(zip(*own, strict=True)) for name, own in found.items() if own[0]}
     whole = finished(folder, run.train_frames)
     return Curve(run.arm, run.env, run.seed, *returns, metrics, whole, folder)

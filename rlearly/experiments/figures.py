@@ -15,6 +15,7 @@ import numpy as np
 from rlearly.experiments import statistics
 from rlearly.experiments.aggregate import Curve, Points
 from rlearly.experiments.findings import Findings
+from rlearly.experiments.run_rows import SUCCESS
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A3C"]
 """Okabe and Ito's, without the yellow and the black that one of two backgrounds swallows."""
@@ -57,7 +58,7 @@ def draw(found: Findings, folder: Path) -> list[Figure]:
         arm: Look(COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)])
         for i, arm in enumerate(found.arms)
     }
-    wanted = [_curves, _finals, _profiles, _improvements, _metrics, _cost]
+    wanted = [_curves, _successes, _finals, _profiles, _improvements, _metrics, _cost]
     names = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = dict.fromkeys(names, INK)
     style |= {"axes.edgecolor": INK, "font.size": 9, "svg.hashsalt": "rlearly"}
@@ -83,6 +84,23 @@ def _curves(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
     labels = (FRAMES, "evaluation return")
     drawn = {curve.arm for curve in found.curves}
     return _grid("curves", "Learning curves", caption, panels, labels, looks, folder, drawn)
+
+
+def _successes(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+    def one(arms: dict[str, list[Curve]], panel: Any) -> None:
+        _draw_curves(found, looks, arms, SUCCESS, panel)
+        panel.set_ylim(-0.03, 1.03)
+
+    panels = {}
+    for env in dict.fromkeys(env for env, _ in found.successes):
+        panels[env] = partial(one, {a: c for (e, a), c in found.successes.items() if e == env})
+    caption = (
+        "The share of evaluation episodes that reached the task's goal: IQM, 95 % interval and "
+        "every seed, as above."
+    )
+    labels = (FRAMES, "success rate")
+    drawn = {arm for _, arm in found.successes}
+    return _grid("success", "Success rates", caption, panels, labels, looks, folder, drawn)
 
 
 def _draw_curves(

@@ -13,6 +13,7 @@ import numpy as np
 from rlearly.display import duration
 from rlearly.experiments import statistics
 from rlearly.experiments.aggregate import Curve, groups
+from rlearly.experiments.run_rows import SUCCESS
 from rlearly.experiments.status import Status
 from rlearly.experiments.study import Run
 
@@ -235,6 +236,8 @@ class Findings:
     def tables(self) -> list[Table]:
         """Unnormalised ones first, then those over all envs."""
         found = [self._finals(), self._efficiency()]
+        if self.successes:
+            found.insert(1, self._success())
         if len(self.envs) > 1 and self.pooled():
             found.append(self._pooled())
         if self.improvements():
@@ -273,6 +276,28 @@ class Findings:
                 "that before the runs do: it is a mean over seeds already."
             )
         return Table("final", "Final scores in numbers", note, columns, rows)
+
+    @cached_property
+    def successes(self) -> dict[tuple[str, str], list[Curve]]:
+        """By (env, arm), the curves whose evaluations tell of success."""
+        return groups([c for c in self.curves if SUCCESS in c.metrics])
+
+    def _success(self) -> Table:
+        rows = []
+        for (env, arm), members in self.successes.items():
+            done = [c.metrics[SUCCESS][1] for c in members if c.finished]
+            finals = np.array([rates[-3:].mean() for rates in done])
+            best = max(float(c.metrics[SUCCESS][1].max()) for c in members)
+            final = self._iqm(finals) if len(finals) else ""
+            each = " ".join(f"{rate:.2g}" for rate in finals)
+            rows.append([env, arm, str(len(finals)), final, each, f"{best:.2g}"])
+        note = (
+            "The share of evaluation episodes that reached the task's goal. Final is the mean of a "
+            "run's last three evaluations, of finished runs only; the best is that of any "
+            f"evaluation. {FEW_NOTE}"
+        )
+        columns = ["env", "arm", "finished", "final IQM [95 %]", "each seed", "best evaluation"]
+        return Table("success", "Success rates in numbers", note, columns, rows)
 
     def _of_arm(self, env: str, arm: str, scores: np.ndarray | None) -> list[str]:
         curve = self.published_curve(env, arm)

@@ -16,7 +16,7 @@ from rlearly.experiments.status import Status
 from rlearly.experiments.study import Run
 
 SECTIONS = {
-    "Env by env": ["curves", "final", "efficiency"],
+    "Env by env": ["curves", "success", "final", "efficiency"],
     "All envs together": ["pooled", "profiles", "improvement"],
     "Inside the networks": ["metrics"],
     "What it cost": ["cost"],

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.config import ConfigError
-from rlearly.experiments.run_rows import Row, points, read_rows
+from rlearly.experiments.run_rows import SUCCESS, Row, points, read_rows
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -89,6 +89,13 @@ class RunReport:
             )
         else:
             lines.append("  return      no evaluation yet")
+        frames, rates = points(self.rows, SUCCESS)
+        if rates:
+            best = max(range(len(rates)), key=rates.__getitem__)
+            lines.append(
+                f"  success     {rates[-1]:.0%} at the last evaluation, best {rates[best]:.0%} at "
+                f"{frames[best]:,} frames"
+            )
         lines += self._first_and_last("FAU", "fau")
         lines += self._first_and_last("dormant", "dormant_ratio")
         marks = self.marks()
@@ -147,6 +154,8 @@ def draw(report: RunReport, path: Path) -> None:
     from matplotlib import pyplot
 
     wanted = [(_draw_returns, 2.0)]
+    if points(report.rows, SUCCESS)[0]:
+        wanted.append((_draw_success, 0.9))
     if report.by_network("fau"):
         wanted.append((_draw_activity, 1.2))
     if points(report.rows, "plasticity/dormant_ratio")[0]:
@@ -186,6 +195,13 @@ def _draw_returns(panel: Any, report: RunReport) -> None:
     if frames:
         panel.plot(frames, values, color="0.1", marker="o", markersize=3, label="evaluation")
     panel.set_ylabel("return")
+
+
+def _draw_success(panel: Any, report: RunReport) -> None:
+    frames, rates = points(report.rows, SUCCESS)
+    panel.plot(frames, rates, color="0.1", marker="o", markersize=3)
+    panel.set_ylabel("success rate")
+    panel.set_ylim(-0.03, 1.03)
 
 
 def _draw_activity(panel: Any, report: RunReport) -> None:

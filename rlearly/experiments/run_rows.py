@@ -10,6 +10,9 @@ from rlearly.config import ConfigError
 
 Row = dict[str, Any]
 
+SUCCESS = "eval/success_rate"
+"""What evaluations of tasks with a goal write beside the return."""
+
 
 def read_rows(run: Path) -> list[Row]:
     """The rows of a run directory's metrics.jsonl, in order; a last, half-written one is left out.
