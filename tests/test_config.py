@@ -75,15 +75,21 @@ def test_tuned_pairs_are_the_papers_table(env):
 
 
 def test_tuned_rows_of_metaworld_and_adroit():
-    assert presets.tuned("drm", "metaworld/coffee-push") == [
+    both = [
         "train_frames=2100000",
-        "agent.alpha_max=0.95",
-        "agent.lambda_max=0.5",
-        "agent.lambda_constant=true",
+        "agent.nstep=3",
+        "agent.nstep_schedule='decay(3,7,1000000)'",
+        "agent.discount=0.997",
+        "agent.discount_schedule='decay(0.997,-0.02,500000,-0.007,1600000)'",
+        "agent.q_dropout=0.01",
+        "agent.q_layer_norm=true",
     ]
+    drms = ["agent.alpha_max=0.95", "agent.lambda_max=0.5", "agent.lambda_constant=true"]
+    assert presets.tuned("drqv2", "metaworld/coffee-push") == both
+    assert presets.tuned("drm", "metaworld/coffee-push") == both + drms
     assert "agent.expectile=0.6" in presets.tuned("drm", "adroit/door")
-    assert "agent.expectile=0.7" in presets.tuned("drm", "adroit/pen")
-    assert not any("expectile" in o for o in presets.tuned("drm", "adroit/hammer"))
+    for task in ("hammer", "pen", "relocate"):
+        assert "agent.expectile=0.7" in presets.tuned("drm", f"adroit/{task}")
     assert "env.frame_stack=1" in presets.tuned("drqv2", "adroit/pen")
 
 

@@ -13,6 +13,7 @@ from rlearly import checkpoint, compose, frames
 from rlearly.annealing import Annealing, annealing_of
 from rlearly.checkpoint import Checkpoints
 from rlearly.config import ConfigError
+from rlearly.envs import presets
 from rlearly.replay import ROWS, EmptyReplay, Layout, Replay, Replays
 from rlearly.schedules import Decay, Linear, Step
 
@@ -390,7 +391,8 @@ def test_annealed_windows_worked_by_hand():
 
 
 def test_drms_annealing_on_metaworld():
-    agent = compose.compose(["agent=drm", "env=HalfCheetah-v5", *METAWORLD]).agent
+    own = [w for w in presets.tuned("drm", "metaworld/soccer") if w.startswith("agent.")]
+    agent = compose.compose(["agent=drm", "env=HalfCheetah-v5", *own]).agent
     annealing = annealing_of(agent)
     for step in (0, 153_000, 154_200, 10**6, 3 * 10**6):
         n = math.floor(3 + 7 * math.exp(-step / 1e6))
@@ -399,12 +401,6 @@ def test_drms_annealing_on_metaworld():
     assert [annealing.at(step)[0] for step in (0, 153_000, 154_200)] == [10, 9, 8]
     assert annealing.most_steps == 10
     assert annealing.at(0)[1] == pytest.approx(0.97)
-
-
-METAWORLD = [
-    "agent.nstep_schedule='decay(3,7,1000000)'",
-    "agent.discount_schedule='decay(0.997,-0.02,500000,-0.007,1600000)'",
-]
 
 
 def test_an_annealed_replay_goes_on_where_it_was_saved():

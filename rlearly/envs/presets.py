@@ -79,7 +79,16 @@ def tuned(agent: str, env: str) -> list[str]:
 
 
 def _metaworld(agent: str) -> list[str]:
-    overrides = ["train_frames=2100000"]
+    """cfgs/task/metaworld.yaml and agents/drm_mw.py of the official code."""
+    overrides = [
+        "train_frames=2100000",
+        "agent.nstep=3",
+        "agent.nstep_schedule='decay(3,7,1000000)'",
+        "agent.discount=0.997",
+        "agent.discount_schedule='decay(0.997,-0.02,500000,-0.007,1600000)'",
+        "agent.q_dropout=0.01",
+        "agent.q_layer_norm=true",
+    ]
     if agent == "drm":
         overrides += [
             "agent.alpha_max=0.95",
@@ -90,12 +99,11 @@ def _metaworld(agent: str) -> list[str]:
 
 
 def _adroit(agent: str, task: str) -> list[str]:
+    """cfgs/agent/drm_adroit.yaml, cfgs/task/adroit_medium.yaml and door.yaml."""
     overrides = ["train_frames=6100000", "env.frame_stack=1"]
     if agent == "drm":
         overrides += ["agent.alpha_max=0.9", "agent.lambda_max=0.6"]
-        expectile = {"door": 0.6, "pen": 0.7}.get(task)
-        if expectile:
-            overrides.append(f"agent.expectile={expectile}")
+        overrides.append(f"agent.expectile={0.6 if task == 'door' else 0.7}")
     return overrides
 
 
