@@ -559,16 +559,21 @@ def possible():
     for agent in AGENTS:
         for name in INTERVENTIONS:
             if name not in agent_module(agent).REFUSES:
-                yield agent, name
+                yield agent, name, "usual"
+                if agent == "drm":
+                    yield agent, name, "fused"
 
 
-@pytest.mark.parametrize(("agent", "name"), list(possible()))
+@pytest.mark.parametrize(("agent", "name", "kind"), list(possible()))
 @pytest.mark.parametrize("each_update", [False, True], ids=["0.5", "adaptive"])
-def test_every_agent_takes_every_intervention(agent, name, each_update, pixel_spec, state_spec):
+def test_every_agent_takes_every_intervention(
+    agent, name, kind, each_update, pixel_spec, state_spec, fused_spec
+):
     """For a few updates over its first interval; and a resumed one goes on to the bit."""
     if each_update and agent_module(agent).ON_POLICY:
         pytest.skip("an agent on policy has no replay ratio")
     spec = pixel_spec if agent_module(agent).PIXELS else state_spec
+    spec = fused_spec if kind == "fused" else spec
     settings = {
         key: dataclasses.replace(getattr(RunConfig(), key), **{field: 22})
         for key, field in (
@@ -715,3 +720,15 @@ def test_strengths_of_pulls_are_of_the_term_in_the_loss():
     for name, strength, pull in (("weight_decay", 1e-5, 1e-5), ("l2_init", 1e-2, 2e-2)):
         (part,) = interventions.chosen(RunConfig(intervention=[name]), Seeds(0))
         assert getattr(RunConfig(), name).strength == strength and part.strength == pull
+
+
+def test_layer_norm_adds_none_where_q_heads_have_one(pixel_spec):
+    own = {"q_dropout": 0.01, "q_layer_norm": True}
+    plain = build("drqv2", pixel_spec, **own)
+    both = build("drqv2", pixel_spec, LayerNorm(), **own)
+    for name, more in (("critic", 0), ("actor", 2)):
+        norms = [
+            sum(isinstance(m, nn.LayerNorm) for m in agent.networks[name].modules())
+            for agent in (plain, both)
+        ]
+        assert norms[1] - norms[0] == more, name

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import random_batch, random_rollout
-from test_agents import KINDS, SMALL
+from test_agents import KINDS, METAWORLD, SMALL, observations
 from torch import nn
 
 from rlearly import compose, machine, products
@@ -148,10 +148,16 @@ def case(request):
     return request.param
 
 
+@pytest.fixture
+def spec(case, pixel_spec, state_spec, fused_spec):
+    return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
+
+
 def build(case, spec, precision, interventions=(), compile=False, gauge=None, **settings):
     module = agent_module(case[0])
     known = {field.name for field in dataclasses.fields(module.Config)}
-    chosen = {key: value for key, value in (SMALL | settings).items() if key in known}
+    own = METAWORLD if case[1] == "metaworld" else {}
+    chosen = {key: value for key, value in (SMALL | own | settings).items() if key in known}
     return module.make(
         module.Config(**chosen),
         spec,
@@ -178,8 +184,7 @@ def flat(network):
     return torch.cat(parameters) if parameters else None
 
 
-def test_bfloat16_learns_what_float32_does_but_for_rounding(case, pixel_spec, state_spec):
-    spec = pixel_spec if case[1] == "pixels" else state_spec
+def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
     exact, metrics = learnt(case, spec, "fp32")
     short, rounded = learnt(case, spec, "bf16")
     assert metrics.keys() == rounded.keys()
@@ -194,7 +199,7 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, pixel_spec, st
         moved = (flat(exact.networks[name]) - flat(start.networks[name])).norm()
         # Adam's first steps have one length, whatever the gradient's: a small one's sign may turn.
         assert (flat(network) - flat(exact.networks[name])).norm() < 0.5 * moved, name
-    obs = random_batch(spec).obs.numpy()
+    obs = observations(spec, 16)
     mean = short.act(obs, step=50, explore=False)
     assert mean.dtype == short.value(obs).dtype == "float32"
 
@@ -262,8 +267,7 @@ def test_every_stack_of_an_agent_computes_in_the_format_asked_for(pixel_spec):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_networks_learn_the_same_but_for_rounding(case, precision, pixel_spec, state_spec):
-    spec = pixel_spec if case[1] == "pixels" else state_spec
+def test_compiled_networks_learn_the_same_but_for_rounding(case, precision, spec):
     found = []
     for compiled in (False, True):
         agent = build(case, spec, precision, compile=compiled, gauge=Gauge(every_steps=1))
