@@ -125,6 +125,10 @@ def compose(arguments: Sequence[str]) -> RunConfig:
             f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
             f"none; received {config.env.kwargs}: leave it out."
         )
+    if config.env.rules != "paper" and config.env.family != "adroit":
+        raise ConfigError(
+            f"env.rules: is about Adroit's tasks, and env={env} is none of them; leave it out."
+        )
     return config
 
 
@@ -154,7 +158,7 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
         if pixels is not None and pixels != (obs == "pixels"):
             raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
         pixels = obs == "pixels"
-    if pixels is None and config.env.family == "control":
+    if pixels is None and config.env.family != "gym":
         pixels = agent_module(config.agent_name).PIXELS
     return replace(config, env=replace(config.env, pixels=pixels))
 

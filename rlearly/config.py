@@ -59,8 +59,8 @@ class EnvConfig:
     """The world."""
 
     name: str = setting("", "what `env=` named")
-    family: str = setting("control", "who makes it: control (dm_control) or gym (gymnasium)")
-    pixels: bool | None = setting(None, "observe rendered images; null: dm_control yes, gym no")
+    family: str = setting("control", "the file of rlearly/envs that makes it")
+    pixels: bool | None = setting(None, "observe rendered images; null: gymnasium no, others yes")
     action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
     image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
@@ -70,6 +70,11 @@ class EnvConfig:
         choices=("exact", "fast"),
     )
     camera: int | None = setting(None, "camera number; null: the family's usual one")
+    rules: str = setting(
+        "paper",
+        "Adroit's rewards, goals and horizons: DrM's, or package: gymnasium-robotics'",
+        choices=("paper", "package"),
+    )
     kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -72,15 +72,24 @@ def config_for(name: str) -> EnvConfig | None:
 class Photographed(gymnasium.Wrapper):
     """Takes pictures of a gymnasium env, of any size.
 
-    MuJoCo envs are drawn directly: camera 0 if the model has one, else the env's own default view
+    MuJoCo envs are drawn directly: by the camera of that number; None: by `usual(model)`, a number
+    or an MjvCamera, or else by camera 0 if the model has one, or the env's own default view
     (gymnasium's renderer is slower and fixes its look-at point at the first picture). An env
     whose observation is an image is pictured by it. All others are asked to render.
     """
 
-    def __init__(self, env: gymnasium.Env, camera: int | None, *, fast: bool = False):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        camera: int | None,
+        *,
+        fast: bool = False,
+        usual: Callable[[Any], Any] | None = None,
+    ):
         super().__init__(env)
         self.by_observation = is_picture(env.observation_space)
         self.camera = camera
+        self.usual = usual
         self._obs: Any = None
         self._renderers = ModelPictures(fast=fast)
 
@@ -111,7 +120,8 @@ class Photographed(gymnasium.Wrapper):
 
     def _view(self, base: Any) -> Any:
         mujoco: Any = importlib.import_module("mujoco")
-
+        if self.camera is None and self.usual is not None:
+            return self.usual(base.model)
         number = self.camera if self.camera is not None else (0 if base.model.ncam else -1)
         if not -1 <= number < base.model.ncam:
             raise ConfigError(
@@ -175,7 +185,12 @@ def _without_known_noise() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
-def _base(config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
+def registered(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
+    """The env as gymnasium makes it.
+
+    Raises:
+        ConfigError: it cannot; the reason is given.
+    """
     try:
         mode = {"render_mode": render_mode} if render_mode else {}
         with _without_known_noise():
@@ -208,7 +223,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     spec = gymnasium.spec(config.name) if ":" not in config.name else None
     mujoco = spec is not None and "mujoco" in str(spec.entry_point)
     render_mode = "rgb_array" if (pixels or pictures) and not mujoco else None
-    base = _base(config, render_mode)
+    base = registered(config, render_mode)
     fast = config.render == "fast"
     photographed = Photographed(base, config.camera, fast=fast)
     if pixels is None:

@@ -120,6 +120,29 @@ class Pixels(gymnasium.Wrapper):
         return np.ascontiguousarray(self.camera().transpose(2, 0, 1))
 
 
+class PixelsAndVector(gymnasium.Wrapper):
+    """{"pixels": what the env observes, "vector": float32 [D]}, the vector of the newest step."""
+
+    def __init__(self, env: gymnasium.Env, vector: Callable[[], np.ndarray], size: int):
+        super().__init__(env)
+        self.vector = vector
+        box = Box(-np.inf, np.inf, (size,), np.float32)
+        self.observation_space = Dict([("pixels", env.observation_space), ("vector", box)])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        pixels, info = self.env.reset(seed=seed, options=options)
+        return self._with_vector(pixels), info
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
+        pixels, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_vector(pixels), reward, terminated, truncated, info
+
+    def _with_vector(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return {"pixels": pixels, "vector": np.array(self.vector(), np.float32)}
+
+
 def resized(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 [H, W, 3] as [size, size, 3], averaged over areas."""
     if image.shape[:2] == (size, size):
