@@ -8,10 +8,12 @@ import torch
 from conftest import TINY, TINY_STATE
 from saved import plain, rows
 
-from rlearly import compose, play, train
+from rlearly import compose, envs, play, train
 from rlearly.cadence import EveryRollout
 from rlearly.checkpoint import Checkpoints
 from rlearly.config import ConfigError
+from rlearly.envs.pixels import PixelsAndVector
+from rlearly.failure import RunFailed
 from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
 
@@ -426,3 +428,82 @@ def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     told = [row["frames"] for row in map(json.loads, lines) if "speed/checkpoint_seconds" in row]
     assert told == [80, 120, 160]
+
+
+# --- pixels and a vector ---
+
+
+@pytest.fixture
+def with_a_vector(monkeypatch):
+    """PixelReach whose image hides the bar, which the vector tells."""
+    usual = envs.make
+
+    def make(config, **words):
+        env = usual(config, **words)
+        return PixelsAndVector(env, lambda: np.array([env.unwrapped.bar, 1.0]), 2)
+
+    monkeypatch.setattr(envs, "make", make)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["agent=drqv2"],
+        ["agent=drm", "num_envs=2", "replay.prefetch=2", "replay_ratio=2"],
+        ["agent=drm", "replay.compression=zstd", "eval_workers=2", "overlap=true"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, with_a_vector, words):
+    words = [
+        *words,
+        "train_frames=180",
+        "log_every_frames=40",
+        "eval_every_frames=75",
+        "eval_episodes=2",
+        "replay.capacity=120",
+    ]
+    straight = make_loop(tmp_path / "straight", *words)
+    assert straight.run()
+    stopped = make_loop(tmp_path / "resumed", *words)
+    stopped.stop_requested = lambda: stopped.steps >= 133
+    assert not stopped.run()
+    resumed = make_loop(tmp_path / "resumed", *words)
+    assert resumed.resume() > 0
+    assert set(resumed.obs[0]) == {"pixels", "vector"}
+    assert resumed.run()
+    one, two = plain(straight.state_dict()), plain(resumed.state_dict())
+    for part in ("agent", "replay", "env", "cadence"):
+        assert one[part] == two[part], part
+    for loop in (straight, stopped, resumed):
+        loop.close()
+
+
+def test_an_agent_of_states_refuses_pixels_with_a_vector(tmp_path, with_a_vector):
+    words = [w for w in STATE if not w.startswith("env=")]
+    with pytest.raises(ConfigError, match=r"td3 learns from states only, and env=.* by images"):
+        make_loop(tmp_path, "env=tiny_envs:PixelReach-v0", base=words)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (lambda obs: obs["pixels"], r"expected a dict of pixels, vector"),
+        (lambda obs: {"pixels": obs["pixels"]}, r"\['pixels'\], expected a dict of pixels, vector"),
+        (lambda obs: obs | {"vector": np.zeros(3, np.float32)}, r"float32 \[3\], expected float32"),
+        (lambda obs: obs | {"vector": np.array([np.nan, 0], np.float32)}, "not finite"),
+    ],
+)
+def test_a_wrong_part_of_an_observation_is_said(tmp_path, with_a_vector, broken, sentence):
+    loop = make_loop(tmp_path, "agent=drm", "train_frames=50")
+    env = loop.envs[0]
+    step = env.step
+
+    def stepped(action):
+        obs, *rest = step(action)
+        return broken(obs), *rest
+
+    env.step = stepped
+    with pytest.raises(RunFailed, match=sentence):
+        loop.run()
+    loop.close()
