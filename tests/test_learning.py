@@ -1,12 +1,14 @@
 """Agents learn what nobody can do without looking, from pixels and from states."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_STATE
 from test_loop import Silent
 
-from rlearly import compose
+from rlearly import compose, envs
+from rlearly.envs.pixels import PixelsAndVector
 from rlearly.loop import evaluate
 from rlearly.seeding import Seeds
 from rlearly.sinks import JsonLines, Sinks
@@ -40,6 +42,36 @@ def make_loop(folder, config):
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 def test_agent_learns_to_look(tmp_path, agent):
     config = compose.compose([*TINY, f"agent={agent}", "train_frames=1500", "replay_ratio=1"])
+    loop = make_loop(tmp_path, config)
+    env = compose.make_env(config)
+    assert min(returns(loop, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
+    loop.run()
+    assert min(returns(loop, env)) >= THRESHOLD
+
+
+class Blank(gymnasium.ObservationWrapper):
+    """Images that show nothing."""
+
+    def observation(self, observation):
+        return np.zeros_like(observation)
+
+
+@pytest.mark.parametrize(
+    ("shown", "frames"), [("vector", 800), pytest.param("image", 2500, marks=pytest.mark.slow)]
+)
+def test_agent_learns_from_either_part_of_a_fused_observation(tmp_path, monkeypatch, shown, frames):
+    """Where the goal is stands in the vector alone, or in the image alone."""
+    usual = envs.make
+
+    def make(config, **words):
+        env = usual(config, **words)
+        if shown == "image":
+            return PixelsAndVector(env, lambda: np.array([0.5]), 1)
+        return PixelsAndVector(Blank(env), lambda: np.sign([env.unwrapped.goal]), 1)
+
+    monkeypatch.setattr(envs, "make", make)
+    words = ["agent=drqv2", f"train_frames={frames}", "replay_ratio=1"]
+    config = compose.compose([*TINY, *words])
     loop = make_loop(tmp_path, config)
     env = compose.make_env(config)
     assert min(returns(loop, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
