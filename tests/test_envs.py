@@ -289,16 +289,38 @@ def test_suite_pixels_equal_dm_controls_own_wrapper(name, camera):
     env.close()
 
 
-def test_manipulation_pixels_equal_the_vision_variant():
+@pytest.mark.parametrize("name", ["reach_duplo", "stack_2_bricks"])
+def test_manipulation_pixels_are_the_vision_variants_and_all_that_is_observed(name):
     from dm_control import manipulation
+    from dm_control.suite.wrappers import action_scale
 
-    theirs = manipulation.load("reach_duplo_vision", seed=0)
-    theirs._random_state = np.random.RandomState(4)
-    env = make("reach_duplo", pixels=True)
+    raw = manipulation.load(f"{name}_vision", seed=0)
+    theirs = action_scale.Wrapper(raw, minimum=-1.0, maximum=1.0)
+    raw._random_state = np.random.RandomState(4)
+    env = make(name, pixels=True)
+    assert env.observation_space == Box(0, 255, (9, 84, 84), np.uint8)
+    assert "jaco_arm/joints_pos" in raw.observation_spec(), "theirs has more than the image"
     obs, _ = env.reset(seed=4)
-    first = theirs.reset().observation["front_close"][0]
-    np.testing.assert_array_equal(obs[-3:], first.transpose(2, 0, 1))
+    images = [theirs.reset().observation["front_close"][0].copy()] * 3
+    np.testing.assert_array_equal(obs, np.concatenate([i.transpose(2, 0, 1) for i in images]))
+    action = np.random.default_rng(0).uniform(-1, 1, env.action_space.shape).astype(np.float32)
+    obs, reward, *_ = env.step(action)
+    steps = [theirs.step(action.astype(np.float64)) for _ in range(2)]
+    assert reward == pytest.approx(sum(s.reward for s in steps), abs=1e-12)
+    images = [*images[1:], steps[-1].observation["front_close"][0].copy()]
+    np.testing.assert_array_equal(obs, np.concatenate([i.transpose(2, 0, 1) for i in images]))
     env.close()
+
+
+def test_seed_alone_decides_what_a_manipulation_task_shows():
+    env, other = (make("reach_duplo", pixels=True, render="fast") for _ in range(2))
+    beyond = other.reset(seed=5)[0]
+    other.step(other.action_space.high)
+    first = other.reset(seed=4)[0]
+    np.testing.assert_array_equal(first, env.reset(seed=4)[0])
+    assert (first != beyond).any()
+    env.close()
+    other.close()
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "InvertedPendulum-v5", "Pendulum-v1"])
