@@ -323,6 +323,58 @@ def test_seed_alone_decides_what_a_manipulation_task_shows():
     other.close()
 
 
+def reach(task, physics):
+    site = physics.bind(task._hand.tool_center_point)
+    task._prop.set_pose(physics, position=site.xpos)
+
+
+def lift(task, physics):
+    task._prop.set_pose(physics, position=[0.0, 0.0, 1.0])
+
+
+def place(task, physics):
+    offset = task._prop.get_pose(physics)[0] - physics.bind(task._prop_frame).xpos
+    task._prop.set_pose(physics, position=physics.bind(task._pedestal.target_site).xpos + offset)
+    away = [0.3, 0.3, 0.5]
+    hand = task._hand.tool_center_point
+    task._arm.set_site_to_xpos(physics, np.random.RandomState(0), hand, away)
+
+
+def stack(task, physics):
+    bottom, top = (task._bricks[i] for i in task._desired_order)
+    top.set_pose(physics, quaternion=bottom.get_pose(physics)[1])
+    lift = physics.bind(bottom.studs[0, 0]).xpos - physics.bind(top.holes[0, 0]).xpos
+    top.set_pose(physics, position=top.get_pose(physics)[0] + lift)
+
+
+@pytest.mark.parametrize(
+    ("name", "bring_about"),
+    [
+        ("reach_duplo", reach),
+        ("lift_brick", lift),
+        ("place_brick", place),
+        ("stack_2_bricks", stack),
+    ],
+)
+def test_manipulation_succeeds_where_its_reward_is_1_which_is_at_the_goal_alone(name, bring_about):
+    env = make(name, pixels=False, action_repeat=1)
+    env.reset(seed=0)
+    control = env.unwrapped._control
+    still = np.zeros(env.action_space.shape)
+    assert env.step(still)[4]["success"] is False
+    assert control.task.get_reward(control.physics) < 1
+    bring_about(control.task, control.physics)
+    control.physics.forward()
+    assert control.task.get_reward(control.physics) == 1.0
+    told = []
+    for reward in (np.nextafter(1, 0), 1.0, 0.2):
+        control.task.get_reward = lambda physics, reward=reward: reward
+        told.append(env.step(still)[4]["success"])
+    assert told == [False, True, True]
+    env.reset(seed=0)
+    assert env.step(still)[4]["success"] is False
+
+
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "InvertedPendulum-v5", "Pendulum-v1"])
 def test_gymnasium_pixels_show_the_state(name):
     env = make(name, pixels=True)

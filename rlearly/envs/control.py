@@ -19,6 +19,7 @@ from rlearly.envs.rendering import (
     choose_backend,
     require_backend,
 )
+from rlearly.envs.success import Successes
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 QUADRUPED_CAMERA = 2
@@ -66,6 +67,10 @@ class ControlEnv(gymnasium.Env):
     `reset(seed)` alone decides the episode: the task's random state is replaced. An episode ends
     terminated when the last time step's discount is 0 and truncated otherwise. `model_seed` is
     for what a task draws when it is built (LQR's masses and springs).
+
+    `info["success"]` says of each frame of a manipulation task whether its reward is 1, which these
+    tasks give at the goal alone (and, in placing, with the hand withdrawn). dm_control has no other
+    flag, and DrQ-v2's paper no other measure than the reward.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
@@ -150,7 +155,8 @@ class ControlEnv(gymnasium.Env):
         terminated = time_step.last() and time_step.discount == 0.0
         truncated = (time_step.last() and not terminated) or self._steps == self._truncate_at
         reward = float(time_step.reward or 0.0)
-        return self._observation(time_step), reward, terminated, truncated, {}
+        info = {"success": reward == 1.0} if self._composed else {}
+        return self._observation(time_step), reward, terminated, truncated, info
 
     def _observation(self, time_step: Any) -> dict[str, np.ndarray]:
         return {key: np.atleast_1d(value) for key, value in time_step.observation.items()}
@@ -186,7 +192,8 @@ def make(
     if pixels or pictures:
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     base = ControlEnv(config, pixels=pixels, model_seed=model_seed)
-    env = ActionRepeat(UnitActions(base), config.action_repeat)
+    frames = Successes(base) if config.name in manipulation_tasks() else base
+    env = ActionRepeat(UnitActions(frames), config.action_repeat)
     if not pixels:
         return FlatState(env)
     size = config.image_size
