@@ -375,6 +375,20 @@ def test_manipulation_succeeds_where_its_reward_is_1_which_is_at_the_goal_alone(
     assert env.step(still)[4]["success"] is False
 
 
+def test_manipulation_episode_has_dm_controls_250_frames():
+    from dm_control import manipulation
+
+    theirs = manipulation.load("reach_site_features", seed=0)
+    theirs.reset()
+    env = make("reach_site", pixels=False, action_repeat=1)
+    for _ in range(2):
+        env.reset(seed=0)
+        still = np.zeros(env.action_space.shape)
+        endings = [env.step(still)[2:4] for _ in range(250)]
+        assert endings[-1] == (False, True) and set(endings[:-1]) == {(False, False)}
+    assert [theirs.step(still).last() for _ in range(250)] == [False] * 249 + [True]
+
+
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "InvertedPendulum-v5", "Pendulum-v1"])
 def test_gymnasium_pixels_show_the_state(name):
     env = make(name, pixels=True)

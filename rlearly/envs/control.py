@@ -68,6 +68,8 @@ class ControlEnv(gymnasium.Env):
     terminated when the last time step's discount is 0 and truncated otherwise. `model_seed` is
     for what a task draws when it is built (LQR's masses and springs).
 
+    A manipulation task is its `_vision` variant if it is seen in pixels and its `_features` variant
+    if not: two worlds (the first shows what to build), whose states are not each other's.
     `info["success"]` says of each frame of a manipulation task whether its reward is 1, which these
     tasks give at the goal alone (and, in placing, with the hand withdrawn). dm_control has no other
     flag, and DrQ-v2's paper no other measure than the reward.
@@ -78,6 +80,7 @@ class ControlEnv(gymnasium.Env):
 
     def __init__(self, config: EnvConfig, *, pixels: bool, model_seed: int):
         self.task_name = config.name
+        self._truncate_at: int | None = None
         if config.name in suite_tasks():
             from dm_control import suite
 
@@ -86,10 +89,14 @@ class ControlEnv(gymnasium.Env):
             usual = QUADRUPED_CAMERA if domain == "quadruped" else 0
             self.camera: int | str = usual if config.camera is None else config.camera
             self._composed = False
+            if self._control._step_limit == float("inf"):
+                self._truncate_at = UNLIMITED_STEPS
         else:
+            self.task_name += "_vision" if pixels else "_features"
             self._control = self._load_manipulation(config.name, pixels, model_seed)
             self.camera = MANIPULATION_CAMERA if config.camera is None else config.camera
             self._composed = True
+            self._truncate_at = _own_clock(self._control)
         self._check_camera()
         self._cached_camera = PhysicsPictures(
             self.camera, fast=config.render == "fast", keep_cameras=not self._composed
@@ -106,8 +113,6 @@ class ControlEnv(gymnasium.Env):
             np.broadcast_to(action.maximum, shape).astype(np.float64),
             dtype=np.float64,
         )
-        limit = getattr(self._control, "_step_limit", 0.0)
-        self._truncate_at = UNLIMITED_STEPS if limit == float("inf") else None
 
     @staticmethod
     def _load_manipulation(task: str, pixels: bool, model_seed: int) -> Any:
@@ -174,6 +179,16 @@ class ControlEnv(gymnasium.Env):
         if not self._composed:  # its own close() leaves the GL context to the interpreter's end
             self._control.physics.free()
         self._control.close()
+
+
+def _own_clock(control: Any) -> int:
+    """The steps of a composed env's episode, which it counts no longer.
+
+    Its clock is the world's time; an episode that starts at a snapshot has its full length ahead.
+    """
+    steps = round(control._time_limit / control.control_timestep())
+    control._time_limit = float("inf")
+    return steps
 
 
 def make(
