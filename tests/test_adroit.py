@@ -12,6 +12,8 @@ from gymnasium.spaces import Box, Dict
 from rlearly import compose, envs, help
 from rlearly.config import ConfigError
 from rlearly.envs import adroit
+from rlearly.envs.snapshot import SnapshotRL
+from rlearly.envs.snapshots import record
 from rlearly.envs.state import EnvState, Episodes, method_of, restore, save, self_test
 from rlearly.envs.state_simulators import _checksums
 
@@ -343,8 +345,10 @@ def test_seed_alone_decides_the_episode(name):
     assert not np.array_equal(env.reset(seed=6)[0], env.reset(seed=7)[0])
 
 
-@pytest.mark.parametrize("pixels", [False, True])
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [*((name, False) for name in TASKS), ("adroit/door", True), ("adroit/relocate", True)],
+)
 def test_restored_episode_continues_to_the_bit(name, pixels):
     env, fresh = make(name, pixels), make(name, pixels)
     assert method_of(env) == "mujoco"
@@ -398,6 +402,22 @@ def test_loaded_episode_continues_to_the_bit(pixels):
         assert one[1:4] == two[1:4]
     env.close()
     fresh.close()
+
+
+@pytest.mark.parametrize("name", ["adroit/pen", "adroit/relocate"])
+def test_episodes_start_at_snapshots_with_the_goal_and_the_full_horizon(name):
+    teacher = make(name)
+    teacher.action_space.seed(0)
+    little = [0.1 * teacher.action_space.sample() for _ in range(12)]
+    snapshots = record(teacher, lambda obs: little[len(obs) % 12], episodes=1, every_steps=8)
+    student = SnapshotRL(make(name, pixels=True), snapshots, truncate_steps=None)
+    one, _ = student.reset(seed=5, options={"snapshot": 1})
+    two, _ = student.reset(seed=6, options={"snapshot": 1})
+    other, _ = student.reset(seed=6, options={"snapshot": 0})
+    for key in ("pixels", "vector"):
+        np.testing.assert_array_equal(one[key], two[key])
+        assert (one[key] != other[key]).any()
+    student.close()
 
 
 # --- names and refusals ---

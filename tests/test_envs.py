@@ -289,16 +289,104 @@ def test_suite_pixels_equal_dm_controls_own_wrapper(name, camera):
     env.close()
 
 
-def test_manipulation_pixels_equal_the_vision_variant():
+@pytest.mark.parametrize("name", ["reach_duplo", "stack_2_bricks"])
+def test_manipulation_pixels_are_the_vision_variants_and_all_that_is_observed(name):
+    from dm_control import manipulation
+    from dm_control.suite.wrappers import action_scale
+
+    raw = manipulation.load(f"{name}_vision", seed=0)
+    theirs = action_scale.Wrapper(raw, minimum=-1.0, maximum=1.0)
+    raw._random_state = np.random.RandomState(4)
+    env = make(name, pixels=True)
+    assert env.observation_space == Box(0, 255, (9, 84, 84), np.uint8)
+    assert "jaco_arm/joints_pos" in raw.observation_spec(), "theirs has more than the image"
+    obs, _ = env.reset(seed=4)
+    images = [theirs.reset().observation["front_close"][0].copy()] * 3
+    np.testing.assert_array_equal(obs, np.concatenate([i.transpose(2, 0, 1) for i in images]))
+    action = np.random.default_rng(0).uniform(-1, 1, env.action_space.shape).astype(np.float32)
+    obs, reward, *_ = env.step(action)
+    steps = [theirs.step(action.astype(np.float64)) for _ in range(2)]
+    assert reward == pytest.approx(sum(s.reward for s in steps), abs=1e-12)
+    images = [*images[1:], steps[-1].observation["front_close"][0].copy()]
+    np.testing.assert_array_equal(obs, np.concatenate([i.transpose(2, 0, 1) for i in images]))
+    env.close()
+
+
+def test_seed_alone_decides_what_a_manipulation_task_shows():
+    env, other = (make("reach_duplo", pixels=True, render="fast") for _ in range(2))
+    beyond = other.reset(seed=5)[0]
+    other.step(other.action_space.high)
+    first = other.reset(seed=4)[0]
+    np.testing.assert_array_equal(first, env.reset(seed=4)[0])
+    assert (first != beyond).any()
+    env.close()
+    other.close()
+
+
+def reach(task, physics):
+    site = physics.bind(task._hand.tool_center_point)
+    task._prop.set_pose(physics, position=site.xpos)
+
+
+def lift(task, physics):
+    task._prop.set_pose(physics, position=[0.0, 0.0, 1.0])
+
+
+def place(task, physics):
+    offset = task._prop.get_pose(physics)[0] - physics.bind(task._prop_frame).xpos
+    task._prop.set_pose(physics, position=physics.bind(task._pedestal.target_site).xpos + offset)
+    away = [0.3, 0.3, 0.5]
+    hand = task._hand.tool_center_point
+    task._arm.set_site_to_xpos(physics, np.random.RandomState(0), hand, away)
+
+
+def stack(task, physics):
+    bottom, top = (task._bricks[i] for i in task._desired_order)
+    top.set_pose(physics, quaternion=bottom.get_pose(physics)[1])
+    lift = physics.bind(bottom.studs[0, 0]).xpos - physics.bind(top.holes[0, 0]).xpos
+    top.set_pose(physics, position=top.get_pose(physics)[0] + lift)
+
+
+@pytest.mark.parametrize(
+    ("name", "bring_about"),
+    [
+        ("reach_duplo", reach),
+        ("lift_brick", lift),
+        ("place_brick", place),
+        ("stack_2_bricks", stack),
+    ],
+)
+def test_manipulation_succeeds_where_its_reward_is_1_which_is_at_the_goal_alone(name, bring_about):
+    env = make(name, pixels=False, action_repeat=1)
+    env.reset(seed=0)
+    control = env.unwrapped._control
+    still = np.zeros(env.action_space.shape)
+    assert env.step(still)[4]["success"] is False
+    assert control.task.get_reward(control.physics) < 1
+    bring_about(control.task, control.physics)
+    control.physics.forward()
+    assert control.task.get_reward(control.physics) == 1.0
+    told = []
+    for reward in (np.nextafter(1, 0), 1.0, 0.2):
+        control.task.get_reward = lambda physics, reward=reward: reward
+        told.append(env.step(still)[4]["success"])
+    assert told == [False, True, True]
+    env.reset(seed=0)
+    assert env.step(still)[4]["success"] is False
+
+
+def test_manipulation_episode_has_dm_controls_250_frames():
     from dm_control import manipulation
 
-    theirs = manipulation.load("reach_duplo_vision", seed=0)
-    theirs._random_state = np.random.RandomState(4)
-    env = make("reach_duplo", pixels=True)
-    obs, _ = env.reset(seed=4)
-    first = theirs.reset().observation["front_close"][0]
-    np.testing.assert_array_equal(obs[-3:], first.transpose(2, 0, 1))
-    env.close()
+    theirs = manipulation.load("reach_site_features", seed=0)
+    theirs.reset()
+    env = make("reach_site", pixels=False, action_repeat=1)
+    for _ in range(2):
+        env.reset(seed=0)
+        still = np.zeros(env.action_space.shape)
+        endings = [env.step(still)[2:4] for _ in range(250)]
+        assert endings[-1] == (False, True) and set(endings[:-1]) == {(False, False)}
+    assert [theirs.step(still).last() for _ in range(250)] == [False] * 249 + [True]
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "InvertedPendulum-v5", "Pendulum-v1"])

@@ -21,6 +21,7 @@ from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics
 
 from rlearly.config import ConfigError
 from rlearly.envs import control
+from rlearly.envs.pixels import ActionRepeat, UnitActions
 from rlearly.envs.selection import (
     LearnerError,
     Novelty,
@@ -107,15 +108,20 @@ def test_episode_from_a_snapshot_continues_as_the_teachers_did(env_id):
     assert snapshots.rewards[1] == seen[4][1] and snapshots.rewards[0] == 0
 
 
-@pytest.mark.parametrize("task", ["cheetah_run", "cartpole_swingup"])
-def test_dm_control_starts_anywhere_with_a_full_episode_ahead(task):
+@pytest.mark.parametrize(
+    ("task", "steps_in_all"),
+    [("cheetah_run", 500), ("cartpole_swingup", 500), ("reach_duplo", 125)],
+)
+def test_dm_control_starts_anywhere_with_a_full_episode_ahead(task, steps_in_all):
     def make():
         config = control.config_for(task)
         return control.make(config, pixels=False, model_seed=0)
 
     env = make()
     env.action_space.seed(0)
-    snapshots = record(env, lambda obs: env.action_space.sample(), episodes=1, every_steps=100)
+    snapshots = record(
+        env, lambda obs: env.action_space.sample(), episodes=1, every_steps=steps_in_all // 5
+    )
     student = SnapshotRL(make(), snapshots, truncate_steps=None)
     obs, _ = student.reset(seed=0, options={"snapshot": 3})
     flat = np.concatenate([np.ravel(part) for part in [snapshots.observations[3]]])
@@ -124,7 +130,7 @@ def test_dm_control_starts_anywhere_with_a_full_episode_ahead(task):
     while not over:
         _, _, terminated, truncated, _ = student.step(student.action_space.sample())
         steps, over = steps + 1, terminated or truncated
-    assert steps == 500 and truncated, "the teacher's 300 steps are not on the student's clock"
+    assert steps == steps_in_all and truncated, "the teacher's steps are not on the student's clock"
 
 
 def test_pixels_show_the_restored_world_three_times():
@@ -141,6 +147,30 @@ def test_pixels_show_the_restored_world_three_times():
     plain, _ = student.reset(seed=1, options={"snapshot": 0})
     assert np.array_equal(one, two) and not np.array_equal(one, plain)
     student.close()
+
+
+def test_manipulation_starts_anywhere_in_the_same_variant_only():
+    config = replace(control.config_for("reach_duplo"), render="fast")
+    undrawn = UnitActions(control.ControlEnv(config, pixels=True, model_seed=0))
+    undrawn.action_space.seed(0)
+    snapshots = record(
+        ActionRepeat(undrawn, 2),
+        lambda obs: undrawn.action_space.sample(),
+        every_steps=60,
+        episodes=1,
+    )
+    student = SnapshotRL(control.make(config, pixels=True, model_seed=0), snapshots)
+    one, _ = student.reset(seed=0, options={"snapshot": 1})
+    two, _ = student.reset(seed=1, options={"snapshot": 1})
+    plain, _ = student.reset(seed=1, options={"snapshot": 0})
+    assert np.array_equal(one, two) and not np.array_equal(one, plain)
+    student.close()
+    with pytest.raises(
+        ConfigError, match=r"are of reach_duplo_vision, and the env is reach_duplo_fe"
+    ):
+        SnapshotRL(
+            control.make(control.config_for("reach_duplo"), pixels=False, model_seed=0), snapshots
+        )
 
 
 def test_wrappers_above_and_below_see_an_ordinary_reset(hopper):

@@ -316,7 +316,16 @@ def test_wrappers_continue_to_the_bit(chain, name, method):
     check_contract(lambda: CHAINS[chain](make()), method)
 
 
-@pytest.mark.parametrize("name", ["cheetah_run", "quadruped_escape", "Hopper-v5", "reach_duplo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cheetah_run",
+        "quadruped_escape",
+        "Hopper-v5",
+        "reach_duplo",
+        pytest.param("stack_2_bricks", marks=pytest.mark.slow),
+    ],
+)
 def test_pixels_continue_to_the_bit(name):
     env, fresh = recorded(ours(name, pixels=True)), recorded(ours(name, pixels=True))
     fresh.reset(seed=9)  # its renderer holds another terrain

@@ -19,6 +19,7 @@ from rlearly.envs.rendering import (
     choose_backend,
     require_backend,
 )
+from rlearly.envs.success import Successes
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 QUADRUPED_CAMERA = 2
@@ -66,6 +67,12 @@ class ControlEnv(gymnasium.Env):
     `reset(seed)` alone decides the episode: the task's random state is replaced. An episode ends
     terminated when the last time step's discount is 0 and truncated otherwise. `model_seed` is
     for what a task draws when it is built (LQR's masses and springs).
+
+    A manipulation task is its `_vision` variant if it is seen in pixels and its `_features` variant
+    if not: two worlds (the first shows what to build), whose states are not each other's.
+    `info["success"]` says of each frame of a manipulation task whether its reward is 1, which these
+    tasks give at the goal alone (and, in placing, with the hand withdrawn). dm_control has no other
+    flag, and DrQ-v2's paper no other measure than the reward.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
@@ -73,6 +80,7 @@ class ControlEnv(gymnasium.Env):
 
     def __init__(self, config: EnvConfig, *, pixels: bool, model_seed: int):
         self.task_name = config.name
+        self._truncate_at: int | None = None
         if config.name in suite_tasks():
             from dm_control import suite
 
@@ -81,10 +89,14 @@ class ControlEnv(gymnasium.Env):
             usual = QUADRUPED_CAMERA if domain == "quadruped" else 0
             self.camera: int | str = usual if config.camera is None else config.camera
             self._composed = False
+            if self._control._step_limit == float("inf"):
+                self._truncate_at = UNLIMITED_STEPS
         else:
+            self.task_name += "_vision" if pixels else "_features"
             self._control = self._load_manipulation(config.name, pixels, model_seed)
             self.camera = MANIPULATION_CAMERA if config.camera is None else config.camera
             self._composed = True
+            self._truncate_at = _own_clock(self._control)
         self._check_camera()
         self._cached_camera = PhysicsPictures(
             self.camera, fast=config.render == "fast", keep_cameras=not self._composed
@@ -101,8 +113,6 @@ class ControlEnv(gymnasium.Env):
             np.broadcast_to(action.maximum, shape).astype(np.float64),
             dtype=np.float64,
         )
-        limit = getattr(self._control, "_step_limit", 0.0)
-        self._truncate_at = UNLIMITED_STEPS if limit == float("inf") else None
 
     @staticmethod
     def _load_manipulation(task: str, pixels: bool, model_seed: int) -> Any:
@@ -150,7 +160,8 @@ class ControlEnv(gymnasium.Env):
         terminated = time_step.last() and time_step.discount == 0.0
         truncated = (time_step.last() and not terminated) or self._steps == self._truncate_at
         reward = float(time_step.reward or 0.0)
-        return self._observation(time_step), reward, terminated, truncated, {}
+        info = {"success": reward == 1.0} if self._composed else {}
+        return self._observation(time_step), reward, terminated, truncated, info
 
     def _observation(self, time_step: Any) -> dict[str, np.ndarray]:
         return {key: np.atleast_1d(value) for key, value in time_step.observation.items()}
@@ -170,6 +181,16 @@ class ControlEnv(gymnasium.Env):
         self._control.close()
 
 
+def _own_clock(control: Any) -> int:
+    """The steps of a composed env's episode, which it counts no longer.
+
+    Its clock is the world's time; an episode that starts at a snapshot has its full length ahead.
+    """
+    steps = round(control._time_limit / control.control_timestep())
+    control._time_limit = float("inf")
+    return steps
+
+
 def make(
     config: EnvConfig, *, pixels: bool, model_seed: int, pictures: bool = False
 ) -> gymnasium.Env:
@@ -186,7 +207,8 @@ def make(
     if pixels or pictures:
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     base = ControlEnv(config, pixels=pixels, model_seed=model_seed)
-    env = ActionRepeat(UnitActions(base), config.action_repeat)
+    frames = Successes(base) if config.name in manipulation_tasks() else base
+    env = ActionRepeat(UnitActions(frames), config.action_repeat)
     if not pixels:
         return FlatState(env)
     size = config.image_size
