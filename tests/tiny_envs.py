@@ -141,7 +141,22 @@ class GoalReach(StateReach):
         return obs, reward, terminated, truncated, {"success": self.succeeded}
 
 
+class FusedReach(PixelReach):
+    """PixelReach with the bar's place and the steps so far in a vector beside the image."""
+
+    observation_space = gymnasium.spaces.Dict(
+        pixels=Box(0, 255, (24, 24, 3), np.uint8), vector=Box(-np.inf, np.inf, (2,), np.float64)
+    )
+
+    def _image(self):
+        return {"pixels": super()._image(), "vector": np.array([self.bar, float(self.steps)])}
+
+    def render(self):
+        return super()._image()
+
+
 gymnasium.register("Faulty-v0", Faulty)
+gymnasium.register("FusedReach-v0", FusedReach)
 gymnasium.register("GoalReach-v0", GoalReach)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)

@@ -11,11 +11,18 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, flatdim
 
 from rlearly.config import ConfigError, EnvConfig
 from rlearly.envs.drawing import ModelPictures
-from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions, resized
+from rlearly.envs.pixels import (
+    ActionRepeat,
+    FlatState,
+    Pixels,
+    PixelsAndVector,
+    UnitActions,
+    resized,
+)
 from rlearly.envs.rendering import (
     NOT_DRAWN,
     WITHOUT_PIXELS,
@@ -75,7 +82,7 @@ class Photographed(gymnasium.Wrapper):
     MuJoCo envs are drawn directly: by the camera of that number; None: by `usual(model)`, a number
     or an MjvCamera, or else by camera 0 if the model has one, or the env's own default view
     (gymnasium's renderer is slower and fixes its look-at point at the first picture). An env
-    whose observation is an image is pictured by it. All others are asked to render.
+    whose observation is an image, or has one, is pictured by it. All others are asked to render.
     """
 
     def __init__(
@@ -87,7 +94,8 @@ class Photographed(gymnasium.Wrapper):
         usual: Callable[[Any], Any] | None = None,
     ):
         super().__init__(env)
-        self.by_observation = is_picture(env.observation_space)
+        self.beside = vector_beside(env.observation_space)
+        self.by_observation = is_picture(env.observation_space) or self.beside > 0
         self.camera = camera
         self.usual = usual
         self._obs: Any = None
@@ -106,13 +114,17 @@ class Photographed(gymnasium.Wrapper):
     def picture(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]."""
         if self.by_observation:
-            return resized(self._obs, size)
+            return resized(self._obs["pixels"] if self.beside else self._obs, size)
         if _is_mujoco(self.env):
             return self._draw(size)
         image: Any = self.env.render()
         if image is None:
             raise ConfigError(f"env={self.env}: it cannot draw itself; add env.pixels=false.")
         return resized(np.asarray(image, dtype=np.uint8), size)
+
+    def vector(self) -> np.ndarray:
+        """[D], what the env observes beside its picture."""
+        return np.ravel(self._obs["vector"])
 
     def _draw(self, size: int) -> np.ndarray:
         base: Any = self.env.unwrapped
@@ -159,6 +171,13 @@ def is_picture(space: Any) -> bool:
 def _is_mujoco(env: gymnasium.Env) -> bool:
     base: Any = env.unwrapped
     return all(hasattr(base, name) for name in ("model", "data", "mujoco_renderer"))
+
+
+def vector_beside(space: Any) -> int:
+    """Numbers beside the image of {"pixels": uint8 [H, W, 3], "vector": ...}; 0: another space."""
+    if not isinstance(space, Dict) or set(space.spaces) != {"pixels", "vector"}:
+        return 0
+    return flatdim(space["vector"]) if is_picture(space["pixels"]) else 0
 
 
 @contextlib.contextmanager
@@ -239,4 +258,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     if not pixels:
         return FlatState(env)
     size = config.image_size
-    return Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)
+    env = Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)
+    if not photographed.beside:
+        return env
+    return PixelsAndVector(env, photographed.vector, photographed.beside)
