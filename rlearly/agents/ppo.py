@@ -60,6 +60,8 @@ REFUSES = {
 CUT = 10.0
 """Normalised observations and rewards lie within +-CUT."""
 
+NOISE_AHEAD = 256
+"""Rows of noise that are drawn at once: a row by itself is mostly the call."""
 
 ONE_THREADS_WORK = 4_000_000
 """Multiplications in the largest product of a minibatch up to which one thread learns."""
@@ -161,6 +163,7 @@ class PPO:
         self.paid = Moments(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
         self.acted: list[np.ndarray] = []  # normalised [N, D] a step since the last rollout
+        self.noise = np.empty((0, spec.action.shape[0]), np.float32)  # of the steps to come
         self.learnt_steps = 0
 
     # --- acting ---
@@ -184,9 +187,19 @@ class PPO:
         if not explore:
             return mean.clip(-1.0, 1.0)
         self.acted.append(normal)
-        noise = torch.randn(mean.shape, generator=self.generators["exploration"]).numpy()
+        copies = len(mean)
+        if len(self.noise) < copies:
+            self.noise = self._draw_noise(max(copies, NOISE_AHEAD))
+        mean += self.noise[:copies]
+        self.noise = self.noise[copies:]
+        return mean
+
+    def _draw_noise(self, rows: int) -> np.ndarray:
+        """[rows, A] of the policy's deviation; to be dropped when the policy has changed."""
+        shape = (rows, self.noise.shape[1])
+        noise = torch.randn(shape, generator=self.generators["exploration"]).numpy()
         noise *= np.exp(self.actor.log_std.numpy(force=True))
-        return np.add(mean, noise, out=noise)
+        return noise
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of normalised reward."""
@@ -247,7 +260,7 @@ class PPO:
         target = data[4] + value
         spread = target.var(unbiased=False)
         unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
-        self.acted = []
+        self.acted, self.noise = [], self.noise[:0]
         self.learnt_steps += steps * copies
         metrics |= {
             "policy/lr": rate,
@@ -357,6 +370,7 @@ class PPO:
             "paid": self.paid.state_dict(),
             "returns": self.returns,
             "acted": np.stack(self.acted) if self.acted else None,
+            "noise": self.noise,
             "learnt_steps": self.learnt_steps,
         }
 
@@ -366,6 +380,7 @@ class PPO:
         self.paid.load_state_dict(state["paid"])
         self.returns = None if state["returns"] is None else np.array(state["returns"])
         self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
+        self.noise = np.array(state.get("noise", self.noise[:0]))  # it was not always drawn ahead
         self.learnt_steps = state["learnt_steps"]
 
 
