@@ -228,9 +228,9 @@ def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, 
     agent, before, seen = make(state_spec), torch.get_num_threads(), []
     step, blas = agent.optimizers["both"].step, threads._numpys_threads()
 
-    def noted():
+    def noted(flat):
         seen.append((torch.get_num_threads(), blas[0]() if blas else 1))
-        step()
+        step(flat)
 
     agent.optimizers["both"].step = noted
     try:

@@ -342,7 +342,7 @@ class PPO:
                     rows.part(start, end), log_prob[start:end], value[start:end]
                 )
                 self.closed_form.clip_gradients(self.config.max_grad_norm)
-                optimizer.step()
+                optimizer.step(self.closed_form.flat)
         found = map(torch.from_numpy, (log_prob, value))
         terms = self.surrogate.terms(*found, **rows.as_tensors())
         sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
