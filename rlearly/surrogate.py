@@ -199,16 +199,30 @@ class ClosedForm:
         if not share >= 1:  # not a number, too
             np.multiply(self.gradients, np.float32(share), out=self.gradients)
 
+    def outputs(self, obs: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean actions [n, A] and values [n] of states [n, D], worked out in so many parts."""
+        mean = np.empty((len(self._log_std), len(obs)), np.float32)
+        value = np.empty(len(obs), np.float32)
+        with np.errstate(all="ignore"):
+            for start, end in minibatches(len(obs), parts):
+                room = self._room(end - start)
+                self._forward(obs[start:end].T, room)
+                mean[:, start:end], value[start:end] = room.nets[-1]
+        return mean.T, value
+
     def differentiate(self, rows: Rows, log_prob: np.ndarray, value: np.ndarray) -> None:
         """Fill `gradients`, and the rows' log pi(a|s) [B] and v [B] as they are now."""
-        size = len(rows)
-        room = self._rooms.get(size)
-        if room is None:
-            room = self._rooms[size] = _Room(self._layers, size, self.surrogate)
+        room = self._room(len(rows))
         self._forward(rows.obs.T, room)
         self._differentiate_policy(rows, room, log_prob)
         self._differentiate_value(rows, room, value)
         self._backward(rows.obs, room)
+
+    def _room(self, size: int) -> _Room:
+        room = self._rooms.get(size)
+        if room is None:
+            room = self._rooms[size] = _Room(self._layers, size, self.surrogate)
+        return room
 
     def _forward(self, states: np.ndarray, room: _Room) -> None:
         for at, (layer, units) in enumerate(zip(self._layers, room.units, strict=True)):
@@ -242,7 +256,7 @@ class ClosedForm:
         np.multiply(noise, by_log_prob, by_mean)
         np.multiply(by_mean, precision, by_mean)
         by_log_std = np.dot(squares, by_log_prob, self._log_std_gradient)
-        by_log_std -= np.add.reduce(by_log_prob) + np.float32(self.surrogate.entropy_weight)
+        by_log_std -= by_log_prob.dot(room.ones) + np.float32(self.surrogate.entropy_weight)
 
     def _differentiate_value(self, rows: Rows, room: _Room, value: np.ndarray) -> None:
         """From the value to the derivative by it."""

@@ -234,12 +234,13 @@ class PPO:
         if len(self.acted) != steps:
             raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
         self.body.begin(step)
+        if self.closed_form is not None:
+            self.closed_form.begin()
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
         action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
         with torch.no_grad():
-            value = self.critic(obs, self.body.units("critic"))
-            mean, log_std = self.actor(obs, self.body.units("actor"))
-            log_prob, _ = gaussian(mean, log_std, action)
+            mean, value = self._outputs(obs)
+            log_prob, _ = gaussian(mean, self.actor.log_std, action)
         values = value.view(steps, copies).cpu().numpy()
         advantage = advantages(
             self._rewards(batch),
@@ -274,6 +275,16 @@ class PPO:
         }
         return {**metrics, **self.body.end()}
 
+    def _outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean actions [B, A] and values [B]; the networks note their units if they are to."""
+        form, noted = self.closed_form, {name: self.body.units(name) for name in NETWORKS}
+        if form is None or any(units is not None for units in noted.values()):
+            value = self.critic(obs, noted["critic"])
+            mean, _ = self.actor(obs, noted["actor"])
+        if form is not None:  # what is learnt from does not depend on whether units are noted
+            mean, value = map(torch.from_numpy, form.outputs(obs.numpy(), self.config.minibatches))
+        return mean, value
+
     def _rate_left(self) -> float:
         """The share of the learning rate that is left, in [0, 1]."""
         if self.config.anneal_steps is None:
@@ -304,10 +315,7 @@ class PPO:
 
     def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
         """Every epoch's gradient steps; returns the means of their metrics."""
-        rows = None
-        if self.closed_form is not None:
-            self.closed_form.begin()
-            rows = Rows.of(*data)
+        rows = None if self.closed_form is None else Rows.of(*data)
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
