@@ -76,20 +76,21 @@ class InNumpy:
         """Find the parameters in memory, and room for what each layer gives."""
         self.places = [p.data_ptr() for p in self.parameters]
         arrays = [p.detach().numpy() for p in self.parameters]
+        products = [weight.dot for weight in arrays[::2]]
         activations = [ACTIVATIONS[layer.activation] for layer in self.layers]
         rooms = [np.empty(len(bias), np.float32) for bias in arrays[1::2]]
-        self.steps = list(zip(arrays[::2], arrays[1::2], activations, rooms, strict=True))
+        self.steps = list(zip(products, arrays[1::2], activations, rooms, strict=True))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         if [p.data_ptr() for p in self.parameters] != self.places:  # they were put elsewhere
             self._look()
         out = np.empty((len(rows), len(self.steps[-1][-1])), np.float32)
         for at, units in enumerate(rows):
-            for weight, bias, activate, room in self.steps:
-                np.dot(weight, units, room)
+            for times, bias, activate, room in self.steps:
+                times(units, room)
                 np.add(room, bias, room)
                 if activate is not None:
-                    activate(room)
+                    activate(room, room)
                 units = room
             out[at] = units
         return out
@@ -98,13 +99,9 @@ class InNumpy:
 ZERO = np.float32(0)
 
 
-def _relu_(units: np.ndarray) -> None:
-    np.maximum(units, ZERO, out=units)
+def _relu(units: np.ndarray, out: np.ndarray) -> None:
+    np.maximum(units, ZERO, out=out)
 
 
-def _tanh_(units: np.ndarray) -> None:
-    np.tanh(units, out=units)
-
-
-ACTIVATIONS = {None: None, nn.ReLU: _relu_, nn.Tanh: _tanh_}
-"""In place."""
+ACTIVATIONS = {None: None, nn.ReLU: _relu, nn.Tanh: np.tanh}
+"""From one array into another, which may be the same."""

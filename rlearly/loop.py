@@ -18,7 +18,7 @@ from rlearly.failure import RunFailed, not_finite
 from rlearly.metrics import Means
 from rlearly.observations import Observation, together
 from rlearly.places import Apart, Here, Place
-from rlearly.play import Evaluation, evaluate, reset_of, step_of, success_of
+from rlearly.play import Evaluation, cut, evaluate, reset_of, step_of, success_of
 from rlearly.seeding import Seeds
 from rlearly.sinks import Sinks
 from rlearly.types import Agent, Cadence, Memory, Metrics, Progress
@@ -195,10 +195,9 @@ class Loop:
         """One agent step of every copy."""
         seen = [self._observed(copy) for copy in range(len(self.envs))]
         actions = self.agent.act(together(seen), step=self.steps, explore=True)
-        cut = np.minimum(np.maximum(actions, -1.0), 1.0)  # np.clip takes three times as long
         steps = [
             place.begin(step_of, env, action, "a training step")
-            for place, env, action in zip(self.places, self.envs, cut, strict=True)
+            for place, env, action in zip(self.places, self.envs, cut(actions), strict=True)
         ]
         if not self.plan.update_last:
             self._update(self.steps)

@@ -10,6 +10,34 @@ import torch
 from torch import Tensor, nn
 
 
+class Flat:
+    """Parameters one after the other in `values`, and their gradients in `gradients`."""
+
+    def __init__(self, parameters: Iterable[Tensor]):
+        self.parameters = list(parameters)
+        self.values = torch.zeros(sum(p.numel() for p in self.parameters))
+        self.gradients = torch.zeros_like(self.values)
+        self.gather()
+
+    def gather(self) -> None:
+        """Let each parameter and its `grad` be here, wherever they have been put meanwhile."""
+        places = zip(*map(self.parts, (self.values, self.gradients)), strict=True)
+        for parameter, (value, gradient) in zip(self.parameters, places, strict=True):
+            if parameter.data_ptr() != value.data_ptr():
+                parameter.data = value.copy_(parameter.detach())
+            parameter.grad = gradient
+
+    def parts(self, whole: Tensor) -> list[Tensor]:
+        """The views of a tensor like `values` that belong to each parameter."""
+        cut = whole.split([p.numel() for p in self.parameters])
+        return [part.view(p.shape) for part, p in zip(cut, self.parameters, strict=True)]
+
+    def joined(self, tensors: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """A copy of tensors like the parameters, in one, and its parts."""
+        whole = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        return whole, self.parts(whole)
+
+
 class Adam:
     """Adam (arXiv 1412.6980) over some parameters: torch's own kernel, one call a step.
 
@@ -32,6 +60,7 @@ class Adam:
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._steps: Tensor | None = None  # of every parameter; `state` has parts of it
         self._all: list[list[Tensor]] = []  # steps and moments of all, while none was forgotten
+        self._flat: Flat | None = None  # what `_all` is laid out by
         self._before: list[Callable[..., None]] = []
         self._after: list[Callable[..., None]] = []
 
@@ -44,18 +73,22 @@ class Adam:
         self._after.append(hook)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
+    def step(self, flat: Flat | None = None) -> None:
+        """Move every parameter that has a gradient.
+
+        `flat`: where all of them are now; the kernel takes them as one where all have taken as
+        many steps.
+        """
         for hook in self._before:
             hook(self)
         (group,) = self.param_groups
-        moved = group["params"]
-        gradients = [p.grad for p in moved]
-        if any(g is None for g in gradients):
-            moved = [p for p in moved if p.grad is not None]
-            gradients = [p.grad for p in moved]
+        moved = group["params"] if flat else [p for p in group["params"] if p.grad is not None]
         if moved:
-            steps, first, second = self._moments_of(moved)
+            steps, first, second = self._moments_of(moved, flat)
+            if flat and len(steps) == 1:
+                moved, gradients = [flat.values], [flat.gradients]
+            else:
+                gradients = [p.grad for p in moved]
             torch._fused_adam_(  # pyright: ignore
                 moved,
                 gradients,
@@ -74,17 +107,27 @@ class Adam:
         for hook in self._after:
             hook(self)
 
-    def _moments_of(self, moved: list[Tensor]) -> list[list[Tensor]]:
-        """Steps, counted on, first and second moments."""
+    def _moments_of(self, moved: list[Tensor], flat: Flat | None) -> list[list[Tensor]]:
+        """Steps, counted on, first and second moments: of each, or of `flat` if all went alike."""
         every = len(moved) == len(self.param_groups[0]["params"])
-        if self._steps is not None and every and self._all and len(self.state) == len(moved):
+        known = self._all and self._flat is flat and len(self.state) == len(moved)
+        if self._steps is not None and every and known:
             self._steps.add_(1)
             return self._all
         states = [self.state.get(p) or self._begin(p) for p in moved]
         found = [[s[name] for s in states] for name in ("step", "exp_avg", "exp_avg_sq")]
         torch._foreach_add_(found[0], 1)  # pyright: ignore
-        self._all = found if every else []
+        if flat and self._steps is not None and bool((self._steps == self._steps[0]).all()):
+            found = [[self._steps[0]], *([self._join(n, flat)] for n in ("exp_avg", "exp_avg_sq"))]
+        self._all, self._flat = found if every else [], flat
         return found
+
+    def _join(self, name: str, flat: Flat) -> Tensor:
+        """A moment of all parameters in one tensor, of which `state` has parts from now on."""
+        whole, parts = flat.joined(self.state[p][name] for p in flat.parameters)
+        for parameter, part in zip(flat.parameters, parts, strict=True):
+            self.state[parameter][name] = part
+        return whole
 
     def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
         places = {p: at for at, p in enumerate(self.param_groups[0]["params"])}

@@ -104,13 +104,21 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
     return None if success is None else bool(success)
 
 
+LOWEST, HIGHEST = np.array(-1.0, np.float32), np.array(1.0, np.float32)
+
+
+def cut(actions: np.ndarray) -> np.ndarray:
+    """Within [-1, 1]: np.clip takes twice as long, and so do Python's numbers as bounds."""
+    return np.minimum(np.maximum(actions, LOWEST), HIGHEST)
+
+
 def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:
     """`env.step(action)`, if all of it are numbers.
 
     Raises:
         RunFailed: the action, the observation or the reward is not, or the env raised.
     """
-    if np.isnan(action).any():
+    if math.isnan(action.dot(action)):  # a sum of squares is only if one of them is
         raise RunFailed(
             f"learning diverged: the action is nan in {where}", diverged=True, action=action
         )
@@ -128,7 +136,7 @@ def reset_of(env: gymnasium.Env, where: str, **words: Any) -> Observation:
 def _is_finite(numbers: np.ndarray) -> bool:
     """Whether all are; usually told by the one number that is not finite if any of them is not."""
     flat = numbers.ravel()
-    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def _asked(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rlearly.acting import Layer, plain_layers
 from rlearly.distributions import HALF_LOG_TAU
 from rlearly.networks import GaussianActor, StateValue
+from rlearly.optim import Flat
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,8 @@ class ClosedForm:
 
     Only where two sides of a min or max are equal by chance would autograd take their mean.
 
-    Units and their derivatives are kept as [2, units, B], the actor's before the critic's, for
-    whatever is done to both element by element. Gradients are written to where `gradients` has the
-    parameters' `grad`.
+    Both networks' parameters, units and derivatives are kept in one array, the actor's before the
+    critic's, for whatever can be done to both at once. `flat` has the parameters and gradients.
     """
 
     def __init__(self, actor: GaussianActor, critic: StateValue, surrogate: Surrogate):
@@ -168,12 +168,21 @@ class ClosedForm:
         if stacks is None:
             raise ValueError("expected two plain stacks of tanh layers of one width on the CPU")
         self.surrogate = surrogate
-        self.parameters = [*actor.parameters(), *critic.parameters()]
-        self.gradients = np.zeros(sum(p.numel() for p in self.parameters), np.float32)
-        self._stacks = stacks
-        self._log_std_of = actor.log_std
+        pairs = [[layer.linear for layer in both] for both in zip(*stacks, strict=True)]
+        each = (p for both in pairs for p in (*(o.weight for o in both), *(o.bias for o in both)))
+        self.flat = Flat([*each, actor.log_std])
+        self.parameters = self.flat.parameters
+        self.gradients = self.flat.gradients.numpy()
+        values, start = self.flat.values.numpy(), 0
+        self._layers: list[_Layer] = []
+        for one, other in pairs:
+            layer = _Layer(one, other, values[start:], self.gradients[start:])
+            self._layers.append(layer)
+            start += layer.size
+        self._log_std, self._log_std_gradient = values[start:], self.gradients[start:]
         self._rooms: dict[int, _Room] = {}
-        self.begin()
+        self._near_one = _number(1 - surrogate.clip), _number(1 + surrogate.clip)
+        self._near_zero = _number(-surrogate.clip), _number(surrogate.clip)
 
     @staticmethod
     def fits(actor: nn.Module, critic: nn.Module) -> bool:
@@ -181,52 +190,54 @@ class ClosedForm:
         return _stacks(actor, critic) is not None
 
     def begin(self) -> None:
-        """Find the parameters where they are now, and let their `grad` be parts of `gradients`."""
-        places: dict[Tensor, np.ndarray] = {}
-        start = 0
-        for parameter in self.parameters:
-            end = start + parameter.numel()
-            places[parameter] = self.gradients[start:end].reshape(tuple(parameter.shape))
-            parameter.grad = torch.from_numpy(places[parameter])
-            start = end
-        self._log_std = self._log_std_of.detach().numpy()
-        self._log_std_gradient = places[self._log_std_of]
-        self._layers = [
-            [_Linear.of(layer.linear, places) for layer in both]
-            for both in zip(*self._stacks, strict=True)
-        ]
+        """Find the parameters, wherever they have been put meanwhile."""
+        self.flat.gather()
 
     def clip_gradients(self, max_norm: float) -> None:
         """Bound the length of the whole gradient, as torch's `clip_grad_norm_` does."""
-        share = max_norm / (math.sqrt(np.dot(self.gradients, self.gradients)) + 1e-6)
+        share = max_norm / (math.sqrt(self.gradients.dot(self.gradients)) + 1e-6)
         if not share >= 1:  # not a number, too
             np.multiply(self.gradients, np.float32(share), out=self.gradients)
 
+    def outputs(self, obs: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean actions [n, A] and values [n] of states [n, D], worked out in so many parts."""
+        mean = np.empty((len(self._log_std), len(obs)), np.float32)
+        value = np.empty(len(obs), np.float32)
+        with np.errstate(all="ignore"):
+            for start, end in minibatches(len(obs), parts):
+                room = self._room(end - start)
+                self._forward(obs[start:end].T, room)
+                mean[:, start:end], value[start:end] = room.nets[-1]
+        return mean.T, value
+
     def differentiate(self, rows: Rows, log_prob: np.ndarray, value: np.ndarray) -> None:
         """Fill `gradients`, and the rows' log pi(a|s) [B] and v [B] as they are now."""
-        size = len(rows)
-        room = self._rooms.get(size)
-        if room is None:
-            room = self._rooms[size] = _Room(self._layers, size)
+        room = self._room(len(rows))
         self._forward(rows.obs.T, room)
         self._differentiate_policy(rows, room, log_prob)
         self._differentiate_value(rows, room, value)
         self._backward(rows.obs, room)
 
+    def _room(self, size: int) -> _Room:
+        room = self._rooms.get(size)
+        if room is None:
+            room = self._rooms[size] = _Room(self._layers, size, self.surrogate)
+        return room
+
     def _forward(self, states: np.ndarray, room: _Room) -> None:
-        below = (states, states)
-        for at, layer in enumerate(self._layers):
-            for one, x, y in zip(layer, below, room.units[at], strict=True):
-                np.dot(one.weight, x, y)
-                np.add(y, one.bias, y)
-            if at < len(room.hidden):
-                np.tanh(room.hidden[at], room.hidden[at])
-            below = room.units[at]
+        for at, (layer, units) in enumerate(zip(self._layers, room.units, strict=True)):
+            if at == 0:
+                layer.weight.dot(states, units)
+            else:
+                for net, weight in enumerate(layer.weights):
+                    weight.dot(room.nets[at - 1][net], room.nets[at][net])
+            np.add(units, layer.bias, units)
+            if layer is not self._layers[-1]:
+                np.tanh(units, units)
 
     def _differentiate_policy(self, rows: Rows, room: _Room, log_prob: np.ndarray) -> None:
         """From the mean action to the derivatives by it and by log std."""
-        clip, log_std = self.surrogate.clip, self._log_std
-        mean, by_mean = room.units[-1][0], room.by_units[-1][0]
+        log_std, mean, by_mean = self._log_std, room.nets[-1][0], room.by_nets[-1][0]
         noise, squares = room.noise, room.squares
         precision = np.exp(-log_std)[:, None]
         np.subtract(rows.action, mean, noise)
@@ -237,26 +248,25 @@ class ClosedForm:
         ratio = np.subtract(log_prob, rows.old_log_prob, room.one)
         np.exp(ratio, ratio)
         unclipped = np.multiply(rows.gain, ratio, room.two)
-        clipped = _clip(ratio, 1 - clip, 1 + clip, room.three)
+        clipped = _clip(ratio, self._near_one, room.three)
         np.multiply(rows.gain, clipped, clipped)
         np.less_equal(unclipped, clipped, room.moves)
         by_log_prob = np.multiply(unclipped, room.moves, unclipped)
-        np.multiply(by_log_prob, np.float32(-1 / len(rows)), by_log_prob)
+        np.multiply(by_log_prob, room.policy_share, by_log_prob)
         np.multiply(noise, by_log_prob, by_mean)
         np.multiply(by_mean, precision, by_mean)
         by_log_std = np.dot(squares, by_log_prob, self._log_std_gradient)
-        by_log_std -= np.add.reduce(by_log_prob) + np.float32(self.surrogate.entropy_weight)
+        by_log_std -= by_log_prob.dot(room.ones) + np.float32(self.surrogate.entropy_weight)
 
     def _differentiate_value(self, rows: Rows, room: _Room, value: np.ndarray) -> None:
         """From the value to the derivative by it."""
-        clip, weight = self.surrogate.clip, self.surrogate.value_weight
-        value[:] = room.units[-1][1][0]
-        by_value = room.by_units[-1][1][0]
+        value[:] = room.nets[-1][1][0]
+        by_value = room.by_nets[-1][1][0]
         error = np.subtract(value, rows.target, room.one)
-        np.multiply(error, np.float32(weight / len(rows)), by_value)
+        np.multiply(error, room.value_share, by_value)
         if self.surrogate.clip_value:
             moved = np.subtract(value, rows.old_value, room.two)
-            near = _clip(moved, -clip, clip, room.three)
+            near = _clip(moved, self._near_zero, room.three)
             np.equal(moved, near, room.inside)
             np.add(near, rows.old_value, near)
             np.subtract(near, rows.target, near)
@@ -269,17 +279,19 @@ class ClosedForm:
     def _backward(self, states: np.ndarray, room: _Room) -> None:
         """From the derivatives by both outputs to those by every weight and bias."""
         for at in range(len(self._layers) - 1, -1, -1):
-            if at < len(room.hidden):  # through tanh
-                slope, derivative = room.hidden[at], room.by_hidden[at]
+            layer, by_units = self._layers[at], room.by_units[at]
+            if layer is not self._layers[-1]:  # through tanh
+                slope = room.units[at]
                 np.square(slope, slope)
                 np.subtract(ONE, slope, slope)
-                np.multiply(derivative, slope, derivative)
-            for net, (one, dz) in enumerate(zip(self._layers[at], room.by_units[at], strict=True)):
-                x = room.units[at - 1][net].T if at else states
-                np.dot(dz, x, one.weight_gradient)
-                np.dot(dz, room.ones, one.bias_gradient)
-                if at:
-                    np.dot(one.weight.T, dz, room.by_units[at - 1][net])
+                np.multiply(by_units, slope, by_units)
+            by_units.dot(room.ones, layer.bias_gradient)
+            if at == 0:
+                by_units.dot(states, layer.weight_gradient)
+                return
+            for net, dz in enumerate(room.by_nets[at]):
+                dz.dot(room.nets[at - 1][net].T, layer.weight_gradients[net])
+                layer.weights[net].T.dot(dz, room.by_nets[at - 1][net])
 
 
 def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
@@ -309,51 +321,64 @@ def _stacks(actor: nn.Module, critic: nn.Module) -> tuple[list[Layer], list[Laye
     return (policy, value) if inputs[0] == inputs[1] else None
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """A layer's parameters and gradients, where they are; biases [outputs, 1]."""
+class _Layer:
+    """A layer of both networks in flat arrays, the actor's outputs before the critic's.
 
-    weight: np.ndarray
-    bias: np.ndarray
-    weight_gradient: np.ndarray
-    bias_gradient: np.ndarray
+    weight, weight_gradient [outputs, inputs]: of both, for they have as many inputs; weights,
+    weight_gradients: of each. bias [outputs, 1], bias_gradient [outputs]: of both.
+    """
 
-    @classmethod
-    def of(cls, linear: nn.Linear, gradients: Mapping[Tensor, np.ndarray]) -> _Linear:
-        return cls(
-            linear.weight.detach().numpy(),
-            linear.bias.detach().numpy()[:, None],
-            gradients[linear.weight],
-            gradients[linear.bias],
+    def __init__(
+        self, actor: nn.Linear, critic: nn.Linear, values: np.ndarray, gradients: np.ndarray
+    ):
+        self.split, inputs = actor.out_features, actor.in_features
+        self.outputs = self.split + critic.out_features
+        weights, self.size = self.outputs * inputs, self.outputs * (inputs + 1)
+        self.weight, self.weight_gradient = (
+            flat[:weights].reshape(-1, inputs) for flat in (values, gradients)
         )
+        self.weights = self.of_each(self.weight)
+        self.weight_gradients = self.of_each(self.weight_gradient)
+        self.bias = values[weights : self.size, None]
+        self.bias_gradient = gradients[weights : self.size]
+
+    def of_each(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The actor's and the critic's rows, one for an output."""
+        return rows[: self.split], rows[self.split :]
 
 
 class _Room:
     """Where the numbers of a minibatch of one size are while they are computed with."""
 
-    def __init__(self, layers: list[list[_Linear]], size: int):
-        *hidden, (actor, critic) = layers
-        actions = len(actor.weight)
-
+    def __init__(self, layers: list[_Layer], size: int, surrogate: Surrogate):
         def empty(*shape: int) -> np.ndarray:
             return np.empty((*shape, size), np.float32)
 
-        self.hidden = [empty(2, len(one.weight)) for one, _ in hidden]
-        self.by_hidden = [empty(2, len(one.weight)) for one, _ in hidden]
-        outputs = [(empty(actions), empty(len(critic.weight))) for _ in range(2)]
-        self.units = [*(tuple(both) for both in self.hidden), outputs[0]]
-        self.by_units = [*(tuple(both) for both in self.by_hidden), outputs[1]]
+        self.units = [empty(layer.outputs) for layer in layers]
+        self.by_units = [empty(layer.outputs) for layer in layers]
+        self.nets, self.by_nets = (
+            [layer.of_each(rows) for layer, rows in zip(layers, both, strict=True)]
+            for both in (self.units, self.by_units)
+        )
+        actions = layers[-1].split
         self.noise, self.squares = empty(actions), empty(actions)
         self.one, self.two, self.three = empty(), empty(), empty()
         self.moves, self.inside = np.empty((2, size), bool)
         self.ones = np.ones(size, np.float32)
         self.minus_halves = np.full(actions, -0.5, np.float32)
+        self.policy_share = _number(-1 / size)
+        self.value_share = _number(surrogate.value_weight / size)
 
 
-ONE = np.float32(1)
+def _number(value: float) -> np.ndarray:
+    """As numpy has numbers: Python's take it longer."""
+    return np.array(value, np.float32)
 
 
-def _clip(x: np.ndarray, low: float, high: float, out: np.ndarray) -> np.ndarray:
+ONE = _number(1)
+
+
+def _clip(x: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> np.ndarray:
     """`np.clip` without what it costs around the two calls."""
-    np.maximum(x, np.float32(low), out=out)
-    return np.minimum(out, np.float32(high), out=out)
+    np.maximum(x, bounds[0], out=out)
+    return np.minimum(out, bounds[1], out=out)

@@ -18,6 +18,8 @@ from rlearly.envs import control, gym
 from rlearly.envs.pixels import ActionRepeat, UnitActions, flat
 from rlearly.envs.state import Episodes
 from rlearly.envs.success import Successes
+from rlearly.failure import RunFailed
+from rlearly.play import cut, step_of
 
 
 def make(name, pixels=None, pictures=False, **changes):
@@ -75,6 +77,19 @@ def test_unit_actions_span_the_bounds_and_leave_unbounded_dimensions_alone():
         [[1, 5], [1, 1]],
     ]
     np.testing.assert_allclose(inner.received, expected)
+
+
+def test_step_refuses_an_action_that_is_no_number_and_no_other():
+    env = Scripted(100, "terminated")
+    env.reset()
+    for action in ([0.5, -np.inf], [np.inf, np.inf], [1e18, -1e18], [0.0, 0.0]):
+        step_of(env, np.array(action, np.float32), "a test")
+        within = cut(np.array(action, np.float32))
+        assert within.dtype == np.float32 and within.tolist() == np.clip(action, -1, 1).tolist()
+    for action in ([np.nan, 0.0], [np.inf, np.nan], [-np.inf, np.nan]):
+        for given in (np.array(action, np.float32), cut(np.array(action, np.float32))):
+            with pytest.raises(RunFailed, match="the action is nan in a test"):
+                step_of(env, given, "a test")
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlearly.optim import Adam
+from rlearly.optim import Adam, Flat
 
 
 def network():
@@ -74,3 +74,48 @@ def test_hooks_run_around_each_step():
     optimizer.step()
     assert seen == [optimizer]
     assert all(map(torch.equal, weights(net), before)), "the hook's gradients are used"
+
+
+def plain_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 5))
+
+
+def test_flat_parameters_are_where_they_belong_and_share_one_array():
+    net = plain_network()
+    before = weights(net)
+    flat = Flat(reversed(list(net.parameters())))
+    net[0].bias.data = net[0].bias.data.clone()  # lies elsewhere now
+    flat.gather()
+    assert all(map(torch.equal, weights(net), before))
+    assert torch.equal(flat.values, torch.cat([p.flatten() for p in reversed(before)]))
+    flat.values.fill_(2.0), flat.gradients.fill_(3.0)
+    assert all((p == 2).all() and (p.grad == 3).all() for p in net.parameters())
+
+
+def test_steps_of_a_flat_array_are_those_of_its_parameters():
+    """Also after a parameter's, or every one's, moments were forgotten, or loaded."""
+    ours, theirs = plain_network(), plain_network()
+    one, two = (Adam(net.parameters(), 1e-2) for net in (ours, theirs))
+    flat = Flat(reversed(list(ours.parameters())))
+    forgotten = {4: [0], 8: [0, 1, 2, 3], 12: [3]}
+    for seed in range(20):
+        gradients(theirs, seed)
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad.copy_(other.grad)
+        for at in forgotten.get(seed, ()):
+            for net, optimizer in ((ours, one), (theirs, two)):
+                optimizer.state.pop(list(net.parameters())[at])
+        if seed == 16:
+            one.load_state_dict(copy.deepcopy(one.state_dict()))
+        one.step(flat) if seed != 18 else one.step()
+        two.step()
+        assert all(map(torch.allclose, weights(ours), weights(theirs)))
+        mine, other = one.state_dict(), two.state_dict()
+        assert mine["param_groups"] == other["param_groups"]
+        assert mine["state"].keys() == other["state"].keys()
+        for place, moments in other["state"].items():
+            assert mine["state"][place].keys() == moments.keys()
+            for name, moment in moments.items():
+                assert torch.allclose(mine["state"][place][name], moment), (seed, name)
+        assert (len(one._all[0]) == 1) == (seed < 4 or 8 <= seed < 12), seed

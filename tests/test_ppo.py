@@ -418,3 +418,35 @@ def test_episode_left_off_without_an_end_is_cut(state_spec):
     rollout = memory.sample(2)
     assert rollout.truncated[:, 0].tolist() == [True, False]
     assert rollout.terminated[:, 0].tolist() == [False, True]
+
+
+def test_noise_drawn_ahead_goes_on_after_loading_and_is_used_once(state_spec):
+    def noise(agent, steps):
+        obs = np.zeros((3, 7), np.float32)  # three rows a step do not divide what is drawn
+        mean = agent.act(obs, step=0, explore=False)
+        acted = [agent.act(obs, step=0, explore=True) - mean for _ in range(steps)]
+        return np.concatenate(acted)
+
+    one, two = make(state_spec), make(state_spec)
+    before = noise(one, 100)
+    two.load_state_dict(one.state_dict())
+    after = noise(one, 300)
+    assert np.array_equal(after, noise(two, 300))
+    drawn = np.concatenate([before, after])
+    assert len(np.unique(drawn[:, 0].round(6))) > 0.99 * len(drawn)
+    old = {name: part for name, part in one.state_dict().items() if name != "noise"}
+    two.load_state_dict(old)  # of a checkpoint from when no noise was drawn ahead
+    assert not len(two.noise)
+
+
+def test_noise_is_of_the_policy_that_acts(state_spec):
+    agent = make(state_spec)
+    obs = np.zeros((5, 7), np.float32)
+    for at, log_std in enumerate((0.0, -9.0)):
+        with torch.no_grad():
+            agent.actor.log_std.fill_(log_std)
+        rollout = random_rollout(agent, state_spec, seed=at)
+        mean = agent.act(obs, step=0, explore=False)
+        far = np.abs(rollout.action[-1] - mean).mean()
+        assert (far > 0.3) == (log_std == 0.0)
+        agent.update(rollout, step=at)

@@ -98,6 +98,16 @@ def test_gradient_in_closed_form_is_autograds(
         assert 0.1 < float(parts["policy/clip_fraction"]) < 0.9
 
 
+@torch.no_grad()
+def test_outputs_are_the_networks(state_spec):
+    agent = make(state_spec)
+    unsettle(agent)
+    obs = torch.randn(37, 7, generator=torch.Generator().manual_seed(0))
+    mean, value = agent.closed_form.outputs(obs.numpy(), 4)
+    assert torch.allclose(torch.from_numpy(mean), agent.actor(obs)[0], atol=1e-5)
+    assert torch.allclose(torch.from_numpy(value), agent.critic(obs), atol=1e-5)
+
+
 def test_gradients_are_clipped_as_torch_does(state_spec):
     agent = make(state_spec)
     form, generator = agent.closed_form, np.random.default_rng(0)
@@ -228,9 +238,9 @@ def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, 
     agent, before, seen = make(state_spec), torch.get_num_threads(), []
     step, blas = agent.optimizers["both"].step, threads._numpys_threads()
 
-    def noted():
+    def noted(flat):
         seen.append((torch.get_num_threads(), blas[0]() if blas else 1))
-        step()
+        step(flat)
 
     agent.optimizers["both"].step = noted
     try:

@@ -60,6 +60,11 @@ REFUSES = {
 CUT = 10.0
 """Normalised observations and rewards lie within +-CUT."""
 
+LOWEST, HIGHEST, EPSILON = np.array(-CUT), np.array(CUT), np.array(1e-8)
+"""As numpy has them: a number of Python's would take it twice as long."""
+
+NOISE_AHEAD = 256
+"""Rows of noise that are drawn at once: a row by itself is mostly the call."""
 
 ONE_THREADS_WORK = 4_000_000
 """Multiplications in the largest product of a minibatch up to which one thread learns."""
@@ -161,6 +166,7 @@ class PPO:
         self.paid = Moments(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
         self.acted: list[np.ndarray] = []  # normalised [N, D] a step since the last rollout
+        self.noise = np.empty((0, spec.action.shape[0]), np.float32)  # of the steps to come
         self.learnt_steps = 0
 
     # --- acting ---
@@ -184,19 +190,30 @@ class PPO:
         if not explore:
             return mean.clip(-1.0, 1.0)
         self.acted.append(normal)
-        noise = torch.randn(mean.shape, generator=self.generators["exploration"]).numpy()
+        copies = len(mean)
+        if len(self.noise) < copies:
+            self.noise = self._draw_noise(max(copies, NOISE_AHEAD))
+        mean += self.noise[:copies]
+        self.noise = self.noise[copies:]
+        return mean
+
+    def _draw_noise(self, rows: int) -> np.ndarray:
+        """[rows, A] of the policy's deviation; to be dropped when the policy has changed."""
+        shape = (rows, self.noise.shape[1])
+        noise = torch.randn(shape, generator=self.generators["exploration"]).numpy()
         noise *= np.exp(self.actor.log_std.numpy(force=True))
-        return np.add(mean, noise, out=noise)
+        return noise
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of normalised reward."""
         return self._value(self._normal(obs.reshape(len(obs), -1)))[:, 0]
 
     def _normal(self, flat: np.ndarray) -> np.ndarray:
-        spread = self.seen.variance + 1e-8
-        normal = np.divide(flat - self.seen.mean, np.sqrt(spread, spread), dtype=np.float64)
-        np.maximum(normal, -CUT, out=normal)
-        return np.minimum(normal, CUT, out=normal).astype(np.float32)
+        spread = self.seen.variance + EPSILON
+        normal = flat - self.seen.mean
+        normal /= np.sqrt(spread, spread)
+        np.maximum(normal, LOWEST, out=normal)
+        return np.minimum(normal, HIGHEST, out=normal).astype(np.float32)
 
     # --- learning ---
 
@@ -217,12 +234,13 @@ class PPO:
         if len(self.acted) != steps:
             raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
         self.body.begin(step)
+        if self.closed_form is not None:
+            self.closed_form.begin()
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
         action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
         with torch.no_grad():
-            value = self.critic(obs, self.body.units("critic"))
-            mean, log_std = self.actor(obs, self.body.units("actor"))
-            log_prob, _ = gaussian(mean, log_std, action)
+            mean, value = self._outputs(obs)
+            log_prob, _ = gaussian(mean, self.actor.log_std, action)
         values = value.view(steps, copies).cpu().numpy()
         advantage = advantages(
             self._rewards(batch),
@@ -247,7 +265,7 @@ class PPO:
         target = data[4] + value
         spread = target.var(unbiased=False)
         unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
-        self.acted = []
+        self.acted, self.noise = [], self.noise[:0]
         self.learnt_steps += steps * copies
         metrics |= {
             "policy/lr": rate,
@@ -256,6 +274,16 @@ class PPO:
             "critic/value": value.mean(),
         }
         return {**metrics, **self.body.end()}
+
+    def _outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean actions [B, A] and values [B]; the networks note their units if they are to."""
+        form, noted = self.closed_form, {name: self.body.units(name) for name in NETWORKS}
+        if form is None or any(units is not None for units in noted.values()):
+            value = self.critic(obs, noted["critic"])
+            mean, _ = self.actor(obs, noted["actor"])
+        if form is not None:  # what is learnt from does not depend on whether units are noted
+            mean, value = map(torch.from_numpy, form.outputs(obs.numpy(), self.config.minibatches))
+        return mean, value
 
     def _rate_left(self) -> float:
         """The share of the learning rate that is left, in [0, 1]."""
@@ -287,10 +315,7 @@ class PPO:
 
     def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
         """Every epoch's gradient steps; returns the means of their metrics."""
-        rows = None
-        if self.closed_form is not None:
-            self.closed_form.begin()
-            rows = Rows.of(*data)
+        rows = None if self.closed_form is None else Rows.of(*data)
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
@@ -325,7 +350,7 @@ class PPO:
                     rows.part(start, end), log_prob[start:end], value[start:end]
                 )
                 self.closed_form.clip_gradients(self.config.max_grad_norm)
-                optimizer.step()
+                optimizer.step(self.closed_form.flat)
         found = map(torch.from_numpy, (log_prob, value))
         terms = self.surrogate.terms(*found, **rows.as_tensors())
         sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
@@ -357,6 +382,7 @@ class PPO:
             "paid": self.paid.state_dict(),
             "returns": self.returns,
             "acted": np.stack(self.acted) if self.acted else None,
+            "noise": self.noise,
             "learnt_steps": self.learnt_steps,
         }
 
@@ -366,6 +392,7 @@ class PPO:
         self.paid.load_state_dict(state["paid"])
         self.returns = None if state["returns"] is None else np.array(state["returns"])
         self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
+        self.noise = np.array(state.get("noise", self.noise[:0]))  # it was not always drawn ahead
         self.learnt_steps = state["learnt_steps"]
 
 

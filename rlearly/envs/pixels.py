@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 
 from rlearly.config import ConfigError
+from rlearly.play import cut
 
 Camera = Callable[[], np.ndarray]
 """Takes a picture: uint8 [H, W, 3]."""
@@ -43,10 +44,10 @@ class UnitActions(gymnasium.ActionWrapper):
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        cut = np.minimum(np.maximum(action, -1.0), 1.0)
+        unit = cut(action)
         if self.as_it_is:
-            return cut.reshape(self.shape).astype(self.dtype, copy=False)
-        unit = (cut.astype(np.float64) + 1.0) / 2.0
+            return unit.reshape(self.shape).astype(self.dtype, copy=False)
+        unit = (unit.astype(np.float64) + 1.0) / 2.0
         return (self.low + unit * self.span).reshape(self.shape).astype(self.dtype, copy=False)
 
 
