@@ -705,3 +705,18 @@ def test_what_a_cached_property_computes_need_not_be_there_yet():
             return np.clip(obs, self.seen_space.low, self.seen_space.high) + self.steps[0], *rest
 
     check_contract(Late, "mujoco", points=(3,), after=20)
+
+
+def test_state_is_of_the_package_that_the_task_comes_from():
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+    class Theirs(HopperEnv):
+        __module__ = "numpy.tasks"
+
+    plain, env = HopperEnv(), Theirs()
+    plain.reset(seed=0)
+    env.reset(seed=0)
+    state = save(env)
+    assert set(save(plain).versions) == {"mujoco"} and set(state.versions) == {"mujoco", "numpy"}
+    with pytest.raises(ConfigError, match=r"saved with numpy 0\.1, .* pip install numpy==0\.1"):
+        restore(env, replace(state, versions=state.versions | {"numpy": "0.1"}))
