@@ -120,9 +120,10 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _settle_snapshot(config, keys)
     config = _settle_interventions(config, keys)
     _check_ratio(config, keys)
-    if config.env.kwargs and config.env.family == "control":
+    if config.env.kwargs and config.env.family != "gym":
+        maker = {"control": "dm_control"}.get(config.env.family, config.env.family)
         raise ConfigError(
-            f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
+            f"env.kwargs: goes to gymnasium.make, and env={env} is a {maker} task, which takes "
             f"none; received {config.env.kwargs}: leave it out."
         )
     return config
@@ -154,7 +155,7 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
         if pixels is not None and pixels != (obs == "pixels"):
             raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
         pixels = obs == "pixels"
-    if pixels is None and config.env.family == "control":
+    if pixels is None and config.env.family != "gym":
         pixels = agent_module(config.agent_name).PIXELS
     return replace(config, env=replace(config.env, pixels=pixels))
 

@@ -59,7 +59,7 @@ class EnvConfig:
     """The world."""
 
     name: str = setting("", "what `env=` named")
-    family: str = setting("control", "who makes it: control (dm_control) or gym (gymnasium)")
+    family: str = setting("control", "who makes it: control, gym or metaworld")
     pixels: bool | None = setting(None, "observe rendered images; null: dm_control yes, gym no")
     action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)

@@ -13,6 +13,7 @@ from rlearly.types import EnvSpec
 FAMILIES = {
     "dm_control suite": "domain_task: dog_run, cheetah_run, humanoid_walk, ...",
     "dm_control manipulation": "reach_duplo, stack_2_bricks, place_brick, ...",
+    "MetaWorld": "metaworld/task: metaworld/coffee-push, metaworld/hammer, ... (see README.md)",
     "gymnasium": "any registered id with a Box action space: HalfCheetah-v5, Pendulum-v1, ...",
     "anyone's": "module:EnvId imports the module, which registers the id with gymnasium",
 }
@@ -25,13 +26,12 @@ def config_for(name: str) -> EnvConfig:
     Raises:
         ConfigError: no family knows the name; the nearest names are given.
     """
-    from rlearly.envs import control, gym
+    from rlearly.envs import control, gym, metaworld
 
-    found = gym.config_for(name) or control.config_for(name)
+    found = gym.config_for(name) or metaworld.config_for(name) or control.config_for(name)
     if found is None:
-        raise ConfigError(
-            f"There is no env {name!r}; {did_you_mean(name, [*control.names(), *gym.names()])}"
-        )
+        valid = [*control.names(), *gym.names(), *metaworld.names()]
+        raise ConfigError(f"There is no env {name!r}; {did_you_mean(name, valid)}")
     return found
 
 
@@ -39,8 +39,10 @@ def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int, pictures: bool = False
 ) -> gymnasium.Env:
     """The env that a config describes: actions float32 [A] in [-1, 1], uint8 or float32 obs."""
-    from rlearly.envs import control, gym
+    from rlearly.envs import control, gym, metaworld
 
+    if config.family == "metaworld":
+        return metaworld.make(config, pixels=pixels, pictures=pictures)
     if config.family == "control":
         return control.make(
             config, pixels=pixels is not False, model_seed=model_seed, pictures=pictures
