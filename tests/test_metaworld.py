@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,21 @@ def test_mujoco_that_metaworld_fails_with_is_one_sentence_with_the_command(monke
         "versions that do: pip install 'rlearly[metaworld]' && pip install --no-deps "
         "metaworld==3.1.1."
     )
+
+
+def test_both_locks_the_extra_and_the_command_name_the_same_versions():
+    locks = [
+        dict(line.split("==") for line in (ROOT / name).read_text().split())
+        for name in ("requirements.lock", "requirements-metaworld.lock")
+    ]
+    differ = {name: locks[1].get(name) for name in locks[0] | locks[1]}
+    differ = {name: is_ for name, is_ in differ.items() if is_ != locks[0].get(name)}
+    assert set(differ) == {"mujoco", "dm_control", "metaworld"}
+    assert f"metaworld=={differ['metaworld']}" in metaworld.INSTALL
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["metaworld"]
+    assert {f"mujoco=={differ['mujoco']}", f"dm-control=={differ['dm_control']}"} <= set(extra)
+    assert not any(wanted.startswith("metaworld") for wanted in extra), "it pins another MuJoCo"
 
 
 # --- in MetaWorld's own virtual environment ---
