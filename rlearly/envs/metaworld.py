@@ -1,7 +1,7 @@
 """MetaWorld's fifty tasks (arXiv 1910.10897), from pixels as DrM sees them, or from states.
 
-The settings are those of DrM's official code (metaworld_env.py of github.com/XuGW-Kevin/DrM, which
-TACO and MWM use alike): the goal is observable and drawn anew in each episode, with the objects'
+The settings are those of DrM's official code (metaworld_env.py of github.com/XuGW-Kevin/DrM, in the
+line of MWM and TACO): the goal is observable and drawn anew in each episode, with the objects'
 positions; camera corner2 moved to (0.75, 0.075, 0.7), which MetaWorld 3 has as corner4; 84x84
 pixels, three images stacked, two simulator frames a step with their rewards added; an episode is
 500 frames, 250 steps, and is truncated, never terminated; it succeeds if any of its frames does.
@@ -119,7 +119,8 @@ class Seeded(gymnasium.Wrapper):
     """A photographed MetaWorld task whose `reset(seed)` alone decides the episode.
 
     MetaWorld's own reset ignores its seed. Observations, rewards and dynamics are MetaWorld's to
-    the bit; only what is drawn after a reset is brought up to date.
+    the bit, and so is that seven tasks (window-close, dial-turn, ...) tell in a first observation
+    where a part was before they moved it. Only what is drawn after a reset is brought up to date.
     """
 
     def reset(
