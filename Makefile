@@ -2,11 +2,13 @@
 # `make train ARGS="env=cheetah_run seed=3"` passes overrides; the last word on a key wins.
 
 VENV ?= .venv
+LOCK ?= requirements.lock
 PYTHON ?= python3
 ARGS ?=
 BIN := $(VENV)/bin
+METAWORLD := VENV=.venv-metaworld LOCK=requirements-metaworld.lock
 
-.PHONY: train test test-slow test-cluster test-kills check lint types lock venv gl build clean
+.PHONY: train test test-slow test-cluster test-kills metaworld test-metaworld check lint types lock venv gl build clean
 
 train: gl
 	$(BIN)/python -m rlearly.train agent=drm env=dog_run $(ARGS)
@@ -22,6 +24,12 @@ test-cluster: gl  ## minutes, as root: a real SLURM and a real Ray; want slurmct
 
 test-kills: gl  ## minutes: hundreds of runs killed at random moments and resumed
 	$(BIN)/python -m pytest -m kills $(ARGS)
+
+metaworld:  ## a second virtual environment, with MetaWorld and the MuJoCo that it works with
+	@$(MAKE) --no-print-directory gl $(METAWORLD)
+
+test-metaworld: metaworld
+	.venv-metaworld/bin/python -m pytest -m metaworld $(ARGS)
 
 check: lint types test build  ## exactly what CI runs
 
@@ -40,14 +48,16 @@ build: venv  ## the wheel made from the sdist must hold every subpackage
 
 venv: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 		echo "rlearly needs Python 3.11, 3.12 or 3.13; $(PYTHON) is `$(PYTHON) -V 2>&1`: add PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 		echo "Python's venv module is not installed: sudo apt-get install python3-venv"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.lock
+	grep -v '^metaworld==' $(LOCK) > $(VENV)/pins.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/pins.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
@@ -63,6 +73,9 @@ gl: venv  ## a GL library that draws without a screen; root installs it, others 
 lock: venv  ## pin what is installed now, but not what torch itself pins (its CUDA packages)
 	$(BIN)/python -m pip freeze --exclude-editable \
 		| sed 's/+cpu$$//' | grep -viE '^(nvidia-|cuda-|triton)' > requirements.lock
+	{ grep -vE '^(dm_control|mujoco)==' requirements.lock; \
+		grep -E '^(dm_control|mujoco|metaworld)==' requirements-metaworld.lock; } > $(VENV)/pins.txt
+	mv $(VENV)/pins.txt requirements-metaworld.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-metaworld build dist *.egg-info

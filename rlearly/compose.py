@@ -120,9 +120,10 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _settle_snapshot(config, keys)
     config = _settle_interventions(config, keys)
     _check_ratio(config, keys)
-    if config.env.kwargs and config.env.family == "control":
+    if config.env.kwargs and config.env.family not in ("gym", "adroit"):
+        maker = {"control": "dm_control"}.get(config.env.family, config.env.family)
         raise ConfigError(
-            f"env.kwargs: goes to gymnasium.make, and env={env} is a dm_control task, which takes "
+            f"env.kwargs: goes to gymnasium.make, and env={env} is a {maker} task, which takes "
             f"none; received {config.env.kwargs}: leave it out."
         )
     if config.env.rules != "paper" and config.env.family != "adroit":

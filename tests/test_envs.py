@@ -519,7 +519,7 @@ def test_known_noise_is_silent_and_other_warnings_are_not(tmp_path, caplog):
     )
     assert done.stdout == "heard\n" and done.stderr == ""
     assert not list(tmp_path.iterdir()), "MuJoCo left its log"
-    with gym._without_known_noise():
+    with gym.without_known_noise():
         heed = mujoco.get_mju_user_warning()
         heed("compiler attribute 'settotalmass' is deprecated")
         heed("Nan, Inf or huge value in QACC")

@@ -1,6 +1,7 @@
 """Exact save and restore: one contract for every family and wrapper, to the bit."""
 
 import copy
+import functools
 import itertools
 import random
 import struct
@@ -692,3 +693,39 @@ def test_attribute_that_shows_a_part_of_the_simulator_still_shows_it_when_restor
     restore(fresh, save(env))
     fresh.data.xpos[-1] = [1.0, 2.0, 3.0]
     assert fresh.first_foot.tolist() == [1.0, 3.0] and fresh.copied.tolist() != [1.0, 2.0, 3.0]
+
+
+def test_what_a_cached_property_computes_need_not_be_there_yet():
+    """MetaWorld makes its space of observations when a first step asks for it."""
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+    class Late(HopperEnv):
+        @functools.cached_property
+        def seen_space(self):
+            return gymnasium.spaces.Box(-5, 5, (11,))
+
+        @functools.cached_property
+        def steps(self):
+            return [0]
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            self.steps[0] += 1
+            return np.clip(obs, self.seen_space.low, self.seen_space.high) + self.steps[0], *rest
+
+    check_contract(Late, "mujoco", points=(3,), after=20)
+
+
+def test_state_is_of_the_package_that_the_task_comes_from():
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+    class Theirs(HopperEnv):
+        __module__ = "numpy.tasks"
+
+    plain, env = HopperEnv(), Theirs()
+    plain.reset(seed=0)
+    env.reset(seed=0)
+    state = save(env)
+    assert set(save(plain).versions) == {"mujoco"} and set(state.versions) == {"mujoco", "numpy"}
+    with pytest.raises(ConfigError, match=r"saved with numpy 0\.1, .* pip install numpy==0\.1"):
+        restore(env, replace(state, versions=state.versions | {"numpy": "0.1"}))

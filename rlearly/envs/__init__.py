@@ -14,6 +14,7 @@ FAMILIES = {
     "dm_control suite": "domain_task: dog_run, cheetah_run, humanoid_walk, ...",
     "dm_control manipulation": "reach_duplo, stack_2_bricks, place_brick, ...",
     "Adroit": "adroit/door, adroit/hammer, adroit/pen, adroit/relocate",
+    "MetaWorld": "metaworld/task: metaworld/coffee-push, metaworld/hammer, ... (see README.md)",
     "gymnasium": "any registered id with a Box action space: HalfCheetah-v5, Pendulum-v1, ...",
     "anyone's": "module:EnvId imports the module, which registers the id with gymnasium",
 }
@@ -26,12 +27,13 @@ def config_for(name: str) -> EnvConfig:
     Raises:
         ConfigError: no family knows the name; the nearest names are given.
     """
-    from rlearly.envs import adroit, control, gym
+    from rlearly.envs import adroit, control, gym, metaworld
 
-    found = gym.config_for(name) or adroit.config_for(name) or control.config_for(name)
+    families = (gym, metaworld, adroit, control)
+    found = next(filter(None, (family.config_for(name) for family in families)), None)
     if found is None:
-        names = [*control.names(), *adroit.names(), *gym.names()]
-        raise ConfigError(f"There is no env {name!r}; {did_you_mean(name, names)}")
+        valid = [known for family in families for known in family.names()]
+        raise ConfigError(f"There is no env {name!r}; {did_you_mean(name, valid)}")
     return found
 
 
@@ -39,10 +41,12 @@ def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int, pictures: bool = False
 ) -> gymnasium.Env:
     """The env that a config describes: actions float32 [A] in [-1, 1], uint8 or float32 obs."""
-    from rlearly.envs import adroit, control, gym
+    from rlearly.envs import adroit, control, gym, metaworld
 
     if config.family == "adroit":
         return adroit.make(config, pixels=pixels is not False, pictures=pictures)
+    if config.family == "metaworld":
+        return metaworld.make(config, pixels=pixels, pictures=pictures)
     if config.family == "control":
         return control.make(
             config, pixels=pixels is not False, model_seed=model_seed, pictures=pictures

@@ -181,7 +181,7 @@ def vector_beside(space: Any) -> int:
 
 
 @contextlib.contextmanager
-def _without_known_noise() -> Iterator[None]:
+def without_known_noise() -> Iterator[None]:
     """Keep what gymnasium's own models and pygame say of themselves off the screen.
 
     MuJoCo 3.11 deprecates an attribute that gymnasium's HalfCheetah uses, and would also leave a
@@ -212,7 +212,7 @@ def registered(config: EnvConfig, render_mode: str | None = None) -> gymnasium.E
     """
     try:
         mode = {"render_mode": render_mode} if render_mode else {}
-        with _without_known_noise():
+        with without_known_noise():
             return gymnasium.make(config.name, disable_env_checker=True, **mode, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         extra = next((pip for word, pip in EXTRAS.items() if word in str(error)), None)

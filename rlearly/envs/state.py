@@ -314,7 +314,10 @@ def _not_alike(base: gymnasium.Env, error: str) -> ConfigError:
 
 
 def _versions(method: str, base: Any) -> dict[str, str]:
-    packages = {"attributes": [], "ale": ["ale_py"], "mujoco": ["mujoco"]}.get(method)
+    packages = {"attributes": [], "ale": ["ale_py"]}.get(method)
+    if method == "mujoco":
+        task = type(base).__module__.split(".")[0]
+        packages = ["mujoco"] if task == "gymnasium" else ["mujoco", task]
     if method == "control":
         packages = ["mujoco", "dm_control"]
     if packages is None:

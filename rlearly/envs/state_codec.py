@@ -198,6 +198,8 @@ class Encoder:
             where = f"{path}.{key}" if path else key
             if key in LAYOUT or key in skip:
                 attributes[key] = {KIND: "kept"}
+            elif isinstance(item, CONSTANTS) and _computes_itself(value, key):
+                continue
             elif key in RANDOM and not isinstance(item, np.random.Generator):
                 self.random[where] = {"value": item}
             elif key in CLOCKS and self.simulate:
@@ -208,6 +210,11 @@ class Encoder:
                 except _Drawing:
                     attributes[key] = {KIND: "kept"}
         return attributes
+
+
+def _computes_itself(owner: Any, name: str) -> bool:
+    """True for a cached property: it need not be there yet in an env built alike."""
+    return isinstance(getattr(type(owner), name, None), functools.cached_property)
 
 
 def _simulators_of(owner: Any, path: str) -> dict[str, Any]:

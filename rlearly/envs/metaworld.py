@@ -1,0 +1,197 @@
+"""MetaWorld's fifty tasks (arXiv 1910.10897), from pixels as DrM sees them, or from states.
+
+The settings are those of DrM's official code (metaworld_env.py of github.com/XuGW-Kevin/DrM, in the
+line of MWM and TACO): the goal is observable and drawn anew in each episode, with the objects'
+positions; camera corner2 moved to (0.75, 0.075, 0.7), which MetaWorld 3 has as corner4; 84x84
+pixels, three images stacked, two simulator frames a step with their rewards added; an episode is
+500 frames, 250 steps, and is truncated, never terminated; it succeeds if any of its frames does.
+
+Images are upright and mirrored, as the official ones are: MetaWorld's cameras hang upside down, and
+mujoco-py gave an image's rows from the bottom up.
+
+Deviations: the tasks are MetaWorld 3's (v3) on MuJoCo's own bindings, not v2 on mujoco-py; a new
+episode's stack is its first image three times, not two black ones and the image; the first image
+shows objects where the episode has put them, where the official one may show them where they were
+before; episodes follow from their seeds, not from numpy's global generator.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rlearly.config import ConfigError, EnvConfig, did_you_mean
+from rlearly.envs.gym import Photographed, without_known_noise
+from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions
+from rlearly.envs.rendering import (
+    NOT_DRAWN,
+    WITHOUT_PIXELS,
+    WITHOUT_VIDEOS,
+    choose_backend,
+    require_backend,
+)
+from rlearly.envs.state import installed
+from rlearly.envs.success import Successes
+
+PREFIX = "metaworld/"
+VERSION = "-v3"
+CAMERA = "corner4"
+INSTALL = "pip install 'rlearly[metaworld]' && pip install --no-deps metaworld==3.1.1"
+"""It pins a MuJoCo that is too old for us, and works with newer ones: hence --no-deps."""
+
+TASKS = (
+    "assembly",
+    "basketball",
+    "bin-picking",
+    "box-close",
+    "button-press",
+    "button-press-topdown",
+    "button-press-topdown-wall",
+    "button-press-wall",
+    "coffee-button",
+    "coffee-pull",
+    "coffee-push",
+    "dial-turn",
+    "disassemble",
+    "door-close",
+    "door-lock",
+    "door-open",
+    "door-unlock",
+    "drawer-close",
+    "drawer-open",
+    "faucet-close",
+    "faucet-open",
+    "hammer",
+    "hand-insert",
+    "handle-press",
+    "handle-press-side",
+    "handle-pull",
+    "handle-pull-side",
+    "lever-pull",
+    "peg-insert-side",
+    "peg-unplug-side",
+    "pick-out-of-hole",
+    "pick-place",
+    "pick-place-wall",
+    "plate-slide",
+    "plate-slide-back",
+    "plate-slide-back-side",
+    "plate-slide-side",
+    "push",
+    "push-back",
+    "push-wall",
+    "reach",
+    "reach-wall",
+    "shelf-place",
+    "soccer",
+    "stick-pull",
+    "stick-push",
+    "sweep",
+    "sweep-into",
+    "window-close",
+    "window-open",
+)
+"""MetaWorld 3's tasks, so that they have names here where it is not installed."""
+
+
+def names() -> list[str]:
+    return [PREFIX + task for task in TASKS]
+
+
+def config_for(name: str) -> EnvConfig | None:
+    """The config of metaworld/TASK, with or without its -v3, or None for other names.
+
+    Raises:
+        ConfigError: MetaWorld has no such task; the nearest are given.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    known = name.removesuffix(VERSION)
+    if known not in names():
+        raise ConfigError(f"There is no env {name!r}; {did_you_mean(known, names())}")
+    return EnvConfig(name=known, family="metaworld")
+
+
+class Seeded(gymnasium.Wrapper):
+    """A photographed MetaWorld task whose `reset(seed)` alone decides the episode.
+
+    MetaWorld's own reset ignores its seed. Observations, rewards and dynamics are MetaWorld's to
+    the bit, and so is that seven tasks (window-close, dial-turn, ...) tell in a first observation
+    where a part was before they moved it. Only what is drawn after a reset is brought up to date.
+    """
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        base: Any = self.unwrapped
+        gymnasium.Env.reset(base, seed=seed)
+        obs, info = self.env.reset(seed=seed, options=options)
+        mujoco: Any = importlib.import_module("mujoco")
+        mujoco.mj_kinematics(base.model, base.data)  # tasks move parts of the model last
+        mujoco.mj_camlight(base.model, base.data)
+        return obs, info
+
+    def picture(self, size: int) -> np.ndarray:
+        """uint8 [size, size, 3], upright and mirrored."""
+        photographed: Any = self.env
+        return np.ascontiguousarray(photographed.picture(size)[::-1])
+
+
+def make(config: EnvConfig, *, pixels: bool | None, pictures: bool = False) -> gymnasium.Env:
+    """A MetaWorld task as agents see it: [4] actions in [-1, 1], pixels or the 39 numbers.
+
+    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
+
+    Raises:
+        ConfigError: MetaWorld is not installed, or not with a MuJoCo that it works with; nothing
+            here can draw; or fast drawing is asked for where no image is observed.
+    """
+    pixels = pixels is not False
+    if config.render == "fast" and not pixels:
+        raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
+    choose_backend()
+    if pixels or pictures:
+        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
+    base = _base(config.name)
+    camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
+    world = Seeded(Photographed(base, camera, fast=config.render == "fast"))
+    env = ActionRepeat(UnitActions(Successes(world)), config.action_repeat)
+    if not pixels:
+        return FlatState(env)
+    size = config.image_size
+    return Pixels(env, lambda: world.picture(size), config.frame_stack, size)
+
+
+def _base(name: str) -> Any:
+    """MetaWorld's env of a task: the goal is observable, and drawn at each reset from `np_random`.
+
+    Building it leaves numpy's global generator as it was, because it gets a seed.
+    """
+    key = f"{name.removeprefix(PREFIX)}{VERSION}-goal-observable"
+    try:
+        with without_known_noise():
+            tasks: Any = importlib.import_module("metaworld.env_dict")
+            base = tasks.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[key](seed=0)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise ConfigError(
+            f"env={name}: the package {package} is not installed: {INSTALL}."
+        ) from None
+    except Exception as error:  # a MuJoCo that it does not know fails it in ways of its own
+        have = " and ".join(
+            f"{package} {installed(package)}" for package in ("metaworld", "mujoco")
+        )
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"env={name}: {have} do not work together ({reason}); install versions that do: "
+            f"{INSTALL}."
+        ) from error
+    base._freeze_rand_vec = False
+    base.seeded_rand_vec = True
+    base._np_random = base._np_random_seed = None  # unseeded until a reset says otherwise
+    base.observation_space = base.sawyer_observation_space  # was made for a hidden goal
+    base.task_name = name
+    return base
