@@ -148,6 +148,37 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
     assert rows(tmp_path / "straight") == rows(tmp_path / "resumed")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (TINY, ["agent=drqv2", "env=reach_duplo", "env.render=fast", "env.action_repeat=4"]),
+        (STATE, ["env=adroit/relocate", "env.action_repeat=2"]),
+    ],
+    ids=["reach_duplo", "adroit/relocate"],
+)
+def test_run_resumed_in_mid_episode_of_a_manipulation_task_equals_an_uninterrupted_one(
+    tmp_path, base, words
+):
+    if "adroit" in words[0]:
+        pytest.importorskip("gymnasium_robotics")
+    words = [*words, "train_frames=600", "eval_every_frames=400", "eval_episodes=1"]
+    words += ["seed_frames=40", "video_size=24"] if base is TINY else ["video_size=0"]
+    straight = make_loop(tmp_path / "straight", *words, base=base)
+    assert straight.run()
+    stopped = make_loop(tmp_path / "resumed", *words, base=base)
+    stopped.stop_requested = lambda: stopped.steps >= 37
+    assert not stopped.run() and stopped.steps == 37
+    stopped.close()
+    resumed = make_loop(tmp_path / "resumed", *words, base=base)
+    resumed.resume()
+    assert resumed.run()
+    assert plain(straight.state_dict()) == plain(resumed.state_dict())
+    assert rows(tmp_path / "straight") == rows(tmp_path / "resumed")
+    straight.close()
+    resumed.close()
+
+
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("agent", sorted(TINY_STATE))
 def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent, copies):
