@@ -395,6 +395,8 @@ def test_loaded_episode_continues_to_the_bit(pixels):
     for _ in range(3):
         env.step(env.action_space.high)
     fresh.load_state_dict(env.state_dict())
+    for key in ("pixels", "vector") if pixels else (slice(None),):
+        np.testing.assert_array_equal(env.obs[key], fresh.obs[key])
     for _ in range(3):
         one, two = env.step(env.action_space.low), fresh.step(env.action_space.low)
         for key in ("pixels", "vector") if pixels else (slice(None),):

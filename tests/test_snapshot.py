@@ -149,7 +149,8 @@ def test_pixels_show_the_restored_world_three_times():
     student.close()
 
 
-def test_manipulation_starts_anywhere_in_the_same_variant_only():
+@pytest.mark.slow
+def test_manipulation_shows_the_restored_world():
     config = replace(control.config_for("reach_duplo"), render="fast")
     undrawn = UnitActions(control.ControlEnv(config, pixels=True, model_seed=0))
     undrawn.action_space.seed(0)
@@ -165,12 +166,20 @@ def test_manipulation_starts_anywhere_in_the_same_variant_only():
     plain, _ = student.reset(seed=1, options={"snapshot": 0})
     assert np.array_equal(one, two) and not np.array_equal(one, plain)
     student.close()
-    with pytest.raises(
-        ConfigError, match=r"are of reach_duplo_vision, and the env is reach_duplo_fe"
-    ):
-        SnapshotRL(
-            control.make(control.config_for("reach_duplo"), pixels=False, model_seed=0), snapshots
-        )
+
+
+def test_snapshots_of_a_manipulation_task_without_images_are_refused_where_they_are_observed():
+    teacher, student = (
+        control.make(control.config_for("reach_duplo"), pixels=pixels, model_seed=0)
+        for pixels in (False, True)
+    )
+    still = np.zeros(teacher.action_space.shape)
+    snapshots = record(teacher, lambda obs: still, every_steps=100, episodes=1)
+    sentence = (
+        r"are of reach_duplo_features, and the env is reach_duplo_vision: wrap a reach_duplo_f"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        SnapshotRL(student, snapshots)
 
 
 def test_wrappers_above_and_below_see_an_ordinary_reset(hopper):
