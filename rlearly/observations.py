@@ -68,14 +68,14 @@ def on_device(obs: Observation, device: torch.device) -> Tensor | dict[str, Tens
     return torch.as_tensor(obs).to(device)
 
 
-def mismatch(obs: Observation, space: Any) -> str | None:
+def mismatch(obs: Observation, space: Any) -> tuple[str, str] | None:
     """What an observation is and what was expected, if it is not of its space's kind and shape."""
     if isinstance(space, Dict):
         if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
-            keys = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
-            return f"{keys}, expected a dict of {', '.join(space.spaces)}"
+            keys = f"a dict of {', '.join(obs)}" if isinstance(obs, Mapping) else type(obs).__name__
+            return keys, f"a dict of {', '.join(space.spaces)}"
         found = (mismatch(obs[key], part) for key, part in space.spaces.items())
-        return next((text for text in found if text), None)
+        return next(filter(None, found), None)
     if obs.shape != space.shape or obs.dtype != space.dtype:
-        return f"{obs.dtype} {list(obs.shape)}, expected {space.dtype} {list(space.shape)}"
+        return f"{obs.dtype} {list(obs.shape)}", f"{space.dtype} {list(space.shape)}"
     return None

@@ -152,7 +152,11 @@ def _asked(
     obs: Observation = answer[0]
     wrong = mismatch(obs, env.observation_space)
     if wrong:
-        raise RunFailed(f"the env returned an observation in {where} of {wrong}", asked=words)
+        received, expected = wrong
+        raise RunFailed(
+            f"the env returned an observation of {received} in {where}, expected {expected}",
+            asked=words,
+        )
     if any(part.dtype.kind == "f" and not _is_finite(part) for part in parts_of(obs)):
         raise RunFailed(
             f"the env returned an observation that is not finite in {where}",
