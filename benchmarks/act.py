@@ -17,7 +17,7 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 SB3 = "Stable-Baselines3"
 STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
@@ -155,7 +155,7 @@ def main() -> int:
     from rlearly import compose
 
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = turns.asked(BenchmarkConfig(), __doc__)
         for agent in config.agents:
             if agent not in STATE + VISUAL:
                 known = ", ".join(STATE + VISUAL)

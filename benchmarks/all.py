@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import history
+import turns
 
-from rlearly.config import ConfigError, as_shell, from_words, setting
+from rlearly.config import ConfigError, as_shell, setting
 
 HERE = Path(__file__).parent
 RUNS = {
@@ -49,7 +50,7 @@ def commit() -> str:
 
 def main() -> int:
     try:
-        config = from_words(AllConfig(), sys.argv[1:])
+        config = turns.asked(AllConfig(), __doc__)
         for name in config.only:
             if name not in RUNS:
                 raise ConfigError(f"only: expected some of {', '.join(RUNS)}, received {name!r}.")

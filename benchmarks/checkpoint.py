@@ -24,7 +24,7 @@ import numpy as np
 import turns
 
 from rlearly import checkpoint, compose, envs, machine
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 from rlearly.replay import Replay
 from rlearly.tape import Tape
 
@@ -127,7 +127,7 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
 
 def main() -> int:
     try:
-        asked = from_words(BenchmarkConfig(), sys.argv[1:])
+        asked = turns.asked(BenchmarkConfig(), __doc__)
     except ConfigError as error:
         print(f"benchmarks/checkpoint.py: {error}", file=sys.stderr)
         return 2

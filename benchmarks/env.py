@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import OURS, Row, compare, report, serve
+from turns import OURS, Row, asked, compare, report, serve
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 FAST = "rlearly, env.render=fast"
 BUFFER = "rlearly, the model's buffer"
@@ -260,7 +260,7 @@ def main() -> int:
     if serve(prepare):
         os._exit(0)  # what other threads draw with cannot be freed in this one
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = asked(BenchmarkConfig(), __doc__)
         for case in config.cases:
             if case not in SIDES:
                 raise ConfigError(f"cases: expected some of {', '.join(SIDES)}, received {case!r}.")

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import turns
+
 from rlearly.config import ConfigError, from_words, setting
 
 FOLDER = Path(__file__).parent / "results" / "history"
@@ -121,7 +123,11 @@ def _draw_line(axis: Any, commits: Sequence[str], points: Sequence[Point], colou
 
 def main(words: Sequence[str] | None = None) -> int:
     try:
-        config = from_words(HistoryConfig(), sys.argv[1:] if words is None else words)
+        config = (
+            turns.asked(HistoryConfig(), __doc__)
+            if words is None
+            else from_words(HistoryConfig(), words)
+        )
         folder = Path(config.folder)
         commits, panels = read(folder)
     except ConfigError as error:

@@ -27,7 +27,7 @@ from typing import Any, cast
 import loop as loops
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 CONVOLUTIONS, PRODUCTS = "convolutions", "matrix products"
 OTHER = "element-wise and reductions"
@@ -292,7 +292,7 @@ def report(config: HotspotsConfig) -> None:
 
 def main() -> int:
     try:
-        config = from_words(HotspotsConfig(), sys.argv[1:])
+        config = turns.asked(HotspotsConfig(), __doc__)
         from rlearly import compose
 
         words = turns.given(precision=config.precision, compile=config.compile)

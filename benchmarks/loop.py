@@ -25,7 +25,7 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 SB3 = "Stable-Baselines3"
 MEMORY_KEPT = "plain, memory kept"
@@ -248,7 +248,7 @@ def main() -> int:
         if turns.serve(partial(prepare, ends=ends)):
             return 0
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = turns.asked(BenchmarkConfig(), __doc__)
         check(config)
     except ConfigError as error:
         print(f"benchmarks/loop.py: {error}", file=sys.stderr)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 PLAIN = "plain"
 
@@ -172,7 +172,7 @@ def main() -> int:
         fill(side, env, path, int(count), int(episode), words)
         return 0
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = turns.asked(BenchmarkConfig(), __doc__)
         composed(config.env, config.words)
     except ConfigError as error:
         print(f"benchmarks/memory.py: {error}", file=sys.stderr)

@@ -20,10 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+import turns
 from gymnasium.spaces import Box
 
 from rlearly.agents import AGENTS, agent_module
-from rlearly.config import ConfigError, PlasticityConfig, from_words, setting
+from rlearly.config import ConfigError, PlasticityConfig, setting
 from rlearly.plasticity import Gauge
 from rlearly.seeding import Seeds
 from rlearly.types import Batch, EnvSpec, Rollout
@@ -118,7 +119,7 @@ def measure(name: str, rounds: int) -> dict[str, float | str]:
 
 def main() -> int:
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = turns.asked(BenchmarkConfig(), __doc__)
         unknown = set(config.agents) - set(AGENTS)
         if unknown:
             raise ConfigError(

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import OURS, Row, compare, report, serve
+from turns import OURS, Row, asked, compare, report, serve
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 SIDES = {
     "sample images": [OURS, "a copy", "rlearly, zstd", "rlearly, disk", "episodes in files"],
@@ -303,7 +303,7 @@ def main() -> int:
     if serve(prepare):
         return 0
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = asked(BenchmarkConfig(), __doc__)
         for case in config.cases:
             if case not in SIDES:
                 raise ConfigError(f"cases: expected some of {', '.join(SIDES)}, received {case!r}.")

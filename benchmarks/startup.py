@@ -21,7 +21,7 @@ from pathlib import Path
 
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 IMPORTS, SB3 = "import torch, gymnasium", "Stable-Baselines3"
 HELP, FIRST_STEP = "--help", "first step and update, td3:HalfCheetah-v5"
@@ -103,7 +103,7 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
 
 def main() -> int:
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = turns.asked(BenchmarkConfig(), __doc__)
     except ConfigError as error:
         print(f"benchmarks/startup.py: {error}", file=sys.stderr)
         return 2

@@ -36,6 +36,23 @@ class Row:
     note: str = ""
 
 
+def asked(defaults: Any, about: str | None) -> Any:
+    """The config that the command's words describe; `--help` prints what there is, and exits.
+
+    Raises:
+        ConfigError: a word names no key, or its value has a wrong type or size.
+    """
+    from rlearly.config import from_words
+
+    words = sys.argv[1:]
+    if "--help" in words or "-h" in words:
+        from rlearly.help import key_lines
+
+        print(f"{about}\nKeys (type, default)", *key_lines(type(defaults), ""), sep="\n")
+        raise SystemExit(0)
+    return from_words(defaults, words)
+
+
 def serve(prepare: Callable[[str, str, int], Callable[[], Any]]) -> bool:
     """If this process was started as a side: do its work as asked for, until nobody asks."""
     if sys.argv[1:2] != ["--serve"]:

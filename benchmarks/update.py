@@ -17,7 +17,7 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 VISUAL = ("drm", "drqv2")
 STATE = ("td3", "sac")
@@ -149,7 +149,7 @@ def main() -> int:
     if turns.serve(prepare):
         return 0
     try:
-        config = from_words(BenchmarkConfig(), sys.argv[1:])
+        config = turns.asked(BenchmarkConfig(), __doc__)
         for given, known in ((config.agents, VISUAL + STATE), (config.precisions, PRECISIONS)):
             for name in given:
                 if name not in known:

@@ -53,6 +53,15 @@ def test_a_typo_is_answered_in_one_sentence(name):
     assert complaint.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", [*SCRIPTS, "env", "plasticity", "replay", "update"])
+def test_help_says_what_a_script_is_for_and_what_it_takes(name):
+    printed, complaint = benchmark(name, "--help")
+    assert (
+        complaint == "" and f"benchmarks/{name}.py" in printed.partition("Keys (type, default)")[0]
+    )
+    assert len(printed.partition("Keys (type, default)")[2].splitlines()) > 2
+
+
 @pytest.mark.parametrize(
     ("name", "word", "names"),
     [

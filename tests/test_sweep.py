@@ -233,7 +233,10 @@ def test_known_metrics_are_those_that_the_code_writes():
         (["agent=td3", "env=Hopper-v5", "seeds=1", "seed=3"], "seed: every run of a sweep has its"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "run_dir=x"], "write sweep_dir="),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "agent.lrr=1,2"], "did you mean agent.lr"),
-        (["study=nothing"], "There is no study nothing; shipped ones: drm, drm_adroit, drm_metaworld, plast"),
+        (
+            ["study=nothing"],
+            "There is no study nothing; shipped ones: drm, drm_adroit, drm_metaworld, plast",
+        ),
         (["study=s3rl_cpu", "env=Hopper-v5"], "a study has its own"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "launcher=pbs"], "one of local, slurm, ray"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "slurm.gpu=1"], "slurm.gpus"),
