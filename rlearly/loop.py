@@ -327,6 +327,7 @@ class Loop:
             raise RunFailed(f"learning diverged: {names}", diverged=True, means=row)
         row["train/updates"] = self.updates
         row["replay/transitions"] = len(self.memory)
+        row |= self.memory.metrics()
         frames = (self.steps - steps) * self.plan.frames_per_step
         if not self.plan.update_last and self.steps > self.in_rows["steps"]:
             new = {name: getattr(self, name) - done for name, done in self.in_rows.items()}

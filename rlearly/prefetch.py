@@ -107,6 +107,10 @@ class Prefetched:
         self._take_back()
         self.memory.forget()
 
+    def metrics(self) -> Mapping[str, float]:
+        """As `Replays.metrics`."""
+        return self.memory.metrics()
+
     def state_dict(self) -> dict[str, Any]:
         self._take_back()
         return self.memory.state_dict()

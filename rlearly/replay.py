@@ -394,6 +394,14 @@ class Replays:
         for ring in self.rings:
             ring.forget()
 
+    def metrics(self) -> Mapping[str, float]:
+        """n and gamma as they are now, if they are annealed."""
+        first = self.rings[0]
+        if first.annealing is None:
+            return {}
+        nstep, discount = first.annealing.at(first.steps * first.copies)
+        return {"replay/nstep": nstep, "replay/discount": discount}
+
     def state_dict(self) -> dict[str, Any]:
         return {"rings": [ring.state_dict() for ring in self.rings]}
 

@@ -81,6 +81,9 @@ class Rollouts:
     def forget(self) -> None:
         """A rollout is learnt from once anyway, and must be whole."""
 
+    def metrics(self) -> Mapping[str, float]:
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"taken": list(self.taken), "arrays": dict(self.arrays)}
 

@@ -137,6 +137,10 @@ class Memory(Stateful, Protocol):
         """Nothing that was added before is learnt from again; running episodes go on."""
         ...
 
+    def metrics(self) -> Mapping[str, float]:
+        """What is worth logging of what samples are like now."""
+        ...
+
 
 class Cadence(Stateful, Protocol):
     """Decides how many updates a step of the env pays for."""

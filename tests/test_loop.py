@@ -461,6 +461,20 @@ def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
     assert told == [80, 120, 160]
 
 
+def test_annealed_nstep_and_discount_are_logged_as_they_are(tmp_path):
+    schedules = ["agent.nstep_schedule=linear(5,1,100)", "agent.discount_schedule=step(0.5,0.9,60)"]
+    words = ["agent=drm", "train_frames=120", "log_every_frames=40", *schedules]
+    make_loop(tmp_path, *words).run()
+    found = [(r["steps"], r["replay/nstep"], r["replay/discount"]) for r in updates(tmp_path)]
+    assert found == [(40, 3, 0.5), (80, 1, 0.9), (120, 1, 0.9)]
+    make_loop(tmp_path / "none", *words[:3]).run()
+    assert not any("replay/nstep" in row for row in updates(tmp_path / "none"))
+
+
+def updates(folder):
+    return [row for row in rows(folder) if "train/updates" in row]
+
+
 # --- pixels and a vector ---
 
 

@@ -40,7 +40,7 @@ METRICS = {
     "critic": ["q1", "q2", "target_q", "explained_variance", "value"],
     "policy": ["entropy", "alpha", "lr", "std", "kl", "clip_fraction"],
     "exploration": ["std", "awaken_step"],
-    "replay": ["transitions", "batch_reward"],
+    "replay": ["transitions", "batch_reward", "nstep", "discount"],
     "speed": ["frames_per_second", "updates_per_second", "elapsed_seconds", "checkpoint_seconds"],
     "event": [
         "replay_ratio",
