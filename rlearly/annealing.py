@@ -48,14 +48,17 @@ def annealing_of(agent: Any) -> Annealing | None:
     for key, (least, most) in {"nstep": (1, MOST_NSTEP), "discount": (0, 1)}.items():
         try:
             made[key] = schedule_of(words[key] or getattr(agent, key))
-            fits = all(least <= value <= most for value in values_of(made[key]))
         except ValueError:
-            fits = False
-        if not fits:
             raise ConfigError(
                 f"agent.{key}_schedule: expected linear(START,END,STEPS), step(FIRST,THEN,AT_STEP) "
                 "or decay(END,AMOUNT,STEPS), which is END + AMOUNT exp(-step / STEPS) and takes "
-                f"more pairs of AMOUNT and STEPS, always from {least} to {most}, received "
+                f"more pairs of AMOUNT and STEPS, of whole steps of at least 1, received "
                 f"{words[key]!r}."
+            ) from None
+        values = values_of(made[key])
+        if not all(least <= value <= most for value in values):
+            raise ConfigError(
+                f"agent.{key}_schedule: expected one that stays from {least} to {most}, and "
+                f"{words[key]} goes from {values[0]:.4g} to {values[-1]:.4g}."
             )
     return Annealing(made["nstep"], made["discount"])

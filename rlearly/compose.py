@@ -408,6 +408,12 @@ def start_at_snapshots(
         f"snapshots: {len(snapshots)} of {snapshots.env_id} from {path}, {rules}, for the first "
         f"{phase.until_steps:,} agent steps, {cut}"
     )
+    theirs = snapshots.provenance.get("env_rules", config.env.rules)
+    if theirs != config.env.rules:
+        say(
+            f"snapshots: their values are of the rewards of env.rules={theirs}, and this run's are "
+            f"of env.rules={config.env.rules}"
+        )
     if phase.until_steps * config.env.action_repeat >= config.train_frames:
         say(
             f"snapshots: the phase lasts as long as the run; "

@@ -296,7 +296,9 @@ class RunConfig:
     env: Any = setting(None, "where (a name)")
     agent_name: str = setting("drm", "what `agent=` named")
     preset: str = setting("paper", "size of the whole setting", choices=("paper", "cpu"))
-    obs: str = setting("auto", "shorthand for env.pixels", choices=("auto", "pixels", "state"))
+    obs: str = setting(
+        "auto", "auto, pixels or state: sets env.pixels", choices=("auto", "pixels", "state")
+    )
     seed: int = setting(0, "everything random in the run follows from it", at_least=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(
@@ -410,7 +412,7 @@ def choices(word: str) -> tuple[str, list[str]]:
 
 def _parsed(words: Sequence[str]) -> Iterator[tuple[Override, str]]:
     functions = create_functions()
-    for name in ("linear", "step"):
+    for name in ("linear", "step", "decay"):
         functions.register(name, _as_text(name))
     parser = OverridesParser(functions)
     for word in words:

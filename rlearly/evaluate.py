@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlearly.config import ConfigError, describe, from_words, setting
+
+
+TELL_SECONDS = 15.0
+"""Between two lines of a long evaluation."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             f"video: expected a path in a folder that exists, received {config.video}; "
             f"make the folder {Path(config.video).parent} first, or name another path."
         )
+    if config.video and Path(config.video).suffix != ".mp4":
+        raise ConfigError(
+            f"video: expected a path that ends in .mp4, received {config.video}; video_size=0 has "
+            "nothing filmed."
+        )
     run = Path(config.run)
     run_config = replace(compose.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)
@@ -90,6 +100,15 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
 
+    told = time.monotonic()
+
+    def tell(episode: int, length: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            said = f"playing episode {episode + 1} of {config.episodes}, step {length}"
+            print(said, file=sys.stderr, flush=True)
+
     def play(film: Any) -> loop.Evaluation:
         try:
             return loop.evaluate(
@@ -100,6 +119,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
                 seeds=Seeds(config.seed).sequence("evaluation"),
                 step=state["loop"]["steps"],
                 film=film,
+                on_step=tell,
             )
         except RunFailed as failed:
             raise ConfigError(f"{run}: {failed}.") from failed

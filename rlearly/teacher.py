@@ -145,6 +145,7 @@ def from_run(config: TeacherConfig) -> Teacher:
             "run": run.name,
             "frames": frames,
             "seed_of_run": run_config.seed,
+            "env_rules": run_config.env.rules,
         },
     )
 

@@ -53,6 +53,8 @@ BAD = {
     ("train", "--halp"): "There is no option --halp; there are --help and --cfg job",
     ("evaluate", "run=nowhere"): "nowhere does not exist",
     ("evaluate", "run=x video=no/x.mp4"): "video: expected a path in a folder that exists",
+    ("evaluate", "run=x video=x.txt"): "video: expected a path that ends in .mp4, received x.txt",
+    ("evaluate", "run=x video=false"): "video: expected a path that ends in .mp4, received False",
     ("train", "resume = x"): "no spaces around =, received 'resume = x'; write resume=x",
     ("evaluate", ".. episodes=1"): "Expected key=value, received '..'; did you mean run=..?",
     ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",

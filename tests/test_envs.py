@@ -567,3 +567,34 @@ def test_an_episode_has_succeeded_once_enough_frames_reached_the_goal(over_frame
         env.reset()
         told = [env.step(np.array([a]))[4]["success"] for a in (-1.0, 1.0, -1.0, 1.0)]
         assert told == expected
+
+
+class Undrawn(gymnasium.Env):
+    """Observes pixels and a vector, and takes no render_mode."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    action_space = Box(-1, 1, (1,), np.float32)
+    observation_space = Dict(pixels=Box(0, 255, (8, 8, 3), np.uint8), vector=Box(-1, 1, (2,)))
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_an_env_that_draws_nothing_but_its_observation_needs_no_render_mode():
+    gymnasium.register("Undrawn-v0", Undrawn)
+    try:
+        env = make("Undrawn-v0", pictures=True)
+        obs, _ = env.reset(seed=0)
+        assert obs["pixels"].shape == (9, 84, 84) and obs["vector"].dtype == np.float32
+        assert envs.picture_of(env)(32).shape == (32, 32, 3)
+    finally:
+        del gymnasium.registry["Undrawn-v0"]
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_a_camera_that_is_none_is_refused_before_anything_is_learnt(pictures):
+    with pytest.raises(ConfigError, match=r"env.camera: expected a number from -1 .* received 99"):
+        make("HalfCheetah-v5", pixels=False, pictures=pictures, camera=99)

@@ -376,3 +376,6 @@ def test_evaluate_command_plays_the_same_side_by_side(tmp_path, monkeypatch, cap
         assert command.main([*words, "video_size=24"]) == 0
         said[workers] = capsys.readouterr().out, plain(np.stack(filmed))
     assert said[1] == said[2] and "episode 2: return" in said[1][0]
+    monkeypatch.setattr(command, "TELL_SECONDS", -1.0)
+    assert command.main([*words, "video_size=0"]) == 0
+    assert "playing episode 3 of 3, step 10" in capsys.readouterr().err

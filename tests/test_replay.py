@@ -438,18 +438,20 @@ def test_an_annealed_replay_goes_on_where_it_was_saved():
     "word",
     [
         "agent.nstep_schedule=7",
-        "agent.nstep_schedule='decay(0,7,1000)'",
-        "agent.nstep_schedule='decay(3,7)'",
-        "agent.nstep_schedule='linear(3,5,0)'",
+        "agent.nstep_schedule=decay(0,7,1000)",
+        "agent.nstep_schedule=decay(3,7)",
+        "agent.nstep_schedule=linear(3,5,0)",
         "agent.nstep_schedule='exp(3,5,9)'",
-        "agent.discount_schedule='decay(0.997,0.02,1000)'",
+        "agent.discount_schedule=decay(0.997,0.02,1000)",
     ],
 )
 def test_a_schedule_that_is_none_or_leaves_its_range_gets_one_sentence(word):
     if word.endswith("=7"):
         assert annealing_of(compose.compose(["env=HalfCheetah-v5", word]).agent).most_steps == 7
         return
-    with pytest.raises(ConfigError, match=r"expected linear\(START,END,STEPS\), step"):
+    of_range = {"decay(0,7,1000)": "goes from 7 to 0", "decay(0.997,0.02,1000)": "from 1.017 to"}
+    expected = of_range.get(word.partition("=")[2], r"expected linear\(START,END,STEPS\), step")
+    with pytest.raises(ConfigError, match=expected):
         compose.compose(["agent=drm", "env=HalfCheetah-v5", word])
 
 

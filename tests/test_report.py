@@ -6,7 +6,7 @@ import pytest
 
 from rlearly import report
 from rlearly.experiments.run_report import Mark, RunReport
-from rlearly.experiments.run_rows import points, read_rows
+from rlearly.experiments.run_rows import alone, points, read_rows
 
 ROWS = [
     {"frames": 20, "steps": 10, "train/episode_return": 1.0},
@@ -57,7 +57,12 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
     assert "success     50% at the last evaluation, best 75% at 88 frames" in said
     assert "2 checks of the critic's FAU, which moved by 0.1000" in said
     assert "3 units recycled, 1 times" in said
-    assert "critic 0.500 -> 0.250" in said and "perturbation: at 80 frames" in said
+    assert (
+        "critic 0.500 -> 0.250" in said
+        and alone([1])
+        and not alone([1, 2])
+        and "perturbation: at 80 frames" in said
+    )
     assert report.main([f"run={run}", f"out={run / 'r.pdf'}"]) == 0
     assert (run / "r.pdf").read_bytes().startswith(b"%PDF")
 

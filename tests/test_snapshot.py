@@ -846,6 +846,17 @@ def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
     assert set(plain) == {10} and len(plain) >= 4
 
 
+def test_run_says_that_its_teacher_was_paid_by_other_rules(tmp_path):
+    path = tmp_path / "teacher.h5"
+    taught = play("tiny_envs:StateReach-v0", episodes=2)
+    replace(taught, provenance={"env_rules": "package"}).save(path)
+    said = reach_loop(tmp_path / "run", "td3", path).watcher.said
+    assert any("of the rewards of env.rules=package, and this run's are of" in t for t in said)
+    replace(taught, provenance={"env_rules": "paper"}).save(path)
+    said = reach_loop(tmp_path / "other", "td3", path).watcher.said
+    assert not any("env.rules" in text for text in said)
+
+
 def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_file):
     loop = reach_loop(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
     (said,) = [text for text in loop.watcher.said if text.startswith("snapshots: ")]

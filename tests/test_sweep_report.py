@@ -173,9 +173,9 @@ def test_success_rates_are_drawn_and_told_of_finished_runs(tmp_path):
     assert (tmp_path / "report" / "figures" / "success.png").exists()
     with (tmp_path / "report" / "tables" / "success.csv").open(newline="") as stream:
         drm, drq = csv.DictReader(stream)
-    assert (drm["arm"], drm["finished"], drm["each seed"]) == ("DrM", "4", "0.5 0.6 0.7 0.8")
+    assert (drm["arm"], drm["finished"], drm["each seed"]) == ("DrM", "4 of 4", "0.5 0.6 0.7 0.8")
     assert drm["final IQM [95 %]"].startswith("0.65 [") and drm["best evaluation"] == "0.85"
-    assert (drq["finished"], drq["each seed"]) == ("3", "0 0.1 0.2")
+    assert (drq["finished"], drq["each seed"]) == ("3 of 4", "0 0.1 0.2")
     kept = (tmp_path / "report" / "metrics.csv").read_text()
     assert "DrM,metaworld/soccer,0,eval/success_rate,2000,0.45" in kept
 

@@ -68,15 +68,20 @@ class Config:
     nstep: int = setting(3, "steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
     nstep_schedule: str | None = setting(
-        None, "n by agent step in nstep's place, as decay(3,7,1000000): 3 + 7 exp(-step / 1000000)"
+        None, "n by agent step in nstep's place: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)"
     )
-    discount_schedule: str | None = setting(None, "gamma by agent step in discount's place")
+    discount_schedule: str | None = setting(
+        None,
+        "gamma in discount's place: decay(...), linear(START,END,STEPS), step(FIRST,THEN,STEP)",
+    )
     feature_dim: int = setting(50, "width of the trunks", at_least=1)
     hidden_dim: int = setting(1024, "width of the hidden layers", at_least=1)
     q_dropout: float = setting(
         0.0, "dropout in the critic's hidden layers (DrM, MetaWorld: 0.01)", at_least=0, at_most=0.9
     )
-    q_layer_norm: bool = setting(False, "LayerNorm there, after it (DrM, MetaWorld: true)")
+    q_layer_norm: bool = setting(
+        False, "LayerNorm in the critic's hidden layers, after any dropout (DrM, MetaWorld: true)"
+    )
     encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
     target_tau: float = setting(0.01, "critic target's step towards the critic", above=0, at_most=1)
     shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)

@@ -100,6 +100,8 @@ class Photographed(gymnasium.Wrapper):
         self.usual = usual
         self._obs: Any = None
         self._renderers = ModelPictures(fast=fast)
+        if _is_mujoco(env):
+            self._number()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -134,12 +136,7 @@ class Photographed(gymnasium.Wrapper):
         mujoco: Any = importlib.import_module("mujoco")
         if self.camera is None and self.usual is not None:
             return self.usual(base.model)
-        number = self.camera if self.camera is not None else (0 if base.model.ncam else -1)
-        if not -1 <= number < base.model.ncam:
-            raise ConfigError(
-                f"env.camera: expected a number from -1 (free camera) to {base.model.ncam - 1}, "
-                f"received {number}."
-            )
+        number = self._number()
         if number >= 0:
             return number
         view = mujoco.MjvCamera()
@@ -152,6 +149,17 @@ class Photographed(gymnasium.Wrapper):
         if view.trackbodyid >= 0:
             view.type = mujoco.mjtCamera.mjCAMERA_TRACKING
         return view
+
+    def _number(self) -> int:
+        """The camera's; -1: the free one."""
+        base: Any = self.env.unwrapped
+        number = self.camera if self.camera is not None else (0 if base.model.ncam else -1)
+        if not -1 <= number < base.model.ncam:
+            raise ConfigError(
+                f"env.camera: expected a number from -1 (free camera) to {base.model.ncam - 1}, "
+                f"received {number}."
+            )
+        return number
 
     def close(self) -> None:
         self._renderers.close()
@@ -204,6 +212,21 @@ def without_known_noise() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
+def _draws_itself(name: str) -> bool:
+    """False if the env's class says that it has no rgb_array to give; True if that is not known."""
+    try:
+        module, _, env_id = name.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        registration: Any = importlib.import_module("gymnasium.envs.registration")
+        creator: Any = gymnasium.spec(env_id).entry_point
+        if isinstance(creator, str):
+            creator = registration.load_env_creator(creator)
+        return "rgb_array" in creator.metadata["render_modes"]
+    except Exception:  # whatever a module of anybody's raises, `registered` says it
+        return True
+
+
 def registered(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
     """The env as gymnasium makes it.
 
@@ -241,7 +264,8 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     choose_backend()
     spec = gymnasium.spec(config.name) if ":" not in config.name else None
     mujoco = spec is not None and "mujoco" in str(spec.entry_point)
-    render_mode = "rgb_array" if (pixels or pictures) and not mujoco else None
+    asks = (pixels or pictures) and not mujoco and _draws_itself(config.name)
+    render_mode = "rgb_array" if asks else None
     base = registered(config, render_mode)
     fast = config.render == "fast"
     photographed = Photographed(base, config.camera, fast=fast)

@@ -42,6 +42,11 @@ CAMERA = "corner4"
 INSTALL = "pip install 'rlearly[metaworld]' && pip install --no-deps metaworld==3.1.1"
 """It pins a MuJoCo that is too old for us, and works with newer ones: hence --no-deps."""
 
+REMEDY = (
+    "`make metaworld` builds an environment of its own for it, and .venv-metaworld/bin/python runs "
+    f"this there (by hand, in a new environment: {INSTALL})"
+)
+
 TASKS = (
     "assembly",
     "basketball",
@@ -178,7 +183,7 @@ def _base(name: str) -> Any:
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise ConfigError(
-            f"env={name}: the package {package} is not installed: {INSTALL}."
+            f"env={name}: the package {package} is not installed here: {REMEDY}."
         ) from None
     except Exception as error:  # a MuJoCo that it does not know fails it in ways of its own
         have = " and ".join(
@@ -186,8 +191,7 @@ def _base(name: str) -> Any:
         )
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"env={name}: {have} do not work together ({reason}); install versions that do: "
-            f"{INSTALL}."
+            f"env={name}: {have} do not work together ({reason}): {REMEDY}."
         ) from error
     base._freeze_rand_vec = False
     base.seeded_rand_vec = True

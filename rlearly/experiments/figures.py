@@ -15,7 +15,7 @@ import numpy as np
 from rlearly.experiments import statistics
 from rlearly.experiments.aggregate import Curve, Points
 from rlearly.experiments.findings import Findings
-from rlearly.experiments.run_rows import SUCCESS
+from rlearly.experiments.run_rows import SUCCESS, alone
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A3C"]
 """Okabe and Ito's, without the yellow and the black that one of two backgrounds swallows."""
@@ -118,7 +118,7 @@ def _draw_curves(
         for curve, points in there:
             if curve.seed is not None:
                 thin = {"color": looks[arm].colour, "alpha": 0.45}
-                panel.plot(*points, linewidth=0.5, **thin)
+                panel.plot(*points, linewidth=0.5, marker=alone(points[0]), markersize=4, **thin)
                 if not curve.finished:
                     panel.plot(*(p[-1] for p in points), "o", markersize=4, mfc="none", **thin)
         whole = [points for c, points in there if c.finished] or [points for _, points in there]

@@ -290,7 +290,8 @@ class Findings:
             best = max(float(c.metrics[SUCCESS][1].max()) for c in members)
             final = self._iqm(finals) if len(finals) else ""
             each = " ".join(f"{rate:.2g}" for rate in finals)
-            rows.append([env, arm, str(len(finals)), final, each, f"{best:.2g}"])
+            count = f"{len(finals)} of {len(members)}"
+            rows.append([env, arm, count, final, each, f"{best:.2g}"])
         note = (
             "The share of evaluation episodes that reached the task's goal. Final is the mean of a "
             "run's last three evaluations, of finished runs only; the best is that of any "

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.config import ConfigError
-from rlearly.experiments.run_rows import SUCCESS, Row, points, read_rows
+from rlearly.experiments.run_rows import SUCCESS, Row, alone, points, read_rows
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -125,7 +125,7 @@ class RunReport:
 
     def _first_and_last(self, title: str, metric: str) -> list[str]:
         parts = [
-            f"{name} {values[0]:.3f} -> {values[-1]:.3f}"
+            f"{name} {values[0]:.3f}" + (f" -> {values[-1]:.3f}" if len(values) > 1 else "")
             for name, (_, values) in self.by_network(metric).items()
         ]
         return [f"  {title:11} {', '.join(parts)}"] if parts else []
@@ -216,21 +216,24 @@ def _draw_dormancy(panel: Any, report: RunReport) -> None:
     shares = report.by_network("dormant_ratio")
     each_update = points(report.rows, "plasticity/dormant_ratio")
     if each_update != shares.get("actor"):
-        panel.plot(*each_update, color="0.1", linewidth=1, label="of the actor, as in DrM")
+        look = {"color": "0.1", "linewidth": 1, "marker": alone(each_update[0])}
+        panel.plot(*each_update, label="of the actor, as in DrM", **look)
     _lines(panel, shares)
     panel.set_ylabel("dormant ratio")
     panel.set_ylim(bottom=0)
 
 
 def _draw_ratio(panel: Any, report: RunReport) -> None:
-    panel.plot(*points(report.rows, "train/replay_ratio"), color="0.1", drawstyle="steps-pre")
+    frames, ratios = points(report.rows, "train/replay_ratio")
+    panel.plot(frames, ratios, color="0.1", drawstyle="steps-pre", marker=alone(frames))
     panel.set_ylabel("updates a step")
     panel.set_ylim(bottom=0)
 
 
 def _lines(panel: Any, curves: dict[str, tuple[list[int], list[float]]]) -> None:
     for name, pair in curves.items():
-        panel.plot(*pair, color=f"C{ORDER.index(name)}", linewidth=1.2, label=name)
+        colour = f"C{ORDER.index(name)}"
+        panel.plot(*pair, color=colour, linewidth=1.2, label=name, marker=alone(pair[0]))
 
 
 def _mark(panels: Sequence[Any], marks: Sequence[Mark]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def read_rows(run: Path) -> list[Row]:
         except ValueError:  # the last line of a run that is being written
             continue
     return rows
+
+
+def alone(points: Sized) -> str | None:
+    """The marker of a line that is a single point, which would not be seen without one."""
+    return "o" if len(points) == 1 else None
 
 
 def points(rows: list[Row], name: str) -> tuple[list[int], list[float]]:
