@@ -12,7 +12,6 @@ from typing import Any
 
 from rlearly.config import ConfigError, describe, from_words, setting
 
-
 TELL_SECONDS = 15.0
 """Between two lines of a long evaluation."""
 
