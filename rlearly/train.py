@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -194,10 +195,16 @@ def run(
         display.say(f"done: {loop.at.frames:,} frames, {loop.updates:,} updates -> {folder}")
         return DONE
     display.say(
-        f"saved at {loop.at.frames:,} frames; continue with: "
-        f"python -m rlearly.train {shlex.quote(f'resume={folder}')}"
+        f"saved at {loop.at.frames:,} frames; continue with: {command_of(f'resume={folder}')}"
     )
     return SAVED
+
+
+def command_of(*words: str) -> str:
+    """The training command with these words, for the environment that this one runs in."""
+    found, own = shutil.which("python"), Path(sys.executable)
+    python = "python" if found and Path(found).absolute().parent == own.parent else str(own)
+    return shlex.join([python, "-m", "rlearly.train", *words])
 
 
 def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
@@ -225,7 +232,7 @@ def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
     )
     print(
         f"rlearly: stopped at {loop.at.frames:,} frames: {failed}. {details}; {remedy} from "
-        f"{start} with: python -m rlearly.train {shlex.quote(f'resume={folder}')}",
+        f"{start} with: {command_of(f'resume={folder}')}",
         file=sys.stderr,
     )
     return FAILED

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from rlearly import checkpoint
+from rlearly import checkpoint, train
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -101,6 +101,15 @@ def test_help_and_cfg_show_everything(tmp_path):
     assert "alpha_max: 0.6" in config and "train_frames: 30100000" in config
 
 
+def test_a_command_to_continue_is_of_the_environment_that_runs(monkeypatch):
+    here = Path(sys.executable).parent
+    for path, python in ((here, "python"), (Path("/elsewhere"), sys.executable)):
+        monkeypatch.setattr(train.shutil, "which", lambda name, path=path: str(path / name))
+        assert train.command_of("resume=a b") == f"{python} -m rlearly.train 'resume=a b'"
+    monkeypatch.setattr(train.shutil, "which", lambda name: None)
+    assert train.command_of("resume=x").startswith(sys.executable)
+
+
 def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     words = [*TINY, "agent=drm", "threads=1", "train_frames=1500", "eval_every_frames=750"]
     words += ["eval_episodes=2", "video_size=32", "log_every_frames=100"]
@@ -119,7 +128,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    assert "continue with: python -m rlearly.train resume=stopped" in output
+    assert f"continue with: {train.command_of('resume=stopped')}" in output
     assert not (tmp_path / "stopped" / "done.json").exists()
     resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
