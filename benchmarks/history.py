@@ -19,7 +19,7 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, from_words, setting
+from rlearly.config import ConfigError, setting
 
 FOLDER = Path(__file__).parent / "results" / "history"
 COLUMNS = 4
@@ -123,11 +123,7 @@ def _draw_line(axis: Any, commits: Sequence[str], points: Sequence[Point], colou
 
 def main(words: Sequence[str] | None = None) -> int:
     try:
-        config = (
-            turns.asked(HistoryConfig(), __doc__)
-            if words is None
-            else from_words(HistoryConfig(), words)
-        )
+        config = turns.asked(HistoryConfig(), __doc__, words)
         folder = Path(config.folder)
         commits, panels = read(folder)
     except ConfigError as error:

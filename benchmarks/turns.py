@@ -36,15 +36,17 @@ class Row:
     note: str = ""
 
 
-def asked(defaults: Any, about: str | None) -> Any:
-    """The config that the command's words describe; `--help` prints what there is, and exits.
+def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) -> Any:
+    """The config that words describe, by default the command's; `--help` prints what there is.
+
+    It then exits.
 
     Raises:
         ConfigError: a word names no key, or its value has a wrong type or size.
     """
     from rlearly.config import from_words
 
-    words = sys.argv[1:]
+    words = sys.argv[1:] if words is None else words
     if "--help" in words or "-h" in words:
         from rlearly.help import key_lines
 

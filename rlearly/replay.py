@@ -243,10 +243,15 @@ class Replay:
         """n now, and gamma^0 .. gamma^n."""
         if self.annealing is None:
             return self.nstep, self._powers
-        nstep, discount = self.annealing.at(self.steps * self.copies)
+        nstep, discount = self.annealing.at(self.agent_steps)
         if discount != self._discount:
             self._discount, self._powers = discount, self._powers_of(discount)
         return min(nstep, self.nstep), self._powers
+
+    @property
+    def agent_steps(self) -> int:
+        """Taken so far, by all copies."""
+        return self.steps * self.copies
 
     def _powers_of(self, discount: float) -> np.ndarray:
         return np.float32(discount) ** np.arange(self.nstep + 1, dtype=np.float32)
@@ -399,7 +404,7 @@ class Replays:
         first = self.rings[0]
         if first.annealing is None:
             return {}
-        nstep, discount = first.annealing.at(first.steps * first.copies)
+        nstep, discount = first.annealing.at(first.agent_steps)
         return {"replay/nstep": nstep, "replay/discount": discount}
 
     def state_dict(self) -> dict[str, Any]:

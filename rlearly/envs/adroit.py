@@ -39,13 +39,7 @@ import numpy as np
 from rlearly.config import ConfigError, EnvConfig
 from rlearly.envs import gym
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, PixelsAndVector, UnitActions
-from rlearly.envs.rendering import (
-    NOT_DRAWN,
-    WITHOUT_PIXELS,
-    WITHOUT_VIDEOS,
-    choose_backend,
-    require_backend,
-)
+from rlearly.envs.rendering import choose_backend, require_drawing
 from rlearly.envs.success import Successes
 
 HAND_JOINTS = 24
@@ -201,10 +195,7 @@ def make(config: EnvConfig, *, pixels: bool, pictures: bool = False) -> gymnasiu
         ConfigError: gymnasium-robotics is not installed or does not take these arguments, nothing
             here can draw, or fast drawing is asked for where no image is observed.
     """
-    if config.render == "fast" and not pixels:
-        raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
-    if pixels or pictures:
-        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
+    require_drawing(config, pixels=pixels, pictures=pictures)
     task = TASKS[config.name]
     base = _base(config, task)
     photographed = gym.Photographed(

@@ -12,13 +12,7 @@ from gymnasium.spaces import Box
 from rlearly.config import ConfigError, EnvConfig
 from rlearly.envs.drawing import PhysicsPictures
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions
-from rlearly.envs.rendering import (
-    NOT_DRAWN,
-    WITHOUT_PIXELS,
-    WITHOUT_VIDEOS,
-    choose_backend,
-    require_backend,
-)
+from rlearly.envs.rendering import choose_backend, require_drawing
 from rlearly.envs.success import Successes
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
@@ -202,10 +196,7 @@ def make(
         ConfigError: there is no such variant or camera, nothing here can draw, or fast drawing is
             asked for where no image is observed.
     """
-    if config.render == "fast" and not pixels:
-        raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
-    if pixels or pictures:
-        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
+    require_drawing(config, pixels=pixels, pictures=pictures)
     base = ControlEnv(config, pixels=pixels, model_seed=model_seed)
     frames = Successes(base) if config.name in manipulation_tasks() else base
     env = ActionRepeat(UnitActions(frames), config.action_repeat)

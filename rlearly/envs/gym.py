@@ -30,6 +30,7 @@ from rlearly.envs.rendering import (
     choose_backend,
     require_backend,
 )
+from rlearly.observations import PIXELS, VECTOR
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Photographed(gymnasium.Wrapper):
     def picture(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]."""
         if self.by_observation:
-            return resized(self._obs["pixels"] if self.beside else self._obs, size)
+            return resized(self._obs[PIXELS] if self.beside else self._obs, size)
         if _is_mujoco(self.env):
             return self._draw(size)
         image: Any = self.env.render()
@@ -126,7 +127,7 @@ class Photographed(gymnasium.Wrapper):
 
     def vector(self) -> np.ndarray:
         """[D], what the env observes beside its picture."""
-        return np.ravel(self._obs["vector"])
+        return np.ravel(self._obs[VECTOR])
 
     def _draw(self, size: int) -> np.ndarray:
         base: Any = self.env.unwrapped
@@ -183,9 +184,9 @@ def _is_mujoco(env: gymnasium.Env) -> bool:
 
 def vector_beside(space: Any) -> int:
     """Numbers beside the image of {"pixels": uint8 [H, W, 3], "vector": ...}; 0: another space."""
-    if not isinstance(space, Dict) or set(space.spaces) != {"pixels", "vector"}:
+    if not isinstance(space, Dict) or set(space.spaces) != {PIXELS, VECTOR}:
         return 0
-    return flatdim(space["vector"]) if is_picture(space["pixels"]) else 0
+    return flatdim(space[VECTOR]) if is_picture(space[PIXELS]) else 0
 
 
 @contextlib.contextmanager

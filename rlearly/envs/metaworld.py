@@ -26,13 +26,7 @@ import numpy as np
 from rlearly.config import ConfigError, EnvConfig, did_you_mean
 from rlearly.envs.gym import Photographed, without_known_noise
 from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions
-from rlearly.envs.rendering import (
-    NOT_DRAWN,
-    WITHOUT_PIXELS,
-    WITHOUT_VIDEOS,
-    choose_backend,
-    require_backend,
-)
+from rlearly.envs.rendering import choose_backend, require_drawing
 from rlearly.envs.state import installed
 from rlearly.envs.success import Successes
 
@@ -155,11 +149,8 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool = False) -> g
             here can draw; or fast drawing is asked for where no image is observed.
     """
     pixels = pixels is not False
-    if config.render == "fast" and not pixels:
-        raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
+    require_drawing(config, pixels=pixels, pictures=pictures)
     choose_backend()
-    if pixels or pictures:
-        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     base = _base(config.name)
     camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
     world = Seeded(Photographed(base, camera, fast=config.render == "fast"))

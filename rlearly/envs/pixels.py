@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 
 from rlearly.config import ConfigError
+from rlearly.observations import PIXELS, VECTOR
 from rlearly.play import cut
 
 Camera = Callable[[], np.ndarray]
@@ -128,7 +129,7 @@ class PixelsAndVector(gymnasium.Wrapper):
         super().__init__(env)
         self.vector = vector
         box = Box(-np.inf, np.inf, (size,), np.float32)
-        self.observation_space = Dict([("pixels", env.observation_space), ("vector", box)])
+        self.observation_space = Dict([(PIXELS, env.observation_space), (VECTOR, box)])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -141,7 +142,7 @@ class PixelsAndVector(gymnasium.Wrapper):
         return self._with_vector(pixels), reward, terminated, truncated, info
 
     def _with_vector(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return {"pixels": pixels, "vector": np.array(self.vector(), np.float32)}
+        return {PIXELS: pixels, VECTOR: np.array(self.vector(), np.float32)}
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

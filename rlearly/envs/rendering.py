@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from rlearly.config import ConfigError
+from rlearly.config import ConfigError, EnvConfig
 
 BACKENDS = ("egl", "osmesa")
 SCREEN = ("glfw", "glx", "on", "enable", "enabled", "true", "1")
@@ -55,6 +55,18 @@ def choose_backend() -> str | None:
     if chosen in BACKENDS:
         os.environ["PYOPENGL_PLATFORM"] = chosen
     return None if chosen is None or chosen in NONE else chosen
+
+
+def require_drawing(config: EnvConfig, *, pixels: bool, pictures: bool) -> None:
+    """Have a backend if a task is observed by images, or is to be filmed (`pictures`).
+
+    Raises:
+        ConfigError: none works here, or fast drawing is asked for where no image is observed.
+    """
+    if config.render == "fast" and not pixels:
+        raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
+    if pixels or pictures:
+        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
 
 
 def require_backend(otherwise: str) -> str:

@@ -43,7 +43,7 @@ class Curve:
     @property
     def final(self) -> float:
         """Mean of the last three evaluations: one evaluation of ten episodes is a noisy end."""
-        return float(self.returns[-3:].mean())
+        return at_last(self.returns)
 
     @property
     def area(self) -> float:
@@ -52,6 +52,11 @@ class Curve:
         if width == 0:
             return float(self.returns[-1])
         return float(np.trapezoid(self.returns, self.frames) / width)
+
+
+def at_last(values: np.ndarray) -> float:
+    """The mean of a run's last three evaluations, or of what it measured at them."""
+    return float(values[-3:].mean())
 
 
 def read_run(folder: Path, run: Run, names: Sequence[str] = ()) -> Curve | None:
@@ -155,7 +160,7 @@ def summary(curves: Sequence[Curve], seed: int = 0) -> list[dict[str, Any]]:
         of_each = {"final": [c.final for c in members], "area": [c.area for c in members]}
         for name in dict.fromkeys(name for c in members for name in c.metrics):
             own = [c.metrics[name][1] for c in members if name in c.metrics]
-            of_each[name] = [float(values[-3:].mean()) for values in own]
+            of_each[name] = [at_last(values) for values in own]
         for name, values in of_each.items():
             scores = [np.array(values)]
             row |= {f"{name}_iqm": float(pooled_iqm(scores))}

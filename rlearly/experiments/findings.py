@@ -12,7 +12,7 @@ import numpy as np
 
 from rlearly.display import duration
 from rlearly.experiments import statistics
-from rlearly.experiments.aggregate import Curve, groups
+from rlearly.experiments.aggregate import Curve, at_last, groups
 from rlearly.experiments.run_rows import SUCCESS
 from rlearly.experiments.status import Status
 from rlearly.experiments.study import Run
@@ -286,7 +286,7 @@ class Findings:
         rows = []
         for (env, arm), members in self.successes.items():
             done = [c.metrics[SUCCESS][1] for c in members if c.finished]
-            finals = np.array([rates[-3:].mean() for rates in done])
+            finals = np.array([at_last(rates) for rates in done])
             best = max(float(c.metrics[SUCCESS][1].max()) for c in members)
             final = self._iqm(finals) if len(finals) else ""
             each = " ".join(f"{rate:.2g}" for rate in finals)

@@ -80,22 +80,9 @@ class RunReport:
     def summary(self) -> list[str]:
         """A line for each thing worth reading."""
         lines = [self.title, f"  frames      {self.rows[-1]['frames']:,}"]
-        frames, returns = points(self.rows, "eval/episode_return")
-        if returns:
-            best = max(range(len(returns)), key=returns.__getitem__)
-            lines.append(
-                f"  return      {returns[-1]:.1f} at the last evaluation, best "
-                f"{returns[best]:.1f} at {frames[best]:,} frames"
-            )
-        else:
-            lines.append("  return      no evaluation yet")
-        frames, rates = points(self.rows, SUCCESS)
-        if rates:
-            best = max(range(len(rates)), key=rates.__getitem__)
-            lines.append(
-                f"  success     {rates[-1]:.0%} at the last evaluation, best {rates[best]:.0%} at "
-                f"{frames[best]:,} frames"
-            )
+        returns = self._last_and_best("return", "eval/episode_return", ".1f")
+        lines += returns or ["  return      no evaluation yet"]
+        lines += self._last_and_best("success", SUCCESS, ".0%")
         lines += self._first_and_last("FAU", "fau")
         lines += self._first_and_last("dormant", "dormant_ratio")
         marks = self.marks()
@@ -122,6 +109,17 @@ class RunReport:
         if not counts:
             return []
         return [f"  {sum(counts):,.0f} units recycled, {len(counts)} times of asking"]
+
+    def _last_and_best(self, title: str, metric: str, shown: str) -> list[str]:
+        """A line of what evaluations found; none if there was none."""
+        frames, values = points(self.rows, metric)
+        if not values:
+            return []
+        best = max(range(len(values)), key=values.__getitem__)
+        last, most = (f"{values[at]:{shown}}" for at in (-1, best))
+        return [
+            f"  {title:11} {last} at the last evaluation, best {most} at {frames[best]:,} frames"
+        ]
 
     def _first_and_last(self, title: str, metric: str) -> list[str]:
         parts = [
