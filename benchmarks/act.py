@@ -17,7 +17,8 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 SB3 = "Stable-Baselines3"
 STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
@@ -43,7 +44,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
     import numpy as np
     import torch
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     agent, *words = case.split()
     random = np.random.default_rng(0)
@@ -73,15 +74,17 @@ def ours(agent: str, words: list[str]) -> Any:
     import numpy as np
     from gymnasium.spaces import Box
 
-    from rlearly import compose, machine
-    from rlearly.types import EnvSpec
+    from rlearly.config import resolve
+    from rlearly.core.types import EnvSpec
+    from rlearly.system import machine
+    from rlearly.training import builder
 
     if agent in VISUAL:
         spec = EnvSpec(Box(0, 255, (9, 84, 84), np.uint8), Box(-1, 1, (38,), np.float32), 2)
     else:
         spec = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)
-    config = compose.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
-    return compose.make_agent(config, spec, machine.choose_device("cpu"))
+    config = resolve.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
+    return builder.make_agent(config, spec, machine.choose_device("cpu"))
 
 
 def plainly(agent: str, obs: Any) -> Callable[[], Any]:
@@ -152,7 +155,7 @@ def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
 def main() -> int:
     if turns.serve(prepare):
         return 0
-    from rlearly import compose
+    from rlearly.config import resolve
 
     try:
         config = turns.asked(BenchmarkConfig(), __doc__)
@@ -161,7 +164,7 @@ def main() -> int:
                 known = ", ".join(STATE + VISUAL)
                 raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
             words = turns.given(precision=config.precision, compile=config.compile)
-            compose.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
+            resolve.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
     except ConfigError as error:
         print(f"benchmarks/act.py: {error}", file=sys.stderr)
         return 2

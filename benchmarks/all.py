@@ -16,7 +16,9 @@ from pathlib import Path
 import history
 import turns
 
-from rlearly.config import ConfigError, as_shell, setting
+from rlearly.config.fields import setting
+from rlearly.config.overrides import as_shell
+from rlearly.core.errors import ConfigError
 
 HERE = Path(__file__).parent
 RUNS = {

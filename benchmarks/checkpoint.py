@@ -23,10 +23,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import turns
 
-from rlearly import checkpoint, compose, envs, machine
-from rlearly.config import ConfigError, setting
-from rlearly.replay import Replay
-from rlearly.tape import Tape
+from rlearly import envs
+from rlearly.config import resolve
+from rlearly.config.fields import setting
+from rlearly.core.append_log import Tape
+from rlearly.core.errors import ConfigError
+from rlearly.replay.buffer import Replay
+from rlearly.system import machine
+from rlearly.training import builder, checkpoint, forecast
 
 
 @dataclass(frozen=True)
@@ -66,21 +70,21 @@ def written_bytes(folder: Path, since: set[str]) -> int:
 def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[turns.Row]]:
     """A line of the table, and what a checkpoint takes beside one that writes all anew."""
     agent_name, env_name = name.split(":")
-    config = compose.compose(
+    config = resolve.compose(
         [f"agent={agent_name}", f"env={env_name}", f"replay.capacity={asked.capacity}"]
     )
     device = machine.choose_device("auto")
-    env = compose.make_env(config)
+    env = builder.make_env(config)
     spec = envs.spec_of(env, config.env)
     env.close()
     interval_frames = config.checkpoint_every_frames
     rows = interval_frames // spec.frames_per_step
-    seconds_a_step = compose.forecast_seconds(config, device) / (
+    seconds_a_step = forecast.forecast_seconds(config, device) / (
         config.train_frames / spec.frames_per_step
     )
-    agent = compose.make_agent(config, spec, device)
+    agent = builder.make_agent(config, spec, device)
     generator = np.random.default_rng(0)
-    layout = compose.layout_of(config, spec)
+    layout = builder.layout_of(config, spec)
 
     def empty() -> Replay:
         return Replay(layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator)

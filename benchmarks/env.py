@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from turns import OURS, Row, asked, compare, report, serve
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 FAST = "rlearly, env.render=fast"
 BUFFER = "rlearly, the model's buffer"
@@ -87,14 +88,14 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
 
 def _our_env(name: str, side: str, *, pixels: bool) -> Any:
     from rlearly import envs
-    from rlearly.envs import drawing
+    from rlearly.envs import mujoco_rendering
 
     config = replace(envs.config_for(name), render="fast" if side == FAST else "exact")
     if pixels:
         config = replace(config, action_repeat=2)
     if side == BUFFER:
-        drawing.PhysicsPictures._fit = lambda pictures, physics, size: None  # pyright: ignore
-        drawing.ModelPictures._renderer = _renderer_in_the_models_buffer  # pyright: ignore
+        mujoco_rendering.PhysicsPictures._fit = lambda pictures, physics, size: None  # pyright: ignore
+        mujoco_rendering.ModelPictures._renderer = _renderer_in_the_models_buffer  # pyright: ignore
     return envs.make(config, pixels=pixels, model_seed=0)
 
 
@@ -105,7 +106,7 @@ def _renderer_in_the_models_buffer(pictures: Any, model: Any, size: int) -> Any:
 
 
 def _stepper(env: Any) -> Callable[[], None]:
-    from rlearly.play import reset_of, step_of
+    from rlearly.training.evaluation import reset_of, step_of
 
     actions = _actions(env.action_space.shape[0])
     seeds = itertools.count()
@@ -196,8 +197,8 @@ class Still:
 def _evaluation(name: str, workers: int) -> Callable[[], Any]:
     from gymnasium.wrappers import TimeLimit
 
-    from rlearly.places import Apart, Here
-    from rlearly.play import evaluate
+    from rlearly.training.evaluation import evaluate
+    from rlearly.training.executors import Apart, Here
 
     places = [Apart() if workers > 1 else Here() for _ in range(workers)]
 
@@ -214,8 +215,10 @@ def _evaluation(name: str, workers: int) -> Callable[[], Any]:
 def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
     import torch
 
-    from rlearly import compose, machine
-    from rlearly.sinks import JsonLines, Sinks
+    from rlearly.config import resolve
+    from rlearly.system import machine
+    from rlearly.training import builder
+    from rlearly.training.sinks import JsonLines, Sinks
 
     class Silent:
         def look(self, at: Any, updates: int, latest: Any) -> None:
@@ -227,8 +230,8 @@ def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
     machine.settle(threads)
     folder = Path(tempfile.mkdtemp())
     words = f"agent=drm env={name} {LOOP[name]} eval_every_frames=0"
-    loop = compose.build(
-        compose.compose([*words.split(), f"overlap={str(overlap).lower()}"]),
+    loop = builder.build(
+        resolve.compose([*words.split(), f"overlap={str(overlap).lower()}"]),
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
         watcher=Silent(),

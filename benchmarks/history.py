@@ -19,7 +19,8 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "results" / "history"
 COLUMNS = 4

@@ -27,7 +27,8 @@ from typing import Any, cast
 import loop as loops
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 CONVOLUTIONS, PRODUCTS = "convolutions", "matrix products"
 OTHER = "element-wise and reductions"
@@ -257,7 +258,7 @@ def report(config: HotspotsConfig) -> None:
     import peaks
     import torch
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     loops.prepare_env_libraries()
     torch.manual_seed(0)
@@ -293,10 +294,10 @@ def report(config: HotspotsConfig) -> None:
 def main() -> int:
     try:
         config = turns.asked(HotspotsConfig(), __doc__)
-        from rlearly import compose
+        from rlearly.config import resolve
 
         words = turns.given(precision=config.precision, compile=config.compile)
-        compose.compose([f"agent={config.agent}", f"env={config.env}", *words])
+        resolve.compose([f"agent={config.agent}", f"env={config.env}", *words])
     except ConfigError as error:
         print(f"benchmarks/hotspots.py: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@
 and to nobody else's. Every side steps the same env with the same hyper-parameters, batch 256, an
 update at every step (of images at every second one; PPO: 2048 steps, then 10 epochs of 32
 minibatches), logs as it usually does, and has begun to learn before it is timed. rlearly's side is
-the real one: `compose.build` with all sinks, without evaluations, videos and checkpoints.
+the real one: `builder.build` with all sinks, without evaluations, videos and checkpoints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 SB3 = "Stable-Baselines3"
 MEMORY_KEPT = "plain, memory kept"
@@ -73,7 +74,7 @@ class SliceWatcher:
     def __init__(self, train_frames: int):
         from rich.console import Console
 
-        from rlearly.display import Display
+        from rlearly.training.display import Display
 
         self.display = Display(train_frames, Console(file=io.StringIO()))
         self.until_steps = 0
@@ -91,8 +92,11 @@ def build(
     agent: str, env: str, words: list[str], threads: int, folder: Path
 ) -> tuple[Any, Callable[[int], None]]:
     """rlearly's loop with all that a run has, and what steps it on by so many steps."""
-    from rlearly import compose, machine, train
-    from rlearly.sinks import TensorBoard
+    from rlearly import train
+    from rlearly.config import resolve
+    from rlearly.system import machine
+    from rlearly.training import builder
+    from rlearly.training.sinks import TensorBoard
 
     usual = ["eval_every_frames=0", "checkpoint_every_frames=0", "video_size=0", "device=cpu"]
     if agent in STATE:
@@ -102,11 +106,11 @@ def build(
         usual += [f"agent.exploration_steps={STARTS_STEPS[agent]}"]
     if agent in ("td3", "sac"):
         usual += [f"agent.learning_starts_steps={STARTS_STEPS[agent]}"]
-    config = compose.compose([f"agent={agent}", f"env={env}", *usual, *words])
+    config = resolve.compose([f"agent={agent}", f"env={env}", *usual, *words])
     machine.settle(threads)
     watcher = SliceWatcher(config.train_frames)
     events = TensorBoard(folder / "events")
-    loop = compose.build(
+    loop = builder.build(
         config,
         folder,
         make_sinks=lambda: train.make_sinks(config, folder, events),
@@ -135,9 +139,9 @@ def plainly(agent: str, env: str, folder: Path) -> Any:
         starts = STARTS_STEPS[agent]
         loop = plain_loops.off_policy(agent, env, starts_steps=starts, folder=folder)
     else:
-        from rlearly import compose
+        from rlearly.config import resolve
 
-        feature_dim = compose.compose([f"agent={agent}", f"env={env}"]).agent.feature_dim
+        feature_dim = resolve.compose([f"agent={agent}", f"env={env}"]).agent.feature_dim
         loop = plain_loops.visual(
             agent,
             env,
@@ -197,7 +201,7 @@ def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[],
     """
     import torch
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     name, *words = case.split()
     agent, env = name.split(":")
@@ -263,14 +267,14 @@ def check(config: BenchmarkConfig) -> None:
     Raises:
         ConfigError: they are not, or it does not.
     """
-    from rlearly import compose
+    from rlearly.config import resolve
 
     for agent in config.agents:
         if agent not in STATE + VISUAL:
             known = ", ".join(STATE + VISUAL)
             raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
         env = config.visual_env if agent in VISUAL else config.env
-        compose.compose([f"agent={agent}", f"env={env}", *words_of(config)])
+        resolve.compose([f"agent={agent}", f"env={env}", *words_of(config)])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 PLAIN = "plain"
 
@@ -43,18 +44,18 @@ class BenchmarkConfig:
 
 
 def composed(env: str, words: list[str]) -> Any:
-    from rlearly import compose
+    from rlearly.config import resolve
 
-    return compose.compose(
+    return resolve.compose(
         ["agent=drm", f"env={env}", "obs=pixels", "train_frames=1000000000", *words]
     )
 
 
 def draw(config: BenchmarkConfig, path: Path) -> None:
     """Write the observations, actions and rewards of one episode."""
-    from rlearly import compose
+    from rlearly.training import builder
 
-    env = compose.make_env(composed(config.env, config.words))
+    env = builder.make_env(composed(config.env, config.words))
     env.action_space.seed(0)
     obs, _ = env.reset(seed=0)
     seen, actions, rewards = [obs], [], []
@@ -99,7 +100,8 @@ def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[An
     """The memory of a run that could begin now, and what a transition counts uncompressed."""
     import loop as loops
 
-    from rlearly import compose, envs
+    from rlearly import envs
+    from rlearly.training import builder
 
     loops.prepare_env_libraries()
     words = ["obs=pixels", f"replay.capacity={capacity}", *words]
@@ -108,7 +110,7 @@ def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[An
     ends.callback(loop.close)
     config = composed(env, words)
     spec = envs.spec_of(loop.envs[0], config.env)
-    return loop.memory, compose.layout_of(config, spec).transition_bytes
+    return loop.memory, builder.layout_of(config, spec).transition_bytes
 
 
 def resident_bytes() -> int:

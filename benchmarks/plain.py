@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.types import Batch
+from rlearly.core.types import Batch
 
 
 def heads(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

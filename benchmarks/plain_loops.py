@@ -22,7 +22,7 @@ import plain
 import torch
 from torch import Tensor, nn
 
-from rlearly.types import Batch
+from rlearly.core.types import Batch
 
 DISCOUNT = 0.99
 LOG_EVERY_STEPS = 100
@@ -220,7 +220,7 @@ class Suite:
     """A dm_control task, each action taken twice, seen as three stacked pictures of 84 x 84."""
 
     def __init__(self, name: str):
-        from rlearly.envs.control import suite_tasks
+        from rlearly.envs.dm_control import suite_tasks
 
         domain, task = suite_tasks()[name]
         from dm_control import suite

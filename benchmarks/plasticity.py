@@ -24,10 +24,12 @@ import turns
 from gymnasium.spaces import Box
 
 from rlearly.agents import AGENTS, agent_module
-from rlearly.config import ConfigError, PlasticityConfig, setting
-from rlearly.plasticity import Gauge
-from rlearly.seeding import Seeds
-from rlearly.types import Batch, EnvSpec, Rollout
+from rlearly.config.fields import setting
+from rlearly.config.schema import PlasticityConfig
+from rlearly.core.errors import ConfigError
+from rlearly.core.types import Batch, EnvSpec, Rollout
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system.seeding import Seeds
 
 CPU = torch.device("cpu")
 STATES = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from turns import OURS, Row, asked, compare, report, serve
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 SIDES = {
     "sample images": [OURS, "a copy", "rlearly, zstd", "rlearly, disk", "episodes in files"],
@@ -59,7 +60,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
     """One batch sampled, or one transition added, when called."""
     import torch
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     machine.settle(threads)
     torch.set_num_threads(threads)
@@ -107,8 +108,8 @@ def _copy(count: int, one: np.ndarray) -> Callable[[], Any]:
 
 
 def _ring(side: str, frames: np.ndarray, capacity: int) -> Any:
-    from rlearly.frames import CompressedFrames, PlainFrames
-    from rlearly.replay import Layout, Replay
+    from rlearly.replay.buffer import Layout, Replay
+    from rlearly.replay.frame_store import CompressedFrames, PlainFrames
 
     shape, dtype = frames.shape[1:], str(frames.dtype)
     image = len(shape) == 3
@@ -241,9 +242,10 @@ def _stable_baselines(case: str) -> Callable[[], Any]:
 
 def render(count: int) -> np.ndarray:
     """Images of dog_run, one an agent step, under actions that change smoothly."""
-    from rlearly import compose
+    from rlearly.config import resolve
+    from rlearly.training import builder
 
-    env = compose.make_env(compose.compose(["agent=drm", "env=dog_run"]))
+    env = builder.make_env(resolve.compose(["agent=drm", "env=dog_run"]))
     generator = np.random.default_rng(0)
     action = np.zeros(env.action_space.shape or (), np.float32)
     obs, _ = env.reset(seed=0)
@@ -274,7 +276,7 @@ def bytes_each(side: str, case: str, images: np.ndarray | None) -> float | None:
     ring = _ring(side, images, len(images))
     rest = ring.layout.transition_bytes - ring.layout.frame_bytes
     if side == "rlearly, zstd":
-        from rlearly.storage import NOTED_BYTES
+        from rlearly.replay.storage import NOTED_BYTES
 
         ring.frames.write(0, images)
         return rest + NOTED_BYTES + ring.frames.coded_bytes / len(images)

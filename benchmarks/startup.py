@@ -21,7 +21,8 @@ from pathlib import Path
 
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 IMPORTS, SB3 = "import torch, gymnasium", "Stable-Baselines3"
 HELP, FIRST_STEP = "--help", "first step and update, td3:HalfCheetah-v5"

@@ -26,10 +26,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gymnasium
 
 from rlearly import envs
-from rlearly.envs import control
+from rlearly.envs import dm_control
 from rlearly.envs.rendering import choose_backend
-from rlearly.envs.state import EnvState, method_of, recorded, restore, save, self_test
-from rlearly.envs.state_replay import same
+from rlearly.envs.state.action_replay import recorded, same
+from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
 
 choose_backend()
 STEPS = 100
@@ -57,8 +57,8 @@ ROWS = {
 
 
 def make(name: str) -> gymnasium.Env:
-    if name in control.suite_tasks() or name in control.manipulation_tasks():
-        return control.ControlEnv(envs.config_for(name), pixels=False, model_seed=0)
+    if name in dm_control.suite_tasks() or name in dm_control.manipulation_tasks():
+        return dm_control.ControlEnv(envs.config_for(name), pixels=False, model_seed=0)
     name, _, no_sticky = name.partition(" ")
     kwargs: dict[str, Any] = {"repeat_action_probability": 0.0} if no_sticky else {}
     return gymnasium.make(name, **kwargs)

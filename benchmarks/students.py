@@ -31,11 +31,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlearly import compose
-from rlearly.config import ConfigError, RunConfig, describe, from_words, setting
-from rlearly.loop import evaluate
-from rlearly.seeding import Seeds
-from rlearly.sinks import JsonLines, Sinks
+from rlearly.config import resolve
+from rlearly.config.fields import setting
+from rlearly.config.schema import RunConfig
+from rlearly.config.structured import describe, from_words
+from rlearly.core.errors import ConfigError
+from rlearly.system.seeding import Seeds
+from rlearly.training import builder
+from rlearly.training.evaluation import evaluate
+from rlearly.training.sinks import JsonLines, Sinks
 
 SIDES = ("rlearly", "sb3")
 
@@ -112,14 +116,14 @@ def run_config(config: StudentsConfig, seed: int) -> RunConfig:
     ]
     if config.learning_starts_steps is not None:
         words.append(f"agent.learning_starts_steps={config.learning_starts_steps}")
-    return compose.compose(words)
+    return resolve.compose(words)
 
 
 def train_rlearly(run: RunConfig) -> tuple[Any, float]:
     """The trained agent, and agent steps a second without evaluation and checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        loop = compose.build(
+        loop = builder.build(
             run,
             folder,
             make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
@@ -136,7 +140,7 @@ def train_sb3(run: RunConfig) -> tuple[Any, float]:
     import stable_baselines3
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    venv: Any = DummyVecEnv([lambda: compose.make_env(run)])
+    venv: Any = DummyVecEnv([lambda: builder.make_env(run)])
     own = run.agent
     common = {"gamma": own.discount, "seed": run.seed, "device": "cpu"}
     if run.agent_name == "ppo":
@@ -198,7 +202,7 @@ def off_policy_settings(run: RunConfig) -> dict[str, Any]:
     }
     if run.agent_name == "sac":
         return settings | {"ent_coef": "auto" if own.alpha is None else own.alpha}
-    actions = int(np.prod(compose.make_env(run).action_space.shape or ()))
+    actions = int(np.prod(builder.make_env(run).action_space.shape or ()))
     noise = NormalActionNoise(np.zeros(actions), np.full(actions, own.exploration_noise))
     return settings | {
         "learning_rate": own.lr,
@@ -211,7 +215,7 @@ def off_policy_settings(run: RunConfig) -> dict[str, Any]:
 
 def play(agent: Any, run: RunConfig, episodes: int) -> list[float]:
     """Returns of episodes that follow from the run's seed alone."""
-    env = compose.make_env(run)
+    env = builder.make_env(run)
     seeds = Seeds(run.seed).sequence("evaluation")
     returns = evaluate(agent, env, episodes=episodes, seeds=seeds, step=run.train_frames).returns
     env.close()

@@ -44,11 +44,11 @@ def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) 
     Raises:
         ConfigError: a word names no key, or its value has a wrong type or size.
     """
-    from rlearly.config import from_words
+    from rlearly.config.structured import from_words
 
     words = sys.argv[1:] if words is None else words
     if "--help" in words or "-h" in words:
-        from rlearly.help import key_lines
+        from rlearly.config.help import key_lines
 
         print(f"{about}\nKeys (type, default)", *key_lines(type(defaults), ""), sep="\n")
         raise SystemExit(0)
@@ -171,7 +171,7 @@ def keep(path: str, rows: Iterable[Row]) -> None:
     """Write rows, with what they were measured on, as JSON that `history.py` draws."""
     import torch
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     def git(*words: str) -> str:
         done = subprocess.run(

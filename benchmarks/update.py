@@ -17,7 +17,8 @@ from typing import Any
 
 import turns
 
-from rlearly.config import ConfigError, setting
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
 
 VISUAL = ("drm", "drqv2")
 STATE = ("td3", "sac")
@@ -46,7 +47,7 @@ def prepare(side: str, agent: str, threads: int) -> Callable[[], Any]:
     import torch
     from plain import BASELINES
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     torch.manual_seed(0)
     if side.startswith(turns.OURS) or side == KEPT:
@@ -66,7 +67,7 @@ def prepare(side: str, agent: str, threads: int) -> Callable[[], Any]:
 def _batch(images: bool) -> Any:
     import torch
 
-    from rlearly.types import Batch
+    from rlearly.core.types import Batch
 
     if images:
         both = [torch.randint(0, 256, (256, 9, 84, 84), dtype=torch.uint8) for _ in "ab"]
@@ -83,9 +84,9 @@ def _ours(agent: str, side: str) -> Any:
     from gymnasium.spaces import Box
 
     from rlearly.agents import agent_module
-    from rlearly.compute import Compute
-    from rlearly.seeding import Seeds
-    from rlearly.types import EnvSpec
+    from rlearly.core.types import EnvSpec
+    from rlearly.nn.precision import Compute
+    from rlearly.system.seeding import Seeds
 
     module = agent_module(agent)
     if agent in VISUAL:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlearly.config import ConfigError, did_you_mean
+from rlearly.config.structured import did_you_mean
+from rlearly.core.errors import ConfigError
 from rlearly.envs import rendering
 
 NEEDED = ("torch", "gymnasium", "dm_control", "mujoco", "hydra-core", "av", "tensorboardX", "wandb")
@@ -43,7 +44,7 @@ def packages() -> str:
 def learner() -> str:
     import torch
 
-    from rlearly import machine
+    from rlearly.system import machine
 
     threads = machine.settle(None)
     device = machine.choose_device("auto")
@@ -61,7 +62,7 @@ def learner() -> str:
 
 
 def memory() -> str:
-    from rlearly import machine
+    from rlearly.system import machine
 
     available = machine.available_bytes()
     dog = 84 * 84 * 3 + 38 * 4 + 10
@@ -119,18 +120,20 @@ def drawing() -> str:
 
 
 def update() -> str:
-    from rlearly import compose, machine
+    from rlearly.config import resolve
+    from rlearly.system import machine
+    from rlearly.training import forecast
 
     words = ["agent=drm", "env=dog_run", "train_frames=2", "seed_frames=0", "replay_ratio=1"]
-    config = compose.compose(words)
-    seconds = compose.forecast_seconds(config, machine.choose_device("auto"))
+    config = resolve.compose(words)
+    seconds = forecast.forecast_seconds(config, machine.choose_device("auto"))
     return f"a DrM update at the paper's size and one dog_run step: {seconds:.2f} s together"
 
 
 def video() -> str:
     import numpy as np
 
-    from rlearly.video import Video
+    from rlearly.training.video import Video
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "test.mp4"
@@ -199,7 +202,7 @@ def _train(*words: str) -> None:
 
 
 def _compare(one: Path, two: Path, failure: str, told: dict[str, Any]) -> None:
-    from rlearly.difference import first_difference
+    from rlearly.core.tree_diff import first_difference
 
     found = first_difference(_end(one), _end(two))
     if found is None:
@@ -217,7 +220,7 @@ def _compare(one: Path, two: Path, failure: str, told: dict[str, Any]) -> None:
 
 def _end(run: Path) -> dict[str, Any]:
     """All that a run leaves: its rows and its last checkpoint, without what the clock decides."""
-    from rlearly import checkpoint
+    from rlearly.training import checkpoint
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     timed = ("speed/", "eval/seconds")

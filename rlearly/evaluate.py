@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlearly.config import ConfigError, describe, from_words, setting
+from rlearly.config.fields import setting
+from rlearly.config.structured import describe, from_words
+from rlearly.core.errors import ConfigError
 
 TELL_SECONDS = 15.0
 """Between two lines of a long evaluation."""
@@ -69,10 +71,13 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     """
     import numpy as np
 
-    from rlearly import checkpoint, compose, envs, loop, machine, places
-    from rlearly.failure import RunFailed
-    from rlearly.seeding import Seeds
-    from rlearly.video import Video
+    from rlearly import envs
+    from rlearly.config import resolve
+    from rlearly.core.errors import RunFailed
+    from rlearly.system import machine
+    from rlearly.system.seeding import Seeds
+    from rlearly.training import builder, checkpoint, executors, trainer
+    from rlearly.training.video import Video
 
     if config.video and not Path(config.video).parent.is_dir():
         raise ConfigError(
@@ -85,17 +90,17 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             "nothing filmed."
         )
     run = Path(config.run)
-    run_config = replace(compose.load(run), device=config.device, threads=config.threads)
+    run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
     machine.settle(run_config.threads)
     device = machine.choose_device(run_config.device)
     machine.let_products_round(run_config.precision)
     frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
     count = min(config.workers, config.episodes)
-    homes = [places.Apart() if count > 1 else places.Here() for _ in range(count)]
+    homes = [executors.Apart() if count > 1 else executors.Here() for _ in range(count)]
     pictures = bool(config.video_size)
-    worlds = [home.do(compose.make_env, run_config, pictures=pictures) for home in homes]
+    worlds = [home.do(builder.make_env, run_config, pictures=pictures) for home in homes]
     spec = envs.spec_of(worlds[0], run_config.env)
-    agent = compose.make_agent(run_config, spec, device)
+    agent = builder.make_agent(run_config, spec, device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
 
@@ -108,9 +113,9 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             said = f"playing episode {episode + 1} of {config.episodes}, step {length}"
             print(said, file=sys.stderr, flush=True)
 
-    def play(film: Any) -> loop.Evaluation:
+    def play(film: Any) -> trainer.Evaluation:
         try:
-            return loop.evaluate(
+            return trainer.evaluate(
                 agent,
                 *worlds,
                 places=homes,

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlearly.config import ConfigError, as_word, describe, from_words, setting
+from rlearly.config.fields import setting
+from rlearly.config.overrides import as_word
+from rlearly.config.structured import describe, from_words
+from rlearly.core.errors import ConfigError
 
 USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
        python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
@@ -77,7 +80,7 @@ def report_sweep(config: ReportConfig, command: str) -> Path:
     Raises:
         ConfigError: there is no such sweep, or something cannot be read or written.
     """
-    from rlearly.experiments.sweep_report import load, write
+    from rlearly.experiments.report.sweep_report import load, write
 
     assert config.sweep
     sweep = Path(config.sweep).absolute()
@@ -95,7 +98,7 @@ def report_run(config: ReportConfig) -> Path:
     Raises:
         ConfigError: there is no such run, or the figure cannot be written.
     """
-    from rlearly.experiments.run_report import RunReport, draw
+    from rlearly.experiments.report.run_report import RunReport, draw
 
     assert config.run
     for name in ("compare", "threshold"):

@@ -22,23 +22,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import (
-    ConfigError,
-    RunConfig,
-    as_shell,
-    as_word,
-    describe,
-    did_you_mean,
-    from_words,
-    group,
-    setting,
-)
-from rlearly.experiments.launch import RayConfig, SlurmConfig
+from rlearly.config.fields import group, setting
+from rlearly.config.overrides import as_shell, as_word
+from rlearly.config.schema import RunConfig
+from rlearly.config.structured import describe, did_you_mean, from_words
+from rlearly.core.errors import ConfigError
+from rlearly.experiments.launchers.ray import RayConfig
+from rlearly.experiments.launchers.slurm import SlurmConfig
 
 if TYPE_CHECKING:
-    from rlearly.experiments.attempt import Job
-    from rlearly.experiments.launch import Engine
-    from rlearly.experiments.study import Plan
+    from rlearly.experiments.job import Job
+    from rlearly.experiments.launchers.base import Engine
+    from rlearly.experiments.plan import Plan
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 LAUNCHERS = ("local", "slurm", "ray")
@@ -102,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def help_text() -> str:
+    from rlearly.config.help import key_lines
     from rlearly.experiments.study import HELP, shipped
-    from rlearly.help import key_lines
 
     lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, ""), "", HELP]
     lines += [f"Shipped studies: {', '.join(shipped())}"]
@@ -201,9 +196,9 @@ def sweep(config: SweepConfig, words: Sequence[str]) -> int:
     Raises:
         ConfigError: the request cannot be met; nothing was started.
     """
-    from rlearly.experiments.attempt import jobs_of
-    from rlearly.experiments.launch import queue_of
-    from rlearly.experiments.study import plain
+    from rlearly.experiments.job import jobs_of
+    from rlearly.experiments.launchers.slurm import queue_of
+    from rlearly.experiments.plan import plain
 
     plan, folder = plan_of(config, words)
     plan = _grouped(plan, folder)
@@ -237,8 +232,8 @@ def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:
     Raises:
         ConfigError: the two contradict each other.
     """
-    from rlearly.experiments.attempt import jobs_of
-    from rlearly.experiments.study import PLAN, Plan
+    from rlearly.experiments.job import jobs_of
+    from rlearly.experiments.plan import PLAN, Plan
 
     asked = {run.name for run in plan.runs}
     if (folder / PLAN).exists():
@@ -263,30 +258,30 @@ def make_engine(config: SweepConfig) -> Engine:
     """Raises:
     ConfigError: what it needs is not installed here.
     """
-    from rlearly.experiments import launch as engines
+    from rlearly.experiments.launchers import local, ray, slurm
 
     if config.launcher == "slurm":
-        return engines.Slurm(config.slurm)
+        return slurm.Slurm(config.slurm)
     if config.launcher == "ray":
-        return engines.Ray(config.ray)
-    gpus = engines.usable_gpus()
-    return engines.Local(local_workers(config, gpus), gpus)
+        return ray.Ray(config.ray)
+    gpus = local.usable_gpus()
+    return local.Local(local_workers(config, gpus), gpus)
 
 
 def local_workers(config: SweepConfig, gpus: Sequence[str]) -> int:
     """Runs at once on this machine: one a GPU, or else one a core."""
-    from rlearly.machine import usable_cores
+    from rlearly.system.machine import usable_cores
 
     return config.workers or len(gpus) or usable_cores()
 
 
 def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
     """Print every command that is still to be run, and then what all of it will take."""
-    from rlearly.display import duration
-    from rlearly.experiments.attempt import commands
     from rlearly.experiments.forecast import forecast
-    from rlearly.experiments.launch import usable_gpus
-    from rlearly.machine import gigabytes, settle
+    from rlearly.experiments.job import commands
+    from rlearly.experiments.launchers.local import usable_gpus
+    from rlearly.system.machine import gigabytes, settle
+    from rlearly.training.display import duration
 
     left = [job for job in jobs if not job.finished(folder)]
     for job in left:
@@ -331,9 +326,9 @@ def alone_in(folder: Path, launcher: str) -> Iterator[None]:
     Raises:
         ConfigError: another process launches it.
     """
-    from rlearly.experiments.launch import submitted
-    from rlearly.experiments.study import PLAN
-    from rlearly.run_dir import write
+    from rlearly.experiments.launchers.slurm import submitted
+    from rlearly.experiments.plan import PLAN
+    from rlearly.training.run_directory import write
 
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     new_lock = not (folder / LOCK).exists()
@@ -483,10 +478,10 @@ def status(folder: Path, config: SweepConfig) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from rlearly.experiments.attempt import in_use, jobs_of
-    from rlearly.experiments.launch import queue_of
+    from rlearly.experiments.job import in_use, jobs_of
+    from rlearly.experiments.launchers.slurm import queue_of
+    from rlearly.experiments.plan import Plan
     from rlearly.experiments.status import failures, statuses
-    from rlearly.experiments.study import Plan
 
     folder = folder.absolute()
     jobs = jobs_of(Plan.load(folder), folder)
@@ -516,9 +511,9 @@ def status(folder: Path, config: SweepConfig) -> int:
 
 def cancel(folder: Path, config: SweepConfig) -> int:
     """Ask the engine of a sweep to end its runs; each saves a checkpoint."""
-    from rlearly.experiments.attempt import in_use
-    from rlearly.experiments.launch import cancel_slurm
-    from rlearly.experiments.study import Plan
+    from rlearly.experiments.job import in_use
+    from rlearly.experiments.launchers.slurm import cancel_slurm
+    from rlearly.experiments.plan import Plan
 
     folder = folder.absolute()
     Plan.load(folder)
@@ -539,7 +534,7 @@ def cancel(folder: Path, config: SweepConfig) -> int:
 
 def sync(folder: Path, config: SweepConfig) -> int:
     """Send what runs have written for wandb without a network."""
-    from rlearly.experiments.study import Plan
+    from rlearly.experiments.plan import Plan
 
     Plan.load(folder.absolute())
     found = sorted(folder.glob("runs/*/*/*/wandb/offline-run-*"))

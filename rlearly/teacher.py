@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import ConfigError, describe, from_words, setting
+from rlearly.config.fields import setting
+from rlearly.config.structured import describe, from_words
+from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import gymnasium
 
-    from rlearly.envs.snapshots import Snapshots
+    from rlearly.envs.snapshots.dataset import Snapshots
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def record(config: TeacherConfig) -> Snapshots:
     Raises:
         ConfigError: the request cannot be met; nothing was written.
     """
-    from rlearly.envs import snapshots
+    from rlearly.envs.snapshots import recording
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -94,7 +96,7 @@ def record(config: TeacherConfig) -> Snapshots:
         )
     teacher = from_run(config) if config.run else from_model(config)
     try:
-        recorded = snapshots.record(
+        recorded = recording.record(
             teacher.env,
             teacher.policy,
             value=teacher.value,
@@ -122,17 +124,20 @@ def from_run(config: TeacherConfig) -> Teacher:
     """The agent of one of our runs; value is its critic's."""
     from dataclasses import replace
 
-    from rlearly import checkpoint, compose, envs, machine
+    from rlearly import envs
+    from rlearly.config import resolve
+    from rlearly.core.spaces import together
     from rlearly.evaluate import load_checkpoint
-    from rlearly.observations import together
+    from rlearly.system import machine
+    from rlearly.training import builder, checkpoint
 
     run = Path(str(config.run))
-    run_config = replace(compose.load(run), device="cpu", threads=1)
+    run_config = replace(resolve.load(run), device="cpu", threads=1)
     machine.settle(1)
     device = machine.choose_device("cpu")
     frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
-    env = compose.make_env(run_config)
-    agent = compose.make_agent(run_config, envs.spec_of(env, run_config.env), device)
+    env = builder.make_env(run_config)
+    agent = builder.make_agent(run_config, envs.spec_of(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     step = state["loop"]["steps"]
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
@@ -154,7 +159,7 @@ def from_model(config: TeacherConfig) -> Teacher:
     """A Stable-Baselines3 or CleanRL model; its file is read as plain weights, never unpickled."""
     import gymnasium
 
-    from rlearly.foreign import from_hub, read_model
+    from rlearly.envs.snapshots.pretrained import from_hub, read_model
 
     if config.env is None:
         raise ConfigError(

@@ -16,14 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config import ConfigError, RunConfig, as_yaml, parse_overrides
+from rlearly.config.overrides import parse_overrides
+from rlearly.config.schema import RunConfig
+from rlearly.config.structured import as_yaml
+from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlearly.cores import Share
-    from rlearly.display import Display
-    from rlearly.failure import RunFailed
-    from rlearly.loop import Loop
-    from rlearly.sinks import Sinks, TensorBoard
+    from rlearly.core.errors import RunFailed
+    from rlearly.system.cores import Share
+    from rlearly.training.display import Display
+    from rlearly.training.sinks import Sinks, TensorBoard
+    from rlearly.training.trainer import Loop
 
 DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
 """Exit statuses: finished; stopped with a checkpoint, run me again; the env or learning failed; the
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         if "--help" in words or "-h" in words or not words:
-            from rlearly.help import train_help
+            from rlearly.config.help import train_help
 
             print(train_help([w for w in words if not w.startswith("-")]))
             return DONE
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show_config(words: list[str]) -> int:
-    from rlearly.compose import compose
+    from rlearly.config.resolve import compose
 
     at = words.index("--cfg")
     if words[at + 1 : at + 2] != ["job"]:
@@ -88,15 +91,17 @@ def train(words: list[str]) -> int:
     Raises:
         ConfigError: the request cannot be met.
     """
-    from rlearly import compose, cores, machine, run_dir
     from rlearly.agents import agent_module
+    from rlearly.config import resolve
+    from rlearly.system import cores, machine
+    from rlearly.training import run_directory
 
     stop = StopRequests()
     resumed = dict(parse_overrides(words)).get("resume")
     if resumed is not None:
         folder = Path(str(resumed))
         rest = [w for w in words if not w.startswith("resume=")]
-        config = compose.load(folder, rest)
+        config = resolve.load(folder, rest)
         if (folder / "done.json").exists() and not any(w.startswith("train_frames=") for w in rest):
             print(f"{folder} is finished; add train_frames= to train on.")
             return DONE
@@ -104,7 +109,7 @@ def train(words: list[str]) -> int:
         if not any(w.startswith("threads=") for w in rest):
             config = replace(config, threads=fitting(config.threads))
     else:
-        config = compose.compose(words)
+        config = resolve.compose(words)
         folder = None
     asked = config.threads or machine.asked_threads() or None
     with cores.shared(asked, agent_module(config.agent_name).MOST_THREADS) as share:
@@ -113,14 +118,14 @@ def train(words: list[str]) -> int:
         machine.ask_for_repeatable_kernels(device)
         machine.let_products_round(config.precision)
         if folder is None:
-            folder = run_dir.create(config)
-        with run_dir.locked(folder):
+            folder = run_directory.create(config)
+        with run_directory.locked(folder):
             return run(config, folder, device, share, stop, resume=resumed is not None)
 
 
 def fitting(threads: int | None) -> int | None:
     """The threads that a run began with, unless this machine has fewer cores."""
-    from rlearly.machine import usable_cores
+    from rlearly.system.machine import usable_cores
 
     return None if threads is None or threads > usable_cores() else threads
 
@@ -133,7 +138,7 @@ def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: the newest checkpoint is beyond `train_frames`.
     """
-    from rlearly import checkpoint
+    from rlearly.training import checkpoint
 
     frames = max((int(p.name) for p in checkpoint.found(folder / "checkpoints")), default=0)
     if frames - config.train_frames >= config.env.action_repeat * config.num_envs:
@@ -146,19 +151,19 @@ def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
 def run(
     config: RunConfig, folder: Path, device: Any, share: Share, stop: StopRequests, *, resume: bool
 ) -> int:
-    from rlearly import checkpoint, run_dir
-    from rlearly.display import Display
-    from rlearly.failure import RunFailed
+    from rlearly.core.errors import RunFailed
+    from rlearly.training import checkpoint, run_directory
+    from rlearly.training.display import Display
 
     display = Display(config.train_frames)
     anew = resume and not checkpoint.found(folder / "checkpoints")
     if anew:
-        run_dir.refuse_to_begin_anew(folder, config)
+        run_directory.refuse_to_begin_anew(folder, config)
     try:
         loop = prepare(config, folder, device, display, stop, resume=resume)
     except (ConfigError, RunFailed) as error:
         if not resume:
-            run_dir.discard(folder)
+            run_directory.discard(folder)
         if isinstance(error, RunFailed):
             raise ConfigError(f"env={config.env.name}: {error}.") from error
         raise
@@ -167,7 +172,7 @@ def run(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {share.threads} threads{others} -> {folder}"
     )
-    provenance = run_dir.provenance(share.threads, device)
+    provenance = run_directory.provenance(share.threads, device)
     if anew:
         display.say("it was ended before its first checkpoint and begins anew")
     elif resume:
@@ -176,7 +181,7 @@ def run(
     else:
         say_if_long(config, device, display)
     try:
-        run_dir.record_start(folder, config, provenance)
+        run_directory.record_start(folder, config, provenance)
         with display:
             finished = loop.run()
     except RunFailed as failed:
@@ -191,7 +196,7 @@ def run(
             loop.close()
     if finished:
         summary = {"frames": loop.at.frames, "updates": loop.updates, "time": time.time()}
-        run_dir.write(folder / "done.json", json.dumps(summary))
+        run_directory.write(folder / "done.json", json.dumps(summary))
         display.say(f"done: {loop.at.frames:,} frames, {loop.updates:,} updates -> {folder}")
         return DONE
     display.say(
@@ -209,7 +214,7 @@ def command_of(*words: str) -> str:
 
 def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
     """Write down why a run could not go on, and say it and what can be done."""
-    from rlearly import checkpoint, failure
+    from rlearly.training import checkpoint, failure
 
     progress = {
         "frames": loop.at.frames,
@@ -240,9 +245,10 @@ def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
 
 def say_if_other_ground(folder: Path, provenance: dict[str, Any], display: Display) -> None:
     """Say what has changed since the run's last start of all that its repetition rests on."""
-    from rlearly import determinism, run_dir
+    from rlearly.system import determinism
+    from rlearly.training import run_directory
 
-    for last in run_dir.starts(folder)[-1:]:
+    for last in run_directory.starts(folder)[-1:]:
         changes = determinism.changes(last.get("determinism", {}), provenance["determinism"])
         if changes:
             display.say(
@@ -253,13 +259,13 @@ def say_if_other_ground(folder: Path, provenance: dict[str, Any], display: Displ
 
 def say_if_long(config: RunConfig, device: Any, display: Display) -> None:
     """Say how long the run will take if that is long, and a GPU would make it shorter."""
-    from rlearly import compose
-    from rlearly.display import duration
+    from rlearly.training import forecast
+    from rlearly.training.display import duration
 
     learns = config.train_frames > (config.seed_frames or 0)
     if device.type != "cpu" or config.preset != "paper" or not learns:
         return
-    expected = compose.forecast_seconds(config, device)
+    expected = forecast.forecast_seconds(config, device)
     if expected >= LONG_SECONDS:
         display.say(
             f"no GPU: these {config.train_frames:,} frames with their evaluations take about "
@@ -281,11 +287,11 @@ def prepare(
     Raises:
         ConfigError: something that the run will need is missing; nothing was trained yet.
     """
-    from rlearly import compose
-    from rlearly.sinks import TensorBoard
+    from rlearly.training import builder
+    from rlearly.training.sinks import TensorBoard
 
     events = TensorBoard(folder / "events")
-    loop = compose.build(
+    loop = builder.build(
         config,
         folder,
         make_sinks=lambda: make_sinks(config, folder, events),
@@ -308,7 +314,7 @@ def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:
     """The run's record, and whoever else gets its metrics."""
     from omegaconf import OmegaConf
 
-    from rlearly.sinks import JsonLines, Sinks, Wandb
+    from rlearly.training.sinks import JsonLines, Sinks, Wandb
 
     others: list[Any] = [events]
     if config.wandb.mode != "disabled":

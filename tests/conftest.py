@@ -10,8 +10,8 @@ import torch
 from forked import Zygote
 from gymnasium.spaces import Box, Dict
 
+from rlearly.core.types import Batch, EnvSpec, Rollout
 from rlearly.envs.rendering import choose_backend
-from rlearly.types import Batch, EnvSpec, Rollout
 
 choose_backend()  # before anything imports mujoco
 torch.set_num_threads(1)

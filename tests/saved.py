@@ -5,8 +5,8 @@ import json
 import numpy as np
 import torch
 
-from rlearly import checkpoint
-from rlearly.tape import Tape
+from rlearly.core.append_log import Tape
+from rlearly.training import checkpoint
 
 
 def agent_state(folder):

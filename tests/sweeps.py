@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 
-from rlearly.experiments.attempt import Record
-from rlearly.experiments.study import Plan, Run
+from rlearly.experiments.job import Record
+from rlearly.experiments.plan import Plan, Run
 
 FAU = "plasticity/fau_critic"
 

@@ -10,7 +10,6 @@ import pytest
 from conftest import TINY, TINY_STATE
 
 PACKAGE = Path(__file__).parents[1] / "rlearly"
-COMMANDS = {"train", "evaluate", "doctor", "help", "teacher", "report", "sweep"}
 
 
 def modules():
@@ -21,7 +20,7 @@ def modules():
 
 
 def imported(path):
-    """The rlearly modules that a file imports anywhere, functions included."""
+    """The rlearly modules that a file imports, in functions and for types too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -31,27 +30,87 @@ def imported(path):
     return {name.removeprefix("rlearly.") for name in found if name.startswith("rlearly.")}
 
 
-def layer(module):
-    first = module.split(".")[0]
-    if first in ("agents", "envs", "experiments", "compose"):
-        return first
-    return "command" if first in COMMANDS else "core"
-
-
 MAY_IMPORT = {
-    "core": {"core"},
-    "agents": {"core", "agents"},
-    "envs": {"core", "envs"},
-    "compose": {"core", "agents", "envs"},
-    "experiments": {"core", "compose", "experiments"},
-    "command": {"core", "agents", "envs", "compose", "experiments", "command"},
+    "core": "",
+    "system": "core",
+    "config": "core",
+    "nn": "core config kernels",
+    "kernels": "core nn",
+    "plasticity": "core config system nn",
+    "replay": "core config system nn",
+    "agents": "core config system nn kernels plasticity",
+    "envs": "core config system",
+    "training": "core config system nn replay",
+    "config.resolve": "core config agents envs replay training",
+    "config.help": "core config agents envs",
+    "training.forecast": "core config config.resolve agents envs replay training training.builder",
+    "training.builder": "core config config.resolve system nn plasticity replay agents envs "
+    "training",
+    "experiments": "core config config.resolve system training training.builder training.forecast",
+    "commands": "core config config.resolve config.help system agents envs training "
+    "training.builder training.forecast experiments",
 }
+"""Folder, or module with a rule of its own -> the folders and such modules that it may import,
+besides its own folder."""
+
+
+def room(module):
+    """The longest entry of MAY_IMPORT that a module belongs to."""
+    parts = module.split(".")
+    if len(parts) == 1 and module not in MAY_IMPORT:
+        return "commands"
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next(name for name in names if name in MAY_IMPORT)
+
+
+def first_circle(imports):
+    """A chain of modules that ends where it began, or None. `imports`: module -> modules."""
+    done, path = set(), []
+
+    def visit(module):
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return None
+        path.append(module)
+        found = next(filter(None, map(visit, sorted(imports.get(module, ())))), None)
+        path.pop()
+        done.add(module)
+        return found
+
+    return next(filter(None, map(visit, sorted(imports))), None)
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_imports_follow_the_layers(module):
-    for name in imported(modules()[module]):
-        assert layer(name) in MAY_IMPORT[layer(module)], f"{module} imports {name}"
+    own = room(module)
+    allowed = {own, own.split(".")[0], *MAY_IMPORT[own].split()}
+    for name in imported(modules()[module]) & set(modules()):
+        assert room(name) in allowed, f"{module} imports {name}"
+
+
+def test_no_circle_of_imports():
+    known = modules()
+    imports = {name: (imported(path) & set(known)) - {name} for name, path in known.items()}
+    assert first_circle(imports) is None
+
+
+def test_a_circle_is_found():
+    assert first_circle({"a": {"b"}, "b": {"c"}, "c": set()}) is None
+    assert first_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_nothing_imports_a_command():
+    for name, path in modules().items():
+        if name:
+            for other in imported(path) & set(modules()):
+                assert room(other) != "commands" or room(name) == "commands", f"{name}: {other}"
+
+
+def test_folders_are_small_enough_to_read():
+    for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= 14, f"{folder} holds {len(files)} modules"
 
 
 def test_top_level_doors_lead_into_the_package():

@@ -17,8 +17,9 @@ import tensorboardX  # noqa: F401
 import tiny_envs  # noqa: F401
 import torch._dynamo  # noqa: F401  what optimizers import when they are made
 
-from rlearly import checkpoint, compose, loop, run_dir, sinks, train  # noqa: F401
+from rlearly import train
 from rlearly.agents import drm, ppo, sac, td3  # noqa: F401
+from rlearly.training import checkpoint, sinks
 
 
 def main():

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from rlearly.agents import drqv2
 from rlearly.agents.drqv2 import DrQv2, growth_of, linear_noise
-from rlearly.compute import Compute
-from rlearly.config import setting
-from rlearly.interventions import Intervention, ShrinkAndPerturb
-from rlearly.networks import Features, Value, encoder_for
-from rlearly.optim import Adam, adam, descend
-from rlearly.plasticity import Gauge
-from rlearly.schedules import Schedule
-from rlearly.seeding import Seeds
-from rlearly.types import EnvSpec, Metrics
+from rlearly.config.fields import setting
+from rlearly.core.types import EnvSpec, Metrics
+from rlearly.nn.networks import Features, Value, encoder_for
+from rlearly.nn.optim import Adam, adam, descend
+from rlearly.nn.precision import Compute
+from rlearly.nn.schedules import Schedule
+from rlearly.plasticity.interventions.base import Intervention
+from rlearly.plasticity.interventions.resets import ShrinkAndPerturb
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system.seeding import Seeds
 
 PIXELS = drqv2.PIXELS
 ON_POLICY = drqv2.ON_POLICY

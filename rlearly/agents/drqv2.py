@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.augment import random_shift
-from rlearly.body import Body, Growth, each_layer
-from rlearly.compute import Compute
-from rlearly.config import setting
-from rlearly.distributions import truncated_normal
-from rlearly.interventions import Intervention
-from rlearly.networks import (
+from rlearly.agents.modules import Body, Growth, each_layer
+from rlearly.config.fields import setting
+from rlearly.core.spaces import PIXELS as IMAGE
+from rlearly.core.spaces import Observation, has_images, on_device, parts_of
+from rlearly.core.types import Batch, EnvSpec, Metrics, Stateful
+from rlearly.nn.augmentation import random_shift
+from rlearly.nn.distributions import truncated_normal
+from rlearly.nn.layers import draw_dropout_from
+from rlearly.nn.networks import (
     Actor,
     Critic,
     Features,
@@ -31,14 +33,13 @@ from rlearly.networks import (
     encoder_for,
     orthogonal_,
 )
-from rlearly.observations import PIXELS as IMAGE
-from rlearly.observations import Observation, has_images, on_device, parts_of
-from rlearly.optim import Adam, adam, descend, follow_, frozen
-from rlearly.plasticity import Gauge, dormant_ratio
-from rlearly.schedules import Linear, Schedule
-from rlearly.seeding import Seeds
-from rlearly.types import Batch, EnvSpec, Metrics, Stateful
-from rlearly.units import draw_dropout_from
+from rlearly.nn.optim import Adam, adam, descend, follow_, frozen
+from rlearly.nn.precision import Compute
+from rlearly.nn.schedules import Linear, Schedule
+from rlearly.plasticity.interventions.base import Intervention
+from rlearly.plasticity.measures import dormant_ratio
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system.seeding import Seeds
 
 PIXELS = True
 """Observes pixels where an env offers them and nothing else is asked for."""

@@ -12,17 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlearly.acting import Forward, forward_of
-from rlearly.body import Body, Growth
-from rlearly.compute import Compute
-from rlearly.config import ConfigError, setting
-from rlearly.interventions import Intervention
-from rlearly.networks import GaussianActor, StateValue, layers
-from rlearly.normalise import Moments
-from rlearly.optim import adam, descend
-from rlearly.plasticity import Gauge
-from rlearly.seeding import Seeds
-from rlearly.surrogate import (
+from rlearly.agents.modules import Body, Growth
+from rlearly.config.fields import setting
+from rlearly.core.errors import ConfigError
+from rlearly.core.types import EnvSpec, Metrics, Rollout
+from rlearly.kernels.numpy_forward import Forward, forward_of
+from rlearly.kernels.ppo_gradient import (
     ClosedForm,
     Rows,
     Surrogate,
@@ -31,9 +26,15 @@ from rlearly.surrogate import (
     minibatches,
     normalised,
 )
-from rlearly.threads import one_thread
-from rlearly.types import EnvSpec, Metrics, Rollout
-from rlearly.units import Recording
+from rlearly.nn.layers import Recording
+from rlearly.nn.networks import GaussianActor, StateValue, layers
+from rlearly.nn.optim import adam, descend
+from rlearly.nn.precision import Compute
+from rlearly.nn.running_stats import Moments
+from rlearly.plasticity.interventions.base import Intervention
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system.seeding import Seeds
+from rlearly.system.threads import one_thread
 
 PIXELS = False
 """Observes pixels where an env offers them and nothing else is asked for."""

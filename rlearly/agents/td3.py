@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.acting import Forward, forward_of
-from rlearly.body import Body, Growth, each_layer
-from rlearly.compute import Compute
-from rlearly.config import setting
-from rlearly.interventions import Intervention
-from rlearly.networks import StateActor, StateCritic, fan_in_
-from rlearly.optim import adam, descend, follow_, frozen
-from rlearly.plasticity import Gauge
-from rlearly.seeding import Seeds
-from rlearly.types import Batch, EnvSpec, Metrics
+from rlearly.agents.modules import Body, Growth, each_layer
+from rlearly.config.fields import setting
+from rlearly.core.types import Batch, EnvSpec, Metrics
+from rlearly.kernels.numpy_forward import Forward, forward_of
+from rlearly.nn.networks import StateActor, StateCritic, fan_in_
+from rlearly.nn.optim import adam, descend, follow_, frozen
+from rlearly.nn.precision import Compute
+from rlearly.plasticity.interventions.base import Intervention
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system.seeding import Seeds
 
 PIXELS = False
 """Observes pixels where an env offers them and nothing else is asked for."""

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import gymnasium
 import numpy as np
 
-from rlearly.config import ConfigError, EnvConfig, did_you_mean
-from rlearly.types import EnvSpec
+from rlearly.config.schema import EnvConfig
+from rlearly.config.structured import did_you_mean
+from rlearly.core.errors import ConfigError
+from rlearly.core.types import EnvSpec
 
 FAMILIES = {
     "dm_control suite": "domain_task: dog_run, cheetah_run, humanoid_walk, ...",
@@ -27,9 +29,9 @@ def config_for(name: str) -> EnvConfig:
     Raises:
         ConfigError: no family knows the name; the nearest names are given.
     """
-    from rlearly.envs import adroit, control, gym, metaworld
+    from rlearly.envs import adroit, dm_control, gymnasium_envs, metaworld
 
-    families = (gym, metaworld, adroit, control)
+    families = (gymnasium_envs, metaworld, adroit, dm_control)
     found = next(filter(None, (family.config_for(name) for family in families)), None)
     if found is None:
         valid = [known for family in families for known in family.names()]
@@ -41,17 +43,17 @@ def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int, pictures: bool = False
 ) -> gymnasium.Env:
     """The env that a config describes: actions float32 [A] in [-1, 1], uint8 or float32 obs."""
-    from rlearly.envs import adroit, control, gym, metaworld
+    from rlearly.envs import adroit, dm_control, gymnasium_envs, metaworld
 
     if config.family == "adroit":
         return adroit.make(config, pixels=pixels is not False, pictures=pictures)
     if config.family == "metaworld":
         return metaworld.make(config, pixels=pixels, pictures=pictures)
     if config.family == "control":
-        return control.make(
+        return dm_control.make(
             config, pixels=pixels is not False, model_seed=model_seed, pictures=pictures
         )
-    return gym.make(config, pixels=pixels, pictures=pictures)
+    return gymnasium_envs.make(config, pixels=pixels, pictures=pictures)
 
 
 def spec_of(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:

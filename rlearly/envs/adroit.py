@@ -36,11 +36,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from rlearly.config import ConfigError, EnvConfig
-from rlearly.envs import gym
-from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, PixelsAndVector, UnitActions
+from rlearly.config.schema import EnvConfig
+from rlearly.core.errors import ConfigError
+from rlearly.envs.gymnasium_envs import Photographed, registered
 from rlearly.envs.rendering import choose_backend, require_drawing
 from rlearly.envs.success import Successes
+from rlearly.envs.wrappers import ActionRepeat, FlatState, Pixels, PixelsAndVector, UnitActions
 
 HAND_JOINTS = 24
 
@@ -198,9 +199,7 @@ def make(config: EnvConfig, *, pixels: bool, pictures: bool = False) -> gymnasiu
     require_drawing(config, pixels=pixels, pictures=pictures)
     task = TASKS[config.name]
     base = _base(config, task)
-    photographed = gym.Photographed(
-        base, config.camera, fast=config.render == "fast", usual=task.view
-    )
+    photographed = Photographed(base, config.camera, fast=config.render == "fast", usual=task.view)
     env: gymnasium.Env = photographed
     if config.rules == "paper":
         env = PaperRules(env, task.rules, task.reward_scale)
@@ -222,7 +221,7 @@ def _base(config: EnvConfig, task: Task) -> gymnasium.Env:
                 "add env.rules=package, or leave it out."
             )
         kwargs = {"max_episode_steps": task.horizon_frames, **kwargs}
-    return gym.registered(replace(config, name=task.env_id, kwargs=kwargs))
+    return registered(replace(config, name=task.env_id, kwargs=kwargs))
 
 
 def _register(name: str) -> None:

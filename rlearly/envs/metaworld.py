@@ -23,12 +23,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from rlearly.config import ConfigError, EnvConfig, did_you_mean
-from rlearly.envs.gym import Photographed, without_known_noise
-from rlearly.envs.pixels import ActionRepeat, FlatState, Pixels, UnitActions
+from rlearly.config.schema import EnvConfig
+from rlearly.config.structured import did_you_mean
+from rlearly.core.errors import ConfigError
+from rlearly.envs.gymnasium_envs import Photographed, without_known_noise
 from rlearly.envs.rendering import choose_backend, require_drawing
-from rlearly.envs.state import installed
+from rlearly.envs.state.exact import installed
 from rlearly.envs.success import Successes
+from rlearly.envs.wrappers import ActionRepeat, FlatState, Pixels, UnitActions
 
 PREFIX = "metaworld/"
 VERSION = "-v3"

@@ -8,7 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from rlearly.config import ConfigError, EnvConfig
+from rlearly.config.schema import EnvConfig
+from rlearly.core.errors import ConfigError
 
 BACKENDS = ("egl", "osmesa")
 SCREEN = ("glfw", "glx", "on", "enable", "enabled", "true", "1")

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from rlearly.compose import Pace, forecast_replay_bytes, forecast_seconds, timed
-from rlearly.config import RunConfig
-from rlearly.machine import choose_device
+from rlearly.config.schema import RunConfig
+from rlearly.system.machine import choose_device
+from rlearly.training.forecast import Pace, forecast_replay_bytes, forecast_seconds, timed
 
 TIMING_SECONDS = 60.0
 """After which no further kind of run is timed."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rlearly.config import ConfigError, did_you_mean
+from rlearly.config.structured import did_you_mean
+from rlearly.core.errors import ConfigError
 
 PARTS = ("encoder", "actor", "critic", "critic_q1", "critic_q2", "value")
 MEASURES = (

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.display import duration
-from rlearly.experiments.attempt import Job, Record, after_death, in_use, last_lines
+from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines
+from rlearly.training.display import duration
 
 if TYPE_CHECKING:
     from rich.table import Table

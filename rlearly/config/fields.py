@@ -1,0 +1,36 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    multiple_of: int | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A config field with its one-line description and its bounds."""
+    bounds = {
+        "above": above,
+        "at_least": at_least,
+        "at_most": at_most,
+        "multiple_of": multiple_of,
+        "choices": choices,
+    }
+    metadata = {"help": help} | {name: bound for name, bound in bounds.items() if bound is not None}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def group(cls: type, help: str) -> Any:
+    """A nested group of settings with its own defaults."""
+    return dataclasses.field(default_factory=cls, metadata={"help": help})

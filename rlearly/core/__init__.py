@@ -1,0 +1,1 @@
+"""Types, observations and errors that every other package uses."""

@@ -1,0 +1,1 @@
+"""SnapshotRL: episodes that start at states along a teacher's trajectories."""

@@ -1,0 +1,334 @@
+"""A teacher's episodes as states that others may start from, in memory and in one HDF5 file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rlearly.core.errors import ConfigError
+from rlearly.envs.state import codec
+from rlearly.envs.state.action_replay import id_of
+from rlearly.envs.state.exact import EnvState, installed
+from rlearly.envs.state.serialization import DamagedState, from_bytes
+
+FORMAT = 2
+MAGIC = f"rlearly snapshots {FORMAT}\n".encode()
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+USER_BLOCK_BYTES = 512
+"""What HDF5 leaves to us at the beginning of a file."""
+COLUMNS = {
+    "observations": None,
+    "values": np.float64,
+    "rewards": np.float64,
+    "returns_to_go": np.float64,
+    "returns": np.float64,
+    "steps": np.int64,
+    "episodes": np.int64,
+}
+"""What a file holds beside the states, an entry a snapshot; None: the observation's own dtype."""
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, DamagedState)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Snapshots:
+    """N states along a teacher's episodes, in the order in which they were seen.
+
+    records: N saved states, each with the unwrapped env's observation there, as bytes.
+    observations [N, D]: that observation, flattened; values [N]: the teacher's estimate of its own
+    return from there (NaN if unknown); rewards [N]: of the step that led there (0 at a reset);
+    returns_to_go [N]: undiscounted, to the episode's end; returns [N]: of the whole episode;
+    steps [N]: since the reset; episodes [N]: number of the episode.
+    env_id, kwargs: what gymnasium.make was given; versions: of the packages; provenance: how it
+    came about, free form.
+    """
+
+    records: Sequence[bytes]
+    observations: np.ndarray
+    values: np.ndarray
+    rewards: np.ndarray
+    returns_to_go: np.ndarray
+    returns: np.ndarray
+    steps: np.ndarray
+    episodes: np.ndarray
+    env_id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            if len(getattr(self, name)) != len(self.records):
+                raise ConfigError(
+                    f"Snapshots: expected {len(self.records)} {name}, one a state, received "
+                    f"{len(getattr(self, name))}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        """What they are, in one line."""
+        if not len(self):
+            return f"<Snapshots: none of {self.env_id}>"
+        spans = (f"{a.min():.4g} to {a.max():.4g}" for a in (self.returns, self.values))
+        returns, values = spans
+        return (
+            f"<Snapshots: {len(self)} of {self.env_id} from {len(np.unique(self.episodes))} "
+            f"episodes, returns {returns}, values {values}>"
+        )
+
+    def state(self, index: int) -> tuple[EnvState, Any]:
+        """(the state, the unwrapped env's observation there) of one snapshot.
+
+        Raises:
+            DamagedState: its bytes are not what was written.
+        """
+        try:
+            record = from_bytes(self.records[index])
+            state = EnvState.from_tree(record["state"])
+            decoder = codec.Decoder(None, {}, {})
+            obs = decoder.decode(record["observation"], codec.MISSING, "observation")
+            return state, copy.deepcopy(obs)  # the bytes themselves cannot be written to
+        except (KeyError, TypeError, codec.Incomplete) as error:
+            raise DamagedState(f"Snapshot {index} is malformed ({error}).") from None
+
+    def select(self, best_episodes: int | None = None, every_steps: int = 1) -> Snapshots:
+        """Those of the `best_episodes` episodes of highest return, `every_steps` or more apart.
+
+        Raises:
+            ConfigError: a number is below 1.
+        """
+        for name, number in (("best_episodes", best_episodes), ("every_steps", every_steps)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
+        keep = np.zeros(len(self), dtype=bool)
+        latest: dict[int, int] = {}
+        for i, (episode, step) in enumerate(zip(self.episodes, self.steps, strict=True)):
+            if episode not in latest or step - latest[episode] >= every_steps:
+                keep[i], latest[episode] = True, step
+        if best_episodes is not None:
+            numbers, first = np.unique(self.episodes, return_index=True)
+            order = np.argsort(-self.returns[first], kind="stable")
+            keep &= np.isin(self.episodes, numbers[order[:best_episodes]])
+        chosen = np.flatnonzero(keep)
+        columns = {name: getattr(self, name)[chosen] for name in COLUMNS}
+        return replace(self, records=[self.records[int(i)] for i in chosen], **columns)
+
+    def check(self, env: gymnasium.Env) -> None:
+        """Make sure that episodes of `env` can start from these states.
+
+        Raises:
+            ConfigError: there are none, or they are of another env, other arguments or versions.
+        """
+        if not len(self):
+            raise ConfigError(
+                f"The snapshots of {self.env_id} are empty: record some with "
+                "python -m rlearly.teacher, or select fewer away."
+            )
+        refuse_vector(env)
+        base = env.unwrapped
+        if id_of(base) != self.env_id:
+            raise ConfigError(
+                f"The snapshots are of {self.env_id}, and the env is {id_of(base)}: wrap a "
+                f"{self.env_id}, or record snapshots of {id_of(base)}."
+            )
+        kwargs = kwargs_of(base)
+        if kwargs != dict(self.kwargs):
+            raise ConfigError(
+                f"The snapshots of {self.env_id} were made with the arguments "
+                f"{dict(self.kwargs)}, and this env with {kwargs}: make it with the same ones."
+            )
+        state, _ = self.state(0)
+        for package, wanted in state.versions.items():
+            have = installed(package)
+            if have != wanted:
+                raise ConfigError(
+                    f"The snapshots of {self.env_id} were made with {package} {wanted}, and this "
+                    f"is {package} {have}: their states would not continue alike; pip install "
+                    f"{package}=={wanted}, or record them again."
+                )
+
+    # --- on disk ---
+
+    def save(self, path: str | Path) -> None:
+        """Write one HDF5 file, whole or not at all, with its length and SHA-256 at its beginning.
+
+        Raises:
+            ConfigError: the folder is not there or cannot be written.
+        """
+        import h5py
+
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        ends = np.cumsum([len(record) for record in self.records], dtype=np.int64)
+        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+        options["fletcher32"] = True
+        try:
+            with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
+                meta = {
+                    "env_id": self.env_id,
+                    "kwargs": dict(self.kwargs),
+                    "versions": dict(self.versions),
+                    "provenance": dict(self.provenance),
+                }
+                file.attrs["rlearly_snapshots"] = json.dumps(meta)
+                joined = np.frombuffer(b"".join(self.records), np.uint8)
+                file.create_dataset("states/bytes", data=joined, **_unless_empty(joined, options))
+                file.create_dataset("states/ends", data=ends, **_unless_empty(ends, options))
+                for name in COLUMNS:
+                    column = getattr(self, name)
+                    file.create_dataset(name, data=column, **_unless_empty(column, options))
+            seal(partial)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "
+                "is there and writable."
+            ) from None
+        except TypeError as error:
+            partial.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{path}: kwargs and provenance of snapshots must be plain data ({error})."
+            ) from None
+
+    @staticmethod
+    def load(path: str | Path) -> Snapshots:
+        """The snapshots in a file; every byte is checked, nothing in it is run.
+
+        HDF5's library, which broken files can crash, sees none but whole ones. The checksum tells
+        damage, not malice: open files of people whom you trust.
+
+        Raises:
+            ConfigError: there is no such file, or it is damaged, or it is something else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ConfigError(
+                f"snapshot: there is no file {path}; python -m rlearly.teacher run=RUN_DIR "
+                f"out={path} makes one."
+            )
+        try:
+            with path.open("rb") as stream:
+                _verify(stream, path)
+                columns, records, meta = _contents(stream)
+            snapshots = Snapshots(
+                records=records,
+                env_id=str(meta["env_id"]),
+                kwargs=dict(meta["kwargs"]),
+                versions=dict(meta["versions"]),
+                provenance=dict(meta["provenance"]),
+                **columns,
+            )
+            for i in range(len(snapshots)):
+                snapshots.state(i)
+        except UNREADABLE as error:
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{path} does not load as snapshots ({reason}): it is truncated, damaged or "
+                "another kind of file; record it again with python -m rlearly.teacher."
+            ) from None
+        return snapshots
+
+
+def _unless_empty(array: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+    return options if array.size else {}
+
+
+def seal(path: Path) -> None:
+    """Put the length and the SHA-256 of a closed HDF5 file into its user block, and sync it."""
+    with path.open("r+b") as stream:
+        block = _user_block(stream)
+        stream.seek(0)
+        stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _user_block(stream: BufferedIOBase) -> bytes:
+    """What a file has to begin with, to the last byte, given what follows and its length."""
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(USER_BLOCK_BYTES)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    text = f"{length} bytes; SHA-256 of those from {USER_BLOCK_BYTES} on: {digest}\n"
+    return (MAGIC + text.encode()).ljust(USER_BLOCK_BYTES, b"\0")
+
+
+def _verify(stream: BufferedIOBase, path: Path) -> None:
+    block = stream.read(USER_BLOCK_BYTES)
+    if block.startswith(HDF5_MAGIC):
+        raise ConfigError(
+            f"{path} is HDF5 without a checksum, as snapshots of format 1 were, and this version "
+            f"reads format {FORMAT}: record it again with python -m rlearly.teacher."
+        )
+    if not block.startswith(MAGIC):
+        raise ValueError(f"expected it to begin with {MAGIC!r}, found {block[: len(MAGIC)]!r}")
+    if block != _user_block(stream):
+        raise ValueError("its length or checksum is not the one noted in it")
+
+
+def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes], dict[str, Any]]:
+    import h5py
+
+    with h5py.File(stream, "r") as file:
+        name = "rlearly_snapshots"
+        if h5py.check_string_dtype(file.attrs.get_id(name).dtype) is None:
+            raise ValueError(f"{name} is not text")
+        meta = json.loads(str(file.attrs[name]))
+        ends = _read(file, "states/ends", np.int64)
+        joined = _read(file, "states/bytes", np.uint8).tobytes()
+        columns = {name: _read(file, name, kind) for name, kind in COLUMNS.items()}
+    places = [0, *ends.tolist()]
+    if (np.diff(places) < 0).any() or places[-1] != len(joined):
+        raise ValueError("the states' places do not fit their bytes")
+    return columns, [joined[a:b] for a, b in itertools.pairwise(places)], meta
+
+
+def _read(file: Any, name: str, kind: Any) -> np.ndarray:
+    import h5py
+
+    for place in itertools.accumulate(name.split("/"), "{}/{}".format):
+        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is not within the file")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is not plain data within the file")
+    dtype = dataset.dtype
+    if dtype.hasobject or h5py.check_opaque_dtype(dtype):
+        raise ValueError(f"{name} is not made of numbers")
+    if dtype.kind not in "biuf" or (kind is not None and dtype != kind):
+        expected = "numbers" if kind is None else np.dtype(kind)
+        raise ValueError(f"{name}: expected {expected}, found {dtype}")
+    return np.asarray(dataset[()])
+
+
+def refuse_vector(env: Any) -> None:
+    """Copies are wrapped one by one.
+
+    Raises:
+        ConfigError: `env` is several envs, or none.
+    """
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ConfigError(
+            "Expected one env, received a vector of them: wrap each copy, as in "
+            "gymnasium.make_vec(id, 4, wrappers=[lambda env: SnapshotRL(env, ...)])."
+        )
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(f"Expected a gymnasium env, received {env!r}; see gymnasium.make.")
+
+
+def kwargs_of(base: gymnasium.Env) -> dict[str, Any]:
+    """What gymnasium.make was given, without how to draw."""
+    kwargs = dict(base.spec.kwargs) if base.spec is not None else {}
+    return {key: value for key, value in kwargs.items() if key != "render_mode"}

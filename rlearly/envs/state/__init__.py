@@ -1,0 +1,1 @@
+"""Exact save and restore of environments in mid-episode."""

@@ -1,0 +1,265 @@
+"""The way back that every env has: its episode's actions, repeated from the episode's seed."""
+
+from __future__ import annotations
+
+import copy
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rlearly.core.errors import ConfigError
+from rlearly.envs.state import codec
+
+
+class InexactState(ConfigError):
+    """An env cannot be saved, or brought back, to the bit."""
+
+
+class Inner(gymnasium.Wrapper):
+    """A wrapper directly around the unwrapped env, put there by `innermost`."""
+
+    @property
+    def spec(self) -> Any:
+        """The env's own: making it again must not look for this wrapper."""
+        return self.env.spec
+
+
+def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
+    """(env, the new wrapper): a wrapper put directly around the unwrapped env and its recording."""
+    bottom, outer = env, None
+    while isinstance(bottom, gymnasium.Wrapper) and not isinstance(bottom, Recorded):
+        outer, bottom = bottom, bottom.env
+    wrapper = make(bottom)
+    if outer is None:
+        return wrapper, wrapper
+    outer.env = wrapper
+    return env, wrapper
+
+
+class Recorded(Inner):
+    """Remembers the episode's seed, options and actions, so that it can be played again.
+
+    It belongs directly around the unwrapped env: `recorded(env)` puts it there. A reset without a
+    seed draws one from the env's own generator, so that every episode can be repeated. What others
+    draw from that generator between two steps is remembered too. Box2D's world, which
+    carries hidden state over, is built anew at each reset.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.forget()
+
+    def forget(self) -> None:
+        """The env is no longer where the recording leads."""
+        self.seed: int | None = None
+        self.options: Any = None
+        self.actions: list[Any] = []
+        self.drawn: list[list[Any]] = []  # [steps before it, the generator's state]
+        self.checksum = 0  # of all observations, rewards and flags
+        self._generator: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self.forget()
+        if seed is None:
+            seed = int(self.unwrapped.np_random.integers(2**31))
+        self.options = copy.deepcopy(options)
+        _rebuild_world(self.unwrapped)
+        obs, info = self.env.reset(seed=seed, options=options)
+        self.seed = seed
+        self._note(obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        now = self._generator_state()
+        if self.seed is not None and not same(now, self._generator):
+            self.drawn.append([len(self.actions), now])
+        self.actions.append(copy.deepcopy(action))
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._note([obs, reward, terminated, truncated])
+        return obs, reward, terminated, truncated, info
+
+    def _note(self, seen: Any) -> None:
+        self.checksum = _checksum(seen, self.checksum)
+        self._generator = self._generator_state()
+
+    def _generator_state(self) -> Any:
+        generator = getattr(self.unwrapped, "_np_random", None)
+        return None if generator is None else codec.generator_state(generator)
+
+
+def recorded(env: gymnasium.Env) -> gymnasium.Env:
+    """`env` with a `Recorded` directly around its unwrapped env, once."""
+    if recording_of(env) is not None:
+        return env
+    return innermost(env, Recorded)[0]
+
+
+def log_of(base: gymnasium.Env, recording: Recorded | None) -> dict[str, Any]:
+    """A recording as a tree.
+
+    Raises:
+        InexactState: there is none, or the actions are not data.
+    """
+    if recording is None or recording.seed is None:
+        why = "its actions were not recorded" if recording is None else "it was not reset"
+        raise InexactState(
+            f"{id_of(base)} can be saved only by repeating its actions, and {why}: wrap it with "
+            "recorded(env) before the reset, and reset it with a seed."
+        )
+    actions: Any = recording.actions
+    first = actions[0] if actions else None
+    if isinstance(first, np.ndarray | np.generic) and all(
+        type(a) is type(first) and a.dtype == first.dtype and a.shape == first.shape
+        for a in actions
+    ):
+        actions = np.stack(actions)
+    try:
+        return codec.Encoder().encode(
+            {
+                "seed": recording.seed,
+                "options": recording.options,
+                "actions": actions,
+                "drawn": recording.drawn,
+                "checksum": recording.checksum,
+            },
+            "the recording",
+        )
+    except codec.Unencodable as error:
+        raise InexactState(
+            f"{id_of(base)} cannot be saved: {error}, expected reset options and actions that are "
+            "numbers, text, arrays and containers of them."
+        ) from None
+
+
+def replay(
+    base: gymnasium.Env,
+    recording: Recorded | None,
+    log: dict[str, Any],
+    random: dict[str, Any] | None,
+    clocks: dict[str, Any] | None,
+) -> None:
+    """Repeat a recorded episode; afterwards generators and clocks are as given, or as before.
+
+    Raises:
+        InexactState: it did not lead to the same observations, rewards and endings.
+    """
+    recording = recording or Recorded(base)
+    saved = codec.Decoder(base, {}, {}).decode(log, codec.MISSING, "")
+    own_random, own_clocks = own_randomness(base)
+    recording.reset(seed=saved["seed"], options=saved["options"])
+    drawn = dict(saved["drawn"])
+    for i, action in enumerate(saved["actions"]):
+        if i in drawn:
+            set_randomness(base, {"_np_random": drawn[i]}, {})
+        recording.step(action)
+    if recording.checksum != saved["checksum"]:
+        recording.forget()
+        raise InexactState(
+            f"{id_of(base)} did not return to its saved state when its {len(saved['actions'])} "
+            "actions were repeated from its seed: it keeps something from one episode to the "
+            "next, or draws randomness that its seed does not decide."
+        )
+    set_randomness(
+        base,
+        own_random if random is None else random,
+        own_clocks if clocks is None else clocks,
+    )
+
+
+def _holders(base: Any) -> list[tuple[str, Any]]:
+    """Where an env's generators and clocks are looked for when its actions are repeated."""
+    holders = [("", base)]
+    for path in ("_control", "_env", "_control._task", "_env._task"):
+        owner = base
+        for name in path.split("."):
+            owner = getattr(owner, "__dict__", {}).get(name)
+        if hasattr(owner, "__dict__"):
+            holders.append((path, owner))
+    return holders
+
+
+def own_randomness(base: gymnasium.Env) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(generators' states, clocks) of an env, by where they are."""
+    random, clocks = {}, {}
+    for path, holder in _holders(base):
+        for key, value in vars(holder).items():
+            where = f"{path}.{key}" if path else key
+            if isinstance(value, np.random.Generator | np.random.RandomState):
+                random[where] = codec.generator_state(value)
+            elif key in codec.CLOCKS and isinstance(value, bool | int):
+                clocks[where] = value
+    return random, clocks
+
+
+def set_randomness(base: gymnasium.Env, random: dict[str, Any], clocks: dict[str, Any]) -> None:
+    for path, holder in _holders(base):
+        held = vars(holder)
+        for saved, is_random in ((random, True), (clocks, False)):
+            for where, value in saved.items():
+                owner, _, key = where.rpartition(".")
+                if owner == path:
+                    held[key] = codec.with_state(held.get(key), value) if is_random else value
+
+
+def _rebuild_world(base: Any) -> None:
+    world = vars(base).get("world")
+    if type(world).__name__ != "b2World":
+        return
+    base._destroy()
+    base.world = type(world)(gravity=world.gravity)
+    listener = getattr(world, "contactListener", None)
+    if listener is not None:
+        base.world.contactListener = listener
+
+
+def recording_of(env: gymnasium.Env) -> Recorded | None:
+    """The `Recorded` of a chain of wrappers, if it has one."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, Recorded):
+            return env
+        env = env.env
+    return None
+
+
+def id_of(base: Any) -> str:
+    """The registered id, dm_control's task name, or the class."""
+    if base.spec is not None:
+        return base.spec.id
+    return getattr(base, "task_name", f"{type(base).__module__}:{type(base).__qualname__}")
+
+
+def _checksum(tree: Any, start: int) -> int:
+    """CRC-32 of observations, rewards and flags, to the bit."""
+    if isinstance(tree, Mapping):
+        tree = [part for item in tree.items() for part in item]
+    if isinstance(tree, list | tuple):
+        for item in tree:
+            start = _checksum(item, start)
+        return start
+    if isinstance(tree, np.ndarray | np.generic) and not tree.dtype.hasobject:
+        return zlib.crc32(np.ascontiguousarray(tree).data, start)
+    if isinstance(tree, float):
+        return zlib.crc32(struct.pack("<d", tree), start)
+    return zlib.crc32(repr(tree).encode(), start)
+
+
+def same(one: Any, two: Any) -> bool:
+    """Equal to the bit, types, shapes, NaNs and signs of zero included."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
+    if isinstance(one, np.ndarray | np.generic):
+        same_kind = one.dtype == two.dtype and one.shape == two.shape
+        return same_kind and one.tobytes() == two.tobytes()
+    if isinstance(one, float):
+        return struct.pack("<d", one) == struct.pack("<d", two)
+    return one == two

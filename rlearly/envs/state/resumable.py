@@ -1,0 +1,91 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rlearly.core.errors import ConfigError
+from rlearly.core.spaces import copied
+from rlearly.envs.state.action_replay import (
+    InexactState,
+    recorded,
+)
+from rlearly.envs.state.exact import EnvState, method_of, restore, save
+from rlearly.envs.state.serialization import DamagedState
+from rlearly.system.seeding import episode_seed
+
+log = logging.getLogger(__name__)
+
+
+# --- the training loop's env ---
+
+
+class Episodes(gymnasium.Wrapper):
+    """An env whose every episode follows from a seed of its own and the actions taken.
+
+    `reset()` draws the episode's seed from `generator`. `state_dict()` holds the env in
+    mid-episode, so that a resumed run continues to the bit.
+    """
+
+    def __init__(self, env: gymnasium.Env, generator: np.random.Generator):
+        super().__init__(recorded(env) if method_of(env) == "replay" else env)
+        self.generator = generator
+        self.seed: int | None = None
+        self.obs: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self.seed = episode_seed(self.generator) if seed is None else seed
+        self.obs, info = self.env.reset(seed=self.seed, options=options)
+        return self.obs, info
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
+        return self.obs, float(reward), terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator and, within an episode, the EnvState's bytes as one array.
+
+        An env that cannot be saved is reported, and its episode is not there.
+        """
+        episode = None
+        if self.seed is not None:
+            try:
+                episode = np.frombuffer(save(self.env).to_bytes(), np.uint8)
+            except InexactState as error:
+                log.warning("A resumed run would begin a new episode: %s", error)
+        return {
+            "generator": self.generator.bit_generator.state,
+            "seed": self.seed,
+            "episode": episode,
+            "obs": None if self.obs is None else copied(self.obs),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to the saved episode and step; `obs` is then its observation.
+
+        An env that does not get there again (it keeps something from one episode to the next, or
+        a package has changed) is reported, and `obs` is None: the caller begins a new episode.
+        """
+        self.generator.bit_generator.state = state["generator"]
+        self.seed, self.obs = None, None
+        if state["seed"] is None:
+            return
+        try:
+            if state.get("episode") is None:
+                raise InexactState("The checkpoint does not hold its episode.")
+            restore(self.env, EnvState.from_bytes(state["episode"].tobytes()))
+        except (ConfigError, DamagedState) as error:
+            log.warning(
+                "The env did not return to its saved state: %s The run goes on, with a new "
+                "episode, but not to the bit.",
+                error,
+            )
+            return
+        self.seed, self.obs = state["seed"], copied(state["obs"])

@@ -1,0 +1,1 @@
+"""Reading runs and sweeps: statistics, figures, tables and pages."""

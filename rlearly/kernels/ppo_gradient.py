@@ -1,0 +1,384 @@
+"""PPO's loss of a minibatch, and its gradient in closed form where the networks are plain stacks.
+
+`terms` states the loss; the rest only differentiates it. A minibatch of 64 rows is so small that
+autograd spends ten times what the sums themselves cost; written out they are some seventy calls of
+numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlearly.kernels.numpy_forward import Layer, plain_layers
+from rlearly.nn.distributions import HALF_LOG_TAU
+from rlearly.nn.networks import GaussianActor, StateValue
+from rlearly.nn.optim import Flat
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What there is to choose in the loss: mean policy term - entropy + mean value term."""
+
+    clip: float
+    clip_value: bool
+    entropy_weight: float
+    value_weight: float
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The loss, of the means of the terms and the policy's entropy."""
+        spread = parts["policy/entropy"]
+        return (
+            parts["loss/actor"]
+            - self.entropy_weight * spread
+            + self.value_weight * parts["loss/critic"]
+        )
+
+    def terms(
+        self,
+        log_prob: Tensor,
+        value: Tensor,
+        *,
+        old_log_prob: Tensor,
+        old_value: Tensor,
+        gain: Tensor,
+        target: Tensor,
+    ) -> dict[str, Tensor]:
+        """Each row's share [B] of the loss, and of what is told of it; `gain` is normalised."""
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        error = (value - target).square()
+        if self.clip_value:
+            near = old_value + (value - old_value).clamp(-self.clip, self.clip)
+            error = torch.max(error, (near - target).square())
+        terms = {
+            "loss/actor": -torch.min(gain * ratio, gain * clipped),
+            "loss/critic": 0.5 * error,
+        }
+        with torch.no_grad():
+            terms["policy/kl"] = ratio - 1 - log_ratio
+            terms["policy/clip_fraction"] = ((ratio - 1).abs() > self.clip).float()
+        return terms
+
+
+def gaussian(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [B] of actions [B, A] under N(mean [B, A], std [A]), and the entropy []."""
+    noise = (action - mean) / log_std.exp()
+    log_prob = (-0.5 * noise.square() - log_std - HALF_LOG_TAU).sum(-1)
+    return log_prob, entropy(log_std)
+
+
+def entropy(log_std: Tensor) -> Tensor:
+    """Of a Gaussian, in nats [...]; log_std [..., A]."""
+    return (log_std + HALF_LOG_TAU + 0.5).sum(-1)
+
+
+def normalised(gain: Tensor) -> Tensor:
+    """The advantages [..., B] of a minibatch, with mean 0 and deviation 1."""
+    return (gain - gain.mean(-1, keepdim=True)) / (gain.std(-1, keepdim=True) + 1e-8)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a rollout in numpy: obs [n, D], action [A, n], all others [n]."""
+
+    obs: np.ndarray
+    action: np.ndarray
+    old_log_prob: np.ndarray
+    old_value: np.ndarray
+    gain: np.ndarray
+    target: np.ndarray
+
+    @classmethod
+    def of(
+        cls, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
+    ) -> Rows:
+        """Of tensors [n, ...] on the CPU; the advantages as they are."""
+        target = gain + old_value
+        rows = (obs, action.T, old_log_prob, old_value, gain, target)
+        return cls(*(tensor.numpy() for tensor in rows))
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def shuffled(self, order: Tensor, parts: int) -> Rows:
+        """A copy in another order, its advantages normalised in each of the minibatches."""
+        rows = order.numpy()
+        gain = torch.from_numpy(self.gain)[order]
+        size, larger = divmod(len(self), parts)
+        cut = larger * (size + 1)
+        if cut:
+            gain[:cut] = normalised(gain[:cut].view(-1, size + 1)).view(-1)
+        gain[cut:] = normalised(gain[cut:].view(-1, size)).view(-1)
+        return Rows(
+            self.obs.take(rows, axis=0),
+            self.action.take(rows, axis=1),
+            self.old_log_prob.take(rows),
+            self.old_value.take(rows),
+            gain.numpy(),
+            self.target.take(rows),
+        )
+
+    def part(self, start: int, end: int) -> Rows:
+        """A view of some rows."""
+        return Rows(
+            self.obs[start:end],
+            self.action[:, start:end],
+            self.old_log_prob[start:end],
+            self.old_value[start:end],
+            self.gain[start:end],
+            self.target[start:end],
+        )
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """What `Surrogate.terms` is told of them."""
+        names = ("old_log_prob", "old_value", "gain", "target")
+        return {name: torch.from_numpy(getattr(self, name)) for name in names}
+
+
+class ClosedForm:
+    """The gradient of the loss of a minibatch with respect to every parameter of both networks.
+
+    Of B rows with normalised advantages g, targets t and ratios r = exp(l), l = log pi(a|s) - old:
+
+        loss = mean(-min(g r, g clip(r))) - w_e H + w_v mean(max(e, e') / 2),
+        e = (v - t)^2, e' = (old v + clip(v - old v) - t)^2
+
+    - d loss / d l = -g r / B where g r <= g clip(r); else 0, for the clipped ratio is constant.
+    - l = sum over actions of -n^2 / 2 - log std + constants, with n = (a - mean) / std, so
+      d l / d mean = n / std and d l / d log std = n^2 - 1. The entropy H = sum of log std + ...
+    - d loss / d v = w_v (v - t) / B where e >= e' or the clip of v is not at work; else 0.
+    - Where h = tanh(z), z = W x + b: dz = dh (1 - h^2), dW = dz x^T, db = dz 1, dx = W^T dz.
+
+    Only where two sides of a min or max are equal by chance would autograd take their mean.
+
+    Both networks' parameters, units and derivatives are kept in one array, the actor's before the
+    critic's, for whatever can be done to both at once. `flat` has the parameters and gradients.
+    """
+
+    def __init__(self, actor: GaussianActor, critic: StateValue, surrogate: Surrogate):
+        """Raises ValueError where `fits` is false."""
+        stacks = _stacks(actor, critic)
+        if stacks is None:
+            raise ValueError("expected two plain stacks of tanh layers of one width on the CPU")
+        self.surrogate = surrogate
+        pairs = [[layer.linear for layer in both] for both in zip(*stacks, strict=True)]
+        each = (p for both in pairs for p in (*(o.weight for o in both), *(o.bias for o in both)))
+        self.flat = Flat([*each, actor.log_std])
+        self.parameters = self.flat.parameters
+        self.gradients = self.flat.gradients.numpy()
+        values, start = self.flat.values.numpy(), 0
+        self._layers: list[_Layer] = []
+        for one, other in pairs:
+            layer = _Layer(one, other, values[start:], self.gradients[start:])
+            self._layers.append(layer)
+            start += layer.size
+        self._log_std, self._log_std_gradient = values[start:], self.gradients[start:]
+        self._rooms: dict[int, _Room] = {}
+        self._near_one = _number(1 - surrogate.clip), _number(1 + surrogate.clip)
+        self._near_zero = _number(-surrogate.clip), _number(surrogate.clip)
+
+    @staticmethod
+    def fits(actor: nn.Module, critic: nn.Module) -> bool:
+        """Whether these are two plain stacks of tanh layers of the same widths, on the CPU."""
+        return _stacks(actor, critic) is not None
+
+    def begin(self) -> None:
+        """Find the parameters, wherever they have been put meanwhile."""
+        self.flat.gather()
+
+    def clip_gradients(self, max_norm: float) -> None:
+        """Bound the length of the whole gradient, as torch's `clip_grad_norm_` does."""
+        share = max_norm / (math.sqrt(self.gradients.dot(self.gradients)) + 1e-6)
+        if not share >= 1:  # not a number, too
+            np.multiply(self.gradients, np.float32(share), out=self.gradients)
+
+    def outputs(self, obs: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean actions [n, A] and values [n] of states [n, D], worked out in so many parts."""
+        mean = np.empty((len(self._log_std), len(obs)), np.float32)
+        value = np.empty(len(obs), np.float32)
+        with np.errstate(all="ignore"):
+            for start, end in minibatches(len(obs), parts):
+                room = self._room(end - start)
+                self._forward(obs[start:end].T, room)
+                mean[:, start:end], value[start:end] = room.nets[-1]
+        return mean.T, value
+
+    def differentiate(self, rows: Rows, log_prob: np.ndarray, value: np.ndarray) -> None:
+        """Fill `gradients`, and the rows' log pi(a|s) [B] and v [B] as they are now."""
+        room = self._room(len(rows))
+        self._forward(rows.obs.T, room)
+        self._differentiate_policy(rows, room, log_prob)
+        self._differentiate_value(rows, room, value)
+        self._backward(rows.obs, room)
+
+    def _room(self, size: int) -> _Room:
+        room = self._rooms.get(size)
+        if room is None:
+            room = self._rooms[size] = _Room(self._layers, size, self.surrogate)
+        return room
+
+    def _forward(self, states: np.ndarray, room: _Room) -> None:
+        for at, (layer, units) in enumerate(zip(self._layers, room.units, strict=True)):
+            if at == 0:
+                layer.weight.dot(states, units)
+            else:
+                for net, weight in enumerate(layer.weights):
+                    weight.dot(room.nets[at - 1][net], room.nets[at][net])
+            np.add(units, layer.bias, units)
+            if layer is not self._layers[-1]:
+                np.tanh(units, units)
+
+    def _differentiate_policy(self, rows: Rows, room: _Room, log_prob: np.ndarray) -> None:
+        """From the mean action to the derivatives by it and by log std."""
+        log_std, mean, by_mean = self._log_std, room.nets[-1][0], room.by_nets[-1][0]
+        noise, squares = room.noise, room.squares
+        precision = np.exp(-log_std)[:, None]
+        np.subtract(rows.action, mean, noise)
+        np.multiply(noise, precision, noise)
+        np.square(noise, squares)
+        np.dot(room.minus_halves, squares, log_prob)
+        log_prob -= np.add.reduce(log_std) + np.float32(HALF_LOG_TAU * len(log_std))
+        ratio = np.subtract(log_prob, rows.old_log_prob, room.one)
+        np.exp(ratio, ratio)
+        unclipped = np.multiply(rows.gain, ratio, room.two)
+        clipped = _clip(ratio, self._near_one, room.three)
+        np.multiply(rows.gain, clipped, clipped)
+        np.less_equal(unclipped, clipped, room.moves)
+        by_log_prob = np.multiply(unclipped, room.moves, unclipped)
+        np.multiply(by_log_prob, room.policy_share, by_log_prob)
+        np.multiply(noise, by_log_prob, by_mean)
+        np.multiply(by_mean, precision, by_mean)
+        by_log_std = np.dot(squares, by_log_prob, self._log_std_gradient)
+        by_log_std -= by_log_prob.dot(room.ones) + np.float32(self.surrogate.entropy_weight)
+
+    def _differentiate_value(self, rows: Rows, room: _Room, value: np.ndarray) -> None:
+        """From the value to the derivative by it."""
+        value[:] = room.nets[-1][1][0]
+        by_value = room.by_nets[-1][1][0]
+        error = np.subtract(value, rows.target, room.one)
+        np.multiply(error, room.value_share, by_value)
+        if self.surrogate.clip_value:
+            moved = np.subtract(value, rows.old_value, room.two)
+            near = _clip(moved, self._near_zero, room.three)
+            np.equal(moved, near, room.inside)
+            np.add(near, rows.old_value, near)
+            np.subtract(near, rows.target, near)
+            np.square(near, near)
+            np.square(error, error)
+            np.greater_equal(error, near, room.moves)
+            np.logical_or(room.moves, room.inside, room.moves)
+            np.multiply(by_value, room.moves, by_value)
+
+    def _backward(self, states: np.ndarray, room: _Room) -> None:
+        """From the derivatives by both outputs to those by every weight and bias."""
+        for at in range(len(self._layers) - 1, -1, -1):
+            layer, by_units = self._layers[at], room.by_units[at]
+            if layer is not self._layers[-1]:  # through tanh
+                slope = room.units[at]
+                np.square(slope, slope)
+                np.subtract(ONE, slope, slope)
+                np.multiply(by_units, slope, by_units)
+            by_units.dot(room.ones, layer.bias_gradient)
+            if at == 0:
+                by_units.dot(states, layer.weight_gradient)
+                return
+            for net, dz in enumerate(room.by_nets[at]):
+                dz.dot(room.nets[at - 1][net].T, layer.weight_gradients[net])
+                layer.weights[net].T.dot(dz, room.by_nets[at - 1][net])
+
+
+def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
+    """Where the parts of `torch.tensor_split` begin and end."""
+    size, larger = divmod(rows, parts)
+    start = 0
+    for at in range(parts):
+        end = start + size + (at < larger)
+        yield start, end
+        start = end
+
+
+def _stacks(actor: nn.Module, critic: nn.Module) -> tuple[list[Layer], list[Layer]] | None:
+    if not (isinstance(actor, GaussianActor) and isinstance(critic, StateValue)):
+        return None
+    policy, value = plain_layers(actor.policy), plain_layers(critic.v)
+    if policy is None or value is None:
+        return None
+    parameters = [*actor.parameters(), *critic.parameters()]
+    if any(p.device.type != "cpu" or not p.requires_grad for p in parameters):
+        return None
+    activations = [nn.Tanh] * (len(policy) - 1) + [None]
+    for stack in (policy, value):
+        if [layer.activation for layer in stack] != activations:
+            return None
+    inputs = [[layer.linear.in_features for layer in stack] for stack in (policy, value)]
+    return (policy, value) if inputs[0] == inputs[1] else None
+
+
+class _Layer:
+    """A layer of both networks in flat arrays, the actor's outputs before the critic's.
+
+    weight, weight_gradient [outputs, inputs]: of both, for they have as many inputs; weights,
+    weight_gradients: of each. bias [outputs, 1], bias_gradient [outputs]: of both.
+    """
+
+    def __init__(
+        self, actor: nn.Linear, critic: nn.Linear, values: np.ndarray, gradients: np.ndarray
+    ):
+        self.split, inputs = actor.out_features, actor.in_features
+        self.outputs = self.split + critic.out_features
+        weights, self.size = self.outputs * inputs, self.outputs * (inputs + 1)
+        self.weight, self.weight_gradient = (
+            flat[:weights].reshape(-1, inputs) for flat in (values, gradients)
+        )
+        self.weights = self.of_each(self.weight)
+        self.weight_gradients = self.of_each(self.weight_gradient)
+        self.bias = values[weights : self.size, None]
+        self.bias_gradient = gradients[weights : self.size]
+
+    def of_each(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The actor's and the critic's rows, one for an output."""
+        return rows[: self.split], rows[self.split :]
+
+
+class _Room:
+    """Where the numbers of a minibatch of one size are while they are computed with."""
+
+    def __init__(self, layers: list[_Layer], size: int, surrogate: Surrogate):
+        def empty(*shape: int) -> np.ndarray:
+            return np.empty((*shape, size), np.float32)
+
+        self.units = [empty(layer.outputs) for layer in layers]
+        self.by_units = [empty(layer.outputs) for layer in layers]
+        self.nets, self.by_nets = (
+            [layer.of_each(rows) for layer, rows in zip(layers, both, strict=True)]
+            for both in (self.units, self.by_units)
+        )
+        actions = layers[-1].split
+        self.noise, self.squares = empty(actions), empty(actions)
+        self.one, self.two, self.three = empty(), empty(), empty()
+        self.moves, self.inside = np.empty((2, size), bool)
+        self.ones = np.ones(size, np.float32)
+        self.minus_halves = np.full(actions, -0.5, np.float32)
+        self.policy_share = _number(-1 / size)
+        self.value_share = _number(surrogate.value_weight / size)
+
+
+def _number(value: float) -> np.ndarray:
+    """As numpy has numbers: Python's take it longer."""
+    return np.array(value, np.float32)
+
+
+ONE = _number(1)
+
+
+def _clip(x: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> np.ndarray:
+    """`np.clip` without what it costs around the two calls."""
+    np.maximum(x, bounds[0], out=out)
+    return np.minimum(out, bounds[1], out=out)

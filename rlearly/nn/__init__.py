@@ -1,0 +1,1 @@
+"""Networks, layers, optimizers and schedules. Nothing here knows a loss."""

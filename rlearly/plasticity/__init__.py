@@ -1,0 +1,1 @@
+"""Measuring how well networks can still learn, and intervening when they cannot."""

@@ -1,0 +1,1 @@
+"""Interventions on networks, one family a file."""

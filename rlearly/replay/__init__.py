@@ -1,0 +1,1 @@
+"""Memory that agents learn from: replay buffers and rollouts."""

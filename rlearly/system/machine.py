@@ -1,0 +1,180 @@
+"""The computer underneath: device, threads, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+from rlearly.core.errors import ConfigError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: the name is no device, or that device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, received {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: {name} is not here ({torch.cuda.device_count()} GPUs are visible); "
+            "add device=cpu or device=auto."
+        )
+    return device
+
+
+def settle(threads: int | None) -> int:
+    """Pin torch's threads and keep freed memory in the process; returns the thread count.
+
+    Without a number it is OMP_NUM_THREADS where that is set, as schedulers do, else all cores that
+    the process may use. Big tensors are otherwise handed back to the system and fetched anew at
+    each update, which costs more than computing with them. Call it before the first tensor.
+    """
+    count = threads or asked_threads() or usable_cores()
+    torch.set_num_threads(count)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
+    torch.backends.cudnn.benchmark = False
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    return count
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 numbers are faster there than float32's, not imitated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, by which torch compiles for a CPU."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
+
+
+def let_products_round(precision: str) -> None:
+    """`tf32`: a GPU may round the factors of float32 products to 10 bits; else it may not."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def ask_for_repeatable_kernels(device: torch.device) -> None:
+    """On a GPU, have torch take deterministic kernels, and warn where it has none."""
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
+
+
+def asked_threads() -> int:
+    """OMP_NUM_THREADS, as schedulers set it; 0 if it is not a plain number."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+
+
+def processor() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory this process may still take: the system's, or less if a control group says so."""
+    left = [psutil.virtual_memory().available]
+    for group in _control_groups(root):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                room = int((group / limit).read_text()) - int((group / used).read_text())
+            except (OSError, ValueError):  # not this version, or no limit in it ("max")
+                continue
+            left.append(room + _file_cache(group))
+    return max(min(left), 0)
+
+
+def gpu_free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody has taken."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """The process's memory control groups, each with all its ancestors (versions 1 and 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/"]:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount = root / "memory" if controllers else root
+        group = mount / name.strip("/")
+        yield from (g for g in (group, *group.parents) if g.is_relative_to(mount))
+
+
+def _file_cache(group: Path) -> int:
+    """Bytes charged to a group that are only cached files, and given back when needed."""
+    try:
+        pairs = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+    except OSError:
+        return 0
+    return sum(int(n) for name, n in pairs if name in ("inactive_file", "active_file"))
+
+
+WORKING_BYTES = 2_000_000_000
+"""Left free for networks, batches, the simulator and the system beside the replay."""
+
+
+def check_memory(needed_bytes: int, transition_bytes: int) -> str:
+    """One line that says what the replay will take.
+
+    Raises:
+        ConfigError: it does not fit; the sentence gives both numbers and a capacity that does.
+    """
+    available = available_bytes()
+    if needed_bytes + WORKING_BYTES > available:
+        fits = max(0, available - WORKING_BYTES) // transition_bytes
+        fits = int(fits * 0.95) // 1000 * 1000
+        remedy = (
+            f"add replay.capacity={fits} or use a machine with more memory"
+            if fits >= 1000
+            else "use a machine with more memory"
+        )
+        raise ConfigError(
+            f"The replay will grow to {gigabytes(needed_bytes)} and training itself needs about "
+            f"{gigabytes(WORKING_BYTES)}, but only {gigabytes(available)} of memory are "
+            f"available here: {remedy}."
+        )
+    return f"{gigabytes(needed_bytes)} of {gigabytes(available)} available"
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

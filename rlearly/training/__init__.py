@@ -1,0 +1,1 @@
+"""The training run: steps become transitions, transitions become updates."""

@@ -1,0 +1,116 @@
+"""What a person sees of a run: one live line in a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from rlearly.core.types import Progress
+
+LIVE_SECONDS = 0.25
+LINE_SECONDS = (1.0, 5.0, 10.0, 15.0, 30.0, 60.0)
+"""Gaps between lines when not in a terminal: quick at first, then once a minute."""
+
+RATE_WINDOW = 40
+SEPARATOR = " | "
+
+
+class Display:
+    """Frames, rates, time left, last returns and dormant ratio. It only looks on."""
+
+    def __init__(self, train_frames: int, console: Console | None = None):
+        self.train_frames = train_frames
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.started = time.monotonic()
+        self.next_at = self.started + (0.0 if self.console.is_terminal else LINE_SECONDS[0])
+        self.lines = 0
+        self.samples: deque[tuple[float, int, int]] = deque(maxlen=RATE_WINDOW)
+        self.live: Live | None = None
+        self.last: tuple[Progress, int, Mapping[str, Any]] | None = None
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, auto_refresh=False, transient=False)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            if self.last:
+                self._draw(self.live, *self.last)
+            self.live.stop()
+
+    def look(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+        self.last = (at, updates, latest)
+        now = time.monotonic()
+        if now < self.next_at:
+            return
+        if "evaluating" in latest:
+            self.samples.clear()  # rates are of training alone
+        else:
+            if updates and self.samples and not self.samples[-1][2]:
+                self.samples.clear()  # steps without updates are faster than all that follow
+            self.samples.append((now, at.frames, updates))
+        if self.live:
+            self.next_at = now + LIVE_SECONDS
+            self._draw(self.live, at, updates, latest)
+        else:
+            self.next_at = now + LINE_SECONDS[min(self.lines, len(LINE_SECONDS) - 1)]
+            self.lines += 1
+            speed, learning = self.parts(at, updates, latest)
+            self.console.print(SEPARATOR.join(speed + learning), markup=False)
+
+    def _draw(self, live: Live, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+        """Speed on one line and learning on the next, so that 80 columns hold both."""
+        lines = self.parts(at, updates, latest)
+        live.update(Text("\n".join(map(SEPARATOR.join, lines))), refresh=True)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def parts(
+        self, at: Progress, updates: int, latest: Mapping[str, Any]
+    ) -> tuple[list[str], list[str]]:
+        """Where the run stands: how far and how fast, and what it has learnt."""
+        parts = [f"{at.frames:,} / {self.train_frames:,} frames ({self._share(at):.1%})"]
+        learning = []
+        if len(self.samples) > 1:
+            (t0, f0, u0), (t1, f1, u1) = self.samples[0], self.samples[-1]
+            rate = (f1 - f0) / max(t1 - t0, 1e-9)
+            parts.append(f"{rate:.1f} frames/s")
+            parts.append(f"{(u1 - u0) / max(t1 - t0, 1e-9):.2f} updates/s")
+            if rate > 0 and u0:
+                parts.append(f"{duration((self.train_frames - at.frames) / rate)} left")
+        for key, label in (
+            ("train/episode_return", "return {:.1f}"),
+            ("eval/episode_return", "eval {:.1f}"),
+            ("eval/success_rate", "success {:.0%}"),
+            ("plasticity/dormant_ratio", "dormant {:.1%}"),
+        ):
+            if key in latest:
+                learning.append(label.format(float(latest[key])))
+        if "evaluating" in latest:
+            learning.append(f"evaluating episode {latest['evaluating']}")
+        elif not updates:
+            learning.append("no updates yet")
+        return parts, learning
+
+    def _share(self, at: Progress) -> float:
+        return min(1.0, at.frames / self.train_frames)
+
+
+def duration(seconds: float) -> str:
+    """A time span a person reads at a glance."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"

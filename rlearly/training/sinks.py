@@ -1,0 +1,172 @@
+"""Where metrics go: local files always, and wandb when asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlearly.config.schema import WandbConfig
+from rlearly.core.errors import ConfigError
+from rlearly.core.types import Progress, Sink
+
+log = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """metrics.jsonl: one row a line, each with `frames` and `steps`; the record of the run.
+
+    Loading a state cuts what was written after it, so a resumed run has no doubled rows.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.stream = path.open("a", buffering=1)
+
+    def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
+        row = {"frames": at.frames, "steps": at.steps, **metrics}
+        self.stream.write(json.dumps(row) + "\n")
+
+    def video(self, at: Progress, path: str) -> None:
+        """Videos lie beside this file."""
+
+    def state_dict(self) -> dict[str, Any]:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())  # a checkpoint on the disk counts on these rows
+        return {"bytes": self.path.stat().st_size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stream.flush()
+        if self.path.stat().st_size < state["bytes"]:
+            log.warning("%s is shorter than at the checkpoint: rows were lost.", self.path)
+            whole = self.path.read_bytes().rpartition(b"\n")
+            os.truncate(self.path, len(whole[0] + whole[1]))  # without a row that is cut in two
+            return
+        os.truncate(self.path, state["bytes"])
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+class TensorBoard:
+    """Event files; `tensorboard --logdir runs` shows them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.purge_from: int | None = None
+        """Frames from which earlier events are superseded by what is written from now on."""
+        self._writer: Any = None
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder), purge_step=self.purge_from)
+        return self._writer
+
+    def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
+        writer = self._open()
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, at.frames)
+
+    def video(self, at: Progress, path: str) -> None:
+        """TensorBoard shows GIFs only; the mp4 files lie in the run's videos folder."""
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._writer is not None:
+            self._writer.flush()
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Wandb:
+    """One wandb run, resumed under the same id; the x axis is our own `frames`."""
+
+    def __init__(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]):
+        import wandb
+
+        id_file = run_dir / "wandb_id"
+        if not id_file.is_file():
+            id_file.write_text(uuid.uuid4().hex[:8])
+        try:
+            self.run = wandb.init(
+                id=id_file.read_text(),
+                resume="allow",
+                mode=config.mode,  # pyright: ignore[reportArgumentType]
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                name=f"{run_config['agent_name']}-{run_config['env']['name']}-{run_dir.name}",
+                dir=str(run_dir),
+                config=dict(run_config),
+                settings=wandb.Settings(init_timeout=30, silent=True),
+            )
+        except (wandb.Error, OSError) as error:
+            raise ConfigError(
+                f"wandb.mode={config.mode}: wandb did not start "
+                f"({str(error).splitlines()[0].rstrip('.')}); "
+                "log in with `wandb login`, or add wandb.mode=offline."
+            ) from None
+        self.run.define_metric("frames")
+        self.run.define_metric("*", step_metric="frames")
+
+    def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
+        self.run.log({"frames": at.frames, "steps": at.steps, **metrics})
+
+    def video(self, at: Progress, path: str) -> None:
+        import wandb
+
+        self.run.log({"frames": at.frames, "eval/video": wandb.Video(path, format="mp4")})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Sinks:
+    """Several sinks as one. The first is the record; a failure of another one is reported once
+    and costs that sink only, never the run."""
+
+    def __init__(self, record: Sink, others: Sequence[Sink]):
+        self.record = record
+        self.others = list(others)
+
+    def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
+        self.record.write(at, metrics)
+        self._each("write", at, metrics)
+
+    def video(self, at: Progress, path: str) -> None:
+        self._each("video", at, path)
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        for sink in list(self.others):
+            try:
+                getattr(sink, method)(*arguments)
+            except Exception as error:  # any failure of a third party's tracker is survivable
+                log.warning("%s failed and is off from here: %s", type(sink).__name__, error)
+                self.others.remove(sink)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"record": self.record.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.record.load_state_dict(state["record"])
+
+    def close(self) -> None:
+        self.record.close()
+        self._each("close")

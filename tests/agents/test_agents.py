@@ -1,0 +1,234 @@
+"""One contract for every agent, from pixels and from states."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_batch, random_rollout
+
+from rlearly.agents import AGENTS, agent_module
+from rlearly.config.schema import AdaptiveRatioConfig
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system.seeding import Seeds
+from rlearly.training.metrics import Means
+from rlearly.training.update_schedule import AdaptiveRatio
+
+SMALL = {
+    "hidden_dim": 16,
+    "feature_dim": 8,
+    "encoder_channels": 4,
+    "exploration_steps": 10,
+    "learning_starts_steps": 10,
+    "batch_size": 16,
+    "rollout_steps": 8,
+    "minibatches": 2,
+}
+METAWORLD = {"q_dropout": 0.01, "q_layer_norm": True, "lambda_constant": True}
+"""DrM's variant for MetaWorld."""
+
+KINDS = [
+    (agent, kind)
+    for agent in AGENTS
+    for kind in ("pixels", "state", "fused", "metaworld")
+    if kind == "state" or agent_module(agent).PIXELS
+]
+"""fused: a dict of pixels and a vector."""
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def spec(case, pixel_spec, state_spec, fused_spec):
+    return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
+
+
+@pytest.fixture
+def build(case, spec):
+    module = agent_module(case[0])
+    known = {field.name for field in dataclasses.fields(module.Config)}
+
+    def build(seed=0, gauge=None, **settings):
+        own = METAWORLD if case[1] == "metaworld" else {}
+        chosen = {key: value for key, value in (SMALL | own | settings).items() if key in known}
+        return module.make(
+            module.Config(**chosen),
+            spec,
+            seeds=Seeds(seed),
+            device=torch.device("cpu"),
+            gauge=gauge,
+        )
+
+    return build
+
+
+def observations(spec, count=5):
+    obs = random_batch(spec, size=count).obs
+    if isinstance(obs, dict):
+        return {key: part.numpy() for key, part in obs.items()}
+    return obs.numpy()
+
+
+def weights(agent):
+    return {
+        f"{name}.{key}": p.detach().clone()
+        for name, network in agent.networks.items()
+        for key, p in network.named_parameters()
+    }
+
+
+@pytest.fixture
+def learn(case, spec):
+    """Give an agent something random of the kind that it learns from, once."""
+    on_policy = agent_module(case[0]).ON_POLICY
+
+    def learn(agent, seed=0, step=20, begun=()):
+        if on_policy:
+            return agent.update(random_rollout(agent, spec, seed, begun=begun), step=step)
+        return agent.update(random_batch(spec, seed=seed), step=step)
+
+    return learn
+
+
+def test_actions_have_the_right_shape_and_bounds(build, spec, case):
+    agent = build()
+    for step, explore in ((0, True), (100, True), (100, False)):
+        action = agent.act(observations(spec), step=step, explore=explore)
+        assert action.shape == (5, 3) and action.dtype == np.float32
+        if not (explore and agent_module(case[0]).ON_POLICY):  # it learns from uncut samples
+            assert (np.abs(action) <= 1).all()
+
+
+def test_first_steps_explore_uniformly(build, spec, case):
+    if agent_module(case[0]).ON_POLICY:
+        pytest.skip("an agent on policy acts by its policy from the first step on")
+    agent = build(exploration_steps=1000, learning_starts_steps=1000)
+    many = observations(spec, 400)
+    actions = np.concatenate([agent.act(many, step=s, explore=True) for s in range(5)])
+    assert abs(actions.mean()) < 0.05
+    assert abs(actions.std() - 3**-0.5) < 0.02
+
+
+def test_evaluation_takes_the_mean_action_and_draws_nothing(build, spec):
+    one, two = build(), build()
+    obs = observations(spec)
+    assert np.array_equal(
+        one.act(obs, step=50, explore=False), one.act(obs, step=50, explore=False)
+    )
+    assert np.array_equal(one.act(obs, step=50, explore=True), two.act(obs, step=50, explore=True))
+
+
+def test_updates_change_every_network_and_return_detached_scalars(build, learn):
+    agent = build()
+    before = weights(agent)
+    for i in range(2):  # TD3 moves its actor and targets at every second one
+        metrics = learn(agent, i)
+    changed = {k.split(".")[0] for k, p in weights(agent).items() if not torch.equal(p, before[k])}
+    assert changed == {k.split(".")[0] for k in before}
+    for name, value in metrics.items():
+        assert "/" in name
+        if isinstance(value, torch.Tensor):
+            assert value.ndim == 0 and not value.requires_grad, name
+        assert np.isfinite(float(value)), name
+
+
+def test_same_seed_same_learning_and_other_seed_other(build, learn):
+    agents = [build(0), build(0), build(1)]
+    for agent in agents:
+        learn(agent)
+    one, two, three = map(weights, agents)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert any(not torch.equal(one[k], three[k]) for k in one)
+
+
+def test_loaded_agent_continues_to_the_bit(build, spec, learn):
+    agent, fresh = build(), build(9)
+    for i in range(3):
+        learn(agent, i, 20 + i)
+    action = agent.act(observations(spec), step=30, explore=True)
+    fresh.load_state_dict(agent.state_dict())
+    for either in (agent, fresh):
+        learn(either, 10, 40, begun=[action])
+        for i in range(1, 3):
+            learn(either, 10 + i, 40 + i)
+    one, two = weights(agent), weights(fresh)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    obs = observations(spec)
+    assert np.array_equal(
+        agent.act(obs, step=50, explore=True), fresh.act(obs, step=50, explore=True)
+    )
+
+
+def test_measuring_plasticity_changes_nothing_in_training(build, learn):
+    silent = build()
+    measured = build(gauge=Gauge(every_steps=1, critic_each_update=True))
+    for i in range(4):
+        one, two = learn(silent, i, 20 + i), learn(measured, i, 20 + i)
+        assert not any("rank" in name for name in one)
+        assert {name: float(two[name]) for name in one} == {n: float(v) for n, v in one.items()}
+    assert any("rank" in name for name in two)
+    for one, two in zip(silent.generators.values(), measured.generators.values(), strict=True):
+        assert torch.equal(one.get_state(), two.get_state())
+    one, two = weights(silent), weights(measured)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_every_network_that_learns_is_measured(build, learn, case):
+    agent = build(gauge=Gauge(every_steps=1))
+    metrics = {}
+    for i in range(2):
+        metrics |= learn(agent, i, 20 + i)
+    names = {k.removeprefix("now/plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
+    expected = {"actor", "critic"} | ({"value"} if case[0] == "drm" else set())
+    assert names == expected | (set() if case[1] == "state" else {"encoder"})
+    for name in names:
+        assert float(metrics[f"now/plasticity/distance_{name}"]) > 0
+        assert float(metrics[f"now/plasticity/gradient_norm_{name}"]) > 0
+        assert 0 <= float(metrics[f"now/plasticity/dormant_ratio_{name}"]) <= 1
+        if case[0] != "ppo":
+            assert 0 < float(metrics[f"now/plasticity/fau_{name}"]) < 1
+    heads = ["critic"] if case[0] == "ppo" else ["critic_q1", "critic_q2"]
+    for head in ["actor", *heads]:
+        assert 1 <= float(metrics[f"now/plasticity/effective_rank_{head}"]) <= 16
+    assert {"plasticity/dormant_ratio", "now/plasticity/dormant_ratio"} & metrics.keys()
+
+
+def test_value_is_a_number_for_each_observation(build, spec):
+    agent = build()
+    one, two = agent.value(observations(spec)), agent.value(observations(spec))
+    assert one.shape == (5,) and one.dtype == np.float32 and np.array_equal(one, two)
+    assert len(set(one.tolist())) == 5
+
+
+def test_no_global_randomness_is_used(build, spec, learn):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state().clone()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    agent = build()
+    agent.act(observations(spec), step=50, explore=True)
+    agent = build()  # what was acted on belongs to a rollout
+    learn(agent)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+def test_an_update_off_policy_reads_nothing_back_from_the_device(build, learn, case, monkeypatch):
+    if agent_module(case[0]).ON_POLICY:
+        pytest.skip("a rollout's advantages are computed on the host")
+    agent, means, cadence = build(), Means(), AdaptiveRatio(AdaptiveRatioConfig())
+    learn(agent)  # what is allocated at first may look around
+
+    def refuse(*words):
+        raise AssertionError("a GPU would have to be waited for")
+
+    with monkeypatch.context() as patched:
+        for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__"):
+            patched.setattr(torch.Tensor, name, refuse)
+        for i in range(2):
+            metrics = learn(agent, i, 21 + i)
+            means.add(metrics)
+            cadence.observe(metrics | {"plasticity/fau_critic": torch.ones(())})
+    assert means.take()["loss/critic"] > 0

@@ -1,0 +1,216 @@
+"""The commands as a person runs them: in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from rlearly import train
+from rlearly.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
+
+def rlearly(command, *words, cwd, **changes):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"rlearly.{command}", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT | changes,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def start(*words, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "rlearly.train", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+BAD = {
+    ("train", "agent=drmm env=dog_run"): "There is no agent 'drmm'; did you mean drm?",
+    ("train", "agent=drm env=dog_rn"): "There is no env 'dog_rn'; did you mean dog_run",
+    ("train", "env=dog_run seeed=1"): "There is no key 'seeed'; did you mean seed",
+    ("train", "env=dog_run agent.lr=fast"): "agent.lr: expected float, received 'fast'",
+    ("train", "env=dog_run train_frames=-1"): "train_frames: expected a number at least 1",
+    ("train", "env=dog_run run_dir=/dev/null/x"): "run_dir: /dev/null/x cannot be written",
+    ("train", "env=dog_run device=cuda:7"): "device: cuda:7 is not here",
+    ("train", "env=dog_run device=tpu"): "device: expected auto, cpu, cuda or cuda:N",
+    ("train", "resume=nowhere"): "nowhere does not exist; a run directory looks like",
+    ("train", "resume=."): ". is not a run directory (it has no config.yaml)",
+    ("train", "--halp"): "There is no option --halp; there are --help and --cfg job",
+    ("evaluate", "run=nowhere"): "nowhere does not exist",
+    ("evaluate", "run=x video=no/x.mp4"): "video: expected a path in a folder that exists",
+    ("evaluate", "run=x video=x.txt"): "video: expected a path that ends in .mp4, received x.txt",
+    ("evaluate", "run=x video=false"): "video: expected a path that ends in .mp4, received False",
+    ("train", "resume = x"): "no spaces around =, received 'resume = x'; write resume=x",
+    ("evaluate", ".. episodes=1"): "Expected key=value, received '..'; did you mean run=..?",
+    ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",
+}
+
+
+@pytest.mark.parametrize(("command", "words"), BAD)
+def test_bad_input_is_one_sentence_and_status_2(command, words, tmp_path):
+    done = rlearly(command, *words.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert BAD[command, words] in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_forbidden_gl_is_to_be_unset_and_each_command_names_its_own_key(tmp_path):
+    done = rlearly("train", "env=dog_run", "run_dir=r", cwd=tmp_path, MUJOCO_GL="disable")
+    assert (
+        done.returncode == 2 and "unset MUJOCO_GL" in done.stderr and "install" not in done.stderr
+    )
+    assert "obs=state video_size=0" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
+    automatic = rlearly("train", "env=CartPole-v1", cwd=tmp_path)
+    assert automatic.returncode == 2 and "expected a Box action space" in automatic.stderr
+    assert "->" not in automatic.stdout, "a run is announced once it can start"
+    assert not (tmp_path / "runs").exists()
+    words = ("env=cartpole_balance", "obs=state", "run_dir=r")
+    state = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="disable")
+    assert "-> r" not in state.stdout
+    assert state.returncode == 2 and "or do without videos: video_size=0." in state.stderr
+    assert "pixels=" not in state.stderr, "evaluate has no such key and says the same sentence"
+    broken = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="bogus")
+    assert broken.returncode == 2 and "expected one of egl, osmesa" in broken.stderr
+    doctor = rlearly("doctor", "opengl", cwd=tmp_path, MUJOCO_GL="disable")
+    assert doctor.returncode == 1 and "unset MUJOCO_GL" in doctor.stdout
+    assert "install" not in doctor.stdout
+
+
+def test_help_and_cfg_show_everything(tmp_path):
+    text = rlearly("train", "--help", "agent=drm", cwd=tmp_path).stdout
+    for word in ("drm ", "drqv2 ", "gymnasium", "agent.alpha_max", "env.pixels", "wandb.mode"):
+        assert word in text
+    config = rlearly("train", "agent=drm", "env=dog_run", "--cfg", "job", cwd=tmp_path).stdout
+    assert "alpha_max: 0.6" in config and "train_frames: 30100000" in config
+
+
+def test_a_command_to_continue_is_of_the_environment_that_runs(monkeypatch):
+    here = Path(sys.executable).parent
+    for path, python in ((here, "python"), (Path("/elsewhere"), sys.executable)):
+        monkeypatch.setattr(train.shutil, "which", lambda name, path=path: str(path / name))
+        assert train.command_of("resume=a b") == f"{python} -m rlearly.train 'resume=a b'"
+    monkeypatch.setattr(train.shutil, "which", lambda name: None)
+    assert train.command_of("resume=x").startswith(sys.executable)
+
+
+def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
+    words = [*TINY, "agent=drm", "threads=1", "train_frames=1500", "eval_every_frames=750"]
+    words += ["eval_episodes=2", "video_size=32", "log_every_frames=100"]
+    done = rlearly("train", *words, "run_dir=straight", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "evaluation at 1500 frames" in done.stdout
+
+    process = start(*words, "run_dir=stopped", cwd=tmp_path)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size > 3000):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    second = rlearly("train", "resume=stopped", cwd=tmp_path)
+    assert second.returncode == 2 and "another process is training there" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert f"continue with: {train.command_of('resume=stopped')}" in output
+    assert not (tmp_path / "stopped" / "done.json").exists()
+    resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "no longer promised" not in resumed.stdout
+
+    def rows(name):
+        for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            yield {k: v for k, v in row.items() if not k.startswith(("speed/", "eval/sec"))}
+
+    assert list(rows("straight")) == list(rows("stopped"))
+
+    run = tmp_path / "stopped"
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert len(provenance) == 2 and provenance[0]["packages"]["torch"]
+    assert provenance[0]["determinism"] == provenance[1]["determinism"]
+    assert provenance[0]["determinism"]["threads"] == 1
+    assert json.loads((run / "done.json").read_text())["frames"] == 1500
+    assert list((run / "events").iterdir())
+    assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    shorter = rlearly("train", "resume=stopped", "train_frames=1000", cwd=tmp_path)
+    assert shorter.returncode == 2 and "expected at least the 1500 frames" in shorter.stderr
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    longer = start("resume=stopped", "train_frames=100000", "threads=2", cwd=tmp_path)
+    while (run / "done.json").exists():
+        assert longer.poll() is None
+        time.sleep(0.05)
+    longer.send_signal(signal.SIGTERM)
+    output, _ = longer.communicate(timeout=60)
+    other = "changed since the last start: threads 1 -> 2; equality to the bit is"
+    assert other in output
+    assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"
+    assert "train_frames: 100000" in (run / "config.yaml").read_text()
+    newest = checkpoint.found(run / "checkpoints")[-1]
+
+    evaluated = rlearly("evaluate", "run=stopped", "episodes=3", "video_size=32", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "episode 2: return" in evaluated.stdout and "3 episodes: mean" in evaluated.stdout
+    (film,) = (run / "videos").glob("evaluate_*.mp4")
+    assert film.stat().st_size > 500
+
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    older = rlearly("evaluate", "run=stopped", "episodes=1", "video_size=0", cwd=tmp_path)
+    assert "state.pt should have" in older.stderr and "Trying the one before it" in older.stderr
+    assert older.returncode == 0 and "Traceback" not in older.stderr
+
+
+def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
+    words = [*TINY, "train_frames=300", "eval_every_frames=300", "eval_episodes=1", "video_size=32"]
+    done = rlearly("train", *words, "run_dir=r", "wandb.mode=offline", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
+    assert (tmp_path / "r" / "wandb_id").read_text() in run.name
+    assert list(run.glob("*.wandb")) and list(run.rglob("*.mp4"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        "agent=drm env=dog_run",
+        "agent=drqv2 env=cheetah_run",
+        "agent=drm env=manipulator_bring_ball",
+        "agent=drqv2 env=quadruped_walk",
+        "agent=drqv2 env=HalfCheetah-v5 env.pixels=true",
+    ],
+)
+def test_paper_sized_runs_train_evaluate_and_checkpoint(words, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "rlearly.train", *words.split(), "run_dir=r"),
+            *("seed_frames=400", "train_frames=800", "eval_every_frames=800", "eval_episodes=1"),
+        ],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "done: 800 frames, 100 updates" in done.stdout
+    assert list((tmp_path / "r" / "videos").glob("*.mp4"))
+    assert list((tmp_path / "r" / "checkpoints").iterdir())

@@ -1,0 +1,89 @@
+"""One run as a figure and a few lines."""
+
+import json
+
+import pytest
+
+from rlearly import report
+from rlearly.experiments.report.metrics_file import alone, points, read_rows
+from rlearly.experiments.report.run_report import Mark, RunReport
+
+ROWS = [
+    {"frames": 20, "steps": 10, "train/episode_return": 1.0},
+    {"frames": 20, "steps": 10, "plasticity/fau_critic": 0.5, "train/replay_ratio": 0.5},
+    {"frames": 20, "steps": 10, "exploration/awaken_step": -1.0},
+    {"frames": 40, "steps": 20, "exploration/awaken_step": 4.5, "eval/episode_return": 7.0},
+    {"frames": 50, "steps": 25, "event/fau_critic": 0.4, "event/fau_critic_before": 0.5},
+    {"frames": 60, "steps": 30, "event/replay_ratio": 2.0},
+    {"frames": 60, "steps": 30, "exploration/awaken_step": 14.0, "eval/episode_return": 5.0},
+    {"frames": 80, "steps": 40, "event/perturbation_alpha": 0.3, "plasticity/fau_critic": 0.25},
+    {"frames": 85, "steps": 42, "event/fau_critic": 0.4, "event/fau_critic_before": 0.3},
+    {"frames": 88, "steps": 44, "eval/success_rate": 0.75},
+    {"frames": 89, "steps": 44, "eval/success_rate": 0.5},
+    {"frames": 90, "steps": 45, "event/recycled_units": 3.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    text = "\n".join(map(json.dumps, ROWS)) + '\n{"frames": 100, "ste'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    return tmp_path
+
+
+def test_rows_of_a_running_run_are_read_but_for_the_last_half(run):
+    rows = read_rows(run)
+    assert rows == ROWS
+    assert points(rows, "eval/episode_return") == ([40, 60], [7.0, 5.0])
+
+
+def test_marks_are_what_happened_and_where(run):
+    found = [(mark.frames, mark.label) for mark in RunReport.load(run).marks()]
+    assert found == [(28, "awakening"), (60, "replay ratio changes"), (80, "perturbation")]
+
+
+def test_run_that_never_awoke_has_no_such_mark():
+    rows = [{"frames": 20, "steps": 10, "exploration/awaken_step": -1.0}]
+    assert RunReport("r", rows).marks() == []
+    awake = [{"frames": 20, "steps": 10, "exploration/awaken_step": 6.0}]
+    assert RunReport("r", awake).marks() == [Mark(12, "awakening", "C4", "-.")]
+
+
+def test_report_draws_the_figure_and_says_what_happened(run, capsys):
+    assert report.main([f"run={run}"]) == 0
+    said = capsys.readouterr().out
+    assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "5.0 at the last evaluation, best 7.0 at 40 frames" in said
+    assert "success     50% at the last evaluation, best 75% at 88 frames" in said
+    assert "2 checks of the critic's FAU, which moved by 0.1000" in said
+    assert "3 units recycled, 1 times" in said
+    assert (
+        "critic 0.500 -> 0.250" in said
+        and alone([1])
+        and not alone([1, 2])
+        and "perturbation: at 80 frames" in said
+    )
+    assert report.main([f"run={run}", f"out={run / 'r.pdf'}"]) == 0
+    assert (run / "r.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["out=x.png"], "run: expected a run directory"),
+        (["run=nowhere"], "is not a run directory"),
+        (["ran=x"], "no key 'ran'; did you mean run"),
+        (["run={run}", "out={run}/x.foo"], "cannot be written"),
+        (["run={run}", "out={run}/no/x.png"], "cannot be written"),
+    ],
+)
+def test_bad_requests_get_one_sentence(run, capsys, words, sentence):
+    assert report.main([word.format(run=run) for word in words]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("rlearly: ") and sentence in said.err and not said.out
+
+
+def test_empty_run_is_told_to_wait(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert report.main([f"run={tmp_path}"]) == 2
+    assert "has no rows yet" in capsys.readouterr().err

@@ -1,0 +1,809 @@
+"""Sweeps: what is planned, what is run and what is skipped, and what survives which death."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from saved import agent_state, equal
+
+from rlearly import report, sweep
+from rlearly.agents import AGENTS, agent_module
+from rlearly.config.overrides import as_shell, as_word, choices, parse_overrides
+from rlearly.core.errors import ConfigError
+from rlearly.experiments import forecast as forecasts
+from rlearly.experiments.job import Attempt, Job, Record, jobs_of, log_of
+from rlearly.experiments.launchers import local
+from rlearly.experiments.metric_names import METRICS, PARTS
+from rlearly.experiments.plan import Plan, Run
+from rlearly.experiments.status import statuses, totals
+from rlearly.experiments.study import STUDIES, Study, grid, shipped
+from rlearly.training.forecast import Pace
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "agent=td3",
+    "env=Pendulum-v1",
+    "train_frames=60",
+    "eval_every_frames=30",
+    "eval_episodes=1",
+    "agent.hidden_dim=8",
+    "agent.learning_starts_steps=20",
+]
+STUDY = """
+title: tiny
+envs: [Pendulum-v1]
+seeds: 2
+common: [agent=td3, train_frames=60, eval_every_frames=30, eval_episodes=1,
+         agent.hidden_dim=8, agent.learning_starts_steps=20]
+teacher: [agent=td3, seed=9, train_frames=30, agent.hidden_dim=8]
+teacher_snapshots: [episodes=1, every_steps=20]
+arms:
+  plain: []
+  started: [snapshot=TEACHER, snapshot_phase.clusters=2, snapshot_phase.until_steps=30]
+metrics: [loss/critic]
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+# --- plans ---
+
+
+def test_seeds_are_a_number_or_a_list():
+    assert sweep.seeds_of("3") == [0, 1, 2]
+    assert sweep.seeds_of("3,5,8") == [3, 5, 8]
+    assert sweep.seeds_of("[7]") == [7]
+    for bad in ("0", "", "-1", "3,x", "2,2", "[]", "1.5"):
+        with pytest.raises(ConfigError, match="seeds: expected"):
+            sweep.seeds_of(bad)
+
+
+def test_commas_list_values_and_brackets_are_one():
+    assert choices("agent=drm,drqv2") == ("agent", ["drm", "drqv2"])
+    assert choices("intervention=[redo,reset],redo")[1] == ["[redo,reset]", "redo"]
+    assert choices("x=1") == ("x", ["1"])
+    for bad in ("x=range(1,4)", "+x=1", "x", "x=glob(*)"):
+        with pytest.raises(ConfigError, match="Expected key="):
+            choices(bad)
+
+
+def test_grid_is_every_combination_on_every_seed():
+    words = ["agent=td3,sac", "env=Hopper-v5,ALE/Pong-v5", "replay_ratio=1,'linear(1,2,9)'", "lr=3"]
+    plan = grid(words, [0, 4])
+    assert len(plan.runs) == 2 * 2 * 2 * 2
+    assert [run.name for run in plan.runs[:4]] == [
+        "runs/td3 replay_ratio=1/Hopper-v5/0",
+        "runs/td3 replay_ratio='linear(1,2,9)'/Hopper-v5/0",
+        "runs/td3 replay_ratio=1/ALE-Pong-v5/0",
+        "runs/td3 replay_ratio='linear(1,2,9)'/ALE-Pong-v5/0",
+    ]
+    assert {run.seed for run in plan.runs[:8]} == {0}, "all arms at the first seed come first"
+    last = ["agent=sac", "env=ALE/Pong-v5", "replay_ratio='linear(1,2,9)'", "lr=3", "seed=4"]
+    assert plan.runs[-1].words == [*last, "threads=1"]
+    assert "threads=2" in grid([*words, "threads=2"], [0]).runs[0].words
+
+
+def test_adding_seeds_and_arms_changes_no_run():
+    few = {run.name: run.words for run in grid(["agent=td3", "env=a,b"], range(2)).runs}
+    many = {run.name: run.words for run in grid(["agent=td3,sac", "env=b,a,c"], range(5)).runs}
+    assert all(many[name] == words for name, words in few.items())
+
+
+def test_plan_is_read_back_and_joined(tmp_path):
+    plan = grid(TINY, range(2))
+    plan.save(tmp_path)
+    assert Plan.load(tmp_path) == plan
+    more = grid(TINY, [1, 2]).joined(plan, tmp_path)
+    assert sorted(run.seed for run in more.runs) == [0, 1, 2]
+    assert grid(TINY[::-1], [0]).joined(plan, tmp_path).runs[0].words == plan.runs[0].words
+    other = grid([*TINY, "agent.lr=1"], [0])
+    with pytest.raises(ConfigError, match=r"\(nothing else\) than this command \(agent.lr=1\)"):
+        other.joined(plan, tmp_path)
+
+
+def test_grid_joined_to_a_study_keeps_its_teachers(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(STUDY)
+    study = Study.load(file).plan()
+    study.save(tmp_path)
+    more = grid(["agent=sac", "env=Pendulum-v1"], [0])
+    both = more.joined(study, tmp_path)
+    assert (both.teacher, both.metrics[-1]) == (study.teacher, "loss/critic")
+    both.save(tmp_path)
+    both, jobs = sweep.joined(more, tmp_path)
+    assert [job.name for job in jobs] == ["runs/sac/Pendulum-v1/0"], "and wants no teacher"
+    assert study.joined(both, tmp_path).teacher == study.teacher
+    other = Study.load(file)
+    file.write_text(STUDY.replace("seed=9", "seed=8"))
+    with pytest.raises(ConfigError, match=r"its teachers \(seed=9\) than this command \(seed=8\)"):
+        Study.load(file).plan().joined(other.plan(), tmp_path)
+
+
+def test_two_runs_never_share_a_directory():
+    with pytest.raises(ConfigError, match="would hold two runs"):
+        Plan("t", [Run("a", "x/y", 0, []), Run("a", "x-y", 0, [])])
+
+
+def test_shipped_studies_compose_every_run():
+    for name in shipped():
+        plan = Study.load(Path(name)).plan()
+        plan.check()
+        assert all("threads=1" in run.words for run in plan.runs)
+        for env, numbers in plan.published.items():
+            assert {(arm, env) for arm in numbers} <= {(run.arm, run.env) for run in plan.runs}
+    assert shipped() == sorted(path.stem for path in STUDIES.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("clusters=2", "clusterz=2", "started on Pendulum-v1: There is no key"),
+        ("seed=9", "sed=9", "teacher on Pendulum-v1: There is no key"),
+        (
+            "teacher: [agent",
+            "teacher: []\nteacherz: [agent",
+            "there is no key 'teacherz'; did you mean",
+        ),
+        ("seeds: 2", "seeds: two", "seeds: expected a number of at least 1, received 'two'"),
+        ("envs: [Pendulum-v1]", "envs: Pendulum-v1", "envs: expected a list of words"),
+        ("title: tiny", "title: [", "does not load as a study (line 4: "),
+        (
+            "title: tiny",
+            "title: tiny\ntitle: b",
+            "does not load as a study (line 3: found duplicate",
+        ),
+        ("arms:", "armz:", "there is no key 'armz'; did you mean arms?"),
+        ("title: tiny\n", "", "does not load as a study: it lacks title."),
+        ("plain: []", "a/b: []", "received 'a/b'; take 'a-b'."),
+        ("loss/critic", "loss/critc", "no run writes 'loss/critc'; did you mean loss/critic"),
+        ("loss/critic", "loss/zzzzz", "of this group there are loss/critic, loss/actor, "),
+        ("loss/critic", "zzz", "groups: plasticity, train, eval, loss, "),
+        ("  plain: []", "  0.5: []", "arms: expected names, received 0.5; quote it"),
+        ("metrics: [", "published: {Pendulum-v1: 3}\nmetrics: [", "v1: expected ARM: number"),
+        ("metrics: [", "published: {Pendulum: {}}\nmetrics: [", "did you mean Pendulum-v1?"),
+        (
+            "metrics: [",
+            "published: {Pendulum-v1: {plane: 3}}\nmetrics: [",
+            "there is no arm 'plane' on it in this study; did you mean plain?",
+        ),
+    ],
+)
+def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sentence):
+    file = tmp_path / "tiny.yaml"
+    assert old in STUDY
+    file.write_text(STUDY.replace(old, new))
+    assert sweep.main([f"study={file}", f"sweep_dir={tmp_path / 'out'}"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_directories_are_taken_as_they_are_typed(tmp_path, capsys):
+    out = tmp_path / "td3 a=1,2 [b], 'c'"
+    grid(TINY, [0]).save(out)
+    assert sweep.main([f"status={out}"]) == 0 and "1 waiting" in capsys.readouterr().out
+    assert sweep.split([f"sweep_dir={out}"])[0].sweep_dir == str(out)
+    assert report.main([f"sweep={out}", f"out={tmp_path / 'a=1'}"]) == 0
+    assert (tmp_path / "a=1" / "index.html").exists()
+
+
+def test_list_is_no_study(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match=r"expected the keys title, envs, .*, received a list"):
+        Study.load(tmp_path / "list.yaml")
+
+
+def test_known_metrics_are_those_that_the_code_writes():
+    """Each `group/name` in the source is known, and no other but what is put together there."""
+    written = set()
+    for file in (ROOT / "rlearly").rglob("*.py"):
+        if "experiments" not in file.parts:
+            groups = "|".join(METRICS)
+            written |= set(re.findall(rf'"((?:{groups})/[a-z_0-9]+)"', file.read_text()))
+    known = {f"{group}/{name}" for group, names in METRICS.items() for name in names}
+    assert written - {"eval/video"} <= known, "a video is no number"
+    parts = {name for agent in AGENTS for name in agent_module(agent).NETWORKS}
+    assert parts <= set(PARTS)
+    put_together = {name for name in known if name.startswith(("plasticity/", "train/"))}
+    assert known - written <= put_together
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["agent=td3", "seeds=2"], "env: expected one or several"),
+        (["agent=td3", "env=Hopper-v5"], "seeds: expected how many runs of each"),
+        (["agent=td3", "env=Hopper-v5", "seeds=0"], "seeds: expected at least one"),
+        (["agent=td3", "env=Hoper-v5", "seeds=1"], "did you mean Hopper-v5"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "seed=3"], "seed: every run of a sweep has its"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "run_dir=x"], "write sweep_dir="),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "agent.lrr=1,2"], "did you mean agent.lr"),
+        (
+            ["study=nothing"],
+            "There is no study nothing; shipped ones: drm, drm_adroit, drm_metaworld, plast",
+        ),
+        (["study=s3rl_cpu", "env=Hopper-v5"], "a study has its own"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "launcher=pbs"], "one of local, slurm, ray"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "slurm.gpu=1"], "slurm.gpus"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "teachers=x"], "only a study has them"),
+        (["study=s3rl_cpu", "resume=x"], "a study has its own"),
+        (["study=s3rl_cpu", "teachers=nowhere"], "nowhere/Hopper-v5.h5, which is not there"),
+        (["status=nowhere"], "nowhere is not a sweep's directory"),
+        (["cancel=nowhere"], "is not a sweep's directory"),
+        (["sync=nowhere"], "is not a sweep's directory"),
+        (["status=nowhere", "agent=td3"], "takes no 'agent=td3' beside it"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "lancher=slurm"], "did you mean launcher or"),
+        (["agent=td3", "env=Hopper-v5", "seedz=1"], "did you mean seed or seeds or"),
+        (["agent=td3", "env=Hopper-v5", "seeds=1", "hiden_dim=3"], "did you mean agent.hidden_dim"),
+        (["watch=true"], "watch: says nothing without status=SWEEP_DIR"),
+        (["status"], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (["status="], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (
+            ["agent=td3,", "env=Hopper-v5", "seeds=1"],
+            "ends in a comma: write agent=td3, or another",
+        ),
+        (["agent=(a", "env=Hopper-v5", "seeds=1"], "not in the grammar"),
+        (["study=my/own.yaml"], "There is no file my/own.yaml; shipped ones: "),
+        (["dry-run"], "Expected key=value, received 'dry-run'"),
+    ],
+)
+def test_bad_requests_get_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(words) == 2
+    said = capsys.readouterr().err
+    assert sentence in said.replace("\n", " ") and said.count("rlearly: ") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engines_that_are_not_here_say_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'out'}"]
+    assert sweep.main([*words, "launcher=slurm"]) == 2
+    assert "sbatch, srun, squeue not found" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert sweep.main([*words, "launcher=ray"]) == 2
+    assert "wants the package ray: pip install 'rlearly[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
+    class Refusing:
+        def launch(self, sweep, jobs, say):
+            (sweep / "slurm").mkdir()
+            raise ConfigError("SLURM refused the jobs")
+
+    out = tmp_path / "a" / "out"
+    if there:
+        grid(TINY, [0]).save(out)
+        (out / "mine.txt").touch()
+    before = {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(sweep, "make_engine", lambda config: Refusing())
+    assert sweep.main([*TINY, "seeds=2", f"sweep_dir={out}"]) == 2
+    assert "SLURM refused" in capsys.readouterr().err
+    assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert out.exists() == there and (tmp_path / "a").exists() == there
+
+
+def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
+    with sweep.alone_in(tmp_path / "a", "local"):
+        (tmp_path / "a" / "plan.json").touch()
+        with (
+            pytest.raises(ConfigError, match="is being launched by another"),
+            sweep.alone_in(tmp_path / "a", "local"),
+        ):
+            pass
+        kept = {path.name for path in (tmp_path / "a").iterdir()}
+    assert kept == {"plan.json", "launcher.json", "launcher.lock"}
+
+
+def test_help_names_every_key_of_a_study(capsys):
+    assert sweep.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {field.name} " in said for field in dataclasses.fields(Study))
+    assert "snapshot=TEACHER" in said and "sync=SWEEP_DIR" in said
+    assert "sweeps/" in (ROOT / ".gitignore").read_text()
+
+
+def test_grids_say_where_an_arm_is_kept_that_is_no_folders_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "dry_run", lambda *arguments: 0)
+    words = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'x'}", "wandb.project=a/b,c", "dry_run=true"]
+    assert sweep.main(words) == 0
+    assert "td3 wandb.project=a/b is kept in runs/td3 wandb.project=a-b" in capsys.readouterr().out
+
+
+# --- runs ---
+
+
+def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(STUDY)
+    out = tmp_path / "out"
+    words = [f"study={file}", f"sweep_dir={out}", "workers=2"]
+    assert sweep.main([*words, "dry_run=true"]) == 0
+    planned = capsys.readouterr().out
+    assert "5 of 5 jobs are to be run" in planned and not out.exists()
+    assert planned.count("rlearly.train") == 5 and planned.count("rlearly.teacher") == 1
+    assert f"{out}/teachers/Pendulum-v1.h5" in planned
+    assert sweep.main(words) == 0
+    said = capsys.readouterr().out
+    assert said.count("start ") == 5 and said.count("done ") >= 5
+    plan = Plan.load(out)
+    assert {s.state for s in statuses(out, jobs_of(plan, out))} == {"done"}
+    ends = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*/*/done.json")}
+    assert len(ends) == 4
+    assert sweep.main([*words, "seeds=3"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("start ") == 2 and "5 of 7 jobs are done already" in said
+    assert all(p.stat().st_mtime_ns == at for p, at in ends.items())
+    assert sweep.main(words) == 0, "fewer seeds are all done, and the third ones stay"
+    said = capsys.readouterr().out
+    assert "5 of 5 jobs of this command are done already" in said
+    assert "5 jobs of this command: 5 done" in said and "7 jobs of the sweep: 7 done" in said
+    assert len(Plan.load(out).runs) == 6
+    assert sweep.main([f"status={out}"]) == 0
+    assert "7 jobs: 7 done" in capsys.readouterr().out
+
+
+def test_dry_run_says_the_commands_before_it_times_anything(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def timed(config, device):
+        seen.append((config.agent_name, config.env.name, capsys.readouterr().out))
+        return Pace(0.0, 0.0, 1, 200, 100)
+
+    monkeypatch.setattr(forecasts, "timed", timed)
+    words = ["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "replay_ratio=1,2", "train_frames=30"]
+    assert sweep.main([*words, "seeds=2", "dry_run=true", f"sweep_dir={tmp_path / 'x'}"]) == 0
+    assert [kind[:2] for kind in seen] == [
+        ("td3", "Pendulum-v1"),
+        ("sac", "Pendulum-v1"),
+        ("td3", "Hopper-v5"),
+        ("sac", "Hopper-v5"),
+    ], "each agent on each env once, whatever its replay ratio, and every agent before a second env"
+    assert seen[0][2].count("rlearly.train") == 16 and "16 of 16 jobs" in seen[0][2]
+    said = capsys.readouterr().out
+    assert "they take 1 min of run time in all" in said
+    assert "teachers" not in said
+
+
+def test_forecast_ends_in_time_and_says_what_it_did_not_time(monkeypatch):
+    monkeypatch.setattr(forecasts, "timed", lambda config, device: Pace(1.0, 0.0, 1, 200, 100))
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(forecasts.time, "monotonic", lambda: next(clock))
+    plan = grid(["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "eval_every_frames=0"], [0])
+    names = [run.name for run in plan.runs]
+    told = []
+    found = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=12)
+    assert told == [
+        "timing td3 on Pendulum-v1, 1 of 4 (5 s so far, 12 s at most)",
+        "timing sac on Pendulum-v1, 2 of 4 (10 s so far, 12 s at most)",
+    ]
+    assert found.estimated == ["runs/td3/Hopper-v5/0", "runs/sac/Hopper-v5/0"]
+    assert found.unknown == [] and set(found.seconds) == set(names)
+    assert found.seconds[names[0]] == 1_000_000 + forecasts.START_SECONDS
+    clock = iter(range(0, 1000, 5))
+    few = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=7)
+    assert few.unknown == ["runs/sac/Pendulum-v1/0", "runs/sac/Hopper-v5/0"]
+
+
+def test_names_and_folders_may_hold_any_character(tmp_path):
+    out = tmp_path / "jos\u00e9's [a=1], 50%"
+    words = ["agent=td3", "env=Pendulum-v1", "replay_ratio=1,'linear(1,2,9)'", "train_frames=30"]
+    small = ["agent.learning_starts_steps=20", "agent.hidden_dim=8", "eval_every_frames=0"]
+    Plan.save(grid([*words, *small], [0]), out)
+    for job in jobs_of(Plan.load(out), out):
+        assert Attempt(out, job.name, "test").run() == 0, log_of(out, job.name).read_text()
+        folder = out / job.name
+        assert (folder / "done.json").exists() and "replay_ratio=" in job.name
+        (folder / "done.json").unlink()
+        assert Attempt(out, job.name, "test").run() == 0, "resumed, though it was at its end"
+        assert "resumed at 30 frames" in log_of(out, job.name).read_text()
+
+
+def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
+    assert sweep.main(words) == 0
+    longer = [word.replace("train_frames=60", "train_frames=90") for word in words]
+    capsys.readouterr()
+    assert sweep.main([*longer, "seeds=1", "dry_run=true"]) == 0
+    run = out / "runs/td3/Pendulum-v1/0"
+    said = capsys.readouterr().out
+    assert f"python -m rlearly.train resume={run} train_frames=90\n" in said
+    assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
+    assert json.loads((run / "done.json").read_text())["frames"] == 90
+    assert "resumed at 60 frames" in log_of(out, "runs/td3/Pendulum-v1/0").read_text()
+    assert [run.train_frames for run in Plan.load(out).runs] == [90, 60]
+    capsys.readouterr()
+    assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
+    assert "1 of 1 jobs of this command are done already" in capsys.readouterr().out
+    assert sweep.main(words) == 2
+    assert (
+        "expected at least the 90 frames that td3 on Pendulum-v1, seed 0 has done, received 60"
+        in (capsys.readouterr().err)
+    )
+    shutil.rmtree(run.parent / "1" / "checkpoints")
+    assert sweep.main([w for w in longer if "seeds" not in w] + ["seeds=[1]"]) == 2
+    assert "seed 1 is done with 60 frames and has no checkpoint left" in capsys.readouterr().err
+
+
+def test_conflicting_words_alone_are_shown(tmp_path):
+    plan = grid([*TINY, "agent.lr=2"], [0])
+    plan.save(tmp_path)
+    other = grid([*TINY, "train_frames=99", "agent.lr=1"], [0])
+    with pytest.raises(
+        ConfigError, match=r"\(agent.lr=2 train_frames=60\) than this command \(agen"
+    ):
+        other.joined(plan, tmp_path)
+    with pytest.raises(ConfigError, match=r"\(train_frames=60\) than this command \(nothing"):
+        grid([w for w in [*TINY, "agent.lr=2"] if "train" not in w], [0]).joined(plan, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "/a b/c", "josé's [a=1], 50%", "12", "", " x", "$x"])
+def test_words_are_quoted_only_where_they_must_be(name):
+    word = as_word("key", name)
+    assert parse_overrides([word]) == [("key", name)]
+    assert ("'" in word) == (name not in ("/tmp/x", "/a b/c", "", "$x"))
+    assert shlex.split(as_shell(["a", word])) == ["a", word]
+    if name == "/a b/c":
+        assert as_shell([word]) == '"key=/a b/c"'
+
+
+def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
+    out = tmp_path / "out"
+    broken = out / "runs" / "td3" / "Pendulum-v1" / "0"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("not a folder")
+    words = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
+    assert sweep.main(words) == 1
+    said = capsys.readouterr().out
+    assert "FAILED td3 on Pendulum-v1, seed 0" in said and "done td3 on Pendulum-v1, seed 1" in said
+    assert "td3 on Pendulum-v1, seed 0 failed, try 1:" in said and "cannot be written" in said
+    assert sweep.main([f"status={out}"]) == 1
+    assert "1 done, 1 failed" in capsys.readouterr().out
+    broken.unlink()
+    assert sweep.main(words) == 0
+    assert Record.load(out, "runs/td3/Pendulum-v1/0").tries == 2
+
+
+def test_runs_of_a_failed_teacher_are_skipped(tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(STUDY.replace("seeds: 2", "seeds: 1"))
+    out = tmp_path / "out"
+    (out / "teachers").mkdir(parents=True)
+    (out / "teachers" / "Pendulum-v1").write_text("not a folder")
+    assert sweep.main([f"study={file}", f"sweep_dir={out}", "workers=1"]) == 1
+    said = capsys.readouterr().out
+    assert "skipped started on Pendulum-v1, seed 0: its teacher did not finish" in said
+    assert "done plain on Pendulum-v1, seed 0" in said
+
+
+def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(STUDY)
+    (tmp_path / "Pendulum-v1.h5").touch()
+    taught = ["dry_run=true", f"teachers={tmp_path}", f"sweep_dir={tmp_path / 'out'}"]
+    assert sweep.main([f"study={file}", *taught]) == 0
+    said = capsys.readouterr().out
+    assert "rlearly.teacher" not in said and f"snapshot={tmp_path}/Pendulum-v1.h5" in said
+
+
+def test_tracked_runs_are_grouped_by_sweep(tmp_path):
+    plan = sweep._grouped(grid([*TINY, "wandb.mode=offline"], [0]), tmp_path / "my sweep")
+    assert plan.runs[0].words[-1] == "wandb.group=my sweep"
+    assert sweep._grouped(grid(TINY, [0]), tmp_path) == grid(TINY, [0])
+
+
+def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [*TINY, "seeds=1", f"sweep_dir={out}"]
+    assert sweep.main(words) == 0
+    file = out / "plan.json"
+    file.write_text(file.read_text().replace("agent.hidden_dim=8", "agent.hidden_dim=9"))
+    assert sweep.main(words) == 2
+    assert "(agent.hidden_dim=9) than this command (agent.hidden_dim=8)" in capsys.readouterr().err
+    file.write_text(file.read_text()[:-20])
+    assert sweep.main(words) == 2
+    assert "does not load as a plan" in capsys.readouterr().err
+    file.write_text("{}")
+    assert sweep.main(words) == 2
+    assert "does not load as a plan (it does not say format 1)" in capsys.readouterr().err
+    file.write_text('{"format": 1}')
+    assert sweep.main(words) == 2
+    assert "(its keys are not those of a plan)" in capsys.readouterr().err
+    file.unlink()
+    assert sweep.main(words) == 0, "what is done stays done"
+
+
+def test_jobs_wait_for_what_they_need():
+    queue = local._Queue([Job("t", "t"), Job("a", "a", "t"), Job("b", "b")])
+    first, second = queue.take(), queue.take()
+    assert (first.name, second.name) == ("t", "b"), "a waits for t, and b does not wait for a"
+    assert queue.end(first, 0) == []
+    assert queue.take().name == "a" and queue.take() is None
+    queue = local._Queue([Job("t", "t"), Job("a", "a", "t")])
+    assert [job.name for job in queue.end(queue.take(), 1)] == ["a"]
+    assert queue.take() is None
+    queue = local._Queue([Job("a", "a", "done before")])
+    assert queue.take().name == "a"
+
+
+def test_gpus_are_dealt_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert local.usable_gpus() == ["2", "5"]
+    seen = []
+
+    def run(self):
+        seen.append(self.environment["CUDA_VISIBLE_DEVICES"])
+        time.sleep(0.1)
+        return 0
+
+    monkeypatch.setattr(Attempt, "run", run)
+    jobs = [Job(str(n), str(n)) for n in range(6)]
+    local.Local(4, local.usable_gpus()).launch(tmp_path, jobs, lambda text: None)
+    assert sorted(seen) != ["2"] * 6 and set(seen) == {"2", "5"}
+
+
+# --- deaths ---
+
+LONG = [*TINY[:2], "train_frames=100000", "eval_every_frames=0", "log_every_frames=200", *TINY[5:]]
+
+
+def start(out, *words):
+    """A sweep in a process of its own."""
+    command = [sys.executable, "-m", "rlearly.sweep", *LONG, f"sweep_dir={out}", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def wait_until_learning(out, seeds):
+    files = [out / f"runs/td3/Pendulum-v1/{seed}/metrics.jsonl" for seed in seeds]
+    until(lambda: all('"frames": 400,' in (p.read_text() if p.exists() else "") for p in files))
+
+
+def until(holds, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_stopped_sweep_saves_its_runs_and_goes_on(tmp_path):
+    process = start(tmp_path, "seeds=2", "workers=1")
+    wait_until_learning(tmp_path, [0])
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "saved td3 on Pendulum-v1, seed 0: saved at" in said
+    assert said.splitlines()[-1] == "stopped; the same command goes on."
+    found = statuses(tmp_path, jobs_of(Plan.load(tmp_path), tmp_path))
+    assert [status.state for status in found] == ["saved", "waiting"]
+
+
+def test_cancel_stops_a_sweep_from_elsewhere_and_a_second_launcher_is_refused(tmp_path, capsys):
+    process = start(tmp_path, "seeds=1")
+    wait_until_learning(tmp_path, [0])
+    assert sweep.main([f"status={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert "running" in said and "frames/s" in said and "left" in said
+    assert sweep.main([*LONG, "seeds=1", f"sweep_dir={tmp_path}"]) == 2
+    assert "is being launched by another process" in capsys.readouterr().err
+    assert sweep.main([f"cancel={tmp_path}"]) == 0
+    assert f"the local launcher, process {process.pid}" in capsys.readouterr().out
+    assert process.wait(60) == 75
+    process.stdout.close()
+    assert sweep.main([f"cancel={tmp_path}"]) == 0
+    assert "nothing is running" in capsys.readouterr().out
+
+
+def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path, capsys):
+    """SIGKILL cannot be handled: the run notices that its launcher is gone, and saves."""
+    out, straight = tmp_path / "killed", tmp_path / "straight"
+    words = ["seeds=2", "workers=1", "train_frames=2000"]
+    process = start(out, *words)
+    wait_until_learning(out, [1])
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(children, timeout=60)
+    assert children and not [child for child in children if child.is_running()]
+    jobs = jobs_of(Plan.load(out), out)
+    found = statuses(out, jobs)
+    assert [status.state for status in found] == ["done", "saved"], "it had time to save"
+    assert found[1].seconds > 0.5
+    first, second = (out / job.name for job in jobs)
+    assert any((second / "checkpoints").iterdir()), "it has saved"
+    ended = (first / "done.json").stat().st_mtime_ns
+    assert sweep.main([*LONG, *words, f"sweep_dir={out}"]) == 0
+    assert "1 of 2 jobs are done already" in capsys.readouterr().out
+    assert (first / "done.json").stat().st_mtime_ns == ended
+    assert "resumed at" in log_of(out, jobs[1].name).read_text()
+    grid([*LONG, "train_frames=2000"], [1]).save(straight)
+    assert Attempt(straight, jobs[1].name, "test").run() == 0
+    assert equal(agent_state(second), agent_state(straight / jobs[1].name))
+
+
+def test_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
+    plan = grid(TINY, [0])
+    plan.save(tmp_path)
+    run = tmp_path / plan.runs[0].name
+    run.mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl"):
+        (run / name).write_text("half writ")
+    (run / "checkpoints" / ".000000000030.partial").mkdir(parents=True)
+    assert Attempt(tmp_path, plan.runs[0].name, "test").run() == 0
+    assert (run / "done.json").exists()
+
+
+def test_attempt_waits_for_the_process_of_an_earlier_try(tmp_path):
+    plan = grid(TINY, [0])
+    plan.save(tmp_path)
+    run = tmp_path / plan.runs[0].name
+    run.mkdir(parents=True)
+    attempt = Attempt(tmp_path, plan.runs[0].name, "test")
+    with (run / "run.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        thread = threading.Thread(target=attempt.run)
+        thread.start()
+        time.sleep(1)
+        assert not log_of(tmp_path, plan.runs[0].name).exists()
+    thread.join(60)
+    assert (run / "done.json").exists()
+
+
+def test_second_try_at_once_leaves_the_first_alone(tmp_path, monkeypatch):
+    from rlearly.experiments import job as attempts
+
+    monkeypatch.setattr(attempts, "BUSY_SECONDS", 0.5)
+    plan = grid(TINY, [0])
+    plan.save(tmp_path)
+    name = plan.runs[0].name
+    first, second = Attempt(tmp_path, name, "one"), Attempt(tmp_path, name, "two")
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    until(lambda: Record.load(tmp_path, name) is not None)
+    assert second.run() == 1
+    thread.join(60)
+    assert "in use by another process" in log_of(tmp_path, name).read_text()
+    record = Record.load(tmp_path, name)
+    assert (record.state, record.engine, record.tries) == ("done", "one", 1)
+    assert Attempt(tmp_path, name, "three").run() == 0, "nothing is left to do"
+    assert log_of(tmp_path, name).read_text().count("rlearly.train") == 0
+
+
+def test_trouble_of_one_job_is_not_the_others(tmp_path, monkeypatch):
+    def run(self):
+        if self.name == "a":
+            raise OSError("disk full")
+        return 0
+
+    monkeypatch.setattr(Attempt, "run", run)
+    said = []
+    jobs = [Job("a", "a"), Job("b", "b"), Job("c", "c", "a")]
+    local.Local(1).launch(tmp_path, jobs, said.append)
+    expected = ["start a", "FAILED a: disk full", "skipped c: its teacher did not finish"]
+    assert said == [*expected, "start b", "done b: "]
+
+
+def test_stale_launcher_is_not_signalled(tmp_path, capsys, monkeypatch):
+    grid(TINY, [0]).save(tmp_path)
+    who = {"launcher": "local", "pid": os.getpid(), "host": socket.gethostname()}
+    (tmp_path / "launcher.json").write_text(json.dumps(who))
+    monkeypatch.setattr(os, "kill", lambda *a: pytest.fail("a stranger was signalled"))
+    assert sweep.main([f"cancel={tmp_path}"]) == 0
+    assert "nothing is running" in capsys.readouterr().out
+
+
+def test_child_ends_with_its_parent():
+    code = (
+        "import subprocess, sys, os, time\n"
+        "os.environ['RLEARLY_PARENT'] = str(os.getpid())\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'rlearly.experiments.tethered', 'timeit',"
+        " '-n', '1', '-r', '1', 'import time; time.sleep(60)'])\n"
+        "print(p.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    until(lambda: "timeit" in child.cmdline())
+    time.sleep(1)
+    parent.kill()
+    parent.communicate()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        child.wait(10)
+    assert not child.is_running()
+
+
+# --- status ---
+
+
+def test_states_are_read_off_the_directory(tmp_path):
+    plan = grid(TINY, range(6))
+    plan.save(tmp_path)
+    jobs = jobs_of(plan, tmp_path)
+    rows = [{"frames": 30, "steps": 30, "eval/episode_return": -7.0}, {"frames": 40, "steps": 40}]
+    rows[1]["speed/frames_per_second"] = 10.0
+
+    here, me = socket.gethostname(), os.getpid()
+
+    def note(seed, state, pid=me, host=here, exit=None):
+        began = time.time() - 5
+        Record(state, "local", host, pid, 2, began, 3.0, exit).save(tmp_path, jobs[seed].name)
+
+    run = tmp_path / jobs[0].name
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"fra')
+    (run / "config.yaml").write_text("train_frames: 100\n")
+    note(0, "running")
+    note(1, "running", pid=2**22 + 1)
+    note(2, "running", pid=2**22 + 1, host="elsewhere")
+    note(3, "failed", exit=1)
+    log_of(tmp_path, jobs[3].name).write_text("a\nb\n\nthe reason\n")
+    note(4, "saved", exit=75)
+    found = statuses(tmp_path, jobs, {jobs[5].name: "queued"})
+    states = ["running", "lost", "running", "failed", "saved", "queued"]
+    assert [status.state for status in found] == states
+    first = found[0]
+    assert (first.frames, first.train_frames, first.last_return) == (40, 100, -7.0)
+    assert first.seconds_left == 6.0 and 7.5 < first.seconds < 12
+    assert found[3].said == ["a", "b", "the reason"] and found[3].tries == 2
+    assert totals(found).startswith("6 jobs: 2 running, 1 queued, 1 saved, 1 failed, 1 lost, 10")
+    (run / "done.json").write_text("{}")
+    assert statuses(tmp_path, jobs)[0].state == "done"
+
+
+def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
+    plan = grid(TINY, range(3))
+    plan.save(tmp_path)
+    jobs = jobs_of(plan, tmp_path)
+    now = time.time()
+    for job, began in zip(jobs, (now - 50, now + 50, now - 50), strict=True):
+        record = Record("running", "local", socket.gethostname(), 2**22 + 1, 1, began, 3.0)
+        record.save(tmp_path, job.name)
+        (tmp_path / job.name).mkdir(parents=True)
+    for job in jobs[:2]:
+        (tmp_path / job.name / "checkpoints" / "000000000030").mkdir(parents=True)
+    found = statuses(tmp_path, jobs)
+    assert [status.state for status in found] == ["saved", "lost", "lost"], (
+        "one is an earlier try's"
+    )
+    assert 52 < found[0].seconds < 60 and found[1].seconds == 3.0
+    log_of(tmp_path, jobs[2].name).write_text("saved at 30 frames; continue with: x\n")
+    with (tmp_path / jobs[1].name / "run.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        states = [status.state for status in statuses(tmp_path, jobs)]
+    assert states == ["saved", "running", "saved"], "a run that still saves is running"
+
+
+def test_wide_sweeps_show_what_matters_first(tmp_path):
+    from rich.console import Console
+
+    plan = grid(TINY, range(40))
+    plan.save(tmp_path)
+    jobs = jobs_of(plan, tmp_path)
+    Record("failed", "local", "here", 1, 1, 0.0, 1.0, 1).save(tmp_path, jobs[37].name)
+    console = Console(width=100, height=20, force_terminal=True, record=True)
+    with console.capture() as shown:
+        console.print(sweep.look(statuses(tmp_path, jobs), console))
+    lines = shown.get().splitlines()
+    assert len(lines) < 20 and "seed 37" in lines[1] and "and 26 more" in shown.get()

@@ -1,0 +1,253 @@
+"""The gradient of PPO's loss in closed form, and learning by it, beside autograd's."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rollout
+
+from rlearly.agents import ppo
+from rlearly.kernels.ppo_gradient import Rows, minibatches
+from rlearly.plasticity.interventions.architecture import LayerNorm, SpectralNorm
+from rlearly.plasticity.interventions.injection import Injection
+from rlearly.plasticity.interventions.redo import ReDo
+from rlearly.plasticity.interventions.regularisers import Pull
+from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
+from rlearly.plasticity.monitor import Gauge
+from rlearly.system import threads
+from rlearly.system.seeding import Seeds
+
+
+def make(spec, by="closed form", interventions=(), gauge=None, **settings):
+    settings = {"hidden_dim": 16, "rollout_steps": 9, "minibatches": 4, "epochs": 3} | settings
+    agent = ppo.make(
+        ppo.Config(**settings),
+        spec,
+        seeds=Seeds(3),
+        device=torch.device("cpu"),
+        interventions=interventions,
+        gauge=gauge,
+    )
+    if by == "autograd":
+        agent.closed_form = None
+    return agent
+
+
+def unsettle(agent):
+    """Let means, values and deviations be far from what they are at the start."""
+    with torch.no_grad():
+        agent.actor.log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]))
+        for network, gain in ((agent.actor.policy, 40), (agent.critic.v, 2)):
+            network[4].weight.mul_(gain)
+            for layer in (network[0], network[2], network[4]):
+                generator = torch.Generator().manual_seed(len(layer.bias))
+                layer.bias.normal_(std=0.3, generator=generator)
+
+
+@torch.no_grad()
+def random_data(agent, rows, seed=0):
+    """obs, action, old log-probability, old value and advantage, near enough to be of a rollout."""
+    generator = torch.Generator().manual_seed(seed)
+    obs, action, noise = (torch.randn(rows, n, generator=generator) for n in (7, 3, 3))
+    old_log_prob, _ = ppo.gaussian(*agent.actor(obs), action)
+    old_value = agent.critic(obs) + 0.4 * noise[:, 1]
+    return obs, action, old_log_prob + 0.3 * noise[:, 0], old_value, noise[:, 2]
+
+
+@pytest.mark.parametrize("rows", [2, 33, 64])
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+@pytest.mark.parametrize("value_weight", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("clip_value", [True, False])
+def test_gradient_in_closed_form_is_autograds(
+    state_spec, rows, entropy_weight, value_weight, clip_value
+):
+    agent = make(
+        state_spec,
+        entropy_weight=entropy_weight,
+        value_weight=value_weight,
+        clip_value=clip_value,
+    )
+    unsettle(agent)
+    for seed in range(3):
+        data = random_data(agent, rows, seed)
+        total, parts = agent._loss(*data)
+        expected = torch.autograd.grad(total, list(agent.closed_form.parameters))
+        log_prob, value = np.empty((2, rows), np.float32)
+        shuffled = Rows.of(*data).shuffled(torch.arange(rows), 1)
+        agent.closed_form.begin()
+        agent.closed_form.differentiate(shuffled, log_prob, value)
+        for parameter, gradient in zip(agent.closed_form.parameters, expected, strict=True):
+            scale = float(gradient.abs().max())
+            assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-5 * scale + 1e-9)
+        with torch.no_grad():
+            ours, _ = ppo.gaussian(*agent.actor(data[0]), data[1])
+            assert torch.allclose(torch.from_numpy(log_prob), ours, atol=1e-5)
+            assert torch.allclose(torch.from_numpy(value), agent.critic(data[0]), atol=1e-5)
+    if rows == 64:  # every case of both clips is tested
+        ratio, moved = np.exp(log_prob - data[2].numpy()), value - data[3].numpy()
+        gain = shuffled.gain
+        for outside in (ratio > 1.2, ratio < 0.8, abs(ratio - 1) < 0.2):
+            assert (outside & (gain > 0)).any() and (outside & (gain < 0)).any()
+        target = shuffled.target
+        near = data[3].numpy() + np.clip(moved, -0.2, 0.2)
+        chosen = abs(value - target) > abs(near - target)
+        assert (chosen & (abs(moved) > 0.2)).any() and (~chosen & (abs(moved) > 0.2)).any()
+        assert 0.1 < float(parts["policy/clip_fraction"]) < 0.9
+
+
+@torch.no_grad()
+def test_outputs_are_the_networks(state_spec):
+    agent = make(state_spec)
+    unsettle(agent)
+    obs = torch.randn(37, 7, generator=torch.Generator().manual_seed(0))
+    mean, value = agent.closed_form.outputs(obs.numpy(), 4)
+    assert torch.allclose(torch.from_numpy(mean), agent.actor(obs)[0], atol=1e-5)
+    assert torch.allclose(torch.from_numpy(value), agent.critic(obs), atol=1e-5)
+
+
+def test_gradients_are_clipped_as_torch_does(state_spec):
+    agent = make(state_spec)
+    form, generator = agent.closed_form, np.random.default_rng(0)
+    for length in (3.0, 0.3, np.nan):
+        drawn = generator.normal(size=form.gradients.shape).astype(np.float32)
+        form.gradients[:] = drawn * np.float32(0.3 / np.linalg.norm(drawn))
+        form.gradients[5:6] = length
+        theirs = [torch.nn.Parameter(torch.zeros_like(p)) for p in form.parameters]
+        for one, other in zip(theirs, form.parameters, strict=True):
+            one.grad = other.grad.clone()
+        torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+        form.clip_gradients(0.5)
+        for one, other in zip(theirs, form.parameters, strict=True):
+            assert torch.allclose(one.grad, other.grad, rtol=1e-6, equal_nan=True)
+
+
+def same_learning(one, two, spec, copies, updates=4):
+    """Both learn from the same rollouts; everything that comes of it is equal within rounding."""
+    metrics = {}
+    for at in range(updates):
+        rollout = random_rollout(one, spec, seed=at, steps=9, copies=copies)
+        two.acted = [normal.copy() for normal in one.acted]
+        two.seen.load_state_dict(one.seen.state_dict())
+        ours, theirs = one.update(rollout, step=at), two.update(rollout, step=at)
+        assert list(ours) == list(theirs)
+        for name, value in ours.items():
+            expected = float(theirs[name])
+            assert float(value) == pytest.approx(expected, rel=2e-3, abs=2e-4), (name, at)
+        metrics |= ours
+    for name, network in one.networks.items():
+        other = dict(two.networks[name].named_parameters())
+        for key, parameter in network.named_parameters():
+            assert torch.allclose(parameter, other[key], atol=2e-4), key
+            assert torch.allclose(parameter.grad, other[key].grad, atol=2e-3), key
+    ours, theirs = (agent.optimizers["both"].state_dict() for agent in (one, two))
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert ours["state"].keys() == theirs["state"].keys()
+    for place, moments in ours["state"].items():
+        for name, moment in moments.items():
+            assert torch.allclose(moment, theirs["state"][place][name], atol=2e-3), name
+    return metrics
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("clip_value", [True, False])
+def test_learning_is_the_same_by_either_path(state_spec, copies, clip_value):
+    settings = {"clip_value": clip_value, "entropy_weight": 0.01, "lr": 1e-3}
+    one = make(state_spec, gauge=Gauge(every_steps=2), **settings)
+    two = make(state_spec, by="autograd", gauge=Gauge(every_steps=2), **settings)
+    assert one.closed_form is not None and two.closed_form is None
+    before = [p.detach().clone() for p in one.actor.parameters()]
+    one.update(random_rollout(one, state_spec, steps=9), step=0)
+    one.load_state_dict(two.state_dict())
+    for network in one.networks.values():
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()  # lies elsewhere now
+    metrics = same_learning(one, two, state_spec, copies)
+    moved = max(
+        float((p.detach() - q).abs().max())
+        for p, q in zip(one.actor.parameters(), before, strict=True)
+    )
+    assert moved > 0.02, "a hundred times what the paths may differ by"
+    assert "now/plasticity/gradient_norm_actor" in metrics
+
+
+def stream():
+    return torch.Generator().manual_seed(0)
+
+
+IN_CLOSED_FORM = {
+    "weight_decay": lambda: Pull("weight_decay", 0.1, to_start=False),
+    "l2_init": lambda: Pull("l2_init", 0.1, to_start=True, networks=["critic"]),
+    "shrink_perturb": lambda: ShrinkAndPerturb(2, alpha=0.5, weights=stream()),
+    "reset": lambda: Reset(2, layers="last", networks=["actor"], weights=stream()),
+    "redo": lambda: ReDo(2, threshold=0.9, weights=stream()),
+}
+BY_AUTOGRAD = {
+    "layer_norm": lambda: LayerNorm(["actor"]),
+    "spectral_norm": lambda: SpectralNorm(["critic"]),
+    "injection": lambda: Injection(2, networks=["critic"], weights=stream()),
+}
+
+
+@pytest.mark.parametrize("name", IN_CLOSED_FORM)
+def test_what_interventions_do_is_the_same_by_either_path(state_spec, name):
+    intervene = IN_CLOSED_FORM[name]
+    one, plain = make(state_spec, interventions=[intervene()]), make(state_spec)
+    two = make(state_spec, by="autograd", interventions=[intervene()])
+    metrics = same_learning(one, two, state_spec, copies=2)
+    assert one.closed_form is not None
+    assert "weight" in name or "l2" in name or any(key.startswith("event/") for key in metrics)
+    for at in range(4):
+        plain.update(random_rollout(plain, state_spec, seed=at, steps=9, copies=2), step=at)
+    ours, theirs = one.critic.v[2].weight, plain.critic.v[2].weight
+    if name != "reset":
+        assert (ours - theirs).abs().max() > 2e-3, "it does something"
+
+
+@pytest.mark.parametrize("name", BY_AUTOGRAD)
+def test_networks_with_other_layers_learn_by_autograd(state_spec, name):
+    agent = make(state_spec, interventions=[BY_AUTOGRAD[name]()])
+    assert agent.closed_form is None
+    for at in range(3):
+        agent.update(random_rollout(agent, state_spec, seed=at, steps=9), step=at)
+
+
+def test_minibatches_are_torchs():
+    for rows in range(4, 40):
+        for parts in range(1, rows // 2 + 1):
+            expected = [(int(p[0]), int(p[-1]) + 1) for p in torch.arange(rows).tensor_split(parts)]
+            assert list(minibatches(rows, parts)) == expected
+
+
+def test_advantages_are_normalised_in_each_minibatch(state_spec):
+    agent = make(state_spec)
+    data = random_data(agent, 14)
+    order = torch.randperm(14, generator=stream())
+    shuffled = Rows.of(*data).shuffled(order, 4)
+    assert torch.equal(torch.from_numpy(shuffled.obs), data[0][order])
+    assert torch.equal(torch.from_numpy(shuffled.target), (data[4] + data[3])[order])
+    for start, end in minibatches(14, 4):
+        gain = data[4][order[start:end]].double()
+        expected = (gain - gain.mean()) / gain.std()
+        np.testing.assert_allclose(shuffled.part(start, end).gain, expected, atol=1e-5)
+
+
+def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, monkeypatch):
+    agent, before, seen = make(state_spec), torch.get_num_threads(), []
+    step, blas = agent.optimizers["both"].step, threads._numpys_threads()
+
+    def noted(flat):
+        seen.append((torch.get_num_threads(), blas[0]() if blas else 1))
+        step(flat)
+
+    agent.optimizers["both"].step = noted
+    try:
+        torch.set_num_threads(2)
+        with threads.one_thread():
+            pass
+        agent.update(random_rollout(agent, state_spec, steps=9), step=0)
+        assert set(seen) == {(1, 1)} and torch.get_num_threads() == 2
+        monkeypatch.setattr(ppo, "ONE_THREADS_WORK", 0)
+        seen.clear()
+        agent.update(random_rollout(agent, state_spec, steps=9), step=0)
+        assert {count for count, _ in seen} == {2}
+    finally:
+        torch.set_num_threads(before)

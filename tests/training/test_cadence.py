@@ -1,0 +1,214 @@
+"""When to update: fixed, scheduled and adaptive replay ratios."""
+
+import pytest
+import torch
+
+from rlearly.config.schema import AdaptiveRatioConfig
+from rlearly.core.errors import ConfigError
+from rlearly.training.update_schedule import (
+    AdaptiveRatio,
+    ScheduledRatio,
+    mean_ratio,
+    off_policy_cadence,
+    ratio_schedule,
+)
+
+DEFAULT = AdaptiveRatioConfig()
+
+
+def fixed(ratio):
+    return ScheduledRatio(ratio_schedule(ratio))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.3, 0.5, 1, 1.5, 2, 4])
+def test_fixed_ratio_spreads_updates_evenly_from_the_first_step(ratio):
+    cadence = fixed(ratio)
+    due = [cadence.updates_due(step) for step in range(1000)]
+    assert due[0] >= 1 and max(due) - min(due) <= 1
+    assert abs(sum(due) - ratio * 1000) <= 1
+    if ratio == 0.5:
+        assert due[:6] == [1, 0, 1, 0, 1, 0]
+
+
+def test_fixed_ratio_keeps_its_credit():
+    one, two = fixed(0.3), fixed(0.3)
+    for step in range(7):
+        one.updates_due(step)
+    two.load_state_dict(one.state_dict())
+    assert [one.updates_due(s) for s in range(20)] == [two.updates_due(s) for s in range(20)]
+    rare = fixed(1e-5)
+    assert sum(rare.updates_due(step) for step in range(250_000)) == 3
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [0, -1, float("inf"), float("nan"), 101, True, None, "fast", "linear(1,2)", "step(1,0,5)"],
+)
+def test_what_is_no_ratio_is_refused_with_what_is(asked):
+    with pytest.raises(ConfigError, match=r"replay_ratio: expected a number above 0 .* adaptive"):
+        off_policy_cadence(asked, DEFAULT)
+
+
+def test_ratio_that_would_not_rise_is_refused():
+    with pytest.raises(ConfigError, match=r"adaptive_ratio.high: expected a number above .* = 3"):
+        off_policy_cadence("adaptive", AdaptiveRatioConfig(low=3.0))
+
+
+def test_scheduled_ratio_follows_the_agent_step():
+    ramp = off_policy_cadence("linear(0.5,1.5,1000)", DEFAULT)
+    assert sum(ramp.updates_due(step) for step in range(1000)) == pytest.approx(1000, abs=1)
+    assert sum(ramp.updates_due(step) for step in range(1000, 1400)) == 600
+    jump = off_policy_cadence("step(0.5,2,100)", DEFAULT)
+    assert sum(jump.updates_due(step) for step in range(100)) == 50
+    assert jump.events() == {}
+    assert [jump.updates_due(step) for step in range(100, 110)] == [2] * 10
+    assert (jump.events(), jump.events()) == ({"event/replay_ratio": 2.0}, {})
+    assert ramp.events() == {}
+    assert mean_ratio("linear(0.5,1.5,1000)", DEFAULT, 1000) == pytest.approx(1.0)
+    assert mean_ratio("step(1,3,500)", DEFAULT, 1000) == pytest.approx(2.0, abs=0.03)
+    assert (mean_ratio(0.25, DEFAULT, 10), mean_ratio("adaptive", DEFAULT, 10)) == (0.25, 2.0)
+
+
+def play(cadence, faus, updates_each=2, start=0):
+    """Episodes, each with its FAU at every update; (episode, events) of those that had any."""
+    found = []
+    for episode, fau in enumerate(faus, start):
+        for _ in range(updates_each):
+            cadence.observe({"plasticity/fau_critic": torch.tensor(fau), "loss/critic": 1.0})
+        cadence.end_episode()
+        events = cadence.events()
+        if events:
+            found.append((episode + 1, dict(events)))
+    return found
+
+
+def adaptive(**settings):
+    return AdaptiveRatio(AdaptiveRatioConfig(**{"check_every_episodes": 3} | settings))
+
+
+def test_ratio_rises_once_when_two_checks_agree_and_never_falls():
+    cadence = adaptive()
+    found = play(cadence, [0.9, 0.5, 0.4, 0.9, 0.9, 0.3, 0.1, 0.1, 0.3009, 0.9, 0.9, 0.9])
+    assert [at for at, _ in found] == [3, 6, 9], "after the switch nothing is checked"
+    assert found[0][1] == pytest.approx({"event/fau_critic": 0.4, "event/fau_critic_before": 0.9})
+    assert found[1][1] == pytest.approx({"event/fau_critic": 0.3, "event/fau_critic_before": 0.4})
+    assert found[2][1] == pytest.approx(
+        {"event/fau_critic": 0.3009, "event/fau_critic_before": 0.3, "event/replay_ratio": 2.0}
+    )
+    assert cadence.ratio == 2.0
+    assert [cadence.updates_due(step) for step in range(5)] == [2] * 5
+
+
+def test_first_check_compares_with_the_very_first_fau():
+    """The official rule: not with the first episode's mean, nor with nothing."""
+    same = adaptive()
+    same.observe({"plasticity/fau_critic": torch.tensor(0.7)})  # the first update
+    assert [at for at, _ in play(same, [0.1, 0.2, 0.7])] == [3] and same.ratio == 2.0
+    other = adaptive()
+    other.observe({"plasticity/fau_critic": torch.tensor(0.7)})
+    play(other, [0.5, 0.5, 0.5])
+    assert other.ratio == 0.5, "an agreement with the first episode's mean is none"
+
+
+def test_window_is_the_last_episode_or_the_whole_interval():
+    faus = [0.2, 0.4, 0.6]
+    for window, mean in (("episode", 0.6), ("interval", 0.4)):
+        (_, event), *_ = play(adaptive(window=window), faus)
+        assert event["event/fau_critic"] == pytest.approx(mean)
+    interval = adaptive(window="interval")
+    play(interval, faus)
+    (_, event), *_ = play(interval, [0.5, 0.5, 0.8])
+    assert event["event/fau_critic"] == pytest.approx(0.6), "each interval begins anew"
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3, 4, 5, 10])
+@pytest.mark.parametrize("window", ["episode", "interval"])
+def test_copies_whose_episodes_end_together_are_checked_like_one(copies, window):
+    cadence = adaptive(check_every_episodes=10, window=window, threshold=1e-6)
+    checked = []
+    for round_ in range(60):
+        fau = ((round_**2 * 7) % 61) / 61 + round_ / 1000  # no two checks agree
+        for shift in (-0.1, 0.0, 0.1):
+            cadence.observe({"plasticity/fau_critic": fau + shift})
+        for copy in range(copies):
+            cadence.end_episode()
+            if events := cadence.events():
+                checked.append((round_ * copies + copy + 1, events["event/fau_critic"]))
+                if window == "episode":
+                    assert events["event/fau_critic"] == pytest.approx(fau)
+    assert [at for at, _ in checked] == list(range(10, 60 * copies + 1, 10))
+
+
+def test_difference_of_just_the_threshold_counts_as_none():
+    for last, ratio in ((0.75, 2.0), (0.7501, 0.5)):
+        cadence = adaptive(threshold=0.25)
+        play(cadence, [0.5, 0.5, last])
+        assert cadence.ratio == ratio
+
+
+def test_checks_by_steps_read_the_whole_interval_and_ignore_episodes():
+    cadence = adaptive(check_every_steps=100, check_every_episodes=1)
+    events = {}
+    for step in range(450):
+        for _ in range(cadence.updates_due(step)):
+            fau = 0.3 if step < 50 else 0.5
+            cadence.observe({"plasticity/fau_critic": fau})
+        if step % 10 == 9:
+            cadence.end_episode()
+        if found := cadence.events():
+            events[step] = found
+    assert list(events) == [100, 200, 300]
+    assert [e["event/fau_critic_before"] for e in events.values()] == pytest.approx([0.3, 0.4, 0.5])
+    assert [e["event/fau_critic"] for e in events.values()] == pytest.approx([0.4, 0.5, 0.5])
+
+
+def test_step_checks_switch_when_means_settle():
+    cadence = adaptive(check_every_steps=10)
+    faus, switched = [0.9, 0.5, 0.3, 0.3, 0.3], []
+    cadence.observe({"plasticity/fau_critic": 0.1})
+    for step in range(50):
+        for _ in range(cadence.updates_due(step)):
+            cadence.observe({"plasticity/fau_critic": faus[step // 10]})
+        if "event/replay_ratio" in cadence.events():
+            switched.append(step)
+    assert switched == [10 * 4]
+
+
+def test_check_without_an_update_to_read_is_not_made():
+    cadence = adaptive()
+    assert play(cadence, [0.0] * 7, updates_each=0) == []
+    (at, event), *_ = play(cadence, [0.5, 0.2], start=7)
+    assert at == 9 and event["event/fau_critic_before"] == 0.5
+    assert play(cadence, [0.3] * 3, updates_each=0) == []
+    assert cadence.ratio == 0.5
+
+
+def test_fractions_are_kept_over_the_switch():
+    cadence = adaptive(low=0.4, high=1.3)
+    due = [cadence.updates_due(step) for step in range(11)]
+    play(cadence, [0.5, 0.5, 0.5])
+    due += [cadence.updates_due(step) for step in range(11, 31)]
+    assert sum(due) == int(0.6 + 11 * 0.4 + 20 * 1.3)
+
+
+@pytest.mark.parametrize("at", range(0, 12))
+@pytest.mark.parametrize("steps", [None, 7])
+def test_resumed_adaptive_ratio_continues(at, steps):
+    def script(cadence, episodes):
+        seen = []
+        for episode in episodes:
+            for step in range(5 * episode, 5 * episode + 5):
+                for _ in range(cadence.updates_due(step)):
+                    fau = 0.5 + 0.2 / (1 + episode) ** 2
+                    cadence.observe({"plasticity/fau_critic": torch.tensor(fau)})
+                seen.append(dict(cadence.events()))
+            cadence.end_episode()
+        return seen
+
+    straight, one, two = (adaptive(threshold=0.01, check_every_steps=steps) for _ in range(3))
+    expected = script(straight, range(12))
+    begun = script(one, range(at))
+    two.load_state_dict(one.state_dict())
+    assert begun + script(two, range(at, 12)) == expected
+    assert straight.ratio == two.ratio == 2.0
+    assert sum(e.get("event/replay_ratio", 0) for e in expected) == 2.0, "once only"

@@ -1,0 +1,266 @@
+"""Whole or not there."""
+
+import hashlib
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from saved import equal
+
+from rlearly.core.append_log import Tape
+from rlearly.core.errors import ConfigError
+from rlearly.training import checkpoint
+from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
+
+STATE = {
+    "replay": {"frames": np.arange(60, dtype=np.uint8).reshape(5, 12), "none": np.zeros(0)},
+    "agent": {"w": torch.arange(3.0), "list": [1, 2.5, None, "text", True], "betas": (0.9, 0.999)},
+    "rng": np.random.default_rng(0).bit_generator.state,
+}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    Checkpoints(tmp_path, keep=2).save(400, STATE)
+    frames, state = checkpoint.load_newest(tmp_path)
+    assert frames == 400 and equal(STATE, state)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for frames in (10, 200, 3000, 40_000):
+        Checkpoints(tmp_path, keep=2).save(frames, STATE)
+    assert [int(p.name) for p in checkpoint.found(tmp_path)] == [3000, 40_000]
+
+
+def test_views_of_big_arrays_are_saved_as_their_part_only(tmp_path):
+    big = np.zeros((1000, 1000))
+    path = Checkpoints(tmp_path, keep=1).save(1, {"part": big[:3]})
+    assert sum(f.stat().st_size for f in path.iterdir()) < 50_000
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        (f, d)
+        for f in ("state.pt", "array_0.npy", "manifest.json", "manifest.sha256")
+        for d in ("truncate", "flip", "remove", "empty")
+    ],
+)
+def test_damaged_newest_falls_back_to_the_one_before(tmp_path, file, damage, caplog):
+    Checkpoints(tmp_path, keep=2).save(1, STATE)
+    victim = Checkpoints(tmp_path, keep=2).save(2, STATE) / file
+    data = bytearray(victim.read_bytes())
+    if damage == "truncate":
+        victim.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 4
+        victim.write_bytes(data)
+    elif damage == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint, match="is damaged"):
+        checkpoint.load(victim.parent)
+    assert checkpoint.load_newest(tmp_path)[0] == 1
+    assert "Trying the one before it" in caplog.text
+
+
+def test_save_after_falling_back_replaces_the_damaged_newer_ones(tmp_path):
+    for frames in (100, 200, 300):
+        Checkpoints(tmp_path, keep=3).save(frames, STATE)
+    for frames in (200, 300):
+        (tmp_path / f"{frames:012d}" / "state.pt").write_bytes(b"")
+    assert checkpoint.load_newest(tmp_path)[0] == 100
+    (tmp_path / ".000000000250.partial").mkdir()
+    Checkpoints(tmp_path, keep=2).save(150, STATE)
+    assert [int(p.name) for p in checkpoint.found(tmp_path)] == [100, 150]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_renamed_checkpoint_is_not_taken_for_another(tmp_path):
+    path = Checkpoints(tmp_path, keep=2).save(100, STATE)
+    path.rename(tmp_path / f"{200:012d}")
+    with pytest.raises(ConfigError, match="manifest is not what was written"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_nothing_whole_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="There is no checkpoint in"):
+        checkpoint.load_newest(tmp_path)
+    path = Checkpoints(tmp_path, keep=2).save(2, STATE)
+    (path / "state.pt").write_bytes(b"no")
+    with pytest.raises(ConfigError, match=r"No checkpoint in .* is whole: .*state.pt should have"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_half_written_checkpoint_is_not_seen_and_does_not_block_the_next(tmp_path):
+    (tmp_path / ".000000000002.partial").mkdir()
+    (tmp_path / ".000000000002.partial" / "state.pt").write_bytes(b"half")
+    assert checkpoint.found(tmp_path) == []
+    Checkpoints(tmp_path, keep=2).save(2, STATE)
+    assert checkpoint.load_newest(tmp_path)[0] == 2
+
+
+def test_hostile_pickle_is_refused(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    path = Checkpoints(tmp_path, keep=2).save(2, STATE)
+    torch.save({"x": Hostile()}, path / "state.pt", pickle_module=pickle)
+    reseal(path, "state.pt")
+    with pytest.raises(DamagedCheckpoint, match="its state does not load"):
+        checkpoint.load(path)
+
+
+def test_hostile_array_is_refused(tmp_path):
+    path = Checkpoints(tmp_path, keep=2).save(2, STATE)
+    np.save(path / "array_0.npy", np.array([print], dtype=object), allow_pickle=True)
+    reseal(path, "array_0.npy")
+    with pytest.raises(DamagedCheckpoint, match="its state does not load"):
+        checkpoint.load(path)
+
+
+def reseal(path, name):
+    """Sums that fit a file's new content, as somebody with intent would make them."""
+    data = (path / name).read_bytes()
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    text = json.dumps(manifest)
+    (path / "manifest.json").write_text(text)
+    seal = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
+    (path / "manifest.sha256").write_text(seal)
+
+
+# --- tapes ---
+
+
+def tape(first, end, width=1000):
+    """Row i of it is full of i."""
+
+    def read(low, high):
+        for at, stop in ((low, (low + high) // 2), ((low + high) // 2, high)):  # in two pieces
+            if at < stop:
+                rows = np.repeat(np.arange(at, stop, dtype=np.int32)[:, None], width, axis=1)
+                yield at, {"wide": rows, "plain": rows[:, 0].astype(np.uint8)}
+
+    return Tape(first, end, read)
+
+
+def assert_is(loaded, first, end):
+    assert (loaded.first, loaded.end) == (first, end)
+    rows = loaded.rows()
+    assert (rows["wide"] == np.arange(first, end)[:, None]).all()
+    assert (rows["plain"] == np.arange(first, end).astype(np.uint8)).all()
+    assert len(rows["wide"]) == end - first
+
+
+def written(folder):
+    """File -> when it was last written, of all rows."""
+    return {p.name: p.stat().st_mtime_ns for p in (folder / "tapes").iterdir()}
+
+
+def test_a_checkpoint_writes_only_the_rows_that_the_one_before_has_not(tmp_path):
+    """A row is 4 kB: 2000 of them are more than a small file."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(1, {"slots": tape(0, 2000)})
+    before = written(tmp_path)
+    checkpoints.save(2, {"slots": tape(1500, 4000)})
+    checkpoints.save(3, {"slots": tape(1500, 4200)})
+    after = written(tmp_path)
+    assert before.items() <= after.items(), "files are written once"
+    assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 1500, 4200)
+    assert_is(checkpoint.load(tmp_path / f"{2:012d}")["slots"], 1500, 4000)
+    sizes = sorted(p.stat().st_size for p in (tmp_path / "tapes").iterdir())
+    assert sum(sizes) < 4005 * (4200 + 200), "each row once, and small files once more"
+
+
+def test_rows_are_deleted_when_no_checkpoint_needs_them(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for frames, (first, end) in enumerate([(0, 2000), (0, 4000), (3000, 6000), (5999, 9000)]):
+        checkpoints.save(frames, {"slots": tape(first, end)})
+        assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], first, end)
+    names = sorted(written(tmp_path))
+    assert [name[2:27] for name in names] == [
+        "000000005000-000000006000",
+        "000000006000-000000007500",
+        "000000007500-000000009000",
+    ]
+
+
+def test_frequent_checkpoints_do_not_leave_thousands_of_files(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for end in range(10, 1010, 10):
+        checkpoints.save(end, {"slots": tape(0, end, width=3)})
+    assert len(written(tmp_path)) <= 4
+    assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 1000)
+
+
+def test_going_on_from_a_loaded_checkpoint_writes_only_new_rows(tmp_path):
+    Checkpoints(tmp_path, keep=3).save(1, {"slots": tape(0, 3000)})
+    before = written(tmp_path)
+    later = Checkpoints(tmp_path, keep=3)
+    assert later.load_newest()[0] == 1
+    later.save(2, {"slots": tape(0, 6000)})
+    assert before.items() <= written(tmp_path).items()
+    assert sum(p.stat().st_size for p in (tmp_path / "tapes").iterdir()) < 4005 * 6100
+    assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 6000)
+
+
+def test_going_on_past_a_damaged_checkpoint_does_not_use_its_rows(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(1, {"slots": tape(0, 2000)})
+    (damaged,) = {
+        p
+        for p in checkpoints.save(2, {"slots": tape(0, 4000)}).parent.glob("tapes/*")
+        if "-000000004000-" in p.name
+    }
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    later = Checkpoints(tmp_path, keep=3)
+    assert later.load_newest()[0] == 1
+    later.save(2, {"slots": tape(0, 4000)})
+    assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 4000)
+    assert checkpoint.load_newest(tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damaged_rows_make_a_checkpoint_damaged_unless_they_are_not_wanted(tmp_path, damage):
+    path = Checkpoints(tmp_path, keep=1).save(1, {"slots": tape(0, 50), "w": torch.ones(2)})
+    (rows, *_) = (tmp_path / "tapes").iterdir()
+    data = bytearray(rows.read_bytes())
+    data[len(data) // 2] ^= 16
+    rows.write_bytes(data if damage == "flip" else data[:-1])
+    if damage == "remove":
+        rows.unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"\.rows"):
+        checkpoint.load(path)
+    assert checkpoint.load_newest(tmp_path, tapes=False)[1]["w"].tolist() == [1, 1]
+
+
+def test_full_disk_leaves_the_checkpoint_before_and_no_leftovers(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, {"slots": tape(0, 2000), "w": torch.ones(2)})
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    for calls in range(1, 40):  # of every write in turn
+        left = [calls]
+        real = checkpoint._Hashed.write
+
+        def full(self, data, left=left, real=real):
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(28, "No space left on device")
+            return real(self, data)
+
+        monkeypatch.setattr(checkpoint._Hashed, "write", full)
+        try:
+            checkpoints.save(2, {"slots": tape(0, 4000), "w": torch.ones(2)})
+        except OSError:
+            now = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+            assert now == before
+        else:
+            break
+        finally:
+            monkeypatch.undo()
+    assert calls > 8
+    assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 4000)

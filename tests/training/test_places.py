@@ -1,0 +1,382 @@
+"""Envs in threads of their own: nothing depends on who is faster, and each stays in its thread."""
+
+import random
+import threading
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+import tiny_envs
+from conftest import TINY, TINY_STATE
+from saved import plain, rows
+from test_loop import make_loop
+
+from rlearly import envs, train
+from rlearly import evaluate as command
+from rlearly.config import resolve
+from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.envs.dm_control import ControlEnv
+from rlearly.envs.snapshots.recording import record
+from rlearly.training import builder
+from rlearly.training.evaluation import evaluate
+from rlearly.training.executors import Apart, Here
+from rlearly.training.video import Video
+
+RUNS = {
+    "drm": [*TINY, "agent=drm", "seed_frames=60"],
+    "td3": [*TINY_STATE["td3"], "num_envs=3"],
+    "ppo": [*TINY_STATE["ppo"], "num_envs=3", "agent.rollout_steps=32"],
+}
+WORDS = ("train_frames=200", "log_every_frames=40", "eval_every_frames=75", "eval_episodes=1")
+
+
+def now_and_then(monkeypatch, owner, name, seen=None):
+    """Calls of a method take a millisecond more, or not, and are noted with their threads."""
+    method, draw = getattr(owner, name), random.Random(name)
+
+    def late(*words, **more):
+        if seen is not None:
+            seen.append((name, threading.current_thread() is threading.main_thread()))
+        if draw.random() < 0.3:
+            time.sleep(0.001)
+        return method(*words, **more)
+
+    monkeypatch.setattr(owner, name, late)
+
+
+@pytest.mark.parametrize("agent", sorted(RUNS))
+def test_overlapped_run_equals_the_one_in_turn_whoever_is_late(tmp_path, monkeypatch, agent):
+    in_turn = make_loop(tmp_path / "in_turn", *WORDS, "overlap=false", base=RUNS[agent])
+    assert in_turn.run() and in_turn.updates >= 2
+    seen = []
+    env = tiny_envs.PixelReach if agent == "drm" else tiny_envs.StateReach
+    now_and_then(monkeypatch, env, "step", seen)
+    overlapped = make_loop(tmp_path / "overlapped", *WORDS, "overlap=true", base=RUNS[agent])
+    now_and_then(monkeypatch, overlapped.agent, "update", seen)
+    assert overlapped.run()
+    assert plain(in_turn.state_dict()) == plain(overlapped.state_dict())
+    assert rows(tmp_path / "in_turn") == rows(tmp_path / "overlapped")
+    assert ("update", False) not in seen and seen.count(("step", False)) == overlapped.steps
+    overlapped.close()
+
+
+def test_steps_go_on_while_the_agent_updates(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, "train_frames=70", "overlap=true", base=RUNS["drm"])
+    entered, update = threading.Event(), loop.agent.update
+    step = tiny_envs.PixelReach.step
+
+    def note(env, action):
+        entered.set()
+        return step(env, action)
+
+    def wait(batch, step):
+        assert entered.wait(10), "the step does not begin before the update is over"
+        assert loop.steps == step, "it is stored after the update"
+        return update(batch, step=step)
+
+    monkeypatch.setattr(tiny_envs.PixelReach, "step", note)
+    now_and_then(monkeypatch, loop.agent, "act")
+    act = loop.agent.act
+    loop.agent.act = lambda obs, **more: entered.clear() or act(obs, **more)
+    loop.agent.update = wait
+    assert loop.run() and loop.updates > 0
+    loop.close()
+
+
+@pytest.mark.parametrize("agent", sorted(RUNS))
+def test_overlapped_run_resumes_to_the_bit_in_turn_or_not(tmp_path, agent):
+    straight = make_loop(tmp_path / "straight", *WORDS, "overlap=false", base=RUNS[agent])
+    assert straight.run()
+    for first, second in (("true", "true"), ("true", "false"), ("false", "true")):
+        folder = tmp_path / f"{first}_{second}"
+        stopped = make_loop(folder, *WORDS, f"overlap={first}", base=RUNS[agent])
+        stopped.stop_requested = lambda loop=stopped: loop.steps >= 107
+        assert not stopped.run()
+        stopped.close()
+        resumed = make_loop(folder, *WORDS, f"overlap={second}", base=RUNS[agent])
+        resumed.resume()
+        assert resumed.run()
+        assert plain(straight.state_dict()) == plain(resumed.state_dict())
+        assert rows(tmp_path / "straight") == rows(folder)
+        resumed.close()
+
+
+@pytest.mark.parametrize("fault", ["raise", "reset", "observation", "shape", "reward"])
+def test_failing_env_fails_alike_in_a_thread_of_its_own(tmp_path, fault):
+    base = [*TINY_STATE["td3"], "env=tiny_envs:Faulty-v0", "num_envs=2", "log_every_frames=20"]
+    base += [f"env.kwargs={{fault: {fault}, at_step: 75}}", "train_frames=300"]
+    ends = {}
+    for overlap in ("false", "true"):
+        loop = make_loop(tmp_path / overlap, f"overlap={overlap}", base=base)
+        with pytest.raises(RunFailed) as failed:
+            loop.run()
+        part = {name: plain(loop.state_dict()[name]) for name in ("loop", "agent", "replay")}
+        ends[overlap] = (str(failed.value), repr(failed.value.__cause__), part)
+        assert loop.updates > 0
+        loop.close()
+    assert ends["false"] == ends["true"]
+    assert rows(tmp_path / "false") == rows(tmp_path / "true")
+
+
+def test_env_is_closed_after_its_last_step_when_an_update_fails(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, "train_frames=200", "overlap=true", base=RUNS["drm"])
+    events = []
+    step = tiny_envs.PixelReach.step
+
+    def slow(env, action):
+        time.sleep(0.05)
+        events.append("stepped")
+        return step(env, action)
+
+    def fail(batch, step):
+        monkeypatch.setattr(tiny_envs.PixelReach, "step", slow, raising=True)
+        raise KeyboardInterrupt
+
+    loop.agent.update = fail
+    monkeypatch.setattr(tiny_envs.PixelReach, "close", lambda env: events.append("closed"))
+    act = loop.agent.act
+
+    def slow_from_the_first_update_on(obs, **more):
+        if loop.steps == 60:
+            monkeypatch.setattr(tiny_envs.PixelReach, "step", slow)
+        return act(obs, **more)
+
+    loop.agent.act = slow_from_the_first_update_on
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    loop.close()
+    assert events == ["stepped", "closed"] and loop.steps == 60, "the step is not stored"
+
+
+class Homely(tiny_envs.PixelReach):
+    """Notes in which thread each of its instances is asked for what."""
+
+    asked: list = []  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.note()
+
+    def note(self):
+        Homely.asked.append((id(self), threading.current_thread().name))
+
+    def reset(self, **words):
+        self.note()
+        return super().reset(**words)
+
+    def step(self, action):
+        self.note()
+        return super().step(action)
+
+    def close(self):
+        self.note()
+        super().close()
+
+
+gymnasium.register("Homely-v0", Homely)
+
+
+def test_all_of_an_env_happens_in_one_thread_and_each_has_its_own(tmp_path):
+    words = ["env=Homely-v0", "overlap=true", "num_envs=2", "train_frames=60", "video_size=24"]
+    words += ["eval_every_frames=30", "eval_episodes=3", "eval_workers=3", "seed_frames=1000"]
+    loop = make_loop(tmp_path, *words)
+    Homely.asked.clear()
+    loop.run()  # the training envs were made before
+    kept = [env.unwrapped for env in loop.envs]
+    loop.close()
+    threads = {}
+    for env, thread in Homely.asked:
+        threads.setdefault(env, set()).add(thread)
+    assert len(threads) == 5 and all(len(names) == 1 for names in threads.values())
+    assert {id(env) for env in kept} <= set(threads)
+    assert "MainThread" not in set.union(*threads.values())
+
+
+def test_closed_env_has_freed_what_it_drew_with_in_its_thread():
+    config = envs.config_for("cheetah_run")
+    one, two = (envs.make(config, pixels=True, model_seed=0) for _ in range(2))
+    one.reset(seed=1)
+    action = np.ones(one.action_space.shape, np.float32)
+    expected = one.step(action)[0]
+    place = Apart()
+    place.do(two.reset, seed=1)
+    np.testing.assert_array_equal(place.do(two.step, action)[0], expected)
+    contexts = [env.unwrapped._control.physics.contexts.gl for env in (one, two)]
+    place.do(two.close)
+    one.close()
+    place.close()
+    assert all(context.terminated for context in contexts), "none is left to the end"
+
+
+def test_student_on_terrain_that_each_reset_uploads_overlaps_from_a_snapshot_on(tmp_path):
+    """quadruped_escape makes its GL context when it is first reset."""
+    env = ControlEnv(envs.config_for("quadruped_escape"), pixels=False, model_seed=0)
+    actions = np.random.default_rng(0)
+    noise = lambda obs: actions.uniform(-1, 1, env.action_space.shape)  # noqa: E731
+    record(env, noise, episodes=1, every_steps=400, value=lambda obs: obs["imu"][0]).save(
+        tmp_path / "teacher.h5"
+    )
+    env.close()
+    words = ["agent=drm", "env=quadruped_escape", "replay.capacity=200", "train_frames=8"]
+    words += [f"snapshot={tmp_path / 'teacher.h5'}", "snapshot_phase.selection=uniform"]
+    words += ["eval_every_frames=0", "video_size=0"]
+    ends = {}
+    for overlap in ("false", "true"):
+        loop = make_loop(tmp_path / overlap, f"overlap={overlap}", base=words)
+        assert loop.run()
+        ends[overlap] = plain(loop.state_dict())
+        loop.close()
+    assert ends["false"] == ends["true"]
+
+
+@pytest.mark.parametrize(("words", "apart"), [("", True), ("overlap=false", False)])
+def test_copies_that_draw_images_live_apart_unless_told_otherwise(words, apart):
+    config = resolve.compose(["agent=drm", "env=cheetah_run", "num_envs=2", *words.split()])
+    kinds = {type(place) for place in builder.env_places(config)}
+    assert kinds == {Apart if apart else Here}
+    states = resolve.compose(["agent=ppo", "env=cheetah_run"])
+    assert [type(place) for place in builder.env_places(states)] == [Here]
+
+
+def test_env_that_asks_the_learner_does_not_overlap_with_it(tmp_path):
+    file = tmp_path / "x.h5"
+    file.touch()
+    words = ["agent=drm", "env=cheetah_run", f"snapshot={file}"]
+    words += ["snapshot_phase.selection=learner_error"]
+    assert isinstance(builder.env_places(resolve.compose(words))[0], Here)
+    with pytest.raises(ConfigError, match=r"overlap=true: .* ask the learner"):
+        builder.env_places(resolve.compose([*words, "overlap=true"]))
+
+
+# --- evaluation side by side ---
+
+
+class Deciding:
+    """Acts by the observation alone, and notes how it is asked."""
+
+    def __init__(self):
+        self.threads, self.shapes = set(), set()
+
+    def act(self, obs, *, step, explore):
+        assert not explore
+        self.threads.add(threading.current_thread().name)
+        self.shapes.add(obs.shape)
+        return np.tanh(3 * (obs[:, :1] - 0.4))
+
+
+def played(workers, episodes=7, **more):
+    places = [Apart() if workers > 1 else Here() for _ in range(workers)]
+    envs = [place.do(gymnasium.make, "StateReach-v0") for place in places]
+    agent = Deciding()
+    seeds = np.random.SeedSequence(3)
+    try:
+        result = evaluate(
+            agent, *envs, places=places, episodes=episodes, seeds=seeds, step=0, **more
+        )
+    finally:
+        for place in places:
+            place.close()
+    assert agent.threads == {"MainThread"} and agent.shapes == {(1, 2)}
+    return result
+
+
+def test_episodes_side_by_side_equal_those_in_turn(monkeypatch):
+    in_turn = played(1)
+    assert len(set(in_turn.lengths_steps)) > 1, "they end at different times"
+    now_and_then(monkeypatch, tiny_envs.StateReach, "step")
+    for workers in (2, 3, 9):
+        assert played(workers) == in_turn
+
+
+def test_first_episode_alone_is_filmed_where_its_env_lives():
+    for workers in (1, 3):
+        seen, steps = [], []
+        result = played(
+            workers,
+            film=lambda seen=seen: seen.append(threading.current_thread().name),
+            on_step=lambda episode, step, steps=steps: steps.append((episode, step)),
+        )
+        assert len(seen) == result.lengths_steps[0] and len(set(seen)) == 1
+        assert (seen[0] == "MainThread") == (workers == 1)
+        every = [(e, s + 1) for e, n in enumerate(result.lengths_steps) for s in range(n)]
+        assert sorted(steps) == every and (steps == every) == (workers == 1)
+
+
+def test_error_of_one_env_ends_all_of_them(monkeypatch):
+    step, running = tiny_envs.StateReach.step, []
+
+    def fail(env, action):
+        if env.steps == 2 and env.goal < 0:
+            raise ZeroDivisionError("division by zero")
+        running.append(1)
+        time.sleep(0.01)
+        running.pop()
+        return step(env, action)
+
+    monkeypatch.setattr(tiny_envs.StateReach, "step", fail)
+    for workers in (1, 3):
+        with pytest.raises(RunFailed, match=r"raised ZeroDivisionError: .* in an evaluation"):
+            played(workers)
+        assert not running, "no step is under way"
+
+
+EVALUATED = ("train_frames=130", "eval_every_frames=60", "eval_episodes=4", "video_size=24")
+
+
+@pytest.fixture
+def filmed(monkeypatch):
+    """The images of all films."""
+    images, add = [], Video.add
+    monkeypatch.setattr(Video, "add", lambda film, image: images.append(image) or add(film, image))
+    return images
+
+
+def test_evaluating_side_by_side_changes_neither_training_nor_its_rows(tmp_path, filmed):
+    quiet = make_loop(tmp_path / "quiet", "train_frames=130")
+    quiet.run()
+    films = []
+    for workers in (1, 3):
+        filmed.clear()
+        loop = make_loop(tmp_path / f"{workers}", *EVALUATED, f"eval_workers={workers}")
+        loop.try_evaluation()
+        assert loop.run()
+        for part in ("agent", "replay", "env", "cadence"):
+            assert plain(quiet.state_dict()[part]) == plain(loop.state_dict()[part])
+        loop.close()
+        films.append(np.stack(filmed))
+    assert rows(tmp_path / "1") == rows(tmp_path / "3")
+    assert len(films[0]) == 20 and np.array_equal(*films)
+
+
+def test_stop_during_episodes_side_by_side_repeats_them_after_resuming(tmp_path):
+    straight = make_loop(tmp_path / "straight", *EVALUATED)
+    straight.run()
+    stopped = make_loop(tmp_path / "stopped", *EVALUATED, "eval_workers=2")
+    asked = []
+    stopped.stop_requested = lambda: asked.append(0) or len(asked) > 65
+    assert not stopped.run() and stopped.steps == 60
+    stopped.close()
+    assert not list((tmp_path / "stopped" / "videos").iterdir()), "no half-written video is left"
+    resumed = make_loop(tmp_path / "stopped", *EVALUATED, "eval_workers=3")
+    resumed.resume()
+    resumed.run()
+    resumed.close()
+    assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
+
+
+def test_evaluate_command_plays_the_same_side_by_side(tmp_path, monkeypatch, capsys, filmed):
+    monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
+    words = [*TINY, "train_frames=110", "threads=1", f"run_dir={tmp_path / 'run'}"]
+    assert train.train([*words, "wandb.mode=disabled"]) == train.DONE
+    said = {}
+    for workers in (1, 2):
+        filmed.clear()
+        words = [f"run={tmp_path / 'run'}", f"workers={workers}", "episodes=3", "threads=1"]
+        capsys.readouterr()
+        assert command.main([*words, "video_size=24"]) == 0
+        said[workers] = capsys.readouterr().out, plain(np.stack(filmed))
+    assert said[1] == said[2] and "episode 2: return" in said[1][0]
+    monkeypatch.setattr(command, "TELL_SECONDS", -1.0)
+    assert command.main([*words, "video_size=0"]) == 0
+    assert "playing episode 3 of 3, step 10" in capsys.readouterr().err
