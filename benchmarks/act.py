@@ -54,7 +54,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
     else:
         obs = random.normal(size=17).astype(np.float32)
     if side == turns.OURS:
-        machine.settle(threads)
+        machine.set_threads(threads)
     torch.set_num_threads(threads)
     if side == turns.OURS:
         learner = ours(agent, words)

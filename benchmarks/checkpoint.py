@@ -26,9 +26,9 @@ import turns
 from rlearly import envs
 from rlearly.config import resolve
 from rlearly.config.fields import setting
-from rlearly.core.append_log import Tape
+from rlearly.core.append_log import AppendLog
 from rlearly.core.errors import ConfigError
-from rlearly.replay.buffer import Replay
+from rlearly.replay.buffer import ReplayBuffer
 from rlearly.system import machine
 from rlearly.training import builder, checkpoint, forecast
 
@@ -46,7 +46,7 @@ class BenchmarkConfig:
     json: str | None = setting(None, "a file for the numbers")
 
 
-def fill(replay: Replay, rows: int, generator: np.random.Generator) -> None:
+def fill(replay: ReplayBuffer, rows: int, generator: np.random.Generator) -> None:
     """Add slots of random numbers, faster than one by one."""
     block = 1000
     for _ in range(0, rows, block):
@@ -75,7 +75,7 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
     )
     device = machine.choose_device("auto")
     env = builder.make_env(config)
-    spec = envs.spec_of(env, config.env)
+    spec = envs.env_spec(env, config.env)
     env.close()
     interval_frames = config.checkpoint_every_frames
     rows = interval_frames // spec.frames_per_step
@@ -84,10 +84,12 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
     )
     agent = builder.make_agent(config, spec, device)
     generator = np.random.default_rng(0)
-    layout = builder.layout_of(config, spec)
+    layout = builder.transition_layout(config, spec)
 
-    def empty() -> Replay:
-        return Replay(layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator)
+    def empty() -> ReplayBuffer:
+        return ReplayBuffer(
+            layout, capacity=asked.capacity, nstep=3, discount=0.99, generator=generator
+        )
 
     replay = empty()
     replay.added = asked.capacity  # full, of zeros that take no memory
@@ -102,7 +104,7 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
         checkpoints.save(number, state)
         timed["new" if number else "whole"].append(time.monotonic() - began)
         sizes = written_bytes(folder, before)
-        state["replay"] = {**state["replay"], "slots": Tape(0, 0, replay._rows)}
+        state["replay"] = {**state["replay"], "slots": AppendLog(0, 0, replay._rows)}
         began = time.monotonic()
         checkpoint.Checkpoints(folder / "without", keep=1).save(number, state)
         timed["quick"].append(time.monotonic() - began)
@@ -135,7 +137,7 @@ def main() -> int:
     except ConfigError as error:
         print(f"benchmarks/checkpoint.py: {error}", file=sys.stderr)
         return 2
-    machine.settle(asked.threads)
+    machine.set_threads(asked.threads)
     print(
         "| run | full replay | all of it written, s | a checkpoint writes | takes, s | ratio | "
         "without transitions, s | an interval takes, s | share | verified and loaded, s |\n"

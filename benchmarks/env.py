@@ -94,8 +94,8 @@ def _our_env(name: str, side: str, *, pixels: bool) -> Any:
     if pixels:
         config = replace(config, action_repeat=2)
     if side == BUFFER:
-        mujoco_rendering.PhysicsPictures._fit = lambda pictures, physics, size: None  # pyright: ignore
-        mujoco_rendering.ModelPictures._renderer = _renderer_in_the_models_buffer  # pyright: ignore
+        mujoco_rendering.DMControlRenderer._fit = lambda pictures, physics, size: None  # pyright: ignore
+        mujoco_rendering.MujocoRenderer._renderer = _renderer_in_the_models_buffer  # pyright: ignore
     return envs.make(config, pixels=pixels, model_seed=0)
 
 
@@ -106,16 +106,16 @@ def _renderer_in_the_models_buffer(pictures: Any, model: Any, size: int) -> Any:
 
 
 def _stepper(env: Any) -> Callable[[], None]:
-    from rlearly.training.evaluation import reset_of, step_of
+    from rlearly.training.evaluation import checked_reset, checked_step
 
     actions = _actions(env.action_space.shape[0])
     seeds = itertools.count()
-    reset_of(env, "a benchmark", seed=next(seeds))
+    checked_reset(env, "a benchmark", seed=next(seeds))
 
     def step() -> None:
-        _, _, terminated, truncated, _ = step_of(env, next(actions), "a benchmark")
+        _, _, terminated, truncated, _ = checked_step(env, next(actions), "a benchmark")
         if terminated or truncated:
-            reset_of(env, "a benchmark", seed=next(seeds))
+            checked_reset(env, "a benchmark", seed=next(seeds))
 
     return step
 
@@ -198,17 +198,17 @@ def _evaluation(name: str, workers: int) -> Callable[[], Any]:
     from gymnasium.wrappers import TimeLimit
 
     from rlearly.training.evaluation import evaluate
-    from rlearly.training.executors import Apart, Here
+    from rlearly.training.executors import InlineExecutor, ThreadExecutor
 
-    places = [Apart() if workers > 1 else Here() for _ in range(workers)]
+    executors = [ThreadExecutor() if workers > 1 else InlineExecutor() for _ in range(workers)]
 
     def make() -> Any:
         return TimeLimit(_our_env(name, OURS, pixels=True), EVALUATION_STEPS)
 
-    envs = [place.do(make) for place in places]
+    envs = [executor.run(make) for executor in executors]
     agent: Any = Still(envs[0].action_space.shape[0])
     return lambda: evaluate(
-        agent, *envs, places=places, episodes=2, seeds=np.random.SeedSequence(0), step=0
+        agent, *envs, executors=executors, episodes=2, seeds=np.random.SeedSequence(0), step=0
     )
 
 
@@ -221,20 +221,20 @@ def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
     from rlearly.training.sinks import JsonLines, Sinks
 
     class Silent:
-        def look(self, at: Any, updates: int, latest: Any) -> None:
+        def on_progress(self, at: Any, updates: int, latest: Any) -> None:
             pass
 
-        def say(self, text: str) -> None:
+        def message(self, text: str) -> None:
             pass
 
-    machine.settle(threads)
+    machine.set_threads(threads)
     folder = Path(tempfile.mkdtemp())
     words = f"agent=drm env={name} {LOOP[name]} eval_every_frames=0"
     loop = builder.build(
         resolve.compose([*words.split(), f"overlap={str(overlap).lower()}"]),
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        watcher=Silent(),
+        callback=Silent(),
         device=torch.device("cpu"),
     )
     while not loop.updates:

@@ -108,7 +108,7 @@ def watch(loop: Any, clock: Clock) -> None:
     clock.around(loop.memory, "sample", "memory.sample")
     clock.around(loop.memory, "add", "memory.add")
     clock.around(loop.sinks, "write", "sinks.write")
-    clock.around(loop.watcher, "look", "watcher.look")
+    clock.around(loop.callback, "on_progress", "callback.on_progress")
     for env in loop.envs:
         clock.around(env, "step", "env.step without drawing")
         clock.around(env, "reset", "env.reset without drawing")
@@ -262,7 +262,7 @@ def report(config: HotspotsConfig) -> None:
 
     loops.prepare_env_libraries()
     torch.manual_seed(0)
-    machine.settle(config.threads)
+    machine.set_threads(config.threads)
     best_rates = peaks.measure(quick=config.quick)
     print(f"{peaks.table(best_rates)}\n", flush=True)
     words = turns.given(precision=config.precision)

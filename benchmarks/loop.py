@@ -79,12 +79,12 @@ class SliceWatcher:
         self.display = Display(train_frames, Console(file=io.StringIO()))
         self.until_steps = 0
 
-    def look(self, at: Any, updates: int, latest: Mapping[str, Any]) -> None:
-        self.display.look(at, updates, latest)
+    def on_progress(self, at: Any, updates: int, latest: Mapping[str, Any]) -> None:
+        self.display.on_progress(at, updates, latest)
         if at.steps >= self.until_steps:
             raise SliceOver
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Nobody listens."""
 
 
@@ -107,19 +107,19 @@ def build(
     if agent in ("td3", "sac"):
         usual += [f"agent.learning_starts_steps={STARTS_STEPS[agent]}"]
     config = resolve.compose([f"agent={agent}", f"env={env}", *usual, *words])
-    machine.settle(threads)
-    watcher = SliceWatcher(config.train_frames)
+    machine.set_threads(threads)
+    callback = SliceWatcher(config.train_frames)
     events = TensorBoard(folder / "events")
     loop = builder.build(
         config,
         folder,
         make_sinks=lambda: train.make_sinks(config, folder, events),
-        watcher=watcher,
+        callback=callback,
         device=machine.choose_device("cpu"),
     )
 
     def advance(steps: int) -> None:
-        watcher.until_steps = loop.at.steps + steps
+        callback.until_steps = loop.at.steps + steps
         try:
             loop.run()
         except SliceOver:
@@ -209,7 +209,7 @@ def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[],
     folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
     prepare_env_libraries()
     if side == MEMORY_KEPT:
-        machine.settle(threads)
+        machine.set_threads(threads)
     torch.set_num_threads(threads)
     if side == turns.OURS:
         loop, advance = build(agent, env, words, threads, folder)

@@ -84,7 +84,7 @@ class Stacks:
         self.kept: list[tuple[Any, ...]] = []
         self.counted = 0
 
-    def begin(self, obs: np.ndarray, *, copy: int) -> None:
+    def begin(self, obs: np.ndarray, *, env_index: int) -> None:
         self.first = obs.copy()
 
     def add(self, action: np.ndarray, reward: float, next_obs: np.ndarray, **_: Any) -> None:
@@ -109,8 +109,8 @@ def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[An
     loop, _ = loops.build("drm", env, words, 1, Path(folder))
     ends.callback(loop.close)
     config = composed(env, words)
-    spec = envs.spec_of(loop.envs[0], config.env)
-    return loop.memory, builder.layout_of(config, spec).transition_bytes
+    spec = envs.env_spec(loop.envs[0], config.env)
+    return loop.memory, builder.transition_layout(config, spec).transition_bytes
 
 
 def resident_bytes() -> int:
@@ -134,9 +134,9 @@ def fill(side: str, env: str, path: str, count: int, episode: int, words: list[s
             if number == episode:  # by now everything is there that storing makes use of
                 before, began = resident_bytes(), time.perf_counter()
             if number % episode == 0:
-                memory.begin(obs, copy=0)
+                memory.begin_episode(obs, env_index=0)
             last = number % episode == episode - 1
-            memory.add(action, reward, next_obs, terminated=False, truncated=last, copy=0)
+            memory.add(action, reward, next_obs, terminated=False, truncated=last, env_index=0)
         seconds = time.perf_counter() - began
         taken = resident_bytes() - before
         print(f"{taken} {counted or memory.counted} {seconds}", flush=True)

@@ -84,9 +84,9 @@ def off_policy(agent: str, env_id: str, *, starts_steps: int, folder: Path) -> I
             action = played.numpy().clip(actions.low, actions.high)
         next_obs, reward, terminated, truncated, infos = envs.step(action)
         stored = next_obs.copy()
-        for copy, over in enumerate(truncated):
+        for env_index, over in enumerate(truncated):
             if over:
-                stored[copy] = infos["final_obs"][copy]
+                stored[env_index] = infos["final_obs"][env_index]
         replay.add(obs, stored, action, reward, terminated, [{}])
         obs = next_obs
         if step >= starts_steps:
@@ -230,9 +230,9 @@ class Suite:
         self.actions = self.env.action_spec().shape[0]
         self.frames: deque[np.ndarray] = deque(maxlen=3)
 
-    def _stack(self, copies: int) -> np.ndarray:
+    def _stack(self, num_envs: int) -> np.ndarray:
         picture = self.env.physics.render(84, 84, camera_id=self.camera)
-        for _ in range(copies):
+        for _ in range(num_envs):
             self.frames.append(picture.transpose(2, 0, 1).copy())
         return np.concatenate(list(self.frames), axis=0)
 
@@ -251,7 +251,7 @@ class Suite:
         return self._stack(1), reward, over
 
 
-class Episodes:
+class OfficialReplay:
     """Episodes whole, each observation a stack; a batch is put together sample by sample."""
 
     def __init__(self, nstep: int = 3):
@@ -296,7 +296,7 @@ def visual(
     from tensorboardX import SummaryWriter
 
     writer = SummaryWriter(str(folder))
-    env, replay = Suite(task), Episodes()
+    env, replay = Suite(task), OfficialReplay()
     drm = agent == "drm"
     learner = plain.Visual(drm=drm, actions=env.actions, feature_dim=feature_dim)
     obs = env.reset()

@@ -28,7 +28,7 @@ from rlearly.config.fields import setting
 from rlearly.config.schema import PlasticityConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Batch, EnvSpec, Rollout
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 CPU = torch.device("cpu")
@@ -46,12 +46,12 @@ class BenchmarkConfig:
     threads: int = setting(1, "CPU threads", at_least=1)
 
 
-def learner(name: str, gauge: Gauge) -> Callable[[], None]:
+def learner(name: str, monitor: PlasticityMonitor) -> Callable[[], None]:
     """An agent at its default size that does two updates when called, all from the same data."""
     module = agent_module(name)
     spec = IMAGES if module.PIXELS else STATES
     config = module.Config()
-    agent = module.make(config, spec, seeds=Seeds(0), device=CPU, gauge=gauge)
+    agent = module.make(config, spec, seeds=Seeds(0), device=CPU, monitor=monitor)
     if module.ON_POLICY:
         return lambda: _two_rollouts(agent, spec, config.rollout_steps)
     batch = _batch(spec, config.batch_size)
@@ -91,11 +91,11 @@ def _batch(spec: EnvSpec, size: int) -> Batch:
 def measure(name: str, rounds: int) -> dict[str, float | str]:
     """Medians over rounds in which the three take turns."""
     gauges = {
-        "plain": Gauge(0),
-        "measured": Gauge(every_steps=1),
-        "each_update": Gauge(0, critic_each_update=name != "ppo"),
+        "plain": PlasticityMonitor(0),
+        "measured": PlasticityMonitor(every_steps=1),
+        "each_update": PlasticityMonitor(0, critic_each_update=name != "ppo"),
     }
-    kinds = {kind: learner(name, gauge) for kind, gauge in gauges.items()}
+    kinds = {kind: learner(name, monitor) for kind, monitor in gauges.items()}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(rounds + 2):
         for kind, learn in kinds.items():

@@ -62,7 +62,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
 
     from rlearly.system import machine
 
-    machine.settle(threads)
+    machine.set_threads(threads)
     torch.set_num_threads(threads)
     if "image" in case:
         images = np.load(os.environ["REPLAY_IMAGES"])
@@ -108,18 +108,18 @@ def _copy(count: int, one: np.ndarray) -> Callable[[], Any]:
 
 
 def _ring(side: str, frames: np.ndarray, capacity: int) -> Any:
-    from rlearly.replay.buffer import Layout, Replay
-    from rlearly.replay.frame_store import CompressedFrames, PlainFrames
+    from rlearly.replay.buffer import ReplayBuffer, TransitionLayout
+    from rlearly.replay.frame_store import CompressedFrameStore, RawFrameStore
 
     shape, dtype = frames.shape[1:], str(frames.dtype)
     image = len(shape) == 3
     store: Any = None
     if side == "rlearly, zstd":
-        store = CompressedFrames(capacity, shape)
+        store = CompressedFrameStore(capacity, shape)
     elif side == "rlearly, disk":
-        store = PlainFrames(capacity, shape, dtype, folder=Path(tempfile.gettempdir()))
-    return Replay(
-        Layout(shape, dtype, STACK if image else 1, 38 if image else 6),
+        store = RawFrameStore(capacity, shape, dtype, folder=Path(tempfile.gettempdir()))
+    return ReplayBuffer(
+        TransitionLayout(shape, dtype, STACK if image else 1, 38 if image else 6),
         capacity=capacity,
         nstep=NSTEP if image else 1,
         discount=DISCOUNT,
@@ -137,7 +137,7 @@ def _steps(memory: Any, frames: np.ndarray) -> Iterator[None]:
         stacks = frames
     step = 0
     while True:
-        memory.begin(stacks[step % len(stacks)])
+        memory.begin_episode(stacks[step % len(stacks)])
         for left in range(EPISODE_STEPS)[::-1]:
             step += 1
             obs = stacks[step % len(stacks)]

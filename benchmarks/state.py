@@ -28,7 +28,7 @@ import gymnasium
 from rlearly import envs
 from rlearly.envs import dm_control
 from rlearly.envs.rendering import choose_backend
-from rlearly.envs.state.action_replay import recorded, same
+from rlearly.envs.state.action_replay import same, with_action_recorder
 from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
 
 choose_backend()
@@ -58,7 +58,7 @@ ROWS = {
 
 def make(name: str) -> gymnasium.Env:
     if name in dm_control.suite_tasks() or name in dm_control.manipulation_tasks():
-        return dm_control.ControlEnv(envs.config_for(name), pixels=False, model_seed=0)
+        return dm_control.DMControlEnv(envs.config_for(name), pixels=False, model_seed=0)
     name, _, no_sticky = name.partition(" ")
     kwargs: dict[str, Any] = {"repeat_action_probability": 0.0} if no_sticky else {}
     return gymnasium.make(name, **kwargs)
@@ -111,7 +111,7 @@ def measure(name: str) -> dict[str, Any]:
     env = make(name)
     method = method_of(env)
     if method == "replay":
-        env = recorded(env)
+        env = with_action_recorder(env)
     proved = self_test(env)
     env.action_space.seed(0)
     env.reset(seed=0)

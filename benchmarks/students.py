@@ -84,9 +84,9 @@ class Result:
 class Silent:
     """A watcher that says nothing."""
 
-    def look(self, at: Any, updates: int, latest: Any) -> None: ...
+    def on_progress(self, at: Any, updates: int, latest: Any) -> None: ...
 
-    def say(self, text: str) -> None: ...
+    def message(self, text: str) -> None: ...
 
 
 class Predicting:
@@ -127,7 +127,7 @@ def train_rlearly(run: RunConfig) -> tuple[Any, float]:
             run,
             folder,
             make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-            watcher=Silent(),
+            callback=Silent(),
             device=torch.device("cpu"),
         )
         loop.run()

@@ -51,7 +51,7 @@ def prepare(side: str, agent: str, threads: int) -> Callable[[], Any]:
 
     torch.manual_seed(0)
     if side.startswith(turns.OURS) or side == KEPT:
-        machine.settle(threads)
+        machine.set_threads(threads)
     torch.set_num_threads(threads)
     batch = _batch(agent in VISUAL)
     if side == SB3:
@@ -85,7 +85,7 @@ def _ours(agent: str, side: str) -> Any:
 
     from rlearly.agents import agent_module
     from rlearly.core.types import EnvSpec
-    from rlearly.nn.precision import Compute
+    from rlearly.nn.precision import ComputeOptions
     from rlearly.system.seeding import Seeds
 
     module = agent_module(agent)
@@ -101,7 +101,7 @@ def _ours(agent: str, side: str) -> Any:
         spec,
         seeds=Seeds(0),
         device=torch.device("cpu"),
-        compute=Compute(words[0], "compiled" in words),
+        compute=ComputeOptions(words[0], "compiled" in words),
     )
 
 

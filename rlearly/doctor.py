@@ -46,7 +46,7 @@ def learner() -> str:
 
     from rlearly.system import machine
 
-    threads = machine.settle(None)
+    threads = machine.set_threads(None)
     device = machine.choose_device("auto")
     size = 4096 if device.type == "cuda" else 1024
     a = torch.rand(size, size, device=device)
@@ -226,7 +226,7 @@ def _end(run: Path) -> dict[str, Any]:
     timed = ("speed/", "eval/seconds")
     rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
     _, state = checkpoint.load_newest(run / "checkpoints")
-    del state["loop"]["elapsed_seconds"], state["sinks"]
+    del state["trainer"]["elapsed_seconds"], state["sinks"]
     return {"rows": rows, **state}
 
 

@@ -91,15 +91,18 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         )
     run = Path(config.run)
     run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
-    machine.settle(run_config.threads)
+    machine.set_threads(run_config.threads)
     device = machine.choose_device(run_config.device)
     machine.let_products_round(run_config.precision)
     frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
     count = min(config.workers, config.episodes)
-    homes = [executors.Apart() if count > 1 else executors.Here() for _ in range(count)]
+    homes = [
+        executors.ThreadExecutor() if count > 1 else executors.InlineExecutor()
+        for _ in range(count)
+    ]
     pictures = bool(config.video_size)
-    worlds = [home.do(builder.make_env, run_config, pictures=pictures) for home in homes]
-    spec = envs.spec_of(worlds[0], run_config.env)
+    worlds = [home.run(builder.make_env, run_config, pictures=pictures) for home in homes]
+    spec = envs.env_spec(worlds[0], run_config.env)
     agent = builder.make_agent(run_config, spec, device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
@@ -118,10 +121,10 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             return trainer.evaluate(
                 agent,
                 *worlds,
-                places=homes,
+                executors=homes,
                 episodes=config.episodes,
                 seeds=Seeds(config.seed).sequence("evaluation"),
-                step=state["loop"]["steps"],
+                step=state["trainer"]["steps"],
                 film=film,
                 on_step=tell,
             )
@@ -130,13 +133,13 @@ def evaluate(config: EvaluateConfig) -> list[float]:
 
     if config.video_size:
         path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
-        picture = envs.picture_of(worlds[0])
+        picture = envs.frame_renderer(worlds[0])
         with Video(path) as video:
             result = play(lambda: video.add(picture(config.video_size)))
     else:
         path, result = None, play(None)
     for home, world in zip(homes, worlds, strict=True):
-        home.do(world.close)
+        home.run(world.close)
         home.close()
     ends = [""] * len(result.returns)
     if result.successes is not None:

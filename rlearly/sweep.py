@@ -32,7 +32,7 @@ from rlearly.experiments.launchers.slurm import SlurmConfig
 
 if TYPE_CHECKING:
     from rlearly.experiments.job import Job
-    from rlearly.experiments.launchers.base import Engine
+    from rlearly.experiments.launchers.base import Launcher
     from rlearly.experiments.plan import Plan
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
@@ -254,7 +254,7 @@ def _grouped(plan: Plan, folder: Path) -> Plan:
     return replace(plan, runs=runs)
 
 
-def make_engine(config: SweepConfig) -> Engine:
+def make_engine(config: SweepConfig) -> Launcher:
     """Raises:
     ConfigError: what it needs is not installed here.
     """
@@ -265,7 +265,7 @@ def make_engine(config: SweepConfig) -> Engine:
     if config.launcher == "ray":
         return ray.Ray(config.ray)
     gpus = local.usable_gpus()
-    return local.Local(local_workers(config, gpus), gpus)
+    return local.LocalLauncher(local_workers(config, gpus), gpus)
 
 
 def local_workers(config: SweepConfig, gpus: Sequence[str]) -> int:
@@ -280,7 +280,7 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
     from rlearly.experiments.forecast import forecast
     from rlearly.experiments.job import commands
     from rlearly.experiments.launchers.local import usable_gpus
-    from rlearly.system.machine import gigabytes, settle
+    from rlearly.system.machine import gigabytes, set_threads
     from rlearly.training.display import duration
 
     left = [job for job in jobs if not job.finished(folder)]
@@ -290,7 +290,7 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
     print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.", flush=True)
     if not left:
         return DONE
-    settle(1)
+    set_threads(1)
     logging.getLogger("absl").setLevel(logging.ERROR)  # dm_control's, on MuJoCo's next release
     found = forecast(
         plan.job_configs(folder, [job.name for job in left]),
@@ -381,7 +381,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
 
 
 def launch(
-    folder: Path, jobs: Sequence[Job], engine: Engine, config: SweepConfig, every: Sequence[Job]
+    folder: Path, jobs: Sequence[Job], engine: Launcher, config: SweepConfig, every: Sequence[Job]
 ) -> int:
     """Start what is not done of `jobs`, and look after it as far as the engine wants that.
 

@@ -133,13 +133,13 @@ def from_run(config: TeacherConfig) -> Teacher:
 
     run = Path(str(config.run))
     run_config = replace(resolve.load(run), device="cpu", threads=1)
-    machine.settle(1)
+    machine.set_threads(1)
     device = machine.choose_device("cpu")
     frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
     env = builder.make_env(run_config)
-    agent = builder.make_agent(run_config, envs.spec_of(env, run_config.env), device)
+    agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
-    step = state["loop"]["steps"]
+    step = state["trainer"]["steps"]
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
     return Teacher(
         env,

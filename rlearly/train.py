@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rlearly.system.cores import Share
     from rlearly.training.display import Display
     from rlearly.training.sinks import Sinks, TensorBoard
-    from rlearly.training.trainer import Loop
+    from rlearly.training.trainer import Trainer
 
 DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
 """Exit statuses: finished; stopped with a checkpoint, run me again; the env or learning failed; the
@@ -113,7 +113,7 @@ def train(words: list[str]) -> int:
         folder = None
     asked = config.threads or machine.asked_threads() or None
     with cores.shared(asked, agent_module(config.agent_name).MOST_THREADS) as share:
-        config = replace(config, threads=machine.settle(share.threads))
+        config = replace(config, threads=machine.set_threads(share.threads))
         device = machine.choose_device(config.device)
         machine.ask_for_repeatable_kernels(device)
         machine.let_products_round(config.precision)
@@ -168,15 +168,15 @@ def run(
             raise ConfigError(f"env={config.env.name}: {error}.") from error
         raise
     others = f" (other runs have {share.taken} here)" if share.taken else ""
-    display.say(
+    display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {share.threads} threads{others} -> {folder}"
     )
     provenance = run_directory.provenance(share.threads, device)
     if anew:
-        display.say("it was ended before its first checkpoint and begins anew")
+        display.message("it was ended before its first checkpoint and begins anew")
     elif resume:
-        display.say(f"resumed at {loop.at.frames:,} frames")
+        display.message(f"resumed at {loop.at.frames:,} frames")
         say_if_other_ground(folder, provenance, display)
     else:
         say_if_long(config, device, display)
@@ -197,9 +197,9 @@ def run(
     if finished:
         summary = {"frames": loop.at.frames, "updates": loop.updates, "time": time.time()}
         run_directory.write(folder / "done.json", json.dumps(summary))
-        display.say(f"done: {loop.at.frames:,} frames, {loop.updates:,} updates -> {folder}")
+        display.message(f"done: {loop.at.frames:,} frames, {loop.updates:,} updates -> {folder}")
         return DONE
-    display.say(
+    display.message(
         f"saved at {loop.at.frames:,} frames; continue with: {command_of(f'resume={folder}')}"
     )
     return SAVED
@@ -212,7 +212,7 @@ def command_of(*words: str) -> str:
     return shlex.join([python, "-m", "rlearly.train", *words])
 
 
-def say_failure(failed: RunFailed, loop: Loop, folder: Path) -> int:
+def say_failure(failed: RunFailed, loop: Trainer, folder: Path) -> int:
     """Write down why a run could not go on, and say it and what can be done."""
     from rlearly.training import checkpoint, failure
 
@@ -251,7 +251,7 @@ def say_if_other_ground(folder: Path, provenance: dict[str, Any], display: Displ
     for last in run_directory.starts(folder)[-1:]:
         changes = determinism.changes(last.get("determinism", {}), provenance["determinism"])
         if changes:
-            display.say(
+            display.message(
                 f"changed since the last start: {', '.join(changes)}; "
                 "equality to the bit is no longer promised"
             )
@@ -267,7 +267,7 @@ def say_if_long(config: RunConfig, device: Any, display: Display) -> None:
         return
     expected = forecast.forecast_seconds(config, device)
     if expected >= LONG_SECONDS:
-        display.say(
+        display.message(
             f"no GPU: these {config.train_frames:,} frames with their evaluations take about "
             f"{duration(expected)} here; preset=cpu is a small setting, train_frames= a shorter run"
         )
@@ -281,7 +281,7 @@ def prepare(
     stop: StopRequests,
     *,
     resume: bool,
-) -> Loop:
+) -> Trainer:
     """The loop, ready to run: built, its evaluation tried out, its checkpoint loaded.
 
     Raises:
@@ -295,7 +295,7 @@ def prepare(
         config,
         folder,
         make_sinks=lambda: make_sinks(config, folder, events),
-        watcher=display,
+        callback=display,
         device=device,
         stop_requested=stop,
     )

@@ -109,7 +109,7 @@ def random_batch(spec, size=16, seed=0, discount=0.97):
     )
 
 
-def random_rollout(agent, spec, seed=0, steps=8, copies=5, begun=()):
+def random_rollout(agent, spec, seed=0, steps=8, num_envs=5, begun=()):
     """What an agent does where its every observation, reward and ending is random.
 
     `begun`: the actions [N, A] that it has taken in this rollout before.
@@ -119,15 +119,15 @@ def random_rollout(agent, spec, seed=0, steps=8, copies=5, begun=()):
     def states(*shape):
         return generator.normal(size=(*shape, *spec.observation.shape)).astype(np.float32)
 
-    obs = states(steps, copies)
+    obs = states(steps, num_envs)
     rest = range(len(begun), steps)
     done = [*begun, *(agent.act(obs[t], step=20, explore=True) for t in rest)]
-    ending = generator.random((steps, copies))
+    ending = generator.random((steps, num_envs))
     over = ending < 0.3
     return Rollout(
         action=np.stack(done),
-        reward=generator.normal(size=(steps, copies)),
+        reward=generator.normal(size=(steps, num_envs)),
         terminated=ending < 0.15,
         truncated=over & (ending >= 0.15),
-        next_obs=np.where(over[..., None], states(steps, copies), np.roll(obs, -1, axis=0)),
+        next_obs=np.where(over[..., None], states(steps, num_envs), np.roll(obs, -1, axis=0)),
     )

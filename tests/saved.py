@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 
-from rlearly.core.append_log import Tape
+from rlearly.core.append_log import AppendLog
 from rlearly.training import checkpoint
 
 
@@ -16,7 +16,7 @@ def agent_state(folder):
 
 
 def equal(one, two):
-    if isinstance(one, Tape):
+    if isinstance(one, AppendLog):
         return (one.first, one.end) == (two.first, two.end) and equal(one.rows(), two.rows())
     if isinstance(one, dict):
         return set(one) == set(two) and all(equal(one[k], two[k]) for k in one)
@@ -38,7 +38,7 @@ def rows(folder):
 
 def plain(tree):
     """A state as comparable Python, to the bit, clocks left out."""
-    if isinstance(tree, Tape):
+    if isinstance(tree, AppendLog):
         tree = {"first": tree.first, "end": tree.end, "rows": tree.rows()}
     if isinstance(tree, dict):
         return {k: plain(v) for k, v in tree.items() if k not in ("elapsed_seconds", "sinks")}

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.agents import drqv2
-from rlearly.agents.drqv2 import DrQv2, growth_of, linear_noise
+from rlearly.agents.drqv2 import DrQv2, network_builder, noise_schedule
 from rlearly.config.fields import setting
 from rlearly.core.types import EnvSpec, Metrics
 from rlearly.nn.networks import Features, Value, encoder_for
-from rlearly.nn.optim import Adam, adam, descend
-from rlearly.nn.precision import Compute
+from rlearly.nn.optim import Adam, adam, optimize
+from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Schedule
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.interventions.resets import ShrinkAndPerturb
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 PIXELS = drqv2.PIXELS
@@ -49,7 +49,7 @@ class Config(drqv2.Config):
     lambda_constant: bool = setting(False, "keep the share of V at lambda_max")
 
 
-class Awaken:
+class AwakenExploration:
     """Dormancy-driven noise; once awake, never less than a schedule counted from that step.
 
     sigma(beta) = 1 / (1 + exp(-slope * (beta - 0.2))). The agent awakens at the first update after
@@ -86,7 +86,7 @@ class Awaken:
         self.awaken_step = state["awaken_step"].to(self.awaken_step.device)
 
 
-class DormancyGuided:
+class DormancyGuidedTarget:
     """lambda * V(s') + (1 - lambda) * min Q'(s', a'): trust V more, the fewer neurons are dormant.
 
     V fits min(Q1, Q2) of the batch's own actions by expectile regression (section 4.4).
@@ -120,7 +120,7 @@ class DormancyGuided:
         error = min_q - self.value_net(features, units)
         weight = torch.where(error > 0, self.expectile, 1.0 - self.expectile)
         loss = (weight * error.square()).mean()
-        descend(loss, self.optimizer)
+        optimize(loss, self.optimizer)
         return {"loss/value": loss.detach()}
 
     def share(self, dormancy: Tensor) -> Tensor:
@@ -146,9 +146,9 @@ def make(
     *,
     seeds: Seeds,
     device: torch.device,
-    gauge: Gauge | None = None,
+    monitor: PlasticityMonitor | None = None,
     interventions: Sequence[Intervention] = (),
-    compute: Compute | None = None,
+    compute: ComputeOptions | None = None,
 ) -> DrQv2:
     """DrQ-v2 with DrM's three mechanisms, and the interventions beside them."""
     perturbation = ShrinkAndPerturb(
@@ -158,26 +158,26 @@ def make(
         scope=config.perturb_scope,
         weights=seeds.torch("perturbation"),
     )
-    growth = growth_of(seeds, device, [*interventions, perturbation], compute)
-    encoder = growth.shape("encoder", encoder_for(spec.observation, config.encoder_channels))
+    builder = network_builder(seeds, device, [*interventions, perturbation], compute)
+    encoder = builder.modify("encoder", encoder_for(spec.observation, config.encoder_channels))
     value = Value(encoder.features, config.feature_dim, config.hidden_dim, encoder.vector)
     return DrQv2(
         config,
         spec,
         seeds=seeds,
         device=device,
-        growth=growth,
+        builder=builder,
         encoder=encoder,
-        exploration=Awaken(
-            linear_noise(config), config.dormancy_slope, config.exploration_steps, device
+        exploration=AwakenExploration(
+            noise_schedule(config), config.dormancy_slope, config.exploration_steps, device
         ),
-        target=DormancyGuided(
-            growth.grow("value", value),
+        target=DormancyGuidedTarget(
+            builder.build("value", value),
             lr=config.lr,
             expectile=config.expectile,
             lambda_max=config.lambda_max,
             slope=config.lambda_slope,
             constant=config.lambda_constant,
         ),
-        gauge=gauge,
+        monitor=monitor,
     )

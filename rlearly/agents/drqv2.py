@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.agents.modules import Body, Growth, each_layer
+from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.config.fields import setting
 from rlearly.core.spaces import PIXELS as IMAGE
 from rlearly.core.spaces import Observation, has_images, on_device, parts_of
@@ -33,12 +33,12 @@ from rlearly.nn.networks import (
     encoder_for,
     orthogonal_,
 )
-from rlearly.nn.optim import Adam, adam, descend, follow_, frozen
-from rlearly.nn.precision import Compute
+from rlearly.nn.optim import Adam, adam, frozen, optimize, polyak_update_
+from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Linear, Schedule
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.measures import dormant_ratio
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 PIXELS = True
@@ -132,7 +132,7 @@ class Target(Stateful, Protocol):
 
 
 @dataclass(frozen=True)
-class Scheduled:
+class ScheduledExploration:
     """Noise by a schedule of the agent step alone."""
 
     schedule: Schedule
@@ -153,7 +153,7 @@ class Scheduled:
         pass
 
 
-class ClippedDoubleQ:
+class ClippedDoubleQTarget:
     """min(Q1', Q2') and nothing else."""
 
     def networks(self) -> Mapping[str, nn.Module]:
@@ -193,11 +193,11 @@ class DrQv2:
         *,
         seeds: Seeds,
         device: torch.device,
-        growth: Growth,
+        builder: NetworkBuilder,
         encoder: PixelEncoder | VectorEncoder,
         exploration: Exploration,
         target: Target,
-        gauge: Gauge | None = None,
+        monitor: PlasticityMonitor | None = None,
     ):
         """`encoder`: shaped, its weights not yet drawn."""
         self.config = config
@@ -206,12 +206,12 @@ class DrQv2:
         self.target = target
         self.images = has_images(spec.observation)
         self.actions = spec.action.shape[0]
-        self.encoder = growth.fill("encoder", encoder)
+        self.encoder = builder.initialise("encoder", encoder)
         width = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
         width += (encoder.vector,)
-        self.actor = growth.grow("actor", Actor(*width))
-        heads = {"dropout": config.q_dropout, "norm": config.q_layer_norm}
-        self.critic = growth.grow("critic", Critic(*width, **heads))
+        self.actor = builder.build("actor", Actor(*width))
+        recorded_stacks = {"dropout": config.q_dropout, "norm": config.q_layer_norm}
+        self.critic = builder.build("critic", Critic(*width, **recorded_stacks))
         self.critic_target = copy.deepcopy(self.critic)
         self.networks: dict[str, nn.Module] = {
             "encoder": self.encoder,
@@ -235,22 +235,22 @@ class DrQv2:
             self.generators["dropout"] = seeds.torch("dropout", device)
             draw_dropout_from(self.generators["dropout"], self.critic, self.critic_target)
         others: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
-        self.body = Body(
+        self.modules = AgentModules(
             self.networks,
-            growth,
+            builder,
             targets={"critic_target": "critic"},
             readers={"encoder": [other.trunk[0] for other in others]},
             optimizers=self.optimizers,
             generators=self.generators,
-            gauge=gauge,
+            monitor=monitor,
         )
-        self.body.dormancy = torch.ones((), device=device)
+        self.modules.dormancy = torch.ones((), device=device)
 
     @property
     def dormancy(self) -> Tensor:
         """The actor's dormant ratio [] at the last update; 1 before the first."""
-        assert self.body.dormancy is not None
-        return self.body.dormancy
+        assert self.modules.dormancy is not None
+        return self.modules.dormancy
 
     # --- acting ---
 
@@ -282,26 +282,28 @@ class DrQv2:
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
         """One step of every optimizer, in the official order; all losses are the paper's."""
-        self.body.begin(step)
-        features = self.encoder(self._augment(batch.obs), self.body.units("encoder"))
+        self.modules.begin_update(step)
+        features = self.encoder(self._augment(batch.obs), self.modules.activations("encoder"))
         with torch.no_grad():
             next_features = self.encoder(self._augment(batch.next_obs))
         seen = features.detach()
 
-        noted = self.body.units("actor")
+        noted = self.modules.activations("actor")
         units: list[Tensor] = [] if noted is None else noted
-        ends: list[Tensor] = []
-        mean = self.actor(seen, units, ends)
-        self.body.dormancy = dormant_ratio([*units, *ends], self.config.dormant_threshold)
+        pre_activations: list[Tensor] = []
+        mean = self.actor(seen, units, pre_activations)
+        self.modules.dormancy = dormant_ratio(
+            [*units, *pre_activations], self.config.dormant_threshold
+        )
         self.exploration.observe(step, self.dormancy)
         std = self.exploration.std(step, self.dormancy)
 
-        q1, q2 = self.critic(features, batch.action, self.body.units("critic"))
-        value_units = self.body.units("value")
+        q1, q2 = self.critic(features, batch.action, self.modules.activations("critic"))
+        value_units = self.modules.activations("value")
         fitted = self.target.fit(seen, torch.min(q1, q2).detach(), value_units)
-        goal = self._critic_goal(batch, next_features, std)
-        critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
-        descend(
+        target_q = self._target_q(batch, next_features, std)
+        critic_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        optimize(
             critic_loss,
             *(self.optimizers[n] for n in ("critic", "encoder") if n in self.optimizers),
         )
@@ -309,9 +311,9 @@ class DrQv2:
         action = truncated_normal(mean, std, self.generators["policy_noise"], self.config.std_clip)
         with frozen(self.critic.parameters()):
             actor_loss = -torch.min(*self.critic(seen, action)).mean()
-        descend(actor_loss, self.optimizers["actor"])
+        optimize(actor_loss, self.optimizers["actor"])
 
-        follow_(
+        polyak_update_(
             list(self.critic_target.parameters()),
             list(self.critic.parameters()),
             self.config.target_tau,
@@ -319,7 +321,7 @@ class DrQv2:
         return {
             "loss/critic": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),
-            "critic/target_q": goal.mean(),
+            "critic/target_q": target_q.mean(),
             "critic/q1": q1.detach().mean(),
             "critic/q2": q2.detach().mean(),
             "replay/batch_reward": batch.reward.mean(),
@@ -327,18 +329,18 @@ class DrQv2:
             "plasticity/dormant_ratio": self.dormancy,
             **self.exploration.metrics(),
             **fitted,
-            **self.body.end(),
+            **self.modules.end_update(),
         }
 
     def _augment(self, obs: Any) -> Any:
-        if not (self.images and self.body.augments):
+        if not (self.images and self.modules.augments):
             return obs
         if isinstance(obs, Mapping):
             return {**obs, IMAGE: self._augment(obs[IMAGE])}
         return random_shift(obs, self.config.shift_pixels, self.generators["augmentation"])
 
     @torch.no_grad()
-    def _critic_goal(self, batch: Batch, next_features: Features, std: Tensor | float) -> Tensor:
+    def _target_q(self, batch: Batch, next_features: Features, std: Tensor | float) -> Tensor:
         """reward_n + discount_n * target value at the next observation, [B, 1]."""
         next_action = truncated_normal(
             self.actor(next_features), std, self.generators["policy_noise"], self.config.std_clip
@@ -351,29 +353,31 @@ class DrQv2:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "body": self.body.state_dict(),
+            "modules": self.modules.state_dict(),
             "exploration": self.exploration.state_dict(),
             "target": self.target.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.body.load_state_dict(state["body"])
+        self.modules.load_state_dict(state["modules"])
         self.exploration.load_state_dict(state["exploration"])
         self.target.load_state_dict(state["target"])
 
 
-def growth_of(
+def network_builder(
     seeds: Seeds,
     device: torch.device,
     interventions: Sequence[Intervention],
-    compute: Compute | None,
-) -> Growth:
+    compute: ComputeOptions | None,
+) -> NetworkBuilder:
     """Orthogonal weights from the run's own stream."""
-    own = compute or Compute()
-    return Growth(each_layer(orthogonal_), seeds.torch("weights"), device, interventions, own)
+    own = compute or ComputeOptions()
+    return NetworkBuilder(
+        each_layer(orthogonal_), seeds.torch("weights"), device, interventions, own
+    )
 
 
-def linear_noise(config: Config) -> Linear:
+def noise_schedule(config: Config) -> Linear:
     """The exploration schedule that a config describes."""
     return Linear(config.std_start, config.std_end, config.std_duration_steps)
 
@@ -384,20 +388,20 @@ def make(
     *,
     seeds: Seeds,
     device: torch.device,
-    gauge: Gauge | None = None,
+    monitor: PlasticityMonitor | None = None,
     interventions: Sequence[Intervention] = (),
-    compute: Compute | None = None,
+    compute: ComputeOptions | None = None,
 ) -> DrQv2:
     """DrQ-v2 as published, but for the interventions."""
-    growth = growth_of(seeds, device, interventions, compute)
+    builder = network_builder(seeds, device, interventions, compute)
     return DrQv2(
         config,
         spec,
         seeds=seeds,
         device=device,
-        growth=growth,
-        encoder=growth.shape("encoder", encoder_for(spec.observation, config.encoder_channels)),
-        exploration=Scheduled(linear_noise(config)),
-        target=ClippedDoubleQ(),
-        gauge=gauge,
+        builder=builder,
+        encoder=builder.modify("encoder", encoder_for(spec.observation, config.encoder_channels)),
+        exploration=ScheduledExploration(noise_schedule(config)),
+        target=ClippedDoubleQTarget(),
+        monitor=monitor,
     )

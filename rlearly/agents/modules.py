@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.core.types import Metrics
-from rlearly.nn.networks import Initialiser, compute_in, identity_, initialise_, layers
+from rlearly.nn.networks import Initialiser, identity_, initialise_, layers, set_hidden_dtype
 from rlearly.nn.optim import Adam
-from rlearly.nn.precision import Compute
+from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.measures import active_fraction
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import restore
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -30,35 +30,35 @@ def each_layer(one: Initialiser) -> Initialise:
 
 
 @dataclass(frozen=True)
-class Growth:
+class NetworkBuilder:
     """How an agent's networks come to be: layers as the interventions want them, then weights."""
 
-    initialise: Initialise
+    initialiser: Initialise
     weights: torch.Generator
     device: torch.device
     interventions: Sequence[Intervention] = ()
-    compute: Compute = field(default_factory=Compute)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
 
-    def shape(self, name: str, network: Network) -> Network:
+    def modify(self, name: str, network: Network) -> Network:
         """The network with the layers that the interventions want; its weights are not drawn."""
         for intervention in self.interventions:
-            intervention.shape(name, network)
+            intervention.modify(name, network)
         return network
 
-    def fill(self, name: str, network: Network) -> Network:
+    def initialise(self, name: str, network: Network) -> Network:
         """The network with weights, on its device."""
-        self.initialise(name, network, self.weights)
+        self.initialiser(name, network, self.weights)
         for intervention in self.interventions:
-            intervention.grown(name, network)
-        compute_in(network, self.compute.hidden_dtype)
+            intervention.initialised(name, network)
+        set_hidden_dtype(network, self.compute.hidden_dtype)
         return network.to(self.device)
 
-    def grow(self, name: str, network: Network) -> Network:
+    def build(self, name: str, network: Network) -> Network:
         """Both."""
-        return self.fill(name, self.shape(name, network))
+        return self.initialise(name, self.modify(name, network))
 
 
-class Body:
+class AgentModules:
     """An agent's networks, optimizers and random streams, saved and restored as one.
 
     `targets`: for each network that slowly follows another one, that other one's name. `readers`:
@@ -74,13 +74,13 @@ class Body:
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
-        growth: Growth,
+        builder: NetworkBuilder,
         *,
         optimizers: Mapping[str, Adam],
         generators: Mapping[str, torch.Generator],
         targets: Mapping[str, str] | None = None,
         readers: Mapping[str, Sequence[nn.Linear]] | None = None,
-        gauge: Gauge | None = None,
+        monitor: PlasticityMonitor | None = None,
         on_policy: bool = False,
     ):
         self.networks = dict(networks)
@@ -89,17 +89,17 @@ class Body:
         self.targets = dict(targets or {})
         self.readers = dict(readers or {})
         self.on_policy = on_policy
-        self.initialise = growth.initialise
-        self.gauge = gauge or Gauge()
-        self.interventions = list(growth.interventions)
+        self.initialiser = builder.initialiser
+        self.monitor = monitor or PlasticityMonitor()
+        self.interventions = list(builder.interventions)
         self.dormancy: Tensor | None = None
         """The actor's, of the last update, where the agent measures it at every one."""
         self.augments = True
         """Whether an agent that can augment its observations does."""
 
-        self.leaders = {n: net for n, net in self.networks.items() if n not in self.targets}
-        self.detach_targets()
-        self.gauge.start_from(self.leaders)
+        self.online = {n: net for n, net in self.networks.items() if n not in self.targets}
+        self.freeze_targets()
+        self.monitor.start_from(self.online)
         self._step = 0
         self._metrics: dict[str, Tensor | float] = {}
         self._noted: dict[str, list[Tensor]] | None = None
@@ -107,43 +107,45 @@ class Body:
         for intervention in self.interventions:
             intervention.attach(self)
         for network in self.networks.values():
-            growth.compute.prepare(network)
+            builder.compute.prepare(network)
 
-    def detach_targets(self) -> None:
+    def freeze_targets(self) -> None:
         """No gradient is computed for targets."""
         for target in self.targets:
             self.networks[target].requires_grad_(False)
 
     # --- an update ---
 
-    def begin(self, step: int, *, whole: bool = True) -> None:
+    def begin_update(self, step: int, *, whole: bool = True) -> None:
         """An update begins; `whole` if every network will note its hidden units in it."""
         self._step = step
         self._metrics = {} if self.on_policy else self._act_before(step)
-        wanted = self.gauge.is_due(step) or any(i.wants(step) for i in self.interventions)
-        self._noted = {name: [] for name in self.leaders} if wanted and whole else None
-        self._critic = [] if self.gauge.critic_each_update else None
+        wanted = self.monitor.is_due(step) or any(
+            i.needs_activations(step) for i in self.interventions
+        )
+        self._noted = {name: [] for name in self.online} if wanted and whole else None
+        self._critic = [] if self.monitor.critic_each_update else None
 
-    def units(self, name: str) -> list[Tensor] | None:
+    def activations(self, name: str) -> list[Tensor] | None:
         """Where a network notes its hidden units in this update; None: nowhere."""
         if self._noted is not None:
             return self._noted.get(name)
         return self._critic if name == "critic" else None
 
-    def end(self) -> Metrics:
+    def end_update(self) -> Metrics:
         """An update is over; its metrics of plasticity, and of what was done."""
         metrics = self._metrics
         if self._critic is not None:
             noted = self._critic if self._noted is None else self._noted["critic"]
             metrics["plasticity/fau_critic"] = active_fraction(noted)
         if self._noted is not None:
-            if self.gauge.is_due(self._step):
+            if self.monitor.is_due(self._step):
                 metrics |= self._read()
             for intervention in self.interventions:
-                if intervention.wants(self._step):
+                if intervention.needs_activations(self._step):
                     metrics |= intervention.after_update(self._step, self._noted)
         if any(name.startswith("event/") for name in metrics):
-            self._settle()
+            self._weights_changed()
         if self.on_policy:
             metrics |= self._act_before(self._step)
         self._noted = self._critic = None
@@ -152,10 +154,10 @@ class Body:
     def _read(self) -> dict[str, Tensor | float]:
         """The gauge's metrics, as of now; what every update tells is left out."""
         assert self._noted is not None
-        read = dict(self.gauge.read(self.leaders, self._noted, step=self._step))
+        read = dict(self.monitor.read(self.online, self._noted, step=self._step))
         if self.dormancy is None:
             read["plasticity/dormant_ratio"] = read["plasticity/dormant_ratio_actor"]
-        if self.gauge.critic_each_update:
+        if self.monitor.critic_each_update:
             read.pop("plasticity/fau_critic", None)
         return {f"now/{name}": value for name, value in read.items()}
 
@@ -164,35 +166,35 @@ class Body:
         for intervention in self.interventions:
             metrics |= intervention.before_update(step)
         if metrics:
-            self._settle()
+            self._weights_changed()
         return metrics
 
-    def _settle(self) -> None:
+    def _weights_changed(self) -> None:
         for intervention in self.interventions:
-            intervention.settle()
+            intervention.weights_changed()
 
     # --- what interventions need ---
 
-    def with_targets(self, name: str) -> list[nn.Module]:
+    def online_and_targets(self, name: str) -> list[nn.Module]:
         """A network and the targets that follow it."""
         names = [name, *(t for t, leader in self.targets.items() if leader == name)]
         return [self.networks[n] for n in names]
 
-    def fresh(self, name: str, weights: torch.Generator) -> nn.Module:
+    def fresh_copy(self, name: str, weights: torch.Generator) -> nn.Module:
         """A copy of a network, or of a target, on the CPU with new weights."""
         network = copy.deepcopy(self.networks[name]).cpu()
         for layer in layers(network):
             identity_(layer)
-        self.initialise(self.targets.get(name, name), network, weights)
+        self.initialiser(self.targets.get(name, name), network, weights)
         return network
 
-    def moments(self, parameter: Tensor) -> Iterable[Tensor]:
+    def optimizer_moments(self, parameter: Tensor) -> Iterable[Tensor]:
         """What its optimizer remembers of a parameter, entry by entry (Adam's two moments)."""
         for optimizer in self.optimizers.values():
             state = optimizer.state.get(parameter, {})
             yield from (v for v in state.values() if v.shape == parameter.shape and v.ndim)
 
-    def forget(self, parameters: Iterable[Tensor]) -> None:
+    def reset_optimizer_state(self, parameters: Iterable[Tensor]) -> None:
         """Let the optimizers begin anew with these parameters."""
         for parameter in parameters:
             for optimizer in self.optimizers.values():
@@ -206,20 +208,20 @@ class Body:
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "interventions": {i.name: i.state_dict() for i in self.interventions},
-            "gauge": self.gauge.state_dict(),
+            "monitor": self.monitor.state_dict(),
             "dormancy": self.dormancy,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-        self.detach_targets()
+        self.freeze_targets()
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         for name, generator in self.generators.items():
             restore(generator, state["generators"][name])
         for intervention in self.interventions:
             intervention.load_state_dict(state["interventions"][intervention.name])
-        self.gauge.load_state_dict(state["gauge"])
+        self.monitor.load_state_dict(state["monitor"])
         if self.dormancy is not None:
             self.dormancy = state["dormancy"].to(self.dormancy.device)

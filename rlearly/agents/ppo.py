@@ -12,27 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlearly.agents.modules import Body, Growth
+from rlearly.agents.modules import AgentModules, NetworkBuilder
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec, Metrics, Rollout
-from rlearly.kernels.numpy_forward import Forward, forward_of
+from rlearly.kernels.numpy_forward import Forward, make_forward
 from rlearly.kernels.ppo_gradient import (
-    ClosedForm,
+    ClippedObjective,
+    PPOGradient,
     Rows,
-    Surrogate,
     entropy,
     gaussian,
     minibatches,
     normalised,
 )
-from rlearly.nn.layers import Recording
+from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import GaussianActor, StateValue, layers
-from rlearly.nn.optim import adam, descend
-from rlearly.nn.precision import Compute
-from rlearly.nn.running_stats import Moments
+from rlearly.nn.optim import adam, optimize
+from rlearly.nn.precision import ComputeOptions
+from rlearly.nn.running_stats import RunningMeanStd
 from rlearly.plasticity.interventions.base import Intervention
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 from rlearly.system.threads import one_thread
 
@@ -119,9 +119,9 @@ class PPO:
         *,
         seeds: Seeds,
         device: torch.device,
-        gauge: Gauge | None = None,
+        monitor: PlasticityMonitor | None = None,
         interventions: Sequence[Intervention] = (),
-        compute: Compute | None = None,
+        compute: ComputeOptions | None = None,
     ):
         if config.rollout_steps < 2 * config.minibatches:
             raise ConfigError(
@@ -132,39 +132,39 @@ class PPO:
         self.config = config
         self.device = device
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(
-            _initialise, seeds.torch("weights"), device, interventions, compute or Compute()
+        builder = NetworkBuilder(
+            _initialise, seeds.torch("weights"), device, interventions, compute or ComputeOptions()
         )
         critic = StateValue(features, config.hidden_dim)
         actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
-        self.critic = growth.grow("critic", critic)
-        self.actor = growth.grow("actor", actor)
+        self.critic = builder.build("critic", critic)
+        self.actor = builder.build("actor", actor)
         self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
         self.optimizers = {"both": adam(nn.ModuleDict(self.networks), config.lr, eps=1e-5)}
         self.generators = {
             "exploration": seeds.torch("exploration"),
             "minibatches": seeds.torch("minibatches"),
         }
-        self.body = Body(
+        self.modules = AgentModules(
             self.networks,
-            growth,
+            builder,
             optimizers=self.optimizers,
             generators=self.generators,
-            gauge=gauge,
+            monitor=monitor,
             on_policy=True,
         )
-        self.surrogate = Surrogate(
+        self.objective = ClippedObjective(
             clip=config.clip,
             clip_value=config.clip_value,
             entropy_weight=config.entropy_weight,
             value_weight=config.value_weight,
         )
-        self.closed_form: ClosedForm | None = None
-        exact = growth.compute.hidden_dtype is None
-        if exact and ClosedForm.fits(self.actor, self.critic):
-            self.closed_form = ClosedForm(self.actor, self.critic, self.surrogate)
-        self.seen = Moments((features,))
-        self.paid = Moments(())
+        self.analytic: PPOGradient | None = None
+        exact = builder.compute.hidden_dtype is None
+        if exact and PPOGradient.fits(self.actor, self.critic):
+            self.analytic = PPOGradient(self.actor, self.critic, self.objective)
+        self.obs_rms = RunningMeanStd((features,))
+        self.return_rms = RunningMeanStd(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
         self.acted: list[np.ndarray] = []  # normalised [N, D] a step since the last rollout
         self.noise = np.empty((0, spec.action.shape[0]), np.float32)  # of the steps to come
@@ -174,28 +174,28 @@ class PPO:
 
     @cached_property
     def _mean(self) -> Forward:
-        return forward_of(self.actor.policy)
+        return make_forward(self.actor.policy)
 
     @cached_property
     def _value(self) -> Forward:
-        return forward_of(self.critic.v)
+        return make_forward(self.critic.v)
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or its
         mean, cut to [-1, 1]."""
         flat = obs.reshape(len(obs), -1)
         if explore:
-            self.seen.update(flat)
+            self.obs_rms.update(flat)
         normal = self._normal(flat)
         mean = self._mean(normal)
         if not explore:
             return mean.clip(-1.0, 1.0)
         self.acted.append(normal)
-        copies = len(mean)
-        if len(self.noise) < copies:
-            self.noise = self._draw_noise(max(copies, NOISE_AHEAD))
-        mean += self.noise[:copies]
-        self.noise = self.noise[copies:]
+        num_envs = len(mean)
+        if len(self.noise) < num_envs:
+            self.noise = self._draw_noise(max(num_envs, NOISE_AHEAD))
+        mean += self.noise[:num_envs]
+        self.noise = self.noise[num_envs:]
         return mean
 
     def _draw_noise(self, rows: int) -> np.ndarray:
@@ -210,8 +210,8 @@ class PPO:
         return self._value(self._normal(obs.reshape(len(obs), -1)))[:, 0]
 
     def _normal(self, flat: np.ndarray) -> np.ndarray:
-        spread = self.seen.variance + EPSILON
-        normal = flat - self.seen.mean
+        spread = self.obs_rms.variance + EPSILON
+        normal = flat - self.obs_rms.mean
         normal /= np.sqrt(spread, spread)
         np.maximum(normal, LOWEST, out=normal)
         return np.minimum(normal, HIGHEST, out=normal).astype(np.float32)
@@ -231,18 +231,18 @@ class PPO:
 
     def _update(self, batch: Rollout, step: int) -> Metrics:
         config = self.config
-        steps, copies = batch.reward.shape
+        steps, num_envs = batch.reward.shape
         if len(self.acted) != steps:
             raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
-        self.body.begin(step)
-        if self.closed_form is not None:
-            self.closed_form.begin()
+        self.modules.begin_update(step)
+        if self.analytic is not None:
+            self.analytic.begin()
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
         action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
         with torch.no_grad():
             mean, value = self._outputs(obs)
             log_prob, _ = gaussian(mean, self.actor.log_std, action)
-        values = value.view(steps, copies).cpu().numpy()
+        values = value.view(steps, num_envs).cpu().numpy()
         advantage = advantages(
             self._rewards(batch),
             values,
@@ -267,18 +267,18 @@ class PPO:
         spread = target.var(unbiased=False)
         unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
         self.acted, self.noise = [], self.noise[:0]
-        self.learnt_steps += steps * copies
+        self.learnt_steps += steps * num_envs
         metrics |= {
             "policy/lr": rate,
             "policy/std": self.actor.log_std.detach().exp().mean(),
             "critic/explained_variance": 1 - unexplained,
             "critic/value": value.mean(),
         }
-        return {**metrics, **self.body.end()}
+        return {**metrics, **self.modules.end_update()}
 
     def _outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean actions [B, A] and values [B]; the networks note their units if they are to."""
-        form, noted = self.closed_form, {name: self.body.units(name) for name in NETWORKS}
+        form, noted = self.analytic, {name: self.modules.activations(name) for name in NETWORKS}
         if form is None or any(units is not None for units in noted.values()):
             value = self.critic(obs, noted["critic"])
             mean, _ = self.actor(obs, noted["actor"])
@@ -294,14 +294,14 @@ class PPO:
 
     def _rewards(self, batch: Rollout) -> np.ndarray:
         """Rewards [T, N] over the running spread of the discounted return, within +-CUT."""
-        steps, copies = batch.reward.shape
-        running = np.zeros(copies) if self.returns is None else self.returns
+        steps, num_envs = batch.reward.shape
+        running = np.zeros(num_envs) if self.returns is None else self.returns
         over = batch.terminated | batch.truncated
-        keep = np.full((steps, copies), self.config.discount)
+        keep = np.full((steps, num_envs), self.config.discount)
         keep[1:] *= ~over[:-1]
         returns = _summed(batch.reward, keep, running)
         self.returns = np.where(over[-1], 0.0, returns[-1])
-        variance = self.paid.update_in_order(returns)
+        variance = self.return_rms.update_in_order(returns)
         return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CUT, CUT)
 
     @torch.no_grad()
@@ -316,7 +316,7 @@ class PPO:
 
     def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
         """Every epoch's gradient steps; returns the means of their metrics."""
-        rows = None if self.closed_form is None else Rows.of(*data)
+        rows = None if self.analytic is None else Rows.of(*data)
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
@@ -331,14 +331,14 @@ class PPO:
         sums: dict[str, Tensor] = {}
         for rows in order.to(self.device).tensor_split(self.config.minibatches):
             total, parts = self._loss(*(tensor[rows] for tensor in data))
-            descend(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
+            optimize(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
             for name, part in parts.items():
                 sums[name] = sums[name] + part if name in sums else part
         return sums
 
     def _epoch_in_numpy(self, rows: Rows, order: Tensor) -> dict[str, Tensor]:
         """The same by the closed form; metrics are worked out for all rows together."""
-        assert self.closed_form is not None
+        assert self.analytic is not None
         optimizer, log_std = self.optimizers["both"], self.actor.log_std.detach().numpy()
         rows = rows.shuffled(order, self.config.minibatches)
         log_prob, value, share = np.empty((3, len(rows)), np.float32)
@@ -347,40 +347,45 @@ class PPO:
             for at, (start, end) in enumerate(minibatches(len(rows), self.config.minibatches)):
                 share[start:end] = 1 / (end - start)
                 log_stds[at] = log_std
-                self.closed_form.differentiate(
+                self.analytic.differentiate(
                     rows.part(start, end), log_prob[start:end], value[start:end]
                 )
-                self.closed_form.clip_gradients(self.config.max_grad_norm)
-                optimizer.step(self.closed_form.flat)
+                self.analytic.clip_gradients(self.config.max_grad_norm)
+                optimizer.step(self.analytic.flat)
         found = map(torch.from_numpy, (log_prob, value))
-        terms = self.surrogate.terms(*found, **rows.as_tensors())
+        terms = self.objective.terms(*found, **rows.as_tensors())
         sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
         return sums | {"policy/entropy": entropy(torch.from_numpy(log_stds)).sum()}
 
     def _loss(
-        self, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
+        self,
+        obs: Tensor,
+        action: Tensor,
+        old_log_prob: Tensor,
+        old_value: Tensor,
+        advantage: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one minibatch and its parts, detached; `gain` is the advantage [B]."""
+        """The loss of one minibatch and its parts, detached; `advantage` is the advantage [B]."""
         mean, log_std = self.actor(obs)
         log_prob, spread = gaussian(mean, log_std, action)
-        terms = self.surrogate.terms(
+        terms = self.objective.terms(
             log_prob,
             self.critic(obs),
             old_log_prob=old_log_prob,
             old_value=old_value,
-            gain=normalised(gain),
-            target=gain + old_value,
+            advantage=normalised(advantage),
+            target=advantage + old_value,
         )
         parts = {name: term.mean() for name, term in terms.items()} | {"policy/entropy": spread}
-        return self.surrogate.total(parts), {name: part.detach() for name, part in parts.items()}
+        return self.objective.total(parts), {name: part.detach() for name, part in parts.items()}
 
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "body": self.body.state_dict(),
-            "seen": self.seen.state_dict(),
-            "paid": self.paid.state_dict(),
+            "modules": self.modules.state_dict(),
+            "obs_rms": self.obs_rms.state_dict(),
+            "return_rms": self.return_rms.state_dict(),
             "returns": self.returns,
             "acted": np.stack(self.acted) if self.acted else None,
             "noise": self.noise,
@@ -388,9 +393,9 @@ class PPO:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.body.load_state_dict(state["body"])
-        self.seen.load_state_dict(state["seen"])
-        self.paid.load_state_dict(state["paid"])
+        self.modules.load_state_dict(state["modules"])
+        self.obs_rms.load_state_dict(state["obs_rms"])
+        self.return_rms.load_state_dict(state["return_rms"])
         self.returns = None if state["returns"] is None else np.array(state["returns"])
         self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
         self.noise = np.array(state.get("noise", self.noise[:0]))  # it was not always drawn ahead
@@ -424,23 +429,25 @@ def _summed(terms: np.ndarray, keep: np.ndarray, before: np.ndarray) -> np.ndarr
     as long for a row of one.
     """
     sums = np.empty(terms.shape)
-    for copy, total in enumerate(before.tolist()):
+    for env_index, total in enumerate(before.tolist()):
         column = []
-        for term, share in zip(terms[:, copy].tolist(), keep[:, copy].tolist(), strict=True):
+        for term, share in zip(
+            terms[:, env_index].tolist(), keep[:, env_index].tolist(), strict=True
+        ):
             total = term + share * total
             column.append(total)
-        sums[:, copy] = column
+        sums[:, env_index] = column
     return sums
 
 
 def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
-    """Orthogonal weights of gain sqrt(2), in the last layer 1 or 0.01 (actor); no biases."""
+    """Orthogonal weights of advantage sqrt(2), in the last layer 1 or 0.01 (actor); no biases."""
     last_gain = 0.01 if name == "actor" else 1.0
-    for head in (m for m in network.modules() if isinstance(m, Recording)):
+    for head in (m for m in network.modules() if isinstance(m, RecordedStack)):
         *hidden, last = (layer for layer in layers(head) if isinstance(layer, nn.Linear))
         for layer in (*hidden, last):
-            gain = last_gain if layer is last else 2**0.5
-            nn.init.orthogonal_(layer.weight, gain, generator=weights)
+            advantage = last_gain if layer is last else 2**0.5
+            nn.init.orthogonal_(layer.weight, advantage, generator=weights)
             nn.init.zeros_(layer.bias)
 
 

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.agents.modules import Body, Growth, each_layer
+from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
-from rlearly.kernels.numpy_forward import Forward, forward_of
+from rlearly.kernels.numpy_forward import Forward, make_forward
 from rlearly.nn.distributions import squashed_gaussian
 from rlearly.nn.networks import StateActor, StateCritic, fan_in_
-from rlearly.nn.optim import adam, descend, follow_, frozen
-from rlearly.nn.precision import Compute
+from rlearly.nn.optim import adam, frozen, optimize, polyak_update_
+from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 PIXELS = False
@@ -89,21 +89,25 @@ class SAC:
         *,
         seeds: Seeds,
         device: torch.device,
-        gauge: Gauge | None = None,
+        monitor: PlasticityMonitor | None = None,
         interventions: Sequence[Intervention] = (),
-        compute: Compute | None = None,
+        compute: ComputeOptions | None = None,
     ):
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(
-            each_layer(fan_in_), seeds.torch("weights"), device, interventions, compute or Compute()
+        builder = NetworkBuilder(
+            each_layer(fan_in_),
+            seeds.torch("weights"),
+            device,
+            interventions,
+            compute or ComputeOptions(),
         )
         actor = StateActor(features, 2 * self.actions, config.hidden_dim)
         critic = StateCritic(features, self.actions, config.hidden_dim)
-        self.actor = growth.grow("actor", actor)
-        self.critic = growth.grow("critic", critic)
+        self.actor = builder.build("actor", actor)
+        self.critic = builder.build("critic", critic)
         self.critic_target = copy.deepcopy(self.critic)
         self.critic_parameters = list(self.critic.parameters())
         self.target_parameters = list(self.critic_target.parameters())
@@ -125,13 +129,13 @@ class SAC:
             "critic": self.critic,
             "critic_target": self.critic_target,
         }
-        self.body = Body(
+        self.modules = AgentModules(
             self.networks,
-            growth,
+            builder,
             targets={"critic_target": "critic"},
             optimizers=self.optimizers,
             generators=self.generators,
-            gauge=gauge,
+            monitor=monitor,
         )
         self.updates = 0
 
@@ -140,15 +144,15 @@ class SAC:
     @cached_property
     def _outputs(self) -> Forward:
         """What the policy gives: means, and log stds before they are brought into bounds."""
-        return forward_of(self.actor.policy)
+        return make_forward(self.actor.policy)
 
     @cached_property
     def _q1(self) -> Forward:
-        return forward_of(self.critic.q1)
+        return make_forward(self.critic.q1)
 
     @cached_property
     def _q2(self) -> Forward:
-        return forward_of(self.critic.q2)
+        return make_forward(self.critic.q2)
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
@@ -190,26 +194,26 @@ class SAC:
         actor and alpha."""
         self.updates += 1
         moves_policy = self.updates % self.config.policy_every_updates == 0
-        self.body.begin(step, whole=moves_policy)
+        self.modules.begin_update(step, whole=moves_policy)
         obs = batch.obs.flatten(1)
-        goal = self._critic_goal(batch)
-        q1, q2 = self.critic(obs, batch.action, self.body.units("critic"))
-        critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
-        descend(critic_loss, self.optimizers["critic"])
+        target_q = self._target_q(batch)
+        q1, q2 = self.critic(obs, batch.action, self.modules.activations("critic"))
+        critic_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        optimize(critic_loss, self.optimizers["critic"])
         metrics: dict[str, Tensor | float] = {
             "loss/critic": critic_loss.detach(),
             "critic/q1": q1.detach().mean(),
-            "critic/target_q": goal.mean(),
+            "critic/target_q": target_q.mean(),
         }
         if moves_policy:
             for _ in range(self.config.policy_every_updates - 1):
                 self._update_policy(obs, None)
-            metrics |= self._update_policy(obs, self.body.units("actor"))
-        follow_(self.target_parameters, self.critic_parameters, self.config.target_tau)
-        return {**metrics, **self.body.end()}
+            metrics |= self._update_policy(obs, self.modules.activations("actor"))
+        polyak_update_(self.target_parameters, self.critic_parameters, self.config.target_tau)
+        return {**metrics, **self.modules.end_update()}
 
     @torch.no_grad()
-    def _critic_goal(self, batch: Batch) -> Tensor:
+    def _target_q(self, batch: Batch) -> Tensor:
         """reward + discount * (min(Q1', Q2') - alpha * log pi) at the policy's action, [B, 1]."""
         next_obs = batch.next_obs.flatten(1)
         action, log_prob = self._sample(next_obs)
@@ -221,7 +225,7 @@ class SAC:
         alpha = self.log_alpha.detach().exp()
         with frozen(self.critic_parameters):
             actor_loss = (alpha * log_prob - torch.min(*self.critic(obs, action))).mean()
-        descend(actor_loss, self.optimizers["actor"])
+        optimize(actor_loss, self.optimizers["actor"])
         metrics: dict[str, Tensor | float] = {
             "loss/actor": actor_loss.detach(),
             "policy/entropy": -log_prob.detach().mean(),
@@ -236,20 +240,20 @@ class SAC:
         with torch.no_grad():
             _, log_prob = self._sample(obs)
         loss = (-self.log_alpha.exp() * (log_prob - self.actions)).mean()
-        descend(loss, self.optimizers["alpha"])
+        optimize(loss, self.optimizers["alpha"])
         return loss.detach()
 
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "body": self.body.state_dict(),
+            "modules": self.modules.state_dict(),
             "log_alpha": self.log_alpha.detach(),
             "updates": self.updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.body.load_state_dict(state["body"])
+        self.modules.load_state_dict(state["modules"])
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
         self.updates = state["updates"]

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.agents.modules import Body, Growth, each_layer
+from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
-from rlearly.kernels.numpy_forward import Forward, forward_of
+from rlearly.kernels.numpy_forward import Forward, make_forward
 from rlearly.nn.networks import StateActor, StateCritic, fan_in_
-from rlearly.nn.optim import adam, descend, follow_, frozen
-from rlearly.nn.precision import Compute
+from rlearly.nn.optim import adam, frozen, optimize, polyak_update_
+from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 PIXELS = False
@@ -83,21 +83,25 @@ class TD3:
         *,
         seeds: Seeds,
         device: torch.device,
-        gauge: Gauge | None = None,
+        monitor: PlasticityMonitor | None = None,
         interventions: Sequence[Intervention] = (),
-        compute: Compute | None = None,
+        compute: ComputeOptions | None = None,
     ):
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
         features = int(np.prod(spec.observation.shape))
-        growth = Growth(
-            each_layer(fan_in_), seeds.torch("weights"), device, interventions, compute or Compute()
+        builder = NetworkBuilder(
+            each_layer(fan_in_),
+            seeds.torch("weights"),
+            device,
+            interventions,
+            compute or ComputeOptions(),
         )
         actor = StateActor(features, self.actions, config.hidden_dim)
         critic = StateCritic(features, self.actions, config.hidden_dim)
-        self.actor = growth.grow("actor", actor)
-        self.critic = growth.grow("critic", critic)
+        self.actor = builder.build("actor", actor)
+        self.critic = builder.build("critic", critic)
         self.actor_target = copy.deepcopy(self.actor)
         self.critic_target = copy.deepcopy(self.critic)
         self.critic_parameters = list(self.critic.parameters())
@@ -119,13 +123,13 @@ class TD3:
             "actor_target": self.actor_target,
             "critic_target": self.critic_target,
         }
-        self.body = Body(
+        self.modules = AgentModules(
             self.networks,
-            growth,
+            builder,
             targets={"actor_target": "actor", "critic_target": "critic"},
             optimizers=self.optimizers,
             generators=self.generators,
-            gauge=gauge,
+            monitor=monitor,
         )
         self.updates = 0
 
@@ -134,11 +138,11 @@ class TD3:
     @cached_property
     def _mean(self) -> Forward:
         """The policy before its tanh."""
-        return forward_of(self.actor.policy)
+        return make_forward(self.actor.policy)
 
     @cached_property
     def _q1(self) -> Forward:
-        return forward_of(self.critic.q1)
+        return make_forward(self.critic.q1)
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
@@ -164,23 +168,23 @@ class TD3:
         """One step of the critic; every `policy_every_updates`, one of the actor and targets."""
         self.updates += 1
         moves_policy = self.updates % self.config.policy_every_updates == 0
-        self.body.begin(step, whole=moves_policy)
+        self.modules.begin_update(step, whole=moves_policy)
         obs = batch.obs.flatten(1)
-        goal = self._critic_goal(batch)
-        q1, q2 = self.critic(obs, batch.action, self.body.units("critic"))
-        critic_loss = F.mse_loss(q1, goal) + F.mse_loss(q2, goal)
-        descend(critic_loss, self.optimizers["critic"])
+        target_q = self._target_q(batch)
+        q1, q2 = self.critic(obs, batch.action, self.modules.activations("critic"))
+        critic_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        optimize(critic_loss, self.optimizers["critic"])
         metrics: dict[str, Tensor | float] = {
             "loss/critic": critic_loss.detach(),
             "critic/q1": q1.detach().mean(),
-            "critic/target_q": goal.mean(),
+            "critic/target_q": target_q.mean(),
         }
         if moves_policy:
             metrics["loss/actor"] = self._update_policy(obs)
-        return {**metrics, **self.body.end()}
+        return {**metrics, **self.modules.end_update()}
 
     @torch.no_grad()
-    def _critic_goal(self, batch: Batch) -> Tensor:
+    def _target_q(self, batch: Batch) -> Tensor:
         """reward + discount * min(Q1', Q2') at the target policy's smoothed action, [B, 1]."""
         config = self.config
         next_obs = batch.next_obs.flatten(1)
@@ -190,20 +194,20 @@ class TD3:
         return batch.reward + batch.discount * torch.min(*self.critic_target(next_obs, action))
 
     def _update_policy(self, obs: Tensor) -> Tensor:
-        action = torch.tanh(self.actor(obs, self.body.units("actor")))
+        action = torch.tanh(self.actor(obs, self.modules.activations("actor")))
         with frozen(self.critic_parameters):
             actor_loss = -self.critic.q1(torch.cat([obs, action], dim=-1)).mean()
-        descend(actor_loss, self.optimizers["actor"])
-        follow_(*self.targets_and_leaders, self.config.target_tau)
+        optimize(actor_loss, self.optimizers["actor"])
+        polyak_update_(*self.targets_and_leaders, self.config.target_tau)
         return actor_loss.detach()
 
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        return {"body": self.body.state_dict(), "updates": self.updates}
+        return {"modules": self.modules.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.body.load_state_dict(state["body"])
+        self.modules.load_state_dict(state["modules"])
         self.updates = state["updates"]
 
 

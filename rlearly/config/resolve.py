@@ -18,7 +18,7 @@ from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import assign, did_you_mean, editable, frozen
+from rlearly.config.structured import as_dictconfig, assign, did_you_mean, frozen
 from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
     keys = {key for key, _ in pairs}
-    config = _settle_snapshot(config, keys)
-    config = _settle_interventions(config, keys)
+    config = _resolve_snapshot(config, keys)
+    config = _resolve_interventions(config, keys)
     _check_ratio(config, keys)
     if config.env.kwargs and config.env.family not in ("gym", "adroit"):
         maker = {"control": "dm_control"}.get(config.env.family, config.env.family)
@@ -125,7 +125,7 @@ def _agent_name(name: Any) -> str:
 
 
 def _editable(agent: str, env: Any) -> DictConfig:
-    return editable(RunConfig(agent=agent_module(agent).Config(), env=env, agent_name=agent))
+    return as_dictconfig(RunConfig(agent=agent_module(agent).Config(), env=env, agent_name=agent))
 
 
 def _hashable(pairs: Sequence[tuple[str, Any]]) -> set[tuple[str, Any]]:
@@ -149,7 +149,7 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
     return replace(config, env=replace(config.env, pixels=pixels))
 
 
-def _settle_snapshot(config: RunConfig, keys: set[str]) -> RunConfig:
+def _resolve_snapshot(config: RunConfig, keys: set[str]) -> RunConfig:
     """Name the snapshots' file absolutely and by its contents, so that resuming finds the same."""
     if config.snapshot is None:
         lost = sorted(key for key in keys if key.startswith("snapshot_phase."))
@@ -167,7 +167,7 @@ def _settle_snapshot(config: RunConfig, keys: set[str]) -> RunConfig:
     return replace(config, snapshot=str(path), snapshot_sha256=_sha256(path))
 
 
-def _settle_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
+def _resolve_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
     """Make `intervention` a list of known names, each of which the agent can take."""
     asked = config.intervention
     names = [name for name in asked if name != "none"] if isinstance(asked, list) else [asked]
@@ -213,9 +213,9 @@ def _settle_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
 
 def _check_ratio(config: RunConfig, keys: set[str]) -> None:
     """Whether the replay ratio can be had, and nothing is said of one that is not asked for."""
-    from rlearly.training.update_schedule import off_policy_cadence
+    from rlearly.training.update_schedule import off_policy_schedule
 
-    off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
+    off_policy_schedule(config.replay_ratio, config.adaptive_ratio)
     lost = sorted(key for key in keys if key.startswith("adaptive_ratio."))
     if config.replay_ratio != "adaptive":
         if lost:
@@ -257,10 +257,10 @@ def _check_sizes(config: RunConfig) -> None:
 
     if agent_module(config.agent_name).ON_POLICY:
         return
-    from rlearly.replay.annealing import annealing_of
+    from rlearly.replay.annealing import annealing_for
 
     storage.check(config.replay)
-    annealing = annealing_of(config.agent)
+    annealing = annealing_for(config.agent)
     nstep = annealing.most_steps if annealing else config.agent.nstep
     of = f"the {nstep} of agent.nstep_schedule" if annealing else "agent.nstep"
     least = nstep + config.env.frame_stack + 1
@@ -290,7 +290,7 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
     try:
         saved: Any = OmegaConf.load(file)
         agent = saved["agent_name"]
-        env = editable(envs.config_for(saved["env"]["name"]))
+        env = as_dictconfig(envs.config_for(saved["env"]["name"]))
         merged_env: Any = OmegaConf.merge(env, saved["env"])
         view: Any = _editable(_agent_name(agent), frozen(merged_env))
         view = OmegaConf.merge(view, {k: v for k, v in saved.items() if k != "env"})
@@ -321,7 +321,7 @@ def _runs_inside(folder: Path, most: int = 3) -> list[str]:
     return [str(kept.parent) for kept in newest[:most]]
 
 
-def settled(config: RunConfig) -> dict[str, Any]:
+def fixed_settings(config: RunConfig) -> dict[str, Any]:
     """What makes a run this run and no other, by dotted key: all that may not change later."""
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
     own = ("run_dir", "resume")

@@ -48,7 +48,7 @@ def from_words(defaults: Any, words: Sequence[str]) -> Any:
     Raises:
         ConfigError: a word does not parse, names no key, or its value has a wrong type or size.
     """
-    view = editable(defaults)
+    view = as_dictconfig(defaults)
     for key, value in parse_overrides(words):
         assign(view, key, value)
     return frozen(view)
@@ -122,7 +122,7 @@ def _violation(value: Any, bounds: Any) -> str | None:
     return f"a number {' and '.join(wanted)}" if wanted else None
 
 
-def editable(config: Any) -> DictConfig:
+def as_dictconfig(config: Any) -> DictConfig:
     """A structured, typed and writable view of a frozen config dataclass."""
     view = OmegaConf.structured(config)
     _unlock(view)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Piece = tuple[int, dict[str, np.ndarray]]
+LogChunk = tuple[int, dict[str, np.ndarray]]
 """The number of its first row, and the fields of its rows: arrays [rows, ...]."""
 
 
 @dataclass(frozen=True)
-class Tape:
+class AppendLog:
     """Rows `first` to `end`, numbered from the first one ever added; a row never changes.
 
     In a state dict it stands for arrays that are too big to be written anew each time: a checkpoint
@@ -21,14 +21,14 @@ class Tape:
 
     first: int
     end: int
-    read: Callable[[int, int], Iterator[Piece]]
+    read: Callable[[int, int], Iterator[LogChunk]]
     """Rows from one number to another, in order, as pieces: views, that may change later."""
 
     def rows(self) -> dict[str, np.ndarray]:
         """All of them, field by field, in memory; nothing if there are none."""
-        pieces = [fields for _, fields in self.pieces()]
-        names = pieces[0] if pieces else ()
-        return {name: np.concatenate([fields[name] for fields in pieces]) for name in names}
+        chunks = [fields for _, fields in self.chunks()]
+        names = chunks[0] if chunks else ()
+        return {name: np.concatenate([fields[name] for fields in chunks]) for name in names}
 
-    def pieces(self) -> Iterator[Piece]:
+    def chunks(self) -> Iterator[LogChunk]:
         return self.read(self.first, self.end)

@@ -84,6 +84,6 @@ def mismatch(obs: Observation, space: Any) -> tuple[str, str] | None:
 LOWEST, HIGHEST = np.array(-1.0, np.float32), np.array(1.0, np.float32)
 
 
-def cut(actions: np.ndarray) -> np.ndarray:
+def clip_actions(actions: np.ndarray) -> np.ndarray:
     """Within [-1, 1]: np.clip takes twice as long, and so do Python's numbers as bounds."""
     return np.minimum(np.maximum(actions, LOWEST), HIGHEST)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlearly.core.append_log import Tape
+from rlearly.core.append_log import AppendLog
 
 
 def first_difference(one: Any, two: Any, where: str = "") -> str | None:
@@ -19,7 +19,7 @@ def first_difference(one: Any, two: Any, where: str = "") -> str | None:
     """
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         return _of_mappings(one, two, where)
-    if isinstance(one, Tape) and isinstance(two, Tape):
+    if isinstance(one, AppendLog) and isinstance(two, AppendLog):
         return _of_mappings(_laid_out(one), _laid_out(two), where)
     if isinstance(one, list | tuple) and type(one) is type(two):
         return _of_sequences(one, two, where)
@@ -43,7 +43,7 @@ def _of_mappings(one: Mapping[Any, Any], two: Mapping[Any, Any], where: str) -> 
     return None
 
 
-def _laid_out(tape: Tape) -> dict[str, Any]:
+def _laid_out(tape: AppendLog) -> dict[str, Any]:
     return {"first": tape.first, "end": tape.end, **tape.rows()}
 
 

@@ -87,7 +87,7 @@ class Agent(Stateful, Protocol):
         env gives them; the mean action if not `explore`.
 
         An agent on policy may return actions beyond [-1, 1] when it explores: it must learn from
-        the action that it drew, and the loop, like `UnitActions`, cuts what an env is given.
+        the action that it drew, and the loop, like `ScaledActions`, cuts what an env is given.
         """
         ...
 
@@ -112,7 +112,7 @@ class Memory(Stateful, Protocol):
         """Transitions that can be learnt from now."""
         ...
 
-    def begin(self, obs: Any, *, copy: int) -> None:
+    def begin_episode(self, obs: Any, *, env_index: int) -> None:
         """A copy's episode starts at `obs` [*O]."""
         ...
 
@@ -124,7 +124,7 @@ class Memory(Stateful, Protocol):
         *,
         terminated: bool,
         truncated: bool,
-        copy: int,
+        env_index: int,
     ) -> None:
         """A copy's step from its newest observation. action [A], next_obs [*O]."""
         ...
@@ -133,7 +133,7 @@ class Memory(Stateful, Protocol):
         """What `Agent.update` takes."""
         ...
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Nothing that was added before is learnt from again; running episodes go on."""
         ...
 

@@ -56,7 +56,7 @@ def make(
     return gymnasium_envs.make(config, pixels=pixels, pictures=pictures)
 
 
-def spec_of(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
+def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     """What an agent may know of an env made from `config`."""
     observation, action = env.observation_space, env.action_space
     assert isinstance(observation, gymnasium.spaces.Box | gymnasium.spaces.Dict)
@@ -64,6 +64,6 @@ def spec_of(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     return EnvSpec(observation, action, config.action_repeat)
 
 
-def picture_of(env: gymnasium.Env) -> Callable[[int], np.ndarray]:
+def frame_renderer(env: gymnasium.Env) -> Callable[[int], np.ndarray]:
     """Takes pictures of a made env: side in pixels -> uint8 [side, side, 3]."""
     return env.get_wrapper_attr("picture")

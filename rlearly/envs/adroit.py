@@ -38,10 +38,16 @@ import numpy as np
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gymnasium_envs import Photographed, registered
+from rlearly.envs.gymnasium_envs import RenderWrapper, registered
 from rlearly.envs.rendering import choose_backend, require_drawing
-from rlearly.envs.success import Successes
-from rlearly.envs.wrappers import ActionRepeat, FlatState, Pixels, PixelsAndVector, UnitActions
+from rlearly.envs.success import SuccessTracker
+from rlearly.envs.wrappers import (
+    ActionRepeat,
+    FlatObservation,
+    Pixels,
+    PixelVectorObservation,
+    ScaledActions,
+)
 
 HAND_JOINTS = 24
 
@@ -199,16 +205,16 @@ def make(config: EnvConfig, *, pixels: bool, pictures: bool = False) -> gymnasiu
     require_drawing(config, pixels=pixels, pictures=pictures)
     task = TASKS[config.name]
     base = _base(config, task)
-    photographed = Photographed(base, config.camera, fast=config.render == "fast", usual=task.view)
+    photographed = RenderWrapper(base, config.camera, fast=config.render == "fast", usual=task.view)
     env: gymnasium.Env = photographed
     if config.rules == "paper":
         env = PaperRules(env, task.rules, task.reward_scale)
-    env = ActionRepeat(UnitActions(Successes(env, task.over_frames)), config.action_repeat)
+    env = ActionRepeat(ScaledActions(SuccessTracker(env, task.over_frames)), config.action_repeat)
     if not pixels:
-        return FlatState(env)
+        return FlatObservation(env)
     size, data = config.image_size, base.unwrapped.data  # pyright: ignore[reportAttributeAccessIssue]
     env = Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)
-    return PixelsAndVector(env, lambda: data.qpos[slice(*task.hand)], HAND_JOINTS)
+    return PixelVectorObservation(env, lambda: data.qpos[slice(*task.hand)], HAND_JOINTS)
 
 
 def _base(config: EnvConfig, task: Task) -> gymnasium.Env:

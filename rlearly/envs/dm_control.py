@@ -11,10 +11,10 @@ from gymnasium.spaces import Box
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.envs.mujoco_rendering import PhysicsPictures
+from rlearly.envs.mujoco_rendering import DMControlRenderer
 from rlearly.envs.rendering import choose_backend, require_drawing
-from rlearly.envs.success import Successes
-from rlearly.envs.wrappers import ActionRepeat, FlatState, Pixels, UnitActions
+from rlearly.envs.success import SuccessTracker
+from rlearly.envs.wrappers import ActionRepeat, FlatObservation, Pixels, ScaledActions
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 QUADRUPED_CAMERA = 2
@@ -56,7 +56,7 @@ def config_for(name: str) -> EnvConfig | None:
     return EnvConfig(name=name, family="control") if known else None
 
 
-class ControlEnv(gymnasium.Env):
+class DMControlEnv(gymnasium.Env):
     """A dm_control task: dict observation in float64, native action bounds, pictures by `render`.
 
     `reset(seed)` alone decides the episode: the task's random state is replaced. An episode ends
@@ -93,7 +93,7 @@ class ControlEnv(gymnasium.Env):
             self._composed = True
             self._truncate_at = _own_clock(self._control)
         self._check_camera()
-        self._cached_camera = PhysicsPictures(
+        self._cached_camera = DMControlRenderer(
             self.camera, fast=config.render == "fast", keep_cameras=not self._composed
         )
         self._steps = 0
@@ -198,10 +198,10 @@ def make(
             asked for where no image is observed.
     """
     require_drawing(config, pixels=pixels, pictures=pictures)
-    base = ControlEnv(config, pixels=pixels, model_seed=model_seed)
-    frames = Successes(base) if config.name in manipulation_tasks() else base
-    env = ActionRepeat(UnitActions(frames), config.action_repeat)
+    base = DMControlEnv(config, pixels=pixels, model_seed=model_seed)
+    frames = SuccessTracker(base) if config.name in manipulation_tasks() else base
+    env = ActionRepeat(ScaledActions(frames), config.action_repeat)
     if not pixels:
-        return FlatState(env)
+        return FlatObservation(env)
     size = config.image_size
     return Pixels(env, lambda: base.picture(size), config.frame_stack, size)

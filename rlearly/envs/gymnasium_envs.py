@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Dict, flatdim
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR
-from rlearly.envs.mujoco_rendering import ModelPictures
+from rlearly.envs.mujoco_rendering import MujocoRenderer
 from rlearly.envs.rendering import (
     NOT_DRAWN,
     WITHOUT_PIXELS,
@@ -26,10 +26,10 @@ from rlearly.envs.rendering import (
 )
 from rlearly.envs.wrappers import (
     ActionRepeat,
-    FlatState,
+    FlatObservation,
     Pixels,
-    PixelsAndVector,
-    UnitActions,
+    PixelVectorObservation,
+    ScaledActions,
     resized,
 )
 
@@ -78,7 +78,7 @@ def config_for(name: str) -> EnvConfig | None:
     return EnvConfig(name=name, family="gym", action_repeat=1)
 
 
-class Photographed(gymnasium.Wrapper):
+class RenderWrapper(gymnasium.Wrapper):
     """Takes pictures of a gymnasium env, of any size.
 
     MuJoCo envs are drawn directly: by the camera of that number; None: by `usual(model)`, a number
@@ -101,7 +101,7 @@ class Photographed(gymnasium.Wrapper):
         self.camera = camera
         self.usual = usual
         self._obs: Any = None
-        self._renderers = ModelPictures(fast=fast)
+        self._renderers = MujocoRenderer(fast=fast)
         if _is_mujoco(env):
             self._number()
 
@@ -270,7 +270,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     render_mode = "rgb_array" if asks else None
     base = registered(config, render_mode)
     fast = config.render == "fast"
-    photographed = Photographed(base, config.camera, fast=fast)
+    photographed = RenderWrapper(base, config.camera, fast=fast)
     if pixels is None:
         pixels = photographed.by_observation
     drawn = pixels and not photographed.by_observation and _is_mujoco(base)
@@ -280,11 +280,11 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
         raise ConfigError(NOT_DRAWN.format(config.name, what))
     if (pixels or pictures) and _is_mujoco(base):
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
-    env = ActionRepeat(UnitActions(photographed), config.action_repeat)
+    env = ActionRepeat(ScaledActions(photographed), config.action_repeat)
     if not pixels:
-        return FlatState(env)
+        return FlatObservation(env)
     size = config.image_size
     env = Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)
     if not photographed.beside:
         return env
-    return PixelsAndVector(env, photographed.vector, photographed.beside)
+    return PixelVectorObservation(env, photographed.vector, photographed.beside)

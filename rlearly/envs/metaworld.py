@@ -26,11 +26,11 @@ import numpy as np
 from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gymnasium_envs import Photographed, without_known_noise
+from rlearly.envs.gymnasium_envs import RenderWrapper, without_known_noise
 from rlearly.envs.rendering import choose_backend, require_drawing
 from rlearly.envs.state.exact import installed
-from rlearly.envs.success import Successes
-from rlearly.envs.wrappers import ActionRepeat, FlatState, Pixels, UnitActions
+from rlearly.envs.success import SuccessTracker
+from rlearly.envs.wrappers import ActionRepeat, FlatObservation, Pixels, ScaledActions
 
 PREFIX = "metaworld/"
 VERSION = "-v3"
@@ -155,10 +155,10 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool = False) -> g
     choose_backend()
     base = _base(config.name)
     camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
-    world = Seeded(Photographed(base, camera, fast=config.render == "fast"))
-    env = ActionRepeat(UnitActions(Successes(world)), config.action_repeat)
+    world = Seeded(RenderWrapper(base, camera, fast=config.render == "fast"))
+    env = ActionRepeat(ScaledActions(SuccessTracker(world)), config.action_repeat)
     if not pixels:
-        return FlatState(env)
+        return FlatObservation(env)
     size = config.image_size
     return Pixels(env, lambda: world.picture(size), config.frame_stack, size)
 

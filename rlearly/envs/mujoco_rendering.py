@@ -24,7 +24,7 @@ def _without_extras(visual: Any) -> None:
     visual.quality.shadowsize = 0
 
 
-class PhysicsPictures:
+class DMControlRenderer:
     """Pictures of a dm_control physics by one of its cameras.
 
     `keep_cameras`: the physics is the same one for good, so that a camera is made once a size.
@@ -68,7 +68,7 @@ class PhysicsPictures:
                 gl.call(mujoco.mjr_resizeOffscreen, self.side, self.side, contexts.mujoco.ptr)
 
 
-class ModelPictures:
+class MujocoRenderer:
     """Pictures of a MuJoCo model and its data, by a renderer of each size."""
 
     def __init__(self, *, fast: bool):

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 
 
-class Successes(gymnasium.Wrapper):
+class SuccessTracker(gymnasium.Wrapper):
     """Counts the simulator frames of an episode in which its goal is reached.
 
     The env below tells of each frame by `info["success"]`. From here on `info["success"]` is

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import PIXELS, VECTOR, cut
+from rlearly.core.spaces import PIXELS, VECTOR, clip_actions
 
 Camera = Callable[[], np.ndarray]
 """Takes a picture: uint8 [H, W, 3]."""
@@ -20,7 +20,7 @@ UNBOUNDED = 1e6
 """A bound at or beyond it is no bound (dm_control's LQR declares 1e10)."""
 
 
-class UnitActions(gymnasium.ActionWrapper):
+class ScaledActions(gymnasium.ActionWrapper):
     """Actions in [-1, 1] of shape [A], mapped linearly onto the env's own bounds.
 
     An unbounded dimension takes the number as it is.
@@ -44,7 +44,7 @@ class UnitActions(gymnasium.ActionWrapper):
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        unit = cut(action)
+        unit = clip_actions(action)
         if self.as_it_is:
             return unit.reshape(self.shape).astype(self.dtype, copy=False)
         unit = (unit.astype(np.float64) + 1.0) / 2.0
@@ -71,7 +71,7 @@ class ActionRepeat(gymnasium.Wrapper):
         return obs, total, terminated, truncated, info  # pyright: ignore[reportPossiblyUnbound]
 
 
-class FlatState(gymnasium.ObservationWrapper):
+class FlatObservation(gymnasium.ObservationWrapper):
     """The observation as one float32 vector [D], whatever its space."""
 
     def __init__(self, env: gymnasium.Env):
@@ -121,7 +121,7 @@ class Pixels(gymnasium.Wrapper):
         return np.ascontiguousarray(self.camera().transpose(2, 0, 1))
 
 
-class PixelsAndVector(gymnasium.Wrapper):
+class PixelVectorObservation(gymnasium.Wrapper):
     """{"pixels": what the env observes, "vector": float32 [D]}, the vector of the newest step."""
 
     def __init__(self, env: gymnasium.Env, vector: Callable[[], np.ndarray], size: int):

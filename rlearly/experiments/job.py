@@ -160,7 +160,7 @@ def _training(words: list[str], folder: Path) -> list[str]:
     return ["rlearly.train", *words, as_word("run_dir", folder)]
 
 
-class Attempt:
+class JobRunner:
     """One try of a job; `run` blocks until it ends, `stop` asks it from another thread or a signal
     handler to save and end."""
 

@@ -25,7 +25,7 @@ class Layer(NamedTuple):
     activation: type[nn.ReLU] | type[nn.Tanh] | None
 
 
-def plain_layers(network: nn.Module) -> list[Layer] | None:
+def dense_layers(network: nn.Module) -> list[Layer] | None:
     """The layers of a Sequential of linear layers, ReLUs and tanhs; None if it is anything else."""
     if not isinstance(network, nn.Sequential):
         return None
@@ -40,15 +40,15 @@ def plain_layers(network: nn.Module) -> list[Layer] | None:
     return found or None
 
 
-def forward_of(network: nn.Module) -> Forward:
+def make_forward(network: nn.Module) -> Forward:
     """The network as it is now and will be, its layers taken for settled."""
-    layers = plain_layers(network)
+    layers = dense_layers(network)
     if layers is None or any(p.device.type != "cpu" for p in network.parameters()):
-        return Called(network)
-    return InNumpy(layers)
+        return TorchForward(network)
+    return NumpyForward(layers)
 
 
-class Called:
+class TorchForward:
     """A network, called."""
 
     def __init__(self, network: nn.Module):
@@ -60,7 +60,7 @@ class Called:
         return self.network(torch.from_numpy(rows).to(device)).cpu().numpy()
 
 
-class InNumpy:
+class NumpyForward:
     """A plain stack on the CPU, evaluated row by row.
 
     A row's outputs are thus the same to the bit whatever rows are beside it, which products of
@@ -70,28 +70,28 @@ class InNumpy:
     def __init__(self, layers: Sequence[Layer]):
         self.layers = layers
         self.parameters = [p for layer in layers for p in (layer.linear.weight, layer.linear.bias)]
-        self._look()
+        self._bind()
 
-    def _look(self) -> None:
-        """Find the parameters in memory, and room for what each layer gives."""
+    def _bind(self) -> None:
+        """Find the parameters in memory, and buffer for what each layer gives."""
         self.places = [p.data_ptr() for p in self.parameters]
         arrays = [p.detach().numpy() for p in self.parameters]
         products = [weight.dot for weight in arrays[::2]]
         activations = [ACTIVATIONS[layer.activation] for layer in self.layers]
-        rooms = [np.empty(len(bias), np.float32) for bias in arrays[1::2]]
-        self.steps = list(zip(products, arrays[1::2], activations, rooms, strict=True))
+        buffers = [np.empty(len(bias), np.float32) for bias in arrays[1::2]]
+        self.steps = list(zip(products, arrays[1::2], activations, buffers, strict=True))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         if [p.data_ptr() for p in self.parameters] != self.places:  # they were put elsewhere
-            self._look()
+            self._bind()
         out = np.empty((len(rows), len(self.steps[-1][-1])), np.float32)
         for at, units in enumerate(rows):
-            for times, bias, activate, room in self.steps:
-                times(units, room)
-                np.add(room, bias, room)
+            for times, bias, activate, buffer in self.steps:
+                times(units, buffer)
+                np.add(buffer, bias, buffer)
                 if activate is not None:
-                    activate(room, room)
-                units = room
+                    activate(buffer, buffer)
+                units = buffer
             out[at] = units
         return out
 

@@ -34,7 +34,7 @@ class Layer:
     relu: bool
 
 
-def layers_of(modules: Sequence[nn.Module]) -> tuple[Layer, ...] | None:
+def layer_specs(modules: Sequence[nn.Module]) -> tuple[Layer, ...] | None:
     """What a sequence of modules is made of, or None if it is not just such layers."""
     found: list[Layer] = []
     for module in modules:
@@ -49,7 +49,7 @@ def layers_of(modules: Sequence[nn.Module]) -> tuple[Layer, ...] | None:
     return tuple(found)
 
 
-def stacked(
+def forward_stack(
     x: Tensor,
     layers: tuple[Layer, ...],
     parameters: Sequence[Tensor],
@@ -71,7 +71,7 @@ def stacked(
     return done.outputs[-1], hidden
 
 
-def worth_it(dtype: torch.dtype | None, x: Tensor) -> torch.dtype | None:
+def hidden_dtype_for(dtype: torch.dtype | None, x: Tensor) -> torch.dtype | None:
     """The format for the hidden layers that see `x` [B, ...]: `dtype`, or None for few rows."""
     return None if x.device.type == "cpu" and len(x) < FEW else dtype
 
@@ -79,7 +79,7 @@ def worth_it(dtype: torch.dtype | None, x: Tensor) -> torch.dtype | None:
 def linear(x: Tensor, layer: nn.Linear, dtype: torch.dtype | None = None) -> Tensor:
     """A linear layer's output in its weight's format, computed in `dtype`; None: in that format."""
     weight = layer.weight if dtype is None else layer.weight.to(dtype)
-    output, _ = stacked(x, (Layer(0, relu=False),), [weight, layer.bias])
+    output, _ = forward_stack(x, (Layer(0, relu=False),), [weight, layer.bias])
     return output.to(layer.weight.dtype)
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlearly.kernels.numpy_forward import Layer, plain_layers
+from rlearly.kernels.numpy_forward import Layer, dense_layers
 from rlearly.nn.distributions import HALF_LOG_TAU
 from rlearly.nn.networks import GaussianActor, StateValue
 from rlearly.nn.optim import Flat
 
 
 @dataclass(frozen=True)
-class Surrogate:
+class ClippedObjective:
     """What there is to choose in the loss: mean policy term - entropy + mean value term."""
 
     clip: float
@@ -46,10 +46,10 @@ class Surrogate:
         *,
         old_log_prob: Tensor,
         old_value: Tensor,
-        gain: Tensor,
+        advantage: Tensor,
         target: Tensor,
     ) -> dict[str, Tensor]:
-        """Each row's share [B] of the loss, and of what is told of it; `gain` is normalised."""
+        """Each row's loss terms and metrics [B]; `advantage` is normalised."""
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
@@ -58,7 +58,7 @@ class Surrogate:
             near = old_value + (value - old_value).clamp(-self.clip, self.clip)
             error = torch.max(error, (near - target).square())
         terms = {
-            "loss/actor": -torch.min(gain * ratio, gain * clipped),
+            "loss/actor": -torch.min(advantage * ratio, advantage * clipped),
             "loss/critic": 0.5 * error,
         }
         with torch.no_grad():
@@ -79,9 +79,9 @@ def entropy(log_std: Tensor) -> Tensor:
     return (log_std + HALF_LOG_TAU + 0.5).sum(-1)
 
 
-def normalised(gain: Tensor) -> Tensor:
+def normalised(advantage: Tensor) -> Tensor:
     """The advantages [..., B] of a minibatch, with mean 0 and deviation 1."""
-    return (gain - gain.mean(-1, keepdim=True)) / (gain.std(-1, keepdim=True) + 1e-8)
+    return (advantage - advantage.mean(-1, keepdim=True)) / (advantage.std(-1, keepdim=True) + 1e-8)
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,16 @@ class Rows:
     action: np.ndarray
     old_log_prob: np.ndarray
     old_value: np.ndarray
-    gain: np.ndarray
+    advantage: np.ndarray
     target: np.ndarray
 
     @classmethod
     def of(
-        cls, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, gain: Tensor
+        cls, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, advantage: Tensor
     ) -> Rows:
         """Of tensors [n, ...] on the CPU; the advantages as they are."""
-        target = gain + old_value
-        rows = (obs, action.T, old_log_prob, old_value, gain, target)
+        target = advantage + old_value
+        rows = (obs, action.T, old_log_prob, old_value, advantage, target)
         return cls(*(tensor.numpy() for tensor in rows))
 
     def __len__(self) -> int:
@@ -110,18 +110,18 @@ class Rows:
     def shuffled(self, order: Tensor, parts: int) -> Rows:
         """A copy in another order, its advantages normalised in each of the minibatches."""
         rows = order.numpy()
-        gain = torch.from_numpy(self.gain)[order]
+        advantage = torch.from_numpy(self.advantage)[order]
         size, larger = divmod(len(self), parts)
         cut = larger * (size + 1)
         if cut:
-            gain[:cut] = normalised(gain[:cut].view(-1, size + 1)).view(-1)
-        gain[cut:] = normalised(gain[cut:].view(-1, size)).view(-1)
+            advantage[:cut] = normalised(advantage[:cut].view(-1, size + 1)).view(-1)
+        advantage[cut:] = normalised(advantage[cut:].view(-1, size)).view(-1)
         return Rows(
             self.obs.take(rows, axis=0),
             self.action.take(rows, axis=1),
             self.old_log_prob.take(rows),
             self.old_value.take(rows),
-            gain.numpy(),
+            advantage.numpy(),
             self.target.take(rows),
         )
 
@@ -132,17 +132,17 @@ class Rows:
             self.action[:, start:end],
             self.old_log_prob[start:end],
             self.old_value[start:end],
-            self.gain[start:end],
+            self.advantage[start:end],
             self.target[start:end],
         )
 
     def as_tensors(self) -> dict[str, Tensor]:
-        """What `Surrogate.terms` is told of them."""
-        names = ("old_log_prob", "old_value", "gain", "target")
+        """What `ClippedObjective.terms` is told of them."""
+        names = ("old_log_prob", "old_value", "advantage", "target")
         return {name: torch.from_numpy(getattr(self, name)) for name in names}
 
 
-class ClosedForm:
+class PPOGradient:
     """The gradient of the loss of a minibatch with respect to every parameter of both networks.
 
     Of B rows with normalised advantages g, targets t and ratios r = exp(l), l = log pi(a|s) - old:
@@ -162,12 +162,12 @@ class ClosedForm:
     critic's, for whatever can be done to both at once. `flat` has the parameters and gradients.
     """
 
-    def __init__(self, actor: GaussianActor, critic: StateValue, surrogate: Surrogate):
+    def __init__(self, actor: GaussianActor, critic: StateValue, objective: ClippedObjective):
         """Raises ValueError where `fits` is false."""
         stacks = _stacks(actor, critic)
         if stacks is None:
             raise ValueError("expected two plain stacks of tanh layers of one width on the CPU")
-        self.surrogate = surrogate
+        self.objective = objective
         pairs = [[layer.linear for layer in both] for both in zip(*stacks, strict=True)]
         each = (p for both in pairs for p in (*(o.weight for o in both), *(o.bias for o in both)))
         self.flat = Flat([*each, actor.log_std])
@@ -180,9 +180,9 @@ class ClosedForm:
             self._layers.append(layer)
             start += layer.size
         self._log_std, self._log_std_gradient = values[start:], self.gradients[start:]
-        self._rooms: dict[int, _Room] = {}
-        self._near_one = _number(1 - surrogate.clip), _number(1 + surrogate.clip)
-        self._near_zero = _number(-surrogate.clip), _number(surrogate.clip)
+        self._workspaces: dict[int, _Workspace] = {}
+        self._near_one = _number(1 - objective.clip), _number(1 + objective.clip)
+        self._near_zero = _number(-objective.clip), _number(objective.clip)
 
     @staticmethod
     def fits(actor: nn.Module, critic: nn.Module) -> bool:
@@ -205,93 +205,95 @@ class ClosedForm:
         value = np.empty(len(obs), np.float32)
         with np.errstate(all="ignore"):
             for start, end in minibatches(len(obs), parts):
-                room = self._room(end - start)
-                self._forward(obs[start:end].T, room)
-                mean[:, start:end], value[start:end] = room.nets[-1]
+                workspace = self._workspace(end - start)
+                self._forward(obs[start:end].T, workspace)
+                mean[:, start:end], value[start:end] = workspace.nets[-1]
         return mean.T, value
 
     def differentiate(self, rows: Rows, log_prob: np.ndarray, value: np.ndarray) -> None:
         """Fill `gradients`, and the rows' log pi(a|s) [B] and v [B] as they are now."""
-        room = self._room(len(rows))
-        self._forward(rows.obs.T, room)
-        self._differentiate_policy(rows, room, log_prob)
-        self._differentiate_value(rows, room, value)
-        self._backward(rows.obs, room)
+        workspace = self._workspace(len(rows))
+        self._forward(rows.obs.T, workspace)
+        self._differentiate_policy(rows, workspace, log_prob)
+        self._differentiate_value(rows, workspace, value)
+        self._backward(rows.obs, workspace)
 
-    def _room(self, size: int) -> _Room:
-        room = self._rooms.get(size)
-        if room is None:
-            room = self._rooms[size] = _Room(self._layers, size, self.surrogate)
-        return room
+    def _workspace(self, size: int) -> _Workspace:
+        workspace = self._workspaces.get(size)
+        if workspace is None:
+            workspace = self._workspaces[size] = _Workspace(self._layers, size, self.objective)
+        return workspace
 
-    def _forward(self, states: np.ndarray, room: _Room) -> None:
-        for at, (layer, units) in enumerate(zip(self._layers, room.units, strict=True)):
+    def _forward(self, states: np.ndarray, workspace: _Workspace) -> None:
+        for at, (layer, units) in enumerate(zip(self._layers, workspace.units, strict=True)):
             if at == 0:
                 layer.weight.dot(states, units)
             else:
                 for net, weight in enumerate(layer.weights):
-                    weight.dot(room.nets[at - 1][net], room.nets[at][net])
+                    weight.dot(workspace.nets[at - 1][net], workspace.nets[at][net])
             np.add(units, layer.bias, units)
             if layer is not self._layers[-1]:
                 np.tanh(units, units)
 
-    def _differentiate_policy(self, rows: Rows, room: _Room, log_prob: np.ndarray) -> None:
+    def _differentiate_policy(
+        self, rows: Rows, workspace: _Workspace, log_prob: np.ndarray
+    ) -> None:
         """From the mean action to the derivatives by it and by log std."""
-        log_std, mean, by_mean = self._log_std, room.nets[-1][0], room.by_nets[-1][0]
-        noise, squares = room.noise, room.squares
+        log_std, mean, by_mean = self._log_std, workspace.nets[-1][0], workspace.by_nets[-1][0]
+        noise, squares = workspace.noise, workspace.squares
         precision = np.exp(-log_std)[:, None]
         np.subtract(rows.action, mean, noise)
         np.multiply(noise, precision, noise)
         np.square(noise, squares)
-        np.dot(room.minus_halves, squares, log_prob)
+        np.dot(workspace.minus_halves, squares, log_prob)
         log_prob -= np.add.reduce(log_std) + np.float32(HALF_LOG_TAU * len(log_std))
-        ratio = np.subtract(log_prob, rows.old_log_prob, room.one)
+        ratio = np.subtract(log_prob, rows.old_log_prob, workspace.one)
         np.exp(ratio, ratio)
-        unclipped = np.multiply(rows.gain, ratio, room.two)
-        clipped = _clip(ratio, self._near_one, room.three)
-        np.multiply(rows.gain, clipped, clipped)
-        np.less_equal(unclipped, clipped, room.moves)
-        by_log_prob = np.multiply(unclipped, room.moves, unclipped)
-        np.multiply(by_log_prob, room.policy_share, by_log_prob)
+        unclipped = np.multiply(rows.advantage, ratio, workspace.two)
+        clipped = _clip(ratio, self._near_one, workspace.three)
+        np.multiply(rows.advantage, clipped, clipped)
+        np.less_equal(unclipped, clipped, workspace.moves)
+        by_log_prob = np.multiply(unclipped, workspace.moves, unclipped)
+        np.multiply(by_log_prob, workspace.policy_share, by_log_prob)
         np.multiply(noise, by_log_prob, by_mean)
         np.multiply(by_mean, precision, by_mean)
         by_log_std = np.dot(squares, by_log_prob, self._log_std_gradient)
-        by_log_std -= by_log_prob.dot(room.ones) + np.float32(self.surrogate.entropy_weight)
+        by_log_std -= by_log_prob.dot(workspace.ones) + np.float32(self.objective.entropy_weight)
 
-    def _differentiate_value(self, rows: Rows, room: _Room, value: np.ndarray) -> None:
+    def _differentiate_value(self, rows: Rows, workspace: _Workspace, value: np.ndarray) -> None:
         """From the value to the derivative by it."""
-        value[:] = room.nets[-1][1][0]
-        by_value = room.by_nets[-1][1][0]
-        error = np.subtract(value, rows.target, room.one)
-        np.multiply(error, room.value_share, by_value)
-        if self.surrogate.clip_value:
-            moved = np.subtract(value, rows.old_value, room.two)
-            near = _clip(moved, self._near_zero, room.three)
-            np.equal(moved, near, room.inside)
+        value[:] = workspace.nets[-1][1][0]
+        by_value = workspace.by_nets[-1][1][0]
+        error = np.subtract(value, rows.target, workspace.one)
+        np.multiply(error, workspace.value_share, by_value)
+        if self.objective.clip_value:
+            moved = np.subtract(value, rows.old_value, workspace.two)
+            near = _clip(moved, self._near_zero, workspace.three)
+            np.equal(moved, near, workspace.inside)
             np.add(near, rows.old_value, near)
             np.subtract(near, rows.target, near)
             np.square(near, near)
             np.square(error, error)
-            np.greater_equal(error, near, room.moves)
-            np.logical_or(room.moves, room.inside, room.moves)
-            np.multiply(by_value, room.moves, by_value)
+            np.greater_equal(error, near, workspace.moves)
+            np.logical_or(workspace.moves, workspace.inside, workspace.moves)
+            np.multiply(by_value, workspace.moves, by_value)
 
-    def _backward(self, states: np.ndarray, room: _Room) -> None:
+    def _backward(self, states: np.ndarray, workspace: _Workspace) -> None:
         """From the derivatives by both outputs to those by every weight and bias."""
         for at in range(len(self._layers) - 1, -1, -1):
-            layer, by_units = self._layers[at], room.by_units[at]
+            layer, by_units = self._layers[at], workspace.by_units[at]
             if layer is not self._layers[-1]:  # through tanh
-                slope = room.units[at]
+                slope = workspace.units[at]
                 np.square(slope, slope)
                 np.subtract(ONE, slope, slope)
                 np.multiply(by_units, slope, by_units)
-            by_units.dot(room.ones, layer.bias_gradient)
+            by_units.dot(workspace.ones, layer.bias_gradient)
             if at == 0:
                 by_units.dot(states, layer.weight_gradient)
                 return
-            for net, dz in enumerate(room.by_nets[at]):
-                dz.dot(room.nets[at - 1][net].T, layer.weight_gradients[net])
-                layer.weights[net].T.dot(dz, room.by_nets[at - 1][net])
+            for net, dz in enumerate(workspace.by_nets[at]):
+                dz.dot(workspace.nets[at - 1][net].T, layer.weight_gradients[net])
+                layer.weights[net].T.dot(dz, workspace.by_nets[at - 1][net])
 
 
 def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
@@ -307,7 +309,7 @@ def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
 def _stacks(actor: nn.Module, critic: nn.Module) -> tuple[list[Layer], list[Layer]] | None:
     if not (isinstance(actor, GaussianActor) and isinstance(critic, StateValue)):
         return None
-    policy, value = plain_layers(actor.policy), plain_layers(critic.v)
+    policy, value = dense_layers(actor.policy), dense_layers(critic.v)
     if policy is None or value is None:
         return None
     parameters = [*actor.parameters(), *critic.parameters()]
@@ -347,10 +349,10 @@ class _Layer:
         return rows[: self.split], rows[self.split :]
 
 
-class _Room:
+class _Workspace:
     """Where the numbers of a minibatch of one size are while they are computed with."""
 
-    def __init__(self, layers: list[_Layer], size: int, surrogate: Surrogate):
+    def __init__(self, layers: list[_Layer], size: int, objective: ClippedObjective):
         def empty(*shape: int) -> np.ndarray:
             return np.empty((*shape, size), np.float32)
 
@@ -367,7 +369,7 @@ class _Room:
         self.ones = np.ones(size, np.float32)
         self.minus_halves = np.full(actions, -0.5, np.float32)
         self.policy_share = _number(-1 / size)
-        self.value_share = _number(surrogate.value_weight / size)
+        self.value_share = _number(objective.value_weight / size)
 
 
 def _number(value: float) -> np.ndarray:

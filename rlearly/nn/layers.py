@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlearly.kernels.onednn import layers_of, stacked, worth_it
+from rlearly.kernels.onednn import forward_stack, hidden_dtype_for, layer_specs
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -73,7 +73,7 @@ class Stack(nn.Sequential):
     """None: the weights' own."""
 
 
-class Recording(Stack):
+class RecordedStack(Stack):
     """A stack that can note the outputs of its hidden units while it computes.
 
     A CReLU unit is noted as what its two halves are together, |x|. A last linear layer is the
@@ -82,20 +82,20 @@ class Recording(Stack):
 
     def __init__(self, *parts: nn.Module):
         super().__init__(*parts)
-        self.usual = layers_of(parts)
+        self.layer_specs = layer_specs(parts)
         """Linear layers or convolutions with ReLUs alone; None: of other layers too."""
 
-    def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
-        if self.usual is not None:
-            return self.computed(x, self.own_parameters(), record)
+    def forward(self, x: Tensor, activations: list[Tensor] | None = None) -> Tensor:
+        if self.layer_specs is not None:
+            return self.computed(x, self.own_parameters(), activations)
         *hidden, last = self
         if not isinstance(last, nn.Linear):
             hidden, last = [*hidden, last], None
-        with shortened(worth_it(self.hidden_dtype, x), x.device):
+        with autocast_to(hidden_dtype_for(self.hidden_dtype, x), x.device):
             for layer in hidden:
                 x = layer(x)
-                if record is not None and isinstance(layer, ACTIVATIONS):
-                    record.append(_joined(x) if isinstance(layer, CReLU) else x)
+                if activations is not None and isinstance(layer, ACTIVATIONS):
+                    activations.append(_joined(x) if isinstance(layer, CReLU) else x)
         return x if last is None else last(x.to(last.weight.dtype))
 
     def own_parameters(self) -> list[Tensor]:
@@ -104,23 +104,25 @@ class Recording(Stack):
         return [p for layer in layers for p in layer._parameters.values()]
 
     def computed(
-        self, x: Tensor, parameters: Sequence[Tensor], record: list[Tensor] | None
+        self, x: Tensor, parameters: Sequence[Tensor], activations: list[Tensor] | None
     ) -> Tensor:
         """The output of a stack of usual layers, with these parameters in its own ones' place."""
-        assert self.usual is not None
-        output, hidden = stacked(x, self.usual, parameters, worth_it(self.hidden_dtype, x))
-        if record is not None:
-            record += hidden
+        assert self.layer_specs is not None
+        output, hidden = forward_stack(
+            x, self.layer_specs, parameters, hidden_dtype_for(self.hidden_dtype, x)
+        )
+        if activations is not None:
+            activations += hidden
         return output
 
-    def refill(self, parts: list[nn.Module]) -> None:
+    def replace_layers(self, parts: list[nn.Module]) -> None:
         """Hold these layers instead."""
         self._modules.clear()
         self.extend(parts)
-        self.usual = layers_of(parts)
+        self.layer_specs = layer_specs(parts)
 
 
-def shortened(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+def autocast_to(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
     """Where layers compute in `dtype` on that device; None: in their weights' own."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
@@ -170,7 +172,7 @@ class SpectralLinear(nn.Linear):
         return nn.functional.linear(x, self.weight / largest.clamp(min=1e-12), self.bias)
 
 
-class Injected(nn.Module):
+class InjectedHead(nn.Module):
     """A head that can be given a second, unworn one in mid-training (arXiv 2305.15555, section 3).
 
     Until `inject` it is `base`. From then on its output is base(x) + fresh(x) - anchor(x), where
@@ -179,7 +181,7 @@ class Injected(nn.Module):
     beginning, so a checkpoint has one shape.
     """
 
-    def __init__(self, base: Recording):
+    def __init__(self, base: RecordedStack):
         super().__init__()
         self.base = base
         self.fresh = copy.deepcopy(base)
@@ -188,7 +190,7 @@ class Injected(nn.Module):
         self._set_learning()
 
     @property
-    def learning(self) -> Recording:
+    def learning(self) -> RecordedStack:
         """The part that gradients change."""
         return self.fresh if self.active else self.base
 
@@ -196,7 +198,7 @@ class Injected(nn.Module):
         for part in (self.base, self.fresh, self.anchor):
             part.requires_grad_(part is self.learning)
 
-    def inject(self, fresh: Recording) -> None:
+    def inject(self, fresh: RecordedStack) -> None:
         """Go on with these weights; a target with the same ones as its leader."""
         self.fresh.load_state_dict(fresh.state_dict())
         self.anchor.load_state_dict(fresh.state_dict())
@@ -209,10 +211,10 @@ class Injected(nn.Module):
         self.active = False
         self._set_learning()
 
-    def forward(self, x: Tensor, record: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         if not self.active:
-            return self.base(x, record)
-        return self.base(x) + self.fresh(x, record) - self.anchor(x)
+            return self.base(x, activations)
+        return self.base(x) + self.fresh(x, activations) - self.anchor(x)
 
     def get_extra_state(self) -> dict[str, bool]:
         return {"active": self.active}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.core.spaces import PIXELS, VECTOR, is_fused, is_image
-from rlearly.kernels.onednn import linear, worth_it
+from rlearly.kernels.onednn import hidden_dtype_for, linear
 from rlearly.nn.augmentation import centred
-from rlearly.nn.layers import CReLU, Dropout, Recording, Stack, skip_init
+from rlearly.nn.layers import CReLU, Dropout, RecordedStack, Stack, skip_init
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
@@ -57,7 +57,7 @@ def layers(network: nn.Module) -> Iterator[nn.Module]:
     return (m for m in network.modules() if isinstance(m, kinds))
 
 
-def compute_in(network: nn.Module, dtype: torch.dtype | None) -> None:
+def set_hidden_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
     """Let a network's hidden layers compute in `dtype`; None: in the weights' own."""
     for part in network.modules():
         if isinstance(part, Stack):
@@ -76,7 +76,7 @@ def initialise_(
         one(layer, generator)
 
 
-def in_place() -> nn.ReLU:
+def inplace_relu() -> nn.ReLU:
     """A ReLU that takes no second piece of memory, whose first writing costs more than itself."""
     return nn.ReLU(inplace=True)
 
@@ -85,11 +85,11 @@ def mlp(
     inputs: int,
     hidden: int,
     outputs: int,
-    activation: Callable[[], nn.Module] = in_place,
+    activation: Callable[[], nn.Module] = inplace_relu,
     *,
     dropout: float = 0.0,
     norm: bool = False,
-) -> Recording:
+) -> RecordedStack:
     """Linear - ReLU - Linear - ReLU - Linear, or another activation in the ReLUs' place.
 
     Dropout, if its probability is not 0, and then LayerNorm come before each activation.
@@ -99,7 +99,7 @@ def mlp(
         parts: list[nn.Module] = [Dropout(dropout)] if dropout else []
         return [*parts, *([nn.LayerNorm(size)] if norm else []), activation()]
 
-    return Recording(
+    return RecordedStack(
         skip_init(nn.Linear, inputs, hidden),
         *activated(hidden),
         skip_init(nn.Linear, hidden, hidden),
@@ -108,10 +108,10 @@ def mlp(
     )
 
 
-def small_mlp(inputs: int, hidden: int, outputs: int) -> Recording:
+def small_mlp(inputs: int, hidden: int, outputs: int) -> RecordedStack:
     """Linear - ReLU - Linear."""
-    return Recording(
-        skip_init(nn.Linear, inputs, hidden), in_place(), skip_init(nn.Linear, hidden, outputs)
+    return RecordedStack(
+        skip_init(nn.Linear, inputs, hidden), inplace_relu(), skip_init(nn.Linear, hidden, outputs)
     )
 
 
@@ -124,7 +124,7 @@ class Trunk(Stack):
     def project(self, features: Tensor) -> Tensor:
         """The linear layer's output, in the weights' format."""
         first: Any = self[0]
-        return linear(features, first, worth_it(self.hidden_dtype, features))
+        return linear(features, first, hidden_dtype_for(self.hidden_dtype, features))
 
     def squash(self, projected: Tensor) -> Tensor:
         """What the other two layers make of it."""
@@ -147,15 +147,15 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], channels: int):
         super().__init__()
-        self.convolutions = Recording(
+        self.convolutions = RecordedStack(
             skip_init(nn.Conv2d, shape[0], channels, 3, stride=2),
-            in_place(),
+            inplace_relu(),
             skip_init(nn.Conv2d, channels, channels, 3),
-            in_place(),
+            inplace_relu(),
             skip_init(nn.Conv2d, channels, channels, 3),
-            in_place(),
+            inplace_relu(),
             skip_init(nn.Conv2d, channels, channels, 3),
-            in_place(),
+            inplace_relu(),
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         height, width = ((side - 3) // 2 + 1 - 6 for side in shape[1:])
@@ -167,16 +167,16 @@ class PixelEncoder(nn.Module):
         doubled = any(isinstance(layer, CReLU) for layer in self.convolutions)
         return (1 + doubled) * self.units
 
-    def forward(self, obs: Tensor, record: list[Tensor] | None = None) -> Tensor:
+    def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         """What is scaled by 1/255 is the first layer's weights, which are fewer than pixels."""
         stack, first = self.convolutions, cast(nn.Conv2d, self.convolutions[0])
-        dtype = worth_it(stack.hidden_dtype, obs) or first.weight.dtype
+        dtype = hidden_dtype_for(stack.hidden_dtype, obs) or first.weight.dtype
         images = centred(obs, dtype)
-        if stack.usual is None:
-            maps = stack(images.div_(255.0), record)
+        if stack.layer_specs is None:
+            maps = stack(images.div_(255.0), activations)
         else:
             weight, *rest = stack.own_parameters()
-            maps = stack.computed(images, [(weight / 255.0).to(dtype), *rest], record)
+            maps = stack.computed(images, [(weight / 255.0).to(dtype), *rest], activations)
         return maps.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -189,21 +189,21 @@ class VectorEncoder(nn.Module):
         super().__init__()
         self.features = math.prod(shape)
 
-    def forward(self, obs: Tensor, record: list[Tensor] | None = None) -> Tensor:
+    def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         return obs.flatten(1)
 
 
-class Fused(NamedTuple):
+class FusedFeatures(NamedTuple):
     """Features of an image [B, F], and the vector that was observed with it [B, D]."""
 
     pixels: Tensor
     vector: Tensor
 
-    def detach(self) -> Fused:
-        return Fused(self.pixels.detach(), self.vector.detach())
+    def detach(self) -> FusedFeatures:
+        return FusedFeatures(self.pixels.detach(), self.vector.detach())
 
 
-Features = Tensor | Fused
+Features = Tensor | FusedFeatures
 """What an encoder makes of observations, and every other network reads."""
 
 
@@ -219,9 +219,9 @@ class FusedEncoder(PixelEncoder):
         self.vector = vector
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, obs: Mapping[str, Tensor], record: list[Tensor] | None = None
-    ) -> Fused:
-        return Fused(super().forward(obs[PIXELS], record), obs[VECTOR])
+        self, obs: Mapping[str, Tensor], activations: list[Tensor] | None = None
+    ) -> FusedFeatures:
+        return FusedFeatures(super().forward(obs[PIXELS], activations), obs[VECTOR])
 
 
 class Fusion(nn.Module):
@@ -239,14 +239,14 @@ class Fusion(nn.Module):
         self,
         trunk: Tensor,
         vector: Tensor,
-        record: list[Tensor] | None = None,
-        ends: list[Tensor] | None = None,
+        activations: list[Tensor] | None = None,
+        pre_activations: list[Tensor] | None = None,
     ) -> Tensor:
         """With `ends`, append both stacks' outputs: DrM's code measures the dormancy of each."""
-        added = self.vector(vector, record)
-        joint = self.joint(trunk + added, record)
-        if ends is not None:
-            ends += [added, joint]
+        added = self.vector(vector, activations)
+        joint = self.joint(trunk + added, activations)
+        if pre_activations is not None:
+            pre_activations += [added, joint]
         return joint
 
 
@@ -264,20 +264,20 @@ class Head(nn.Module):
     def read(
         self,
         features: Features,
-        record: list[Tensor] | None = None,
-        ends: list[Tensor] | None = None,
+        activations: list[Tensor] | None = None,
+        pre_activations: list[Tensor] | None = None,
     ) -> Tensor:
         """[B, T], what the layers behind go on with; with `ends`, append the trunk's linear output
         before LayerNorm, and the fusion's."""
-        image = features.pixels if isinstance(features, Fused) else features
+        image = features.pixels if isinstance(features, FusedFeatures) else features
         projected = self.trunk.project(image)
-        if ends is not None:
-            ends.append(projected)
+        if pre_activations is not None:
+            pre_activations.append(projected)
         read = self.trunk.squash(projected)
         if self.fusion is None:
             return read
-        assert isinstance(features, Fused)
-        return self.fusion(read, features.vector, record, ends)
+        assert isinstance(features, FusedFeatures)
+        return self.fusion(read, features.vector, activations, pre_activations)
 
 
 def encoder_for(observation: Any, channels: int) -> PixelEncoder | VectorEncoder:
@@ -302,16 +302,16 @@ class Actor(Head):
     def forward(
         self,
         features: Features,
-        record: list[Tensor] | None = None,
-        ends: list[Tensor] | None = None,
+        activations: list[Tensor] | None = None,
+        pre_activations: list[Tensor] | None = None,
     ) -> Tensor:
         """With `ends`, append the trunk's linear output before LayerNorm, a fusion's outputs, and
         the output layer's before tanh: DrM's code measures the dormancy of these beside the hidden
         units'.
         """
-        output = self.policy(self.read(features, record, ends), record)
-        if ends is not None:
-            ends.append(output)
+        output = self.policy(self.read(features, activations, pre_activations), activations)
+        if pre_activations is not None:
+            pre_activations.append(output)
         return torch.tanh(output)
 
 
@@ -338,10 +338,10 @@ class Critic(Head):
         self.q2 = mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
 
     def forward(
-        self, features: Features, action: Tensor, record: list[Tensor] | None = None
+        self, features: Features, action: Tensor, activations: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        joined = torch.cat([self.read(features, record), action], dim=-1)
-        return self.q1(joined, record), self.q2(joined, record)
+        joined = torch.cat([self.read(features, activations), action], dim=-1)
+        return self.q1(joined, activations), self.q2(joined, activations)
 
 
 class Value(Head):
@@ -351,8 +351,8 @@ class Value(Head):
         super().__init__(features, feature_dim, hidden_dim, vector)
         self.v = mlp(feature_dim, hidden_dim, 1)
 
-    def forward(self, features: Features, record: list[Tensor] | None = None) -> Tensor:
-        return self.v(self.read(features, record), record)
+    def forward(self, features: Features, activations: list[Tensor] | None = None) -> Tensor:
+        return self.v(self.read(features, activations), activations)
 
 
 class StateActor(nn.Module):
@@ -362,8 +362,8 @@ class StateActor(nn.Module):
         super().__init__()
         self.policy = mlp(features, hidden_dim, outputs)
 
-    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
-        return self.policy(features, record)
+    def forward(self, features: Tensor, activations: list[Tensor] | None = None) -> Tensor:
+        return self.policy(features, activations)
 
 
 class StateCritic(nn.Module):
@@ -375,10 +375,10 @@ class StateCritic(nn.Module):
         self.q2 = mlp(features + actions, hidden_dim, 1)
 
     def forward(
-        self, features: Tensor, action: Tensor, record: list[Tensor] | None = None
+        self, features: Tensor, action: Tensor, activations: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         joined = torch.cat([features, action], dim=-1)
-        return self.q1(joined, record), self.q2(joined, record)
+        return self.q1(joined, activations), self.q2(joined, activations)
 
 
 class GaussianActor(nn.Module):
@@ -390,9 +390,9 @@ class GaussianActor(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(actions))
 
     def forward(
-        self, features: Tensor, record: list[Tensor] | None = None
+        self, features: Tensor, activations: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        return self.policy(features, record), self.log_std
+        return self.policy(features, activations), self.log_std
 
 
 class StateValue(nn.Module):
@@ -402,5 +402,5 @@ class StateValue(nn.Module):
         super().__init__()
         self.v = mlp(features, hidden_dim, 1, nn.Tanh)
 
-    def forward(self, features: Tensor, record: list[Tensor] | None = None) -> Tensor:
-        return self.v(features, record)[:, 0]
+    def forward(self, features: Tensor, activations: list[Tensor] | None = None) -> Tensor:
+        return self.v(features, activations)[:, 0]

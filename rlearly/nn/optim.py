@@ -168,7 +168,7 @@ def adam(network: nn.Module, lr: float, eps: float = 1e-8) -> Adam:
     return Adam(network.parameters(), lr, eps=eps)
 
 
-def descend(loss: Tensor, *optimizers: Adam, max_norm: float | None = None) -> None:
+def optimize(loss: Tensor, *optimizers: Adam, max_norm: float | None = None) -> None:
     """Backpropagate into what these optimizers own, and into nothing else; then step them.
 
     Frozen parameters stay as they are. `max_norm` bounds the length of the whole gradient.
@@ -198,6 +198,6 @@ def frozen(parameters: Iterable[Tensor]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def follow_(followers: Sequence[Tensor], leaders: Sequence[Tensor], tau: float) -> None:
+def polyak_update_(followers: Sequence[Tensor], leaders: Sequence[Tensor], tau: float) -> None:
     """Move the followers a share `tau` of the way to their leaders."""
     torch._foreach_lerp_(list(followers), list(leaders), tau)  # pyright: ignore

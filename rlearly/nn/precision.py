@@ -12,7 +12,7 @@ HIDDEN = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Compute:
+class ComputeOptions:
     """A run's choice; the default changes nothing.
 
     Weights, optimizers, losses and the outputs of networks are float32 whatever the precision: an

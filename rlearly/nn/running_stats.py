@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-class Moments:
+class RunningMeanStd:
     """Mean and variance of everything seen so far, in float64.
 
     It starts as mean 0 and variance 1 with the weight of 1e-4 samples, as gymnasium's do.

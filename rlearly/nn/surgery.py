@@ -7,25 +7,32 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlearly.nn.layers import ACTIVATIONS, CReLU, Injected, Recording, SpectralLinear, skip_init
+from rlearly.nn.layers import (
+    ACTIVATIONS,
+    CReLU,
+    InjectedHead,
+    RecordedStack,
+    SpectralLinear,
+    skip_init,
+)
 
 
-def heads(network: nn.Module, name: str = "") -> Iterator[tuple[str, Recording]]:
+def recorded_stacks(network: nn.Module, name: str = "") -> Iterator[tuple[str, RecordedStack]]:
     """Each stack of a network that notes its hidden units, in the order of computing, by name.
 
     Of an injected head it is the part that learns. Names of parts of a part are joined by `_`.
     """
-    if isinstance(network, Injected):
+    if isinstance(network, InjectedHead):
         yield name, network.learning
-    elif isinstance(network, Recording):
+    elif isinstance(network, RecordedStack):
         yield name, network
     else:
         for child_name, child in network.named_children():
-            yield from heads(child, f"{name}_{child_name}" if name else child_name)
+            yield from recorded_stacks(child, f"{name}_{child_name}" if name else child_name)
 
 
 @dataclass(frozen=True)
-class Hidden:
+class HiddenLayer:
     """One layer of hidden units: the weights that make them and those that read them.
 
     `reader` is None where the units are the network's output. `halves`: how many outputs each unit
@@ -42,10 +49,10 @@ class Hidden:
         return self.maker.weight.shape[0]
 
 
-def hidden_layers(network: nn.Module) -> list[Hidden]:
+def hidden_layers(network: nn.Module) -> list[HiddenLayer]:
     """The layers of hidden units of a network: one for each entry that it records, in order."""
     found = []
-    for _, head in heads(network):
+    for _, head in recorded_stacks(network):
         maker, norm = None, None
         parts = list(head)
         for at, layer in enumerate(parts):
@@ -56,18 +63,18 @@ def hidden_layers(network: nn.Module) -> list[Hidden]:
             elif isinstance(layer, ACTIVATIONS) and maker is not None:
                 after = (p for p in parts[at:] if isinstance(p, nn.Linear | nn.Conv2d))
                 halves = 2 if isinstance(layer, CReLU) else 1
-                found.append(Hidden(maker, norm, next(after, None), halves))
+                found.append(HiddenLayer(maker, norm, next(after, None), halves))
     return found
 
 
 # --- other layers in a network's place, before its weights are drawn ---
 
 
-def normalise_hidden(network: nn.Module) -> None:
+def add_layer_norm(network: nn.Module) -> None:
     """Put a LayerNorm before every activation that has none; over channels and pixels in
     convolutions.
     """
-    for _, head in heads(network):
+    for _, head in recorded_stacks(network):
         parts: list[nn.Module] = []
         for layer in head:
             normalised = bool(parts) and isinstance(parts[-1], nn.LayerNorm | nn.GroupNorm)
@@ -77,12 +84,12 @@ def normalise_hidden(network: nn.Module) -> None:
                 conv = isinstance(outputs, nn.Conv2d)
                 parts.append(nn.GroupNorm(1, size) if conv else nn.LayerNorm(size))
             parts.append(layer)
-        head.refill(parts)
+        head.replace_layers(parts)
 
 
-def double_hidden(network: nn.Module) -> None:
+def use_crelu(network: nn.Module) -> None:
     """Put CReLU in the place of every ReLU, and let what reads it take twice as many inputs."""
-    for _, head in heads(network):
+    for _, head in recorded_stacks(network):
         parts: list[nn.Module] = []
         doubled = False
         for layer in head:
@@ -95,12 +102,12 @@ def double_hidden(network: nn.Module) -> None:
             elif isinstance(layer, nn.ReLU):
                 layer, doubled = CReLU(), True
             parts.append(layer)
-        head.refill(parts)
+        head.replace_layers(parts)
 
 
-def bound_hidden(network: nn.Module) -> None:
+def use_spectral_norm(network: nn.Module) -> None:
     """Divide the weights of the linear layers that make hidden units by their spectral norm."""
-    for _, head in heads(network):
+    for _, head in recorded_stacks(network):
         linear = [layer for layer in head if isinstance(layer, nn.Linear)]
         bounded: list[nn.Module] = []
         for layer in head:
@@ -108,20 +115,20 @@ def bound_hidden(network: nn.Module) -> None:
                 bounded.append(SpectralLinear(layer.in_features, layer.out_features))
             else:
                 bounded.append(layer)
-        head.refill(bounded)
+        head.replace_layers(bounded)
 
 
 def make_injectable(network: nn.Module) -> None:
     """Let every head of linear layers take a plasticity injection."""
     for name, child in list(network.named_children()):
-        if isinstance(child, Recording):
+        if isinstance(child, RecordedStack):
             if not any(isinstance(layer, nn.Conv2d) for layer in child):
-                setattr(network, name, Injected(child))
+                setattr(network, name, InjectedHead(child))
         else:
             make_injectable(child)
 
 
-def parameters_in_use(network: nn.Module) -> dict[str, nn.Parameter]:
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """By name, without the parts of injectable heads that do not learn (yet, or any more)."""
     idle = {
         id(p)
@@ -138,6 +145,6 @@ def spectral_layers(network: nn.Module) -> list[SpectralLinear]:
     return [m for m in network.modules() if isinstance(m, SpectralLinear)]
 
 
-def injected_heads(network: nn.Module) -> list[Injected]:
+def injected_heads(network: nn.Module) -> list[InjectedHead]:
     """The heads that can take an injection, or have."""
-    return [m for m in network.modules() if isinstance(m, Injected)]
+    return [m for m in network.modules() if isinstance(m, InjectedHead)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlearly.core.types import Metrics
 from rlearly.nn.layers import ACTIVATIONS, CReLU
-from rlearly.nn.surgery import heads, parameters_in_use
+from rlearly.nn.surgery import recorded_stacks, trained_parameters
 from rlearly.plasticity.measures import (
     active_fraction,
     distance,
@@ -23,7 +23,7 @@ from rlearly.plasticity.measures import (
 )
 
 
-class Gauge:
+class PlasticityMonitor:
     """Reads the plasticity of networks from updates that happen anyway.
 
     At the first update in each `every_steps` agent steps (0: never) it has the hidden activations
@@ -68,7 +68,7 @@ class Gauge:
         self.intervals_done = step // self.every_steps
         metrics: dict[str, Tensor] = {}
         for name, network in networks.items():
-            in_use = parameters_in_use(network)
+            in_use = trained_parameters(network)
             if not in_use:
                 continue
             parameters, origin = list(in_use.values()), self.origin[name]
@@ -82,7 +82,7 @@ class Gauge:
         self, name: str, network: nn.Module, noted: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         metrics = self._shares(name, network, noted)
-        parts = dict(heads(network))
+        parts = dict(recorded_stacks(network))
         only = [head for head in parts if not head.startswith("fusion_")]
         left = iter(noted)
         for head_name, head in parts.items():
@@ -98,7 +98,7 @@ class Gauge:
 
     def _shares(self, name: str, part: nn.Module, noted: Sequence[Tensor]) -> dict[str, Tensor]:
         shares = {f"dormant_ratio_{name}": dormant_ratio(noted, self.threshold)}
-        hidden = [type(layer) for _, head in heads(part) for layer in head]
+        hidden = [type(layer) for _, head in recorded_stacks(part) for layer in head]
         if nn.Tanh not in hidden and CReLU not in hidden:
             shares[f"fau_{name}"] = active_fraction(noted)
         return shares

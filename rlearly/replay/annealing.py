@@ -35,7 +35,7 @@ class Annealing:
         return math.floor(max(values_of(self.nstep)))
 
 
-def annealing_of(agent: Any) -> Annealing | None:
+def annealing_for(agent: Any) -> Annealing | None:
     """What an agent's config anneals; None: nothing, n and gamma are numbers.
 
     Raises:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlearly.core.append_log import Piece, Tape
+from rlearly.core.append_log import AppendLog, LogChunk
 from rlearly.core.spaces import PIXELS, VECTOR, Observation
 from rlearly.core.types import Batch
 from rlearly.replay.annealing import Annealing
-from rlearly.replay.frame_store import Buffers, DeviceFrames, Frames, PlainFrames, reserve
+from rlearly.replay.frame_store import Buffers, DeviceFrameStore, FrameStore, RawFrameStore, reserve
 
 
 @dataclass(frozen=True)
-class Layout:
+class TransitionLayout:
     """What one transition looks like: a stack of `frame_stack` frames, and an action.
 
     `frame_shape` is one frame of the observation: [C, H, W] with the stack on C, or [D]. `vector`:
@@ -51,18 +51,18 @@ class Layout:
         return (*ROWS, "vectors") if self.vector else ROWS
 
 
-Drawn = list[tuple["Replay", np.ndarray]]
+Draw = list[tuple["ReplayBuffer", np.ndarray]]
 """Whose transitions, and at which places of that ring they start."""
 
 ENDS, TERMINATES, LAST = 1, 2, 4
 """Flags of a slot: its transition ends the episode, by termination; it is a final observation."""
 
 
-class EmptyReplay(Exception):
+class EmptyReplayBuffer(Exception):
     """Nothing can be sampled yet."""
 
 
-class Replay:
+class ReplayBuffer:
     """The last `capacity` slots of one env's experience, sampled uniformly.
 
     A slot holds one frame, and the action, reward and ending that followed it. An episode of T
@@ -84,16 +84,16 @@ class Replay:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: TransitionLayout,
         *,
         capacity: int,
         nstep: int,
         discount: float,
         generator: np.random.Generator,
         device: torch.device | None = None,
-        frames: Frames | None = None,
+        frames: FrameStore | None = None,
         annealing: Annealing | None = None,
-        copies: int = 1,
+        num_envs: int = 1,
     ):
         """`device`: the learner's; `frames`: where they are kept, in memory as they are if None.
 
@@ -109,10 +109,10 @@ class Replay:
         self.capacity = capacity
         self.nstep = nstep
         self.annealing = annealing
-        self.copies = copies
+        self.num_envs = num_envs
         self.generator = generator
         self.device = device or torch.device("cpu")
-        self.frames = frames or PlainFrames(capacity, layout.frame_shape, layout.frame_dtype)
+        self.frames = frames or RawFrameStore(capacity, layout.frame_shape, layout.frame_dtype)
         self.actions = reserve((capacity, layout.actions), "float32")
         if layout.vector:
             self.vectors = reserve((capacity, layout.vector), "float32")
@@ -132,7 +132,7 @@ class Replay:
         """Transitions that can be sampled now."""
         return self.ready_count
 
-    def begin(self, obs: Observation) -> None:
+    def begin_episode(self, obs: Observation) -> None:
         """Start an episode at its first observation (a stack; its newest frame is stored)."""
         self._age = 0
         self._write_frame(obs)
@@ -191,13 +191,13 @@ class Replay:
         """Transitions drawn uniformly with replacement, on the replay's device.
 
         Raises:
-            EmptyReplay: no transition is complete yet.
+            EmptyReplayBuffer: no transition is complete yet.
         """
         if not self.ready_count:
-            raise EmptyReplay("no transition is complete yet")
+            raise EmptyReplayBuffer("no transition is complete yet")
         return self.gather(self.draw(batch_size))
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """No transition that is ready now is sampled again."""
         self.ready[:] = False
         self.ready_count = 0
@@ -251,7 +251,7 @@ class Replay:
     @property
     def agent_steps(self) -> int:
         """Taken so far, by all copies."""
-        return self.steps * self.copies
+        return self.steps * self.num_envs
 
     def _powers_of(self, discount: float) -> np.ndarray:
         return np.float32(discount) ** np.arange(self.nstep + 1, dtype=np.float32)
@@ -271,7 +271,7 @@ class Replay:
     def _empty(self, rows: int) -> torch.Tensor:
         """Memory for frames [rows, *F], where they are gathered."""
         shape, dtype = (rows, *self.layout.frame_shape), self.layout.frame_dtype
-        if isinstance(self.frames, DeviceFrames):
+        if isinstance(self.frames, DeviceFrameStore):
             return self.frames.empty(rows)
         if self.device.type == "cuda":  # from where the GPU fetches it while we go on
             return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
@@ -293,12 +293,14 @@ class Replay:
             "age": self._age,
             "steps": self.steps,
             "generator": self.generator.bit_generator.state,
-            "slots": Tape(max(0, self.added - self.capacity), max(0, self.added - 1), self._rows),
+            "slots": AppendLog(
+                max(0, self.added - self.capacity), max(0, self.added - 1), self._rows
+            ),
             "newest": [{name: part.copy() for name, part in rows.items()} for _, rows in newest],
             "ready": np.packbits(self.ready),
         }
 
-    def _rows(self, first: int, end: int) -> Iterator[Piece]:
+    def _rows(self, first: int, end: int) -> Iterator[LogChunk]:
         """Slots by their numbers since the beginning, as views of the ring where it has such."""
         for at, start, stop in self._places(first, end):
             rows = {"frames": self.frames.read(start, stop)}
@@ -314,7 +316,7 @@ class Replay:
         at = max(first, 0)
         while at < end:
             start = at % self.capacity
-            stop = min(start + min(end - at, self.frames.piece), self.capacity)
+            stop = min(start + min(end - at, self.frames.chunk_rows), self.capacity)
             yield at, start, stop
             at += stop - start
 
@@ -323,7 +325,7 @@ class Replay:
         theirs = (state["capacity"], state["layout"])
         if mine != theirs:
             raise ValueError(f"expected a replay of {mine}, received one of {theirs}")
-        for first, rows in state["slots"].pieces():
+        for first, rows in state["slots"].chunks():
             self._put(first, rows)
         for rows in state["newest"]:
             self._put(state["added"] - 1, rows)
@@ -342,23 +344,23 @@ class Replay:
                 getattr(self, name)[start:stop] = rows[name][part]
 
 
-class Replays:
+class VectorReplayBuffer:
     """One memory of several copies of an env: a ring each, sampled as if they were one.
 
     Every transition that is ready in any ring is equally likely. With a single ring this is that
     ring, draw for draw. The rings share one generator.
     """
 
-    def __init__(self, rings: Sequence[Replay], generator: np.random.Generator):
-        self.rings = list(rings)
+    def __init__(self, buffers: Sequence[ReplayBuffer], generator: np.random.Generator):
+        self.buffers = list(buffers)
         self.generator = generator
 
     def __len__(self) -> int:
         """Transitions that can be sampled now."""
-        return sum(map(len, self.rings))
+        return sum(map(len, self.buffers))
 
-    def begin(self, obs: Observation, *, copy: int) -> None:
-        self.rings[copy].begin(obs)
+    def begin_episode(self, obs: Observation, *, env_index: int) -> None:
+        self.buffers[env_index].begin_episode(obs)
 
     def add(
         self,
@@ -368,54 +370,56 @@ class Replays:
         *,
         terminated: bool,
         truncated: bool,
-        copy: int,
+        env_index: int,
     ) -> None:
-        self.rings[copy].add(action, reward, next_obs, terminated=terminated, truncated=truncated)
+        self.buffers[env_index].add(
+            action, reward, next_obs, terminated=terminated, truncated=truncated
+        )
 
     def sample(self, batch_size: int) -> Batch:
         """Transitions drawn uniformly with replacement, those of one ring beside each other.
 
         Raises:
-            EmptyReplay: no transition is complete yet.
+            EmptyReplayBuffer: no transition is complete yet.
         """
         return gather(self.draw(batch_size))
 
-    def draw(self, batch_size: int) -> Drawn:
+    def draw(self, batch_size: int) -> Draw:
         """Which transitions a batch is to have; `gather` gives them. Raises as `sample` does."""
-        ready = np.array([len(ring) for ring in self.rings])
+        ready = np.array([len(ring) for ring in self.buffers])
         if not ready.sum():
-            raise EmptyReplay("no transition is complete yet")
-        if len(self.rings) == 1:
-            return [(self.rings[0], self.rings[0].draw(batch_size))]
+            raise EmptyReplayBuffer("no transition is complete yet")
+        if len(self.buffers) == 1:
+            return [(self.buffers[0], self.buffers[0].draw(batch_size))]
         counts = self.generator.multinomial(batch_size, ready / ready.sum())
         return [
             (ring, ring.draw(count))
-            for ring, count in zip(self.rings, counts.tolist(), strict=True)
+            for ring, count in zip(self.buffers, counts.tolist(), strict=True)
             if count
         ]
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """No transition that is ready now is sampled again."""
-        for ring in self.rings:
-            ring.forget()
+        for ring in self.buffers:
+            ring.clear()
 
     def metrics(self) -> Mapping[str, float]:
         """n and gamma as they are now, if they are annealed."""
-        first = self.rings[0]
+        first = self.buffers[0]
         if first.annealing is None:
             return {}
         nstep, discount = first.annealing.at(first.agent_steps)
         return {"replay/nstep": nstep, "replay/discount": discount}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rings": [ring.state_dict() for ring in self.rings]}
+        return {"buffers": [ring.state_dict() for ring in self.buffers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for ring, saved in zip(self.rings, state["rings"], strict=True):
+        for ring, saved in zip(self.buffers, state["buffers"], strict=True):
             ring.load_state_dict(saved)
 
 
-def gather(drawn: Drawn) -> Batch:
+def gather(drawn: Draw) -> Batch:
     """The transitions that were drawn, of rings that are alike, on their device."""
     first, layout = drawn[0][0], drawn[0][0].layout
     size = sum(len(slots) for _, slots in drawn)

@@ -30,7 +30,7 @@ BIG_BYTES = 1_000_000
 """Batches of at least this size are gathered into memory that is used again."""
 
 
-class Frames(Protocol):
+class FrameStore(Protocol):
     """Frames [*shape] at places 0 .. capacity - 1."""
 
     def write(self, at: int, frames: np.ndarray) -> None:
@@ -50,7 +50,7 @@ class Frames(Protocol):
         ...
 
     @property
-    def piece(self) -> int:
+    def chunk_rows(self) -> int:
         """So many frames are read at once without taking much memory."""
         ...
 
@@ -127,7 +127,7 @@ class Buffers:
 # --- stores ---
 
 
-class PlainFrames:
+class RawFrameStore:
     """Frames as they are, in memory or, with `folder`, in a file there."""
 
     def __init__(
@@ -141,7 +141,7 @@ class PlainFrames:
             self.array = self._disk.bytes.view(dtype).reshape(capacity, *shape)
         self._frame_bytes = self.array.nbytes // capacity
         self._tensor = torch.from_numpy(self.array)
-        self.piece = capacity
+        self.chunk_rows = capacity
 
     def write(self, at: int, frames: np.ndarray) -> None:
         if self._disk:
@@ -155,14 +155,14 @@ class PlainFrames:
         torch.index_select(self._tensor, 0, torch.from_numpy(places), out=out)
 
 
-class DeviceFrames:
+class DeviceFrameStore:
     """Frames as they are, on a device of torch's: batches are gathered where the learner is."""
 
     def __init__(self, capacity: int, shape: tuple[int, ...], dtype: str, *, device: torch.device):
         kind = torch.from_numpy(np.empty(0, dtype)).dtype
         self.tensor = torch.empty((capacity, *shape), dtype=kind, device=device)
         frame_bytes = self.tensor[0].numel() * self.tensor.element_size()
-        self.piece = max(1, 200_000_000 // frame_bytes)
+        self.chunk_rows = max(1, 200_000_000 // frame_bytes)
 
     def write(self, at: int, frames: np.ndarray) -> None:
         self.tensor[at : at + len(frames)] = torch.from_numpy(np.array(frames))
@@ -179,7 +179,7 @@ class DeviceFrames:
         torch.index_select(self.tensor, 0, index, out=out)
 
 
-class CompressedFrames:
+class CompressedFrameStore:
     """Images [C, H, W] of uint8, each compressed by itself, losslessly.
 
     A pixel is predicted by its left neighbour, red and blue also by green, and what is left is
@@ -209,7 +209,7 @@ class CompressedFrames:
         self.folder = folder
         self.block_bytes = block_bytes
         self.check_room = check_room
-        self.piece = max(1, 200_000_000 // math.prod(shape))
+        self.chunk_rows = max(1, 200_000_000 // math.prod(shape))
         self._new_coder = lambda: zstandard.ZstdCompressor(level=level)
         self._new_decoder = zstandard.ZstdDecompressor
         self._of_thread = threading.local()  # zstd's objects serve one thread each

@@ -13,7 +13,7 @@ import torch
 
 from rlearly.core.spaces import Observation, parts_of
 from rlearly.core.types import Batch
-from rlearly.replay.buffer import Drawn, Replays, gather
+from rlearly.replay.buffer import Draw, VectorReplayBuffer, gather
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Ahead:
     batch: Future[tuple[Batch, Any]]
 
 
-class Prefetched:
+class PrefetchedReplay:
     """A replay whose next batches are gathered while the last one is learnt from.
 
     The schedule is fixed. Batches are drawn in the order in which they are sampled, by the caller's
@@ -43,7 +43,7 @@ class Prefetched:
     one).
     """
 
-    def __init__(self, memory: Replays, batches: int):
+    def __init__(self, memory: VectorReplayBuffer, batches: int):
         """`batches`: so many are ahead at most; each takes its own memory."""
         self.memory = memory
         self.batches = batches
@@ -52,7 +52,7 @@ class Prefetched:
         self._sampled, self._added = 0, 0  # batches and steps of the series that goes on
         self._last_sampled, self._last_added = 1, 0  # of the one before
         self._size = 0  # of the last batch
-        self._device = memory.rings[0].device
+        self._device = memory.buffers[0].device
         on_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if on_gpu else None
         threads = torch.get_num_threads()
@@ -63,9 +63,9 @@ class Prefetched:
         """Transitions that can be sampled now."""
         return len(self.memory)
 
-    def begin(self, obs: Observation, *, copy: int) -> None:
+    def begin_episode(self, obs: Observation, *, env_index: int) -> None:
         self._take_back()
-        self.memory.begin(obs, copy=copy)
+        self.memory.begin_episode(obs, env_index=env_index)
         self._after_change()
 
     def add(
@@ -76,11 +76,16 @@ class Prefetched:
         *,
         terminated: bool,
         truncated: bool,
-        copy: int,
+        env_index: int,
     ) -> None:
         self._take_back()
         self.memory.add(
-            action, reward, next_obs, terminated=terminated, truncated=truncated, copy=copy
+            action,
+            reward,
+            next_obs,
+            terminated=terminated,
+            truncated=truncated,
+            env_index=env_index,
         )
         if self._sampled:
             self._last_sampled, self._sampled = self._sampled, 0
@@ -88,7 +93,7 @@ class Prefetched:
         self._after_change()
 
     def sample(self, batch_size: int) -> Batch:
-        """As `Replays.sample`."""
+        """As `VectorReplayBuffer.sample`."""
         if self._ahead and self._ahead[0].size != batch_size:
             self._take_back()
         if self._ahead:
@@ -102,13 +107,13 @@ class Prefetched:
         self._draw_ahead(self._last_sampled - self._sampled)
         return batch
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """No transition that is ready now is sampled again."""
         self._take_back()
-        self.memory.forget()
+        self.memory.clear()
 
     def metrics(self) -> Mapping[str, float]:
-        """As `Replays.metrics`."""
+        """As `VectorReplayBuffer.metrics`."""
         return self.memory.metrics()
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +138,7 @@ class Prefetched:
             future = self._thread.submit(self._gather, drawn, ready)
             self._ahead.append(Ahead(self._size, before, future))
 
-    def _gather(self, drawn: Drawn, ready: Any) -> tuple[Batch, Any]:
+    def _gather(self, drawn: Draw, ready: Any) -> tuple[Batch, Any]:
         if self._stream is None:
             return gather(drawn), None
         with torch.cuda.stream(self._stream):

@@ -14,8 +14,8 @@ from rlearly.core.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from rlearly.replay.buffer import Layout
-    from rlearly.replay.frame_store import Frames
+    from rlearly.replay.buffer import TransitionLayout
+    from rlearly.replay.frame_store import FrameStore
 
 COMPRESSED_SHARE = 0.36
 """What compressed frames are taken to need before there are any: the most of thirteen envs tried
@@ -51,7 +51,7 @@ def check(replay: ReplayConfig) -> None:
         )
 
 
-def transition_bytes(replay: ReplayConfig, layout: Layout) -> int:
+def transition_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
     """Memory for one more transition; where frames are compressed, an estimate."""
     rest = layout.transition_bytes - layout.frame_bytes
     if replay.compression != "none":
@@ -59,18 +59,18 @@ def transition_bytes(replay: ReplayConfig, layout: Layout) -> int:
     return rest + (0 if replay.storage == "disk" else _frame_bytes(replay, layout))
 
 
-def _frame_bytes(replay: ReplayConfig, layout: Layout) -> int:
+def _frame_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
     share = 1.0 if replay.compression == "none" else COMPRESSED_SHARE
     return int(layout.frame_bytes * share)
 
 
-class Storage:
+class ReplayStorage:
     """Where the frames of a run's rings are to lie: decided, and there is room for them."""
 
     def __init__(
         self,
         replay: ReplayConfig,
-        layout: Layout,
+        layout: TransitionLayout,
         *,
         slots: int,
         device: torch.device,
@@ -94,17 +94,19 @@ class Storage:
         self.device = self._device(device)
         self.said = self._fits(slots)
 
-    def frames(self, capacity: int) -> Frames:
+    def frames(self, capacity: int) -> FrameStore:
         """A store for a ring of `capacity` slots."""
-        from rlearly.replay.frame_store import CompressedFrames, DeviceFrames, PlainFrames
+        from rlearly.replay.frame_store import CompressedFrameStore, DeviceFrameStore, RawFrameStore
 
         shape, dtype = self.layout.frame_shape, self.layout.frame_dtype
         folder = self.folder if self.replay.storage == "disk" else None
         if self.device is not None:
-            return DeviceFrames(capacity, shape, dtype, device=self.device)
+            return DeviceFrameStore(capacity, shape, dtype, device=self.device)
         if self.replay.compression == "zstd":
-            return CompressedFrames(capacity, shape, folder=folder, check_room=refuse_to_fill_up)
-        return PlainFrames(capacity, shape, dtype, folder=folder)
+            return CompressedFrameStore(
+                capacity, shape, folder=folder, check_room=refuse_to_fill_up
+            )
+        return RawFrameStore(capacity, shape, dtype, folder=folder)
 
     def _device(self, device: torch.device) -> torch.device | None:
         """The GPU that frames are to lie on, if any."""

@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def settle(threads: int | None) -> int:
+def set_threads(threads: int | None) -> int:
     """Pin torch's threads and keep freed memory in the process; returns the thread count.
 
     Without a number it is OMP_NUM_THREADS where that is set, as schedulers do, else all cores that

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import torch
 
     from rlearly.core.types import Agent, Cadence, EnvSpec, Memory
-    from rlearly.training.executors import Place
+    from rlearly.training.executors import EnvExecutor
     from rlearly.training.sinks import Sinks
-    from rlearly.training.trainer import Loop, Watcher
-from rlearly.config.resolve import OF_IMAGES, _seed_frames, _sha256, settled
+    from rlearly.training.trainer import Callback, Trainer
+from rlearly.config.resolve import OF_IMAGES, _seed_frames, _sha256, fixed_settings
 
 # --- config -> parts ---
 
@@ -33,12 +33,12 @@ def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
     return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, pictures=pictures)
 
 
-def start_at_snapshots(
+def add_snapshot_starts(
     config: RunConfig,
     worlds: list[gymnasium.Env],
     agent: Agent,
     say: Callable[[str], None],
-    places: Sequence[Place],
+    executors: Sequence[EnvExecutor],
 ) -> list[gymnasium.Env]:
     """Training envs whose episodes start as `snapshot=` and `snapshot_phase.*` say.
 
@@ -93,7 +93,7 @@ def start_at_snapshots(
             else "snapshots: the phase lasts as long as the run"
         )
     return [
-        place.do(
+        executor.run(
             SnapshotRL,
             world,
             snapshots,
@@ -105,15 +105,15 @@ def start_at_snapshots(
             critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
             discount=config.agent.discount,
         )
-        for world, place in zip(worlds, places, strict=True)
+        for world, executor in zip(worlds, executors, strict=True)
     ]
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     from rlearly.core.spaces import has_images
-    from rlearly.nn.precision import Compute
+    from rlearly.nn.precision import ComputeOptions
     from rlearly.plasticity.interventions import registry
-    from rlearly.plasticity.monitor import Gauge
+    from rlearly.plasticity.monitor import PlasticityMonitor
     from rlearly.system import machine
     from rlearly.system.seeding import Seeds
 
@@ -143,13 +143,13 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
         spec,
         seeds=Seeds(config.seed),
         device=device,
-        gauge=Gauge(
+        monitor=PlasticityMonitor(
             config.plasticity.every_steps,
             config.plasticity.dormant_threshold,
             critic_each_update=config.replay_ratio == "adaptive",
         ),
-        interventions=registry.chosen(config, Seeds(config.seed)),
-        compute=Compute(config.precision, config.compile),
+        interventions=registry.build_interventions(config, Seeds(config.seed)),
+        compute=ComputeOptions(config.precision, config.compile),
     )
 
 
@@ -164,15 +164,15 @@ def _check_images(config: RunConfig, images: bool) -> None:
             )
 
 
-def layout_of(config: RunConfig, spec: EnvSpec) -> Any:
+def transition_layout(config: RunConfig, spec: EnvSpec) -> Any:
     """How replay stores this run's transitions."""
     from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused
-    from rlearly.replay.buffer import Layout
+    from rlearly.replay.buffer import TransitionLayout
 
     space: Any = spec.observation
     frames = space[PIXELS] if is_fused(space) else space
     stack = config.env.frame_stack if has_images(space) else 1
-    return Layout(
+    return TransitionLayout(
         frame_shape=(frames.shape[0] // stack, *frames.shape[1:]),
         frame_dtype=str(frames.dtype),
         frame_stack=stack,
@@ -200,42 +200,44 @@ def build(
     folder: Path,
     *,
     make_sinks: Callable[[], Sinks],
-    watcher: Watcher,
+    callback: Callback,
     device: torch.device,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Loop:
+) -> Trainer:
     """Every part of a run, put together.
 
     Raises:
         ConfigError: the env cannot be made, or the replay does not fit into memory.
     """
-    from rlearly.envs.state.resumable import Episodes
+    from rlearly.envs.state.resumable import ResumableEnv
     from rlearly.system import machine
     from rlearly.system.seeding import Seeds
-    from rlearly.training.trainer import Loop, Plan
+    from rlearly.training.trainer import Plan, Trainer
 
     seeds = Seeds(config.seed)
-    places = env_places(config)
-    worlds = [place.do(make_env, config) for place in places]
-    spec = envs.spec_of(worlds[0], config.env)
+    executors = env_executors(config)
+    worlds = [executor.run(make_env, config) for executor in executors]
+    spec = envs.env_spec(worlds[0], config.env)
     agent = make_agent(config, spec, device)
-    copies = [
-        Episodes(world, seeds.numpy("env", *([copy] if copy else [])))
-        for copy, world in enumerate(start_at_snapshots(config, worlds, agent, watcher.say, places))
+    num_envs = [
+        ResumableEnv(world, seeds.numpy("env", *([env_index] if env_index else [])))
+        for env_index, world in enumerate(
+            add_snapshot_starts(config, worlds, agent, callback.message, executors)
+        )
     ]
-    learning = make_learning(config, spec, device, folder)
-    watcher.say(learning.said)
+    learning = make_data_pipeline(config, spec, device, folder)
+    callback.message(learning.said)
     if config.precision == "bf16" and not machine.computes_bfloat16(device):
-        watcher.say(
+        callback.message(
             "precision=bf16: this processor has no bfloat16 arithmetic; fp32 is faster here"
         )
-    for line in _said_of_learning(config):
-        watcher.say(line)
+    for line in _learning_notes(config):
+        callback.message(line)
     on_policy = agent_module(config.agent_name).ON_POLICY
     first_update = learning.batch_size * spec.frames_per_step if on_policy else _seed_frames(config)
     if config.train_frames < first_update:
-        watcher.say(f"this run ends before its first update, at {first_update:,} frames")
-    return Loop(
+        callback.message(f"this run ends before its first update, at {first_update:,} frames")
+    return Trainer(
         Plan(
             frames_per_step=spec.frames_per_step,
             train_frames=config.train_frames,
@@ -248,32 +250,32 @@ def build(
             video_size=config.video_size,
             checkpoint_every_frames=config.checkpoint_every_frames,
             keep_checkpoints=config.keep_checkpoints,
-            forget_at_steps=_forget_at_steps(config),
+            clear_replay_at_steps=_clear_replay_at_steps(config),
             eval_workers=config.eval_workers,
         ),
         agent=agent,
-        envs=copies,
+        envs=num_envs,
         make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
-        settings=settled(config),
-        places=places,
-        picture_of=envs.picture_of,
+        settings=fixed_settings(config),
+        executors=executors,
+        frame_renderer=envs.frame_renderer,
         memory=learning.memory,
-        cadence=learning.cadence,
+        update_schedule=learning.update_schedule,
         sinks=make_sinks(),
-        watcher=watcher,
+        callback=callback,
         seeds=seeds,
         folder=folder,
         stop_requested=stop_requested,
     )
 
 
-def env_places(config: RunConfig) -> list[Place]:
+def env_executors(config: RunConfig) -> list[EnvExecutor]:
     """Where the copies of a run's env live: in threads of their own if they overlap.
 
     Raises:
         ConfigError: its steps ask the learner, and can therefore not overlap with updates.
     """
-    from rlearly.training.executors import Apart, Here
+    from rlearly.training.executors import InlineExecutor, ThreadExecutor
 
     asks = config.snapshot is not None and config.snapshot_phase.selection == "learner_error"
     if config.overlap and asks:
@@ -282,10 +284,12 @@ def env_places(config: RunConfig) -> list[Place]:
             "learner, which may then not be learning; leave it out."
         )
     apart = bool(config.env.pixels) if config.overlap is None else config.overlap
-    return [Apart() if apart and not asks else Here() for _ in range(config.num_envs)]
+    return [
+        ThreadExecutor() if apart and not asks else InlineExecutor() for _ in range(config.num_envs)
+    ]
 
 
-def _said_of_learning(config: RunConfig) -> Iterator[str]:
+def _learning_notes(config: RunConfig) -> Iterator[str]:
     """How often this run updates and what is done to its networks, and what never will be."""
     if not agent_module(config.agent_name).ON_POLICY:
         yield f"replay ratio: {config.replay_ratio}"
@@ -302,23 +306,25 @@ def _said_of_learning(config: RunConfig) -> Iterator[str]:
                 yield f"{name}: not in this run of {steps:,.0f} agent steps: {name}.{key}={first}"
 
 
-def _forget_at_steps(config: RunConfig) -> int | None:
+def _clear_replay_at_steps(config: RunConfig) -> int | None:
     """The end of the snapshot phase, if its transitions are not to be kept."""
     phase = config.snapshot_phase
     return None if config.snapshot is None or phase.keep_replay else phase.until_steps
 
 
 @dataclass(frozen=True)
-class Learning:
+class DataPipeline:
     """What an agent learns from, how much at once, and when; and a line on it to read."""
 
     memory: Memory
-    cadence: Cadence
+    update_schedule: Cadence
     batch_size: int
     said: str
 
 
-def make_learning(config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path) -> Learning:
+def make_data_pipeline(
+    config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
+) -> DataPipeline:
     """Rollouts for an agent on policy, a replay for any other.
 
     Raises:
@@ -329,15 +335,15 @@ def make_learning(config: RunConfig, spec: EnvSpec, device: torch.device, folder
     return _learning_from_replay(config, spec, device, folder)
 
 
-def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
-    from rlearly.replay.rollout import Rollouts
-    from rlearly.training.update_schedule import EveryRollout
+def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> DataPipeline:
+    from rlearly.replay.rollout import RolloutBuffer
+    from rlearly.training.update_schedule import OncePerRollout
 
     steps = config.agent.rollout_steps
     size = steps * config.num_envs
-    return Learning(
-        Rollouts(spec, steps=steps, copies=config.num_envs),
-        EveryRollout(size),
+    return DataPipeline(
+        RolloutBuffer(spec, steps=steps, num_envs=config.num_envs),
+        OncePerRollout(size),
         size,
         f"rollouts: {config.num_envs} x {steps:,} steps, each learnt from once",
     )
@@ -345,37 +351,37 @@ def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> Learning:
 
 def _learning_from_replay(
     config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
-) -> Learning:
-    from rlearly.replay.annealing import annealing_of
-    from rlearly.replay.buffer import Replay, Replays
-    from rlearly.replay.prefetch import Prefetched
-    from rlearly.replay.storage import Storage
+) -> DataPipeline:
+    from rlearly.replay.annealing import annealing_for
+    from rlearly.replay.buffer import ReplayBuffer, VectorReplayBuffer
+    from rlearly.replay.prefetch import PrefetchedReplay
+    from rlearly.replay.storage import ReplayStorage
     from rlearly.system.seeding import Seeds
-    from rlearly.training.update_schedule import off_policy_cadence
+    from rlearly.training.update_schedule import off_policy_schedule
 
-    layout = layout_of(config, spec)
-    annealing = annealing_of(config.agent)
-    storage = Storage(
+    layout = transition_layout(config, spec)
+    annealing = annealing_for(config.agent)
+    storage = ReplayStorage(
         config.replay, layout, slots=replay_slots(config), device=device, folder=folder
     )
     capacity = config.replay.capacity // config.num_envs
     generator = Seeds(config.seed).numpy("replay")
-    rings = [
-        Replay(
+    buffers = [
+        ReplayBuffer(
             layout,
             capacity=capacity,
             nstep=annealing.most_steps if annealing else config.agent.nstep,
             discount=config.agent.discount,
             annealing=annealing,
-            copies=config.num_envs,
+            num_envs=config.num_envs,
             generator=generator,
             device=device,
             frames=storage.frames(capacity),
         )
         for _ in range(config.num_envs)
     ]
-    cadence = off_policy_cadence(config.replay_ratio, config.adaptive_ratio)
-    memory: Any = Replays(rings, generator)
+    update_schedule = off_policy_schedule(config.replay_ratio, config.adaptive_ratio)
+    memory: Any = VectorReplayBuffer(buffers, generator)
     if config.replay.prefetch:
-        memory = Prefetched(memory, config.replay.prefetch)
-    return Learning(memory, cadence, config.agent.batch_size, storage.said)
+        memory = PrefetchedReplay(memory, config.replay.prefetch)
+    return DataPipeline(memory, update_schedule, config.agent.batch_size, storage.said)

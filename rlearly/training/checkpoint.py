@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 
-from rlearly.core.append_log import Piece, Tape
+from rlearly.core.append_log import AppendLog, LogChunk
 from rlearly.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
-FORMAT = 6
+FORMAT = 7
 ARRAY, TAPE = "__array__", "__tape__"
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 TAPES = "tapes"
@@ -104,7 +104,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
         partial.mkdir(parents=True)
         arrays: list[np.ndarray] = []
-        tapes: list[Tape] = []
+        tapes: list[AppendLog] = []
         skeleton = _taken_apart(state, arrays, tapes)
         chunks = [self._append(number, tape) for number, tape in enumerate(tapes)]
         files: dict[str, dict[str, Any]] = {}
@@ -132,7 +132,7 @@ class Checkpoints:
         _sync(self.folder)
         return chunks
 
-    def _append(self, number: int, tape: Tape) -> list[Chunk]:
+    def _append(self, number: int, tape: AppendLog) -> list[Chunk]:
         """The files that hold a tape, after writing those that are missing."""
         known = self._chunks[number] if number < len(self._chunks) else []
         known = [chunk for chunk in known if chunk.end > tape.first]
@@ -271,9 +271,9 @@ def _place(checkpoint: Path, chunk: Chunk) -> Path:
     return checkpoint.parent / TAPES / Path(chunk.file).name
 
 
-def _cut(pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _cut(chunks: Iterator[LogChunk]) -> Iterator[LogChunk]:
     """Pieces of at most CHUNK_BYTES."""
-    for first, fields in pieces:
+    for first, fields in chunks:
         rows = len(next(iter(fields.values())))
         row_bytes = sum(array.nbytes for array in fields.values()) // max(rows, 1)
         most = max(1, CHUNK_BYTES // max(row_bytes, 1))
@@ -293,7 +293,7 @@ def _write_chunk(place: Path, number: int, first: int, fields: Mapping[str, np.n
     return Chunk(name, list(fields), first, end, **stream.facts)
 
 
-def _read(checkpoint: Path, chunks: Sequence[Chunk], first: int, end: int) -> Iterator[Piece]:
+def _read(checkpoint: Path, chunks: Sequence[Chunk], first: int, end: int) -> Iterator[LogChunk]:
     for chunk in chunks:
         low, high = max(first, chunk.first), min(end, chunk.end)
         if low >= high:
@@ -352,12 +352,12 @@ def _sync(folder: Path) -> None:
 # --- the state as a tree ---
 
 
-def _taken_apart(tree: Any, arrays: list[np.ndarray], tapes: list[Tape]) -> Any:
+def _taken_apart(tree: Any, arrays: list[np.ndarray], tapes: list[AppendLog]) -> Any:
     """The tree with numbers in the places of arrays and tapes, which are put into the lists."""
     if isinstance(tree, np.ndarray):
         arrays.append(tree)
         return {ARRAY: len(arrays) - 1}
-    if isinstance(tree, Tape):
+    if isinstance(tree, AppendLog):
         tapes.append(tree)
         return {TAPE: [len(tapes) - 1, tree.first, tree.end]}
     if isinstance(tree, Mapping):
@@ -376,7 +376,7 @@ def _put_together(tree: Any, path: Path, tapes: Sequence[Sequence[Mapping[str, A
         if set(tree) == {TAPE}:
             number, first, end = tree[TAPE]
             chunks = _chunks(tapes[number])
-            return Tape(first, end, lambda low, high: _read(path, chunks, low, high))
+            return AppendLog(first, end, lambda low, high: _read(path, chunks, low, high))
         return {key: _put_together(value, path, tapes) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(_put_together(value, path, tapes) for value in tree)

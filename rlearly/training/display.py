@@ -46,7 +46,7 @@ class Display:
                 self._draw(self.live, *self.last)
             self.live.stop()
 
-    def look(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+    def on_progress(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
         self.last = (at, updates, latest)
         now = time.monotonic()
         if now < self.next_at:
@@ -71,7 +71,7 @@ class Display:
         lines = self.parts(at, updates, latest)
         live.update(Text("\n".join(map(SEPARATOR.join, lines))), refresh=True)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     def parts(

@@ -15,7 +15,7 @@ from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.spaces import Observation, mismatch, parts_of, together
 from rlearly.core.types import Agent
 from rlearly.system.seeding import episode_seed
-from rlearly.training.executors import Here, Place
+from rlearly.training.executors import EnvExecutor, InlineExecutor
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Evaluation:
 def evaluate(
     agent: Agent,
     *envs: gymnasium.Env,
-    places: Sequence[Place] = (),
+    executors: Sequence[EnvExecutor] = (),
     episodes: int,
     seeds: np.random.SeedSequence,
     step: int,
@@ -63,47 +63,51 @@ def evaluate(
     def filmed_step(env: gymnasium.Env, action: np.ndarray) -> tuple[Any, ...]:
         if film:
             film()
-        return step_of(env, action, where)
+        return checked_step(env, action, where)
 
-    def player(env: gymnasium.Env, place: Place) -> Iterator[None]:
+    def player(env: gymnasium.Env, executor: EnvExecutor) -> Iterator[None]:
         """Plays what is left, and pauses where the env is waited for."""
         for episode in left:
-            answer = place.begin(reset_of, env, where, seed=episode_seeds[episode])
+            answer = executor.submit(checked_reset, env, where, seed=episode_seeds[episode])
             yield
             obs, done = answer(), False
-            take = filmed_step if episode == 0 else lambda env, action: step_of(env, action, where)
+            take = (
+                filmed_step
+                if episode == 0
+                else lambda env, action: checked_step(env, action, where)
+            )
             while not done:
                 action = agent.act(together([obs]), step=step, explore=False)[0]
-                answer = place.begin(take, env, action)
+                answer = executor.submit(take, env, action)
                 yield
                 obs, reward, terminated, truncated, info = answer()
                 returns[episode] += float(reward)
                 lengths[episode] += 1
                 done = terminated or truncated
                 on_step(episode, lengths[episode])
-            successes[episode] = success_of(info)  # pyright: ignore[reportPossiblyUnbound]
+            successes[episode] = episode_success(info)  # pyright: ignore[reportPossiblyUnbound]
 
-    places = places or [Here()] * len(envs)
-    playing = deque(player(env, place) for env, place in zip(envs, places, strict=True))
+    executors = executors or [InlineExecutor()] * len(envs)
+    playing = deque(player(env, executor) for env, executor in zip(envs, executors, strict=True))
     try:
         while playing:
             one = playing.popleft()
             if next(one, "over") is None:
                 playing.append(one)
     finally:
-        for place in places:  # a step may be under way after an error
-            place.do(lambda: None)
+        for executor in executors:  # a step may be under way after an error
+            executor.run(lambda: None)
     told = [success for success in successes if success is not None]
     return Evaluation(returns, lengths, told if len(told) == episodes else None)
 
 
-def success_of(info: Mapping[str, Any]) -> bool | None:
+def episode_success(info: Mapping[str, Any]) -> bool | None:
     """Whether an episode reached its goal, by its last step's info; None if the env has none."""
     success = info.get("success")
     return None if success is None else bool(success)
 
 
-def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:
+def checked_step(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:
     """`env.step(action)`, if all of it are numbers.
 
     Raises:
@@ -119,8 +123,8 @@ def step_of(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ..
     return step
 
 
-def reset_of(env: gymnasium.Env, where: str, **words: Any) -> Observation:
-    """`env.reset(**words)`'s observation, if it is one; raises as `step_of` does."""
+def checked_reset(env: gymnasium.Env, where: str, **words: Any) -> Observation:
+    """`env.reset(**words)`'s observation, if it is one; raises as `checked_step` does."""
     return _asked(env, env.reset, where, **words)[0]
 
 

@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any, Protocol
 
 
-class Place(Protocol):
+class EnvExecutor(Protocol):
     """Does what it is asked to, one thing after the other, in the order of asking."""
 
-    def begin(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
+    def submit(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
         """Ask for `function(*words, **more)`. The result, called, is its answer or its error."""
         ...
 
-    def do(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
+    def run(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
         """Its answer, waited for."""
         ...
 
@@ -24,20 +24,20 @@ class Place(Protocol):
         ...
 
 
-class Here:
+class InlineExecutor:
     """In the thread that asks, when the answer is called for and not before."""
 
-    def begin(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
+    def submit(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
         return partial(function, *words, **more)
 
-    def do(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
+    def run(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
         return function(*words, **more)
 
     def close(self) -> None:
         pass
 
 
-class Apart:
+class ThreadExecutor:
     """In a thread of its own, at once.
 
     A GL context belongs to the thread that made it: what draws must be made, drawn by and closed
@@ -47,11 +47,11 @@ class Apart:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="env")
 
-    def begin(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
+    def submit(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
         return self._pool.submit(function, *words, **more).result
 
-    def do(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
-        return self.begin(function, *words, **more)()
+    def run(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
+        return self.submit(function, *words, **more)()
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rlearly.core.types import Agent, EnvSpec
 from rlearly.config.resolve import _seed_frames
-from rlearly.training.builder import layout_of, make_agent, make_env, replay_bytes
+from rlearly.training.builder import make_agent, make_env, replay_bytes, transition_layout
 
 USUAL_EPISODE_FRAMES = 1000
 """What an episode is taken to last in forecasts, where the env's spec does not tell."""
@@ -43,7 +43,7 @@ def timed(config: RunConfig, device: torch.device) -> Pace:
     from rlearly.replay.storage import transition_bytes
 
     env = make_env(config)
-    spec = envs.spec_of(env, config.env)
+    spec = envs.env_spec(env, config.env)
     obs, _ = env.reset(seed=0)
     action = np.zeros(spec.action.shape, dtype=np.float32)
     env.step(action)
@@ -58,7 +58,7 @@ def timed(config: RunConfig, device: torch.device) -> Pace:
         learn_seconds = _rollout_seconds(config, agent, obs)
     else:
         learn_seconds = _update_seconds(config, spec, agent, obs, device)
-    size = transition_bytes(config.replay, layout_of(config, spec))
+    size = transition_bytes(config.replay, transition_layout(config, spec))
     return Pace(step_seconds, learn_seconds, spec.frames_per_step, episode_frames, size)
 
 

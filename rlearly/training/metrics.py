@@ -13,7 +13,7 @@ from rlearly.core.types import Metrics
 Names = tuple[str, ...]
 
 
-class Means:
+class MetricMeans:
     """The mean of each metric over the updates that reported it, kept where the tensors live.
 
     Nothing waits for the device until `take`. Metrics of one kind that come together are added

@@ -13,14 +13,20 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.core.spaces import Observation, cut, together
+from rlearly.core.spaces import Observation, clip_actions, together
 from rlearly.core.types import Agent, Cadence, Memory, Metrics, Progress
 from rlearly.system.seeding import Seeds
 from rlearly.training.checkpoint import Checkpoints, found
-from rlearly.training.evaluation import Evaluation, evaluate, reset_of, step_of, success_of
-from rlearly.training.executors import Apart, Here, Place
+from rlearly.training.evaluation import (
+    Evaluation,
+    checked_reset,
+    checked_step,
+    episode_success,
+    evaluate,
+)
+from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.failure import not_finite
-from rlearly.training.metrics import Means
+from rlearly.training.metrics import MetricMeans
 from rlearly.training.sinks import Sinks
 from rlearly.training.video import Video
 
@@ -42,21 +48,21 @@ class Plan:
     video_size: int
     checkpoint_every_frames: int
     keep_checkpoints: int
-    forget_at_steps: int | None = None
+    clear_replay_at_steps: int | None = None
     """When all that was stored before is to be forgotten."""
 
     eval_workers: int = 1
     """Episodes of an evaluation played side by side, each in an env and a thread of its own."""
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Somebody who looks on. Nothing it does reaches training."""
 
-    def look(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
+    def on_progress(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
         """Called at every step and as evaluations advance."""
         ...
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A line worth reading."""
         ...
 
@@ -65,7 +71,7 @@ class Interrupted(Exception):
     """The run was asked to stop."""
 
 
-class Loop:
+class Trainer:
     """One run. `run()` trains to the end, or until asked to stop, and is resumable either way.
 
     The order of a step is DrQ-v2's: act; update with what is in memory; step the env; store (or,
@@ -88,16 +94,16 @@ class Loop:
         agent: Agent,
         envs: Sequence[gymnasium.Env],
         make_eval_env: Callable[[], gymnasium.Env],
-        picture_of: Callable[[gymnasium.Env], Callable[[int], np.ndarray]],
+        frame_renderer: Callable[[gymnasium.Env], Callable[[int], np.ndarray]],
         memory: Memory,
-        cadence: Cadence,
+        update_schedule: Cadence,
         sinks: Sinks,
-        watcher: Watcher,
+        callback: Callback,
         seeds: Seeds,
         folder: Path,
         stop_requested: Callable[[], bool],
         settings: Mapping[str, Any] | None = None,
-        places: Sequence[Place] = (),
+        executors: Sequence[EnvExecutor] = (),
     ):
         """`settings`: what may not change when the run is resumed, as plain values.
 
@@ -106,13 +112,13 @@ class Loop:
         self.plan = plan
         self.agent = agent
         self.envs = list(envs)
-        self.places = list(places) or [Here() for _ in envs]
+        self.executors = list(executors) or [InlineExecutor() for _ in envs]
         self.make_eval_env = make_eval_env
-        self.picture_of = picture_of
+        self.frame_renderer = frame_renderer
         self.memory = memory
-        self.cadence = cadence
+        self.update_schedule = update_schedule
         self.sinks = sinks
-        self.watcher = watcher
+        self.callback = callback
         self.seeds = seeds
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", plan.keep_checkpoints)
@@ -126,12 +132,12 @@ class Loop:
         self.episode_steps = [0] * len(self.envs)
         self.elapsed_seconds = 0.0
         self.marks = {"log": 0, "eval": 0, "checkpoint": 0}  # frames at the last of each
-        self.in_rows = {"steps": 0, "updates": 0}  # at the last row
-        self.means = Means()
+        self.at_last_row = {"steps": 0, "updates": 0}  # at the last row
+        self.means = MetricMeans()
         self.latest: dict[str, Any] = {}
         self.obs: list[Observation | None] = [None] * len(self.envs)  # None: between episodes
         self._eval_envs: list[gymnasium.Env] = []
-        self._eval_places: list[Place] = []
+        self._eval_executors: list[EnvExecutor] = []
         self._clock = time.monotonic()
         self._row_start = (self._clock, 0, 0)
         self._saving_seconds = 0.0  # since the last row
@@ -145,16 +151,18 @@ class Loop:
         if not self.plan.eval_every_frames:
             return
         self._make_eval_envs()
-        env, place = self._eval_envs[0], self._eval_places[0]
+        env, executor = self._eval_envs[0], self._eval_executors[0]
         if self.plan.video_size:
-            place.do(reset_of, env, "its first reset", seed=0)
-            place.do(self.picture_of(env), self.plan.video_size)
+            executor.run(checked_reset, env, "its first reset", seed=0)
+            executor.run(self.frame_renderer(env), self.plan.video_size)
 
     def _make_eval_envs(self) -> None:
         count = min(self.plan.eval_workers, self.plan.eval_episodes)
-        self._eval_places = [Apart() if count > 1 else Here() for _ in range(count)]
-        for place in self._eval_places:
-            self._eval_envs.append(place.do(self.make_eval_env))
+        self._eval_executors = [
+            ThreadExecutor() if count > 1 else InlineExecutor() for _ in range(count)
+        ]
+        for executor in self._eval_executors:
+            self._eval_envs.append(executor.run(self.make_eval_env))
 
     # --- running ---
 
@@ -184,67 +192,74 @@ class Loop:
 
     def close(self) -> None:
         """Free the envs and flush the sinks."""
-        for env, place in zip(
-            [*self.envs, *self._eval_envs], [*self.places, *self._eval_places], strict=False
+        for env, executor in zip(
+            [*self.envs, *self._eval_envs], [*self.executors, *self._eval_executors], strict=False
         ):
-            place.do(env.close)
-            place.close()
+            executor.run(env.close)
+            executor.close()
         self.sinks.close()
 
     def _step(self) -> None:
         """One agent step of every copy."""
-        seen = [self._observed(copy) for copy in range(len(self.envs))]
+        seen = [self._observed(env_index) for env_index in range(len(self.envs))]
         actions = self.agent.act(together(seen), step=self.steps, explore=True)
         steps = [
-            place.begin(step_of, env, action, "a training step")
-            for place, env, action in zip(self.places, self.envs, cut(actions), strict=True)
+            executor.submit(checked_step, env, action, "a training step")
+            for executor, env, action in zip(
+                self.executors, self.envs, clip_actions(actions), strict=True
+            )
         ]
         if not self.plan.update_last:
             self._update(self.steps)
         before = self.steps
-        for copy, answer in enumerate(steps):
-            self._store(copy, actions[copy], answer())
-        forget_at = self.plan.forget_at_steps
+        for env_index, answer in enumerate(steps):
+            self._store(env_index, actions[env_index], answer())
+        forget_at = self.plan.clear_replay_at_steps
         if forget_at is not None and before < forget_at <= self.steps:
-            self.memory.forget()
+            self.memory.clear()
         if self.plan.update_last:
             self._update(self.steps - len(self.envs))
-        self.watcher.look(self.at, self.updates, self.latest)
+        self.callback.on_progress(self.at, self.updates, self.latest)
 
-    def _observed(self, copy: int) -> Observation:
+    def _observed(self, env_index: int) -> Observation:
         """What a copy's agent sees now: its episode's newest observation, or a new one's first."""
-        obs = self.obs[copy]
+        obs = self.obs[env_index]
         if obs is None:
-            obs = self.places[copy].do(reset_of, self.envs[copy], "a reset")
-            self.memory.begin(obs, copy=copy)
+            obs = self.executors[env_index].run(checked_reset, self.envs[env_index], "a reset")
+            self.memory.begin_episode(obs, env_index=env_index)
         return obs
 
-    def _store(self, copy: int, action: np.ndarray, step: tuple[Any, ...]) -> None:
+    def _store(self, env_index: int, action: np.ndarray, step: tuple[Any, ...]) -> None:
         """Take note of what a copy's step with `action` led to."""
         obs, reward, terminated, truncated, info = step
         self.memory.add(
-            action, float(reward), obs, terminated=terminated, truncated=truncated, copy=copy
+            action,
+            float(reward),
+            obs,
+            terminated=terminated,
+            truncated=truncated,
+            env_index=env_index,
         )
-        self.obs[copy] = obs
-        self.episode_returns[copy] += float(reward)
-        self.episode_steps[copy] += 1
+        self.obs[env_index] = obs
+        self.episode_returns[env_index] += float(reward)
+        self.episode_steps[env_index] += 1
         self.steps += 1
         if terminated or truncated:
-            self._end_episode(copy, info)
+            self._end_episode(env_index, info)
 
     def _update(self, first_step: int) -> None:
         """The updates that this round's steps pay for; each copy's step is asked about once."""
         for step in range(first_step, first_step + len(self.envs)):
             if step * self.plan.frames_per_step < self.plan.seed_frames:
                 continue
-            due = self.cadence.updates_due(step)
+            due = self.update_schedule.updates_due(step)
             for _ in range(due if len(self.memory) else 0):
                 batch = self.memory.sample(self.plan.batch_size)
                 metrics: Metrics = self.agent.update(batch, step=step)
-                self.cadence.observe(metrics)
+                self.update_schedule.observe(metrics)
                 self._note(metrics)
                 self.updates += 1
-            events = self.cadence.events()
+            events = self.update_schedule.events()
             if events:
                 self._note(events)
 
@@ -271,28 +286,32 @@ class Loop:
             if name.startswith("event/") and name != "event/recycled_units"
         ]
         if said:
-            self.watcher.say(f"at {self.at.frames} frames: {', '.join(said)}")
+            self.callback.message(f"at {self.at.frames} frames: {', '.join(said)}")
 
-    def _end_episode(self, copy: int, info: Mapping[str, Any]) -> None:
+    def _end_episode(self, env_index: int, info: Mapping[str, Any]) -> None:
         """Write a copy's episode down; one that began at a snapshot under names of its own."""
         self.episodes += 1
-        self.cadence.end_episode()
-        self._note(self.cadence.events())
+        self.update_schedule.end_episode()
+        self._note(self.update_schedule.events())
         kind = "snapshot_episode" if "snapshot" in info else "episode"
         row = {
-            f"train/{kind}_return": self.episode_returns[copy],
-            f"train/{kind}_length_steps": self.episode_steps[copy],
+            f"train/{kind}_return": self.episode_returns[env_index],
+            f"train/{kind}_length_steps": self.episode_steps[env_index],
             "train/episodes": self.episodes,
         }
-        success = success_of(info)
+        success = episode_success(info)
         if success is not None:
             row[f"train/{kind}_success"] = float(success)
-        self.latest["train/episode_return"] = self.episode_returns[copy]
+        self.latest["train/episode_return"] = self.episode_returns[env_index]
         self.sinks.write(self.at, row)
-        self._forget_episode(copy)
+        self._forget_episode(env_index)
 
-    def _forget_episode(self, copy: int) -> None:
-        self.obs[copy], self.episode_returns[copy], self.episode_steps[copy] = None, 0.0, 0
+    def _forget_episode(self, env_index: int) -> None:
+        self.obs[env_index], self.episode_returns[env_index], self.episode_steps[env_index] = (
+            None,
+            0.0,
+            0,
+        )
 
     # --- what happens every so many frames ---
 
@@ -309,7 +328,7 @@ class Loop:
             try:
                 self.save()
             except OSError as error:
-                self.watcher.say(f"no checkpoint could be written ({error}); training goes on")
+                self.callback.message(f"no checkpoint could be written ({error}); training goes on")
 
     def _is_due(self, what: str, every_frames: int, frames: int) -> bool:
         """Whether a multiple of `every_frames` lies between the last time and `frames`, now."""
@@ -329,10 +348,10 @@ class Loop:
         row["replay/transitions"] = len(self.memory)
         row |= self.memory.metrics()
         frames = (self.steps - steps) * self.plan.frames_per_step
-        if not self.plan.update_last and self.steps > self.in_rows["steps"]:
-            new = {name: getattr(self, name) - done for name, done in self.in_rows.items()}
+        if not self.plan.update_last and self.steps > self.at_last_row["steps"]:
+            new = {name: getattr(self, name) - done for name, done in self.at_last_row.items()}
             row["train/replay_ratio"] = new["updates"] / new["steps"]
-        self.in_rows = {"steps": self.steps, "updates": self.updates}
+        self.at_last_row = {"steps": self.steps, "updates": self.updates}
         row["speed/frames_per_second"] = frames / seconds
         row["speed/updates_per_second"] = (self.updates - updates) / seconds
         row["speed/elapsed_seconds"] = self.elapsed_seconds
@@ -366,10 +385,10 @@ class Loop:
         self.latest["eval/episode_return"] = mean
         self.sinks.write(self.at, row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
-        self.watcher.say(
+        self.callback.message(
             f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){said}"
         )
-        self.watcher.look(self.at, self.updates, self.latest)
+        self.callback.on_progress(self.at, self.updates, self.latest)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
@@ -379,13 +398,13 @@ class Loop:
             if self.stop_requested():
                 raise Interrupted
             note = {"evaluating": f"{episode + 1}/{self.plan.eval_episodes}, step {length}"}
-            self.watcher.look(self.at, self.updates, self.latest | note)
+            self.callback.on_progress(self.at, self.updates, self.latest | note)
 
         def play(film: Callable[[], None] | None) -> Evaluation:
             return evaluate(
                 self.agent,
                 *self._eval_envs,
-                places=self._eval_places,
+                executors=self._eval_executors,
                 episodes=self.plan.eval_episodes,
                 seeds=self.seeds.sequence("evaluation", self.steps),
                 step=self.steps,
@@ -395,7 +414,7 @@ class Loop:
 
         if not self.plan.video_size:
             return play(None)
-        picture = self.picture_of(self._eval_envs[0])
+        picture = self.frame_renderer(self._eval_envs[0])
         path = self.folder / "videos" / f"eval_{self.at.frames:012d}.mp4"
         with Video(path) as video:
             result = play(lambda: video.add(picture(self.plan.video_size)))
@@ -452,18 +471,21 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         envs: list[Any] = self.envs
         return {
-            "loop": {name: getattr(self, name) for name in COUNTERS}
+            "trainer": {name: getattr(self, name) for name in COUNTERS}
             | {
                 "marks": dict(self.marks),
-                "in_rows": dict(self.in_rows),
+                "in_rows": dict(self.at_last_row),
                 "episode_returns": list(self.episode_returns),
                 "episode_steps": list(self.episode_steps),
             },
             "in_episode": [obs is not None for obs in self.obs],
             "means": self.means.state_dict(),
             "agent": self.agent.state_dict(),
-            "cadence": self.cadence.state_dict(),
-            "env": [place.do(env.state_dict) for place, env in zip(self.places, envs, strict=True)],
+            "update_schedule": self.update_schedule.state_dict(),
+            "env": [
+                executor.run(env.state_dict)
+                for executor, env in zip(self.executors, envs, strict=True)
+            ],
             "replay": self.memory.state_dict(),
             "sinks": self.sinks.state_dict(),
             "settings": dict(self.settings),
@@ -471,22 +493,24 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in COUNTERS:
-            setattr(self, name, state["loop"][name])
-        self.marks = dict(state["loop"]["marks"])
-        self.in_rows = dict(state["loop"]["in_rows"])
-        self.episode_returns = list(state["loop"]["episode_returns"])
-        self.episode_steps = list(state["loop"]["episode_steps"])
+            setattr(self, name, state["trainer"][name])
+        self.marks = dict(state["trainer"]["marks"])
+        self.at_last_row = dict(state["trainer"]["in_rows"])
+        self.episode_returns = list(state["trainer"]["episode_returns"])
+        self.episode_steps = list(state["trainer"]["episode_steps"])
         self.means.load_state_dict(state["means"])
         self.agent.load_state_dict(state["agent"])
-        self.cadence.load_state_dict(state["cadence"])
+        self.update_schedule.load_state_dict(state["update_schedule"])
         self.memory.load_state_dict(state["replay"])
         self.sinks.load_state_dict(state["sinks"])
         envs: list[Any] = self.envs
-        for copy, env in enumerate(envs):
-            self.places[copy].do(env.load_state_dict, state["env"][copy])
-            self.obs[copy] = env.obs if state["in_episode"][copy] else None
-            if self.obs[copy] is None:  # between episodes, or the env could not return to this one
-                self._forget_episode(copy)
+        for env_index, env in enumerate(envs):
+            self.executors[env_index].run(env.load_state_dict, state["env"][env_index])
+            self.obs[env_index] = env.obs if state["in_episode"][env_index] else None
+            if (
+                self.obs[env_index] is None
+            ):  # between episodes, or the env could not return to this one
+                self._forget_episode(env_index)
 
 
 COUNTERS = ("steps", "updates", "episodes", "elapsed_seconds")

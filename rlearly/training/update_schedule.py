@@ -16,7 +16,7 @@ from rlearly.core.types import Cadence, Metrics
 from rlearly.nn.schedules import Decay, Schedule, Step, schedule_of, values_of
 
 
-class EveryRollout:
+class OncePerRollout:
     """One update each time that `steps` agent steps have been taken: a rollout is full."""
 
     def __init__(self, steps: int):
@@ -207,7 +207,7 @@ MOST = 100.0
 """Updates a step beyond which a request is taken for a slip."""
 
 
-def off_policy_cadence(replay_ratio: Any, adaptive: AdaptiveRatioConfig) -> Cadence:
+def off_policy_schedule(replay_ratio: Any, adaptive: AdaptiveRatioConfig) -> Cadence:
     """The cadence that `replay_ratio` asks for.
 
     Raises:

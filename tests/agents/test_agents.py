@@ -9,9 +9,9 @@ from conftest import random_batch, random_rollout
 
 from rlearly.agents import AGENTS, agent_module
 from rlearly.config.schema import AdaptiveRatioConfig
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
-from rlearly.training.metrics import Means
+from rlearly.training.metrics import MetricMeans
 from rlearly.training.update_schedule import AdaptiveRatio
 
 SMALL = {
@@ -51,7 +51,7 @@ def build(case, spec):
     module = agent_module(case[0])
     known = {field.name for field in dataclasses.fields(module.Config)}
 
-    def build(seed=0, gauge=None, **settings):
+    def build(seed=0, monitor=None, **settings):
         own = METAWORLD if case[1] == "metaworld" else {}
         chosen = {key: value for key, value in (SMALL | own | settings).items() if key in known}
         return module.make(
@@ -59,7 +59,7 @@ def build(case, spec):
             spec,
             seeds=Seeds(seed),
             device=torch.device("cpu"),
-            gauge=gauge,
+            monitor=monitor,
         )
 
     return build
@@ -164,7 +164,7 @@ def test_loaded_agent_continues_to_the_bit(build, spec, learn):
 
 def test_measuring_plasticity_changes_nothing_in_training(build, learn):
     silent = build()
-    measured = build(gauge=Gauge(every_steps=1, critic_each_update=True))
+    measured = build(monitor=PlasticityMonitor(every_steps=1, critic_each_update=True))
     for i in range(4):
         one, two = learn(silent, i, 20 + i), learn(measured, i, 20 + i)
         assert not any("rank" in name for name in one)
@@ -177,7 +177,7 @@ def test_measuring_plasticity_changes_nothing_in_training(build, learn):
 
 
 def test_every_network_that_learns_is_measured(build, learn, case):
-    agent = build(gauge=Gauge(every_steps=1))
+    agent = build(monitor=PlasticityMonitor(every_steps=1))
     metrics = {}
     for i in range(2):
         metrics |= learn(agent, i, 20 + i)
@@ -190,8 +190,8 @@ def test_every_network_that_learns_is_measured(build, learn, case):
         assert 0 <= float(metrics[f"now/plasticity/dormant_ratio_{name}"]) <= 1
         if case[0] != "ppo":
             assert 0 < float(metrics[f"now/plasticity/fau_{name}"]) < 1
-    heads = ["critic"] if case[0] == "ppo" else ["critic_q1", "critic_q2"]
-    for head in ["actor", *heads]:
+    recorded_stacks = ["critic"] if case[0] == "ppo" else ["critic_q1", "critic_q2"]
+    for head in ["actor", *recorded_stacks]:
         assert 1 <= float(metrics[f"now/plasticity/effective_rank_{head}"]) <= 16
     assert {"plasticity/dormant_ratio", "now/plasticity/dormant_ratio"} & metrics.keys()
 
@@ -218,7 +218,7 @@ def test_no_global_randomness_is_used(build, spec, learn):
 def test_an_update_off_policy_reads_nothing_back_from_the_device(build, learn, case, monkeypatch):
     if agent_module(case[0]).ON_POLICY:
         pytest.skip("a rollout's advantages are computed on the host")
-    agent, means, cadence = build(), Means(), AdaptiveRatio(AdaptiveRatioConfig())
+    agent, means, update_schedule = build(), MetricMeans(), AdaptiveRatio(AdaptiveRatioConfig())
     learn(agent)  # what is allocated at first may look around
 
     def refuse(*words):
@@ -230,5 +230,5 @@ def test_an_update_off_policy_reads_nothing_back_from_the_device(build, learn, c
         for i in range(2):
             metrics = learn(agent, i, 21 + i)
             means.add(metrics)
-            cadence.observe(metrics | {"plasticity/fau_critic": torch.ones(())})
+            update_schedule.observe(metrics | {"plasticity/fau_critic": torch.ones(())})
     assert means.take()["loss/critic"] > 0

@@ -10,10 +10,10 @@ from conftest import random_batch
 from torch import nn
 
 from rlearly.agents import drm, drqv2
-from rlearly.agents.drm import Awaken, DormancyGuided
-from rlearly.agents.modules import Body, Growth
+from rlearly.agents.drm import AwakenExploration, DormancyGuidedTarget
+from rlearly.agents.modules import AgentModules, NetworkBuilder
 from rlearly.nn.layers import draw_dropout_from
-from rlearly.nn.networks import Actor, Critic, Fused, Value, initialise_
+from rlearly.nn.networks import Actor, Critic, FusedFeatures, Value, initialise_
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions.resets import ShrinkAndPerturb
 from rlearly.plasticity.measures import active_fraction, dormant_ratio
@@ -67,15 +67,15 @@ def test_actor_records_the_four_tensors_that_the_official_hooks_measure():
     actor = Actor(features=6, actions=2, feature_dim=4, hidden_dim=5)
     initialise_(actor, torch.Generator().manual_seed(0))
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    record, ends = [], []
-    mean = actor(x, record, ends)
+    record, pre_activations = [], []
+    mean = actor(x, record, pre_activations)
     weights = dict(actor.named_parameters())
     projected = x @ weights["trunk.0.weight"].T + weights["trunk.0.bias"]
     normed = torch.tanh(nn.functional.layer_norm(projected, (4,)))
     one = torch.relu(normed @ weights["policy.0.weight"].T + weights["policy.0.bias"])
     two = torch.relu(one @ weights["policy.2.weight"].T + weights["policy.2.bias"])
     out = two @ weights["policy.4.weight"].T + weights["policy.4.bias"]
-    for got, expected in zip([*record, *ends], (one, two, projected, out), strict=True):
+    for got, expected in zip([*record, *pre_activations], (one, two, projected, out), strict=True):
         torch.testing.assert_close(got, expected)
     torch.testing.assert_close(mean, torch.tanh(out))
 
@@ -86,8 +86,8 @@ def test_fused_actor_adds_the_vector_behind_its_trunk_and_measures_it():
     initialise_(actor, torch.Generator().manual_seed(0))
     random = torch.Generator().manual_seed(1)
     x, v = torch.randn(7, 6, generator=random), torch.randn(7, 3, generator=random)
-    record, ends = [], []
-    mean = actor(Fused(x, v), record, ends)
+    record, pre_activations = [], []
+    mean = actor(FusedFeatures(x, v), record, pre_activations)
     w = dict(actor.named_parameters())
 
     def layer(name, inputs):
@@ -103,10 +103,10 @@ def test_fused_actor_adds_the_vector_behind_its_trunk_and_measures_it():
     two = torch.relu(layer("policy.2", one))
     out = layer("policy.4", two)
     expected = (of_vector, of_both, one, two, projected, added, joint, out)
-    for got, wanted in zip([*record, *ends], expected, strict=True):
+    for got, wanted in zip([*record, *pre_activations], expected, strict=True):
         torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(mean, torch.tanh(out))
-    assert not torch.equal(mean, actor(Fused(x, v + 1.0)))
+    assert not torch.equal(mean, actor(FusedFeatures(x, v + 1.0)))
 
 
 def test_q_heads_with_dropout_and_layer_norm_are_their_formula():
@@ -153,7 +153,7 @@ def test_dropout_is_drawn_for_critic_and_target_and_goes_on_where_it_was_saved(p
 
 
 def test_awakening_is_the_first_update_after_exploration_with_dormancy_below_the_threshold():
-    awaken = Awaken(Linear(1.0, 0.1, 100), 10.0, asleep_until_step=2000, device=CPU)
+    awaken = AwakenExploration(Linear(1.0, 0.1, 100), 10.0, asleep_until_step=2000, device=CPU)
     awake, asleep = torch.tensor(0.1), torch.tensor(0.4)
 
     def sigma(beta):
@@ -177,7 +177,7 @@ def test_awakening_is_the_first_update_after_exploration_with_dormancy_below_the
 def make_guided(constant=False):
     value = Value(5, 4, 8)
     initialise_(value, torch.Generator().manual_seed(0))
-    return DormancyGuided(
+    return DormancyGuidedTarget(
         value, lr=1e-3, expectile=0.9, lambda_max=0.6, slope=50.0, constant=constant
     )
 
@@ -214,14 +214,14 @@ def test_value_net_fits_the_expectile():
 
 
 def body_of(networks, intervention, optimizers):
-    growth = Growth(
+    builder = NetworkBuilder(
         lambda name, network, weights: initialise_(network, weights),
         torch.Generator(),
         CPU,
         [intervention],
     )
     targets = {"critic_target": "critic"} if "critic" in networks else {}
-    return Body(networks, growth, targets=targets, optimizers=optimizers, generators={})
+    return AgentModules(networks, builder, targets=targets, optimizers=optimizers, generators={})
 
 
 def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
@@ -248,8 +248,8 @@ def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
     perturb = ShrinkAndPerturb(
         100, alpha_min=alpha_min, alpha_max=alpha_max, scope=scope, weights=generator
     )
-    body = body_of(networks, perturb, optimizers)
-    body.dormancy = torch.tensor(dormancy)
+    modules = body_of(networks, perturb, optimizers)
+    modules.dormancy = torch.tensor(dormancy)
     perturb.before_update(0)  # learning begins in the first interval
     metrics = perturb.before_update(100)
     after = {f"{n}.{k}": p for n, net in networks.items() for k, p in net.named_parameters()}
@@ -294,8 +294,8 @@ def test_perturbation_fires_once_an_interval_at_any_replay_ratio():
     generator = torch.Generator().manual_seed(0)
     for updates_per_step in (0.25, 0.5, 1, 2, 4):
         perturb = ShrinkAndPerturb(100, weights=generator)
-        body = body_of({"actor": nn.Linear(2, 2)}, perturb, {})
-        body.dormancy = torch.tensor(0.3)
+        modules = body_of({"actor": nn.Linear(2, 2)}, perturb, {})
+        modules.dormancy = torch.tensor(0.3)
         fired, credit = [], 0.0
         for step in range(50, 350):
             credit += updates_per_step

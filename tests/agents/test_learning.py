@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_STATE
-from test_loop import Silent
+from test_trainer import Silent
 
 from rlearly import envs
 from rlearly.config import resolve
-from rlearly.envs.wrappers import PixelsAndVector
+from rlearly.envs.wrappers import PixelVectorObservation
 from rlearly.system.seeding import Seeds
 from rlearly.training import builder
 from rlearly.training.evaluation import evaluate
@@ -36,7 +36,7 @@ def make_loop(folder, config):
         config,
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        watcher=Silent(),
+        callback=Silent(),
         device=torch.device("cpu"),
     )
 
@@ -68,8 +68,8 @@ def test_agent_learns_from_either_part_of_a_fused_observation(tmp_path, monkeypa
     def make(config, **words):
         env = usual(config, **words)
         if shown == "image":
-            return PixelsAndVector(env, lambda: np.array([0.5]), 1)
-        return PixelsAndVector(Blank(env), lambda: np.sign([env.unwrapped.goal]), 1)
+            return PixelVectorObservation(env, lambda: np.array([0.5]), 1)
+        return PixelVectorObservation(Blank(env), lambda: np.sign([env.unwrapped.goal]), 1)
 
     monkeypatch.setattr(envs, "make", make)
     words = ["agent=drqv2", f"train_frames={frames}", "replay_ratio=1"]
@@ -101,12 +101,12 @@ def test_agent_learns_with_every_switch_on(tmp_path, agent):
     assert min(result) >= THRESHOLD if agent == "drqv2" else np.mean(result) >= 8.5
 
 
-@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("num_envs", [1, 4])
 @pytest.mark.parametrize("agent, frames", [("td3", 900), ("sac", 900), ("ppo", 5000)])
-def test_agent_learns_to_reach(tmp_path, agent, frames, copies):
-    words = [f"train_frames={frames}", f"num_envs={copies}"]
+def test_agent_learns_to_reach(tmp_path, agent, frames, num_envs):
+    words = [f"train_frames={frames}", f"num_envs={num_envs}"]
     if agent == "ppo":
-        words.append(f"agent.rollout_steps={128 // copies}")
+        words.append(f"agent.rollout_steps={128 // num_envs}")
     config = resolve.compose([*TINY_STATE[agent], *words])
     loop = make_loop(tmp_path, config)
     env = builder.make_env(config)

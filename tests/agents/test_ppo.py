@@ -11,25 +11,25 @@ from test_td3 import double
 from rlearly.agents import ppo
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Rollout
-from rlearly.nn.running_stats import Moments
-from rlearly.plasticity.monitor import Gauge
-from rlearly.replay.rollout import RolloutNotFull, Rollouts
+from rlearly.nn.running_stats import RunningMeanStd
+from rlearly.plasticity.monitor import PlasticityMonitor
+from rlearly.replay.rollout import RolloutBuffer, RolloutNotFull
 from rlearly.system.seeding import Seeds
 
 
-def make(spec, gauge=None, **settings):
+def make(spec, monitor=None, **settings):
     config = ppo.Config(**{"hidden_dim": 16, "rollout_steps": 8, "minibatches": 2} | settings)
-    return ppo.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), gauge=gauge)
+    return ppo.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), monitor=monitor)
 
 
-def literal_advantage(rollout, t, copy, value, next_value, gamma, lam):
+def literal_advantage(rollout, t, env_index, value, next_value, gamma, lam):
     """sum over l of (gamma lambda)^l delta[t + l], until the episode or the rollout is over."""
     total, weight = 0.0, 1.0
     for i in range(t, len(rollout.reward)):
-        ended = rollout.terminated[i, copy]
-        after = 0.0 if ended else next_value[i, copy]
-        total += weight * (rollout.reward[i, copy] + gamma * after - value[i, copy])
-        if ended or rollout.truncated[i, copy]:
+        ended = rollout.terminated[i, env_index]
+        after = 0.0 if ended else next_value[i, env_index]
+        total += weight * (rollout.reward[i, env_index] + gamma * after - value[i, env_index])
+        if ended or rollout.truncated[i, env_index]:
             break
         weight *= gamma * lam
     return total
@@ -52,9 +52,9 @@ def test_advantages_equal_the_slow_formula(lam):
         gae_lambda=lam,
     )
     for t in range(40):
-        for copy in range(3):
-            expected = literal_advantage(rollout, t, copy, value, after, 0.95, lam)
-            assert found[t, copy] == pytest.approx(expected, abs=1e-12)
+        for env_index in range(3):
+            expected = literal_advantage(rollout, t, env_index, value, after, 0.95, lam)
+            assert found[t, env_index] == pytest.approx(expected, abs=1e-12)
 
 
 def test_advantages_by_hand():
@@ -152,16 +152,20 @@ def test_one_update_equals_the_formula(state_spec):
         gae_lambda=0.8,
     )
     for _ in range(2):  # moments, a learning rate and a discounted return to start from
-        agent.update(random_rollout(agent, state_spec, steps=8, copies=5), step=0)
+        agent.update(random_rollout(agent, state_spec, steps=8, num_envs=5), step=0)
     for state in agent.optimizers["both"].state.values():  # as if Adam had not begun
         for value in state.values():
             value.zero_()
-    rollout = random_rollout(agent, state_spec, seed=1, steps=8, copies=5)
+    rollout = random_rollout(agent, state_spec, seed=1, steps=8, num_envs=5)
     assert (rollout.truncated[:-1]).any() and (rollout.terminated[:-1]).any()
     actor, critic = double(agent.actor), double(agent.critic)
-    seen, running = agent.seen, agent.returns.copy()
+    seen, running = agent.obs_rms, agent.returns.copy()
     acted = torch.from_numpy(np.stack(agent.acted)).double()
-    count, mean, squares = agent.paid.count, float(agent.paid.mean), float(agent.paid.variance)
+    count, mean, squares = (
+        agent.return_rms.count,
+        float(agent.return_rms.mean),
+        float(agent.return_rms.variance),
+    )
     squares *= count
     metrics = agent.update(rollout, step=0)
 
@@ -214,7 +218,7 @@ def test_one_update_equals_the_formula(state_spec):
 def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec, by):
     agent = make(state_spec, epochs=3, minibatches=4, rollout_steps=9)
     sizes, seen = [], []
-    loss, differentiate = agent._loss, agent.closed_form.differentiate
+    loss, differentiate = agent._loss, agent.analytic.differentiate
 
     def noted(obs, action, *rest):
         sizes.append(len(obs))
@@ -226,10 +230,10 @@ def test_every_transition_is_learnt_from_once_in_each_epoch(state_spec, by):
         seen.extend(rows.action[0].tolist())
         differentiate(rows, *rest)
 
-    agent._loss, agent.closed_form.differentiate = noted, noted_rows
+    agent._loss, agent.analytic.differentiate = noted, noted_rows
     if by == "autograd":
-        agent.closed_form = None
-    rollout = random_rollout(agent, state_spec, steps=9, copies=2)
+        agent.analytic = None
+    rollout = random_rollout(agent, state_spec, steps=9, num_envs=2)
     agent.update(rollout, step=0)
     assert sizes == [5, 5, 4, 4] * 3
     expected = sorted(rollout.action[..., 0].ravel().tolist())
@@ -247,8 +251,8 @@ def test_discounted_return_starts_anew_with_each_episode(state_spec):
     agent._rewards(Rollout(None, np.full((4, 3), 4.0), terminated, truncated, None))
     assert agent.returns.tolist() == [0.0, 0.0, 4 + 2 + 1 + 0.5]
     seen = [4, 6, 4, 6, 4, 6, 7, 4, 4, 6, 7, 7.5]
-    assert float(agent.paid.mean) == pytest.approx(np.mean(seen), rel=1e-4)
-    assert float(agent.paid.variance) == pytest.approx(np.var(seen), rel=1e-3)
+    assert float(agent.return_rms.mean) == pytest.approx(np.mean(seen), rel=1e-4)
+    assert float(agent.return_rms.variance) == pytest.approx(np.var(seen), rel=1e-3)
 
 
 def test_rewards_are_cut(state_spec):
@@ -264,7 +268,7 @@ def test_rewards_are_cut(state_spec):
 def test_moments_are_those_of_everything_seen():
     generator = np.random.default_rng(0)
     batches = [generator.normal(50, 3, size=(n, 4)) for n in (1, 1, 5, 1, 300)]
-    moments = Moments((4,))
+    moments = RunningMeanStd((4,))
     for batch in batches:
         moments.update(batch)
     everything = np.concatenate(batches)
@@ -278,7 +282,7 @@ def test_moments_are_those_of_everything_seen():
 def test_moments_of_rows_are_those_of_a_batch_of_them(shape):
     """float32 rows with a large mean, one at a time, as a single copy of an env gives them."""
     rows = np.random.default_rng(0).normal(1e3, 2, size=(500, *shape)).astype(np.float32)
-    one, two = Moments(shape), Moments(shape)
+    one, two = RunningMeanStd(shape), RunningMeanStd(shape)
     for row in rows:
         one.update(row[None])
     two.update(rows)
@@ -289,7 +293,7 @@ def test_moments_of_rows_are_those_of_a_batch_of_them(shape):
 
 def test_moments_in_order_are_those_after_each_row():
     rows = np.random.default_rng(0).normal(100, 2, size=(30, 3))
-    one, two = Moments(()), Moments(())
+    one, two = RunningMeanStd(()), RunningMeanStd(())
     one.update(np.full(10, 100.0)), two.update(np.full(10, 100.0))
     found = one.update_in_order(rows)
     for row, variance in zip(rows, found, strict=True):
@@ -297,7 +301,7 @@ def test_moments_in_order_are_those_after_each_row():
         assert variance == pytest.approx(float(two.variance), rel=1e-9)
     assert float(one.mean) == pytest.approx(float(two.mean), rel=1e-12)
     assert float(one.variance) == found[-1] and one.count == two.count
-    three = Moments(())
+    three = RunningMeanStd(())
     three.load_state_dict(one.state_dict())
     assert np.array_equal(three.update_in_order(rows), one.update_in_order(rows))
 
@@ -336,7 +340,7 @@ def test_acting_samples_the_gaussian_and_evaluation_takes_its_mean(state_spec):
 def test_learning_rate_falls_linearly_to_nothing(state_spec):
     agent = make(state_spec, lr=0.1, anneal_steps=64, epochs=1)
     rates = [
-        agent.update(random_rollout(agent, state_spec, copies=2), step=0)["policy/lr"]
+        agent.update(random_rollout(agent, state_spec, num_envs=2), step=0)["policy/lr"]
         for _ in range(6)
     ]
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0, 0.0])
@@ -364,7 +368,7 @@ def test_only_its_own_actions_can_be_learnt_from(state_spec):
 
 
 def test_plasticity_is_measured_at_its_interval(state_spec):
-    agent = make(state_spec, gauge=Gauge(every_steps=2, threshold=0.5))
+    agent = make(state_spec, monitor=PlasticityMonitor(every_steps=2, threshold=0.5))
     with torch.no_grad():
         agent.critic.v[0].weight.zero_()  # every first-layer unit is then dead
     measured = [agent.update(random_rollout(agent, state_spec, seed=i), step=i) for i in range(4)]
@@ -380,20 +384,20 @@ def test_plasticity_is_measured_at_its_interval(state_spec):
 
 
 def test_rollout_is_full_once_every_copy_took_its_steps_and_then_empty(state_spec):
-    memory = Rollouts(state_spec, steps=3, copies=2)
-    with pytest.raises(ValueError, match="expected steps \\* copies = 6, received 4"):
+    memory = RolloutBuffer(state_spec, steps=3, num_envs=2)
+    with pytest.raises(ValueError, match="expected steps \* num_envs = 6, received 4"):
         memory.sample(4)
     for t in range(3):
-        for copy in range(2):
+        for env_index in range(2):
             with pytest.raises(RolloutNotFull):
                 memory.sample(6)
             memory.add(
-                np.full(3, 10 * t + copy, np.float32),
-                t + copy / 10,
+                np.full(3, 10 * t + env_index, np.float32),
+                t + env_index / 10,
                 np.full(7, t, np.float32),
-                terminated=(t, copy) == (1, 0),
-                truncated=(t, copy) == (0, 1),
-                copy=copy,
+                terminated=(t, env_index) == (1, 0),
+                truncated=(t, env_index) == (0, 1),
+                env_index=env_index,
             )
     assert len(memory) == 6
     rollout = memory.sample(6)
@@ -408,13 +412,13 @@ def test_rollout_is_full_once_every_copy_took_its_steps_and_then_empty(state_spe
 
 
 def test_episode_left_off_without_an_end_is_cut(state_spec):
-    memory = Rollouts(state_spec, steps=2, copies=1)
+    memory = RolloutBuffer(state_spec, steps=2, num_envs=1)
     obs = np.zeros(7, np.float32)
-    memory.begin(obs, copy=0)
-    memory.add(np.zeros(3), 0.0, obs, terminated=False, truncated=False, copy=0)
-    memory.begin(obs, copy=0)  # a resumed run whose env did not return to its state
-    memory.add(np.zeros(3), 0.0, obs, terminated=True, truncated=False, copy=0)
-    memory.begin(obs, copy=0)
+    memory.begin_episode(obs, env_index=0)
+    memory.add(np.zeros(3), 0.0, obs, terminated=False, truncated=False, env_index=0)
+    memory.begin_episode(obs, env_index=0)  # a resumed run whose env did not return to its state
+    memory.add(np.zeros(3), 0.0, obs, terminated=True, truncated=False, env_index=0)
+    memory.begin_episode(obs, env_index=0)
     rollout = memory.sample(2)
     assert rollout.truncated[:, 0].tolist() == [True, False]
     assert rollout.terminated[:, 0].tolist() == [False, True]

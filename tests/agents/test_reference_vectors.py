@@ -12,8 +12,8 @@ from gymnasium.spaces import Box
 from rlearly.agents import drm, drqv2
 from rlearly.core.types import Batch, EnvSpec
 from rlearly.nn.augmentation import shift
-from rlearly.nn.precision import Compute
-from rlearly.plasticity.monitor import Gauge
+from rlearly.nn.precision import ComputeOptions
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 REFERENCE = Path(
@@ -70,8 +70,8 @@ def agent_for(name, hyper, *, compiled):
         spec,
         seeds=Seeds(0),
         device=torch.device("cpu"),
-        gauge=Gauge(every_steps=1),
-        compute=Compute("fp32", compiled),
+        monitor=PlasticityMonitor(every_steps=1),
+        compute=ComputeOptions("fp32", compiled),
     )
 
 

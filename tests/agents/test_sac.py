@@ -10,13 +10,13 @@ from test_td3 import adam_step, close, double, mlp
 
 from rlearly.agents import sac
 from rlearly.nn.distributions import squashed_gaussian
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 
-def make(spec, gauge=None, **settings):
+def make(spec, monitor=None, **settings):
     config = sac.Config(**{"hidden_dim": 16} | settings)
-    return sac.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), gauge=gauge)
+    return sac.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), monitor=monitor)
 
 
 def policy(weights, obs):
@@ -67,9 +67,9 @@ def test_two_updates_equal_the_formula(state_spec, fixed):
         next_action, log_prob = sample(actor, next_obs, noises)
         x = torch.cat([next_obs, next_action], -1)
         target_q = torch.minimum(mlp(target, "q1", x), mlp(target, "q2", x))
-        goal = (reward + discount * (target_q - alphas["log"].exp() * log_prob)).detach()
+        target_q = (reward + discount * (target_q - alphas["log"].exp() * log_prob)).detach()
         x = torch.cat([obs, action], -1)
-        loss = sum(((mlp(critic, q, x) - goal) ** 2).mean() for q in ("q1", "q2"))
+        loss = sum(((mlp(critic, q, x) - target_q) ** 2).mean() for q in ("q1", "q2"))
         assert metrics["loss/critic"].item() == pytest.approx(loss.item(), rel=1e-4)
         step(critic, loss, critic_moments, count, 1e-3)
         close(agent.critic, critic, 1e-3)
@@ -176,7 +176,7 @@ def test_alpha_rises_while_the_entropy_is_under_its_target_and_falls_above(state
 
 
 def test_plasticity_is_measured_at_policy_updates_only(state_spec):
-    agent = make(state_spec, gauge=Gauge(every_steps=3))
+    agent = make(state_spec, monitor=PlasticityMonitor(every_steps=3))
     steps = [5, 5, 6, 7, 8, 8, 9, 9]
     measured = [agent.update(random_batch(state_spec), step=step) for step in steps]
     for key in ("fau_critic", "fau_critic_q1", "fau_actor", "dormant_ratio"):

@@ -61,9 +61,9 @@ def test_two_updates_equal_the_formula(state_spec):
         next_action = (next_action + noise.clamp(-0.3, 0.3)).clamp(-1, 1)
         x = torch.cat([next_obs, next_action], -1)
         target_q = torch.minimum(mlp(critic_target, "q1", x), mlp(critic_target, "q2", x))
-        goal = (reward + discount * target_q).detach()
+        target_q = (reward + discount * target_q).detach()
         x = torch.cat([obs, action], -1)
-        loss = sum(((mlp(critic, q, x) - goal) ** 2).mean() for q in ("q1", "q2"))
+        loss = sum(((mlp(critic, q, x) - target_q) ** 2).mean() for q in ("q1", "q2"))
         assert metrics["loss/critic"].item() == pytest.approx(loss.item(), rel=1e-4)
         gradients = torch.autograd.grad(loss, list(critic.values()))
         for (key, value), gradient in zip(list(critic.items()), gradients, strict=True):

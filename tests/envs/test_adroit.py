@@ -16,7 +16,7 @@ from rlearly.envs import adroit
 from rlearly.envs.snapshots.recording import record
 from rlearly.envs.snapshots.wrapper import SnapshotRL
 from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
-from rlearly.envs.state.resumable import Episodes
+from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.simulators import _checksums
 
 pytest.importorskip("gymnasium_robotics")
@@ -266,7 +266,7 @@ def test_observed_are_images_and_the_newest_joint_angles(stack):
         obs = env.step(env.action_space.high)[0]
     assert space.contains(obs)
     np.testing.assert_array_equal(obs["vector"], env.unwrapped.data.qpos[4:28].astype(np.float32))
-    picture = envs.picture_of(env)(84).transpose(2, 0, 1)
+    picture = envs.frame_renderer(env)(84).transpose(2, 0, 1)
     np.testing.assert_array_equal(obs["pixels"][-3:], picture)
     assert (obs["pixels"] != first["pixels"]).any() and (obs["vector"] != first["vector"]).any()
     for key in kept:
@@ -376,9 +376,9 @@ def test_restored_episode_continues_to_the_bit(name, pixels):
     expected = play(env)
     restore(fresh, EnvState.from_bytes(saved.to_bytes()))
     if pixels:
-        pixels_now = envs.picture_of(fresh)(84)
+        pixels_now = envs.frame_renderer(fresh)(84)
         restore(env, saved)
-        np.testing.assert_array_equal(pixels_now, envs.picture_of(env)(84))
+        np.testing.assert_array_equal(pixels_now, envs.frame_renderer(env)(84))
     assert play(fresh) == expected
     env.close()
     fresh.close()
@@ -391,8 +391,8 @@ def test_self_test_proves_the_method(name):
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_loaded_episode_continues_to_the_bit(pixels):
-    env = Episodes(make("adroit/relocate", pixels), np.random.default_rng(0))
-    fresh = Episodes(make("adroit/relocate", pixels), np.random.default_rng(9))
+    env = ResumableEnv(make("adroit/relocate", pixels), np.random.default_rng(0))
+    fresh = ResumableEnv(make("adroit/relocate", pixels), np.random.default_rng(9))
     env.reset()
     for _ in range(3):
         env.step(env.action_space.high)

@@ -14,12 +14,12 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, flatdim, flatten
 
 from rlearly import envs
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.core.spaces import cut
+from rlearly.core.spaces import clip_actions
 from rlearly.envs import dm_control, gymnasium_envs
-from rlearly.envs.state.resumable import Episodes
-from rlearly.envs.success import Successes
-from rlearly.envs.wrappers import ActionRepeat, UnitActions, flat
-from rlearly.training.evaluation import step_of
+from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.success import SuccessTracker
+from rlearly.envs.wrappers import ActionRepeat, ScaledActions, flat
+from rlearly.training.evaluation import checked_step
 
 
 def make(name, pixels=None, pictures=False, **changes):
@@ -65,7 +65,7 @@ def test_unit_actions_span_the_bounds_and_leave_unbounded_dimensions_alone():
     low, high = np.array([[-3.0, 0.0], [-1e10, -1.0]]), np.array([[1.0, 5.0], [1e10, 1.0]])
     space = Box(low, high, dtype=np.float64)
     inner = Scripted(100, "terminated", space)
-    env = UnitActions(inner)
+    env = ScaledActions(inner)
     assert env.action_space.shape == (4,)
     env.reset()
     for unit in (-1.0, 0.0, 1.0, 7.0):
@@ -83,13 +83,13 @@ def test_step_refuses_an_action_that_is_no_number_and_no_other():
     env = Scripted(100, "terminated")
     env.reset()
     for action in ([0.5, -np.inf], [np.inf, np.inf], [1e18, -1e18], [0.0, 0.0]):
-        step_of(env, np.array(action, np.float32), "a test")
-        within = cut(np.array(action, np.float32))
+        checked_step(env, np.array(action, np.float32), "a test")
+        within = clip_actions(np.array(action, np.float32))
         assert within.dtype == np.float32 and within.tolist() == np.clip(action, -1, 1).tolist()
     for action in ([np.nan, 0.0], [np.inf, np.nan], [-np.inf, np.nan]):
-        for given in (np.array(action, np.float32), cut(np.array(action, np.float32))):
+        for given in (np.array(action, np.float32), clip_actions(np.array(action, np.float32))):
             with pytest.raises(RunFailed, match="the action is nan in a test"):
-                step_of(env, given, "a test")
+                checked_step(env, given, "a test")
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
@@ -205,7 +205,7 @@ def test_pictures_of_any_size_equal_those_from_the_default_buffer(name):
     )
     assert buffer() == (84, 84)
     for size, side in ((256, 256), (84, 256), (480, 480), (256, 480)):
-        picture = envs.picture_of(env)(size)
+        picture = envs.frame_renderer(env)(size)
         np.testing.assert_array_equal(picture, theirs.physics.render(size, size, camera))
         assert buffer() == (side, side), "as large as the largest so far"
     env.close()
@@ -229,7 +229,7 @@ def test_fast_drawing_is_without_shadows_reflections_and_smooth_edges_whatever_t
     seen, plain = (env.reset(seed=1)[0][-3:].astype(int) for env in (exact, fast))
     assert 0.1 < np.abs(seen - plain).mean() < 30, "another picture of the same world"
     for env, kind in ((exact, "exact"), (fast, "fast")):
-        picture = envs.picture_of(env)
+        picture = envs.frame_renderer(env)
         small, _, again = picture(84).copy(), picture(128), picture(84)
         np.testing.assert_array_equal(small, again)
         assert np.array_equal(small.transpose(2, 0, 1), seen) == (kind == "exact")
@@ -412,7 +412,7 @@ def test_gymnasium_pixels_show_the_state(name):
     for _ in range(3):
         after, *_ = env.step(env.action_space.high)
     assert (after[-3:] != obs[-3:]).any()
-    assert envs.picture_of(env)(128).shape == (128, 128, 3)
+    assert envs.frame_renderer(env)(128).shape == (128, 128, 3)
     env.close()
 
 
@@ -430,8 +430,8 @@ def test_image_observations_are_the_pixels():
 )
 def test_loaded_episode_continues_to_the_bit(name, pixels):
     generator = np.random.default_rng(1)
-    env = Episodes(make(name, pixels=pixels), np.random.default_rng(0))
-    fresh = Episodes(make(name, pixels=pixels), np.random.default_rng(99))
+    env = ResumableEnv(make(name, pixels=pixels), np.random.default_rng(0))
+    fresh = ResumableEnv(make(name, pixels=pixels), np.random.default_rng(99))
     env.reset()
     shape = env.action_space.shape
     for _ in range(7):
@@ -461,7 +461,7 @@ def test_env_that_cannot_return_is_reported_and_begins_anew(caplog):
             _, *rest = super().step(action)
             return np.full(1, self.total, np.float32), *rest
 
-    env, fresh = (Episodes(Forgetful(), np.random.default_rng(0)) for _ in range(2))
+    env, fresh = (ResumableEnv(Forgetful(), np.random.default_rng(0)) for _ in range(2))
     for _ in range(2):
         env.reset()
         env.step(np.zeros(2))
@@ -562,7 +562,7 @@ class Reaching(gymnasium.Env):
     [(0, [False, True, True, True]), (1, [False, False, False, True]), (2, [False] * 4)],
 )
 def test_an_episode_has_succeeded_once_enough_frames_reached_the_goal(over_frames, expected):
-    env = Successes(Reaching(), over_frames)
+    env = SuccessTracker(Reaching(), over_frames)
     for _ in range(2):  # a reset begins to count anew
         env.reset()
         told = [env.step(np.array([a]))[4]["success"] for a in (-1.0, 1.0, -1.0, 1.0)]
@@ -589,7 +589,7 @@ def test_an_env_that_draws_nothing_but_its_observation_needs_no_render_mode():
         env = make("Undrawn-v0", pictures=True)
         obs, _ = env.reset(seed=0)
         assert obs["pixels"].shape == (9, 84, 84) and obs["vector"].dtype == np.float32
-        assert envs.picture_of(env)(32).shape == (32, 32, 3)
+        assert envs.frame_renderer(env)(32).shape == (32, 32, 3)
     finally:
         del gymnasium.registry["Undrawn-v0"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import TINY_STATE
 from test_commands import rlearly
-from test_loop import make_loop, plain
 from test_state import assert_same, check_contract, record
+from test_trainer import make_loop, plain
 
 from rlearly import envs
 from rlearly.config import resolve
@@ -25,7 +25,7 @@ from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.recording import from_actions
 from rlearly.envs.snapshots.wrapper import SnapshotRL
 from rlearly.envs.state.exact import EnvState, restore, save, self_test
-from rlearly.envs.state.resumable import Episodes
+from rlearly.envs.state.resumable import ResumableEnv
 
 ROOT = Path(__file__).parents[2]
 TASK = "metaworld/coffee-push"
@@ -207,10 +207,10 @@ def test_images_are_upright_and_mirrored():
     for action, place in (((0, 0, 1, 0), 0), ((0, 1, 0, 0), 1)):
         env = ours("metaworld/reach", pictures=True)
         env.reset(seed=0)
-        before = hand(envs.picture_of(env)(128))
+        before = hand(envs.frame_renderer(env)(128))
         for _ in range(10):
             env.step(np.array(action, np.float32))
-        after = hand(envs.picture_of(env)(128))
+        after = hand(envs.frame_renderer(env)(128))
         assert after[place] < before[place] - 5, "up is up; away from the robot's foot is left"
         env.close()
 
@@ -343,17 +343,17 @@ def test_pixels_continue_to_the_bit():
     env.reset(seed=1)
     actions = actions_of(env, 4)
     data = save(env).to_bytes()
-    expected, after = record(env, actions), envs.picture_of(env)(64)
+    expected, after = record(env, actions), envs.frame_renderer(env)(64)
     restore(fresh, EnvState.from_bytes(data))
     assert_same(record(fresh, actions), expected)
-    np.testing.assert_array_equal(envs.picture_of(fresh)(64), after)
+    np.testing.assert_array_equal(envs.frame_renderer(fresh)(64), after)
     env.close()
     fresh.close()
 
 
 @there
 def test_loaded_episode_continues_to_the_bit():
-    env, other = (Episodes(ours(), np.random.default_rng(seed)) for seed in (0, 1))
+    env, other = (ResumableEnv(ours(), np.random.default_rng(seed)) for seed in (0, 1))
     env.reset()
     actions = actions_of(env, 40)
     record(env, actions[:7])

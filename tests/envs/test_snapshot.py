@@ -33,7 +33,7 @@ from rlearly.envs.snapshots.selection import (
     cluster_numbers,
 )
 from rlearly.envs.snapshots.wrapper import SnapshotRL, StepCounter
-from rlearly.envs.wrappers import ActionRepeat, UnitActions
+from rlearly.envs.wrappers import ActionRepeat, ScaledActions
 from rlearly.nn.schedules import Linear
 
 EVERY = 3
@@ -154,7 +154,7 @@ def test_pixels_show_the_restored_world_three_times():
 @pytest.mark.slow
 def test_manipulation_shows_the_restored_world():
     config = replace(dm_control.config_for("reach_duplo"), render="fast")
-    undrawn = UnitActions(dm_control.ControlEnv(config, pixels=True, model_seed=0))
+    undrawn = ScaledActions(dm_control.DMControlEnv(config, pixels=True, model_seed=0))
     undrawn.action_space.seed(0)
     snapshots = record(
         ActionRepeat(undrawn, 2),
@@ -779,7 +779,7 @@ def reach_file(tmp_path_factory):
 
 def reach_loop(folder, agent, path, *words):
     from conftest import TINY_STATE
-    from test_loop import make_loop
+    from test_trainer import make_loop
 
     words = (f"agent={agent}", "train_frames=330", "log_every_frames=50", *words)
     rule = [w for w in words if w.startswith("snapshot_phase.selection=")]
@@ -789,15 +789,15 @@ def reach_loop(folder, agent, path, *words):
     return make_loop(folder, *words, *started, *more, base=TINY_STATE[agent])
 
 
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize(
     "agent, rule", [("td3", "clusters"), ("sac", "learner_error"), ("ppo", "clusters")]
 )
-def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agent, rule, copies):
-    from test_loop import plain, rows
+def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agent, rule, num_envs):
+    from test_trainer import plain, rows
 
     words = (
-        f"num_envs={copies}",
+        f"num_envs={num_envs}",
         f"snapshot_phase.selection={rule}",
         "snapshot_phase.truncate_steps=4",
         "snapshot_phase.probability=0.8",
@@ -822,7 +822,7 @@ def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agen
 
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
-    from test_loop import make_loop
+    from test_trainer import make_loop
 
     path = tmp_path / "pixels.h5"
     play("tiny_envs:PixelReach-v0", episodes=4).save(path)
@@ -850,16 +850,16 @@ def test_run_says_that_its_teacher_was_paid_by_other_rules(tmp_path):
     path = tmp_path / "teacher.h5"
     taught = play("tiny_envs:StateReach-v0", episodes=2)
     replace(taught, provenance={"env_rules": "package"}).save(path)
-    said = reach_loop(tmp_path / "run", "td3", path).watcher.said
+    said = reach_loop(tmp_path / "run", "td3", path).callback.said
     assert any("of the rewards of env.rules=package, and this run's are of" in t for t in said)
     replace(taught, provenance={"env_rules": "paper"}).save(path)
-    said = reach_loop(tmp_path / "other", "td3", path).watcher.said
+    said = reach_loop(tmp_path / "other", "td3", path).callback.said
     assert not any("env.rules" in text for text in said)
 
 
 def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_file):
     loop = reach_loop(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
-    (said,) = [text for text in loop.watcher.said if text.startswith("snapshots: ")]
+    (said,) = [text for text in loop.callback.said if text.startswith("snapshots: ")]
     assert f"from {reach_file}, 3 clusters, for the first 200 agent steps, cut after 4" in said
     loop.run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -870,7 +870,7 @@ def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_fi
 
 def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
     from conftest import TINY_STATE
-    from test_loop import Silent
+    from test_trainer import Silent
 
     from rlearly.config import resolve
     from rlearly.config.structured import as_yaml
@@ -883,7 +883,7 @@ def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
     words = ["agent=td3", *TINY_STATE["td3"], "snapshot=mine.h5", "snapshot_phase.clusters=2"]
     config = resolve.compose(words)
     assert config.snapshot == str(mine), "wherever it is resumed from"
-    builder.build(config, tmp_path, make_sinks=lambda: None, watcher=Silent(), device=CPU)
+    builder.build(config, tmp_path, make_sinks=lambda: None, callback=Silent(), device=CPU)
     (tmp_path / "config.yaml").write_text(as_yaml(config))
 
     def resumed(*words):
@@ -891,7 +891,7 @@ def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
             resolve.load(tmp_path, words),
             tmp_path,
             make_sinks=lambda: None,
-            watcher=Silent(),
+            callback=Silent(),
             device=CPU,
         )
 
@@ -933,7 +933,7 @@ def test_truncated_student_episodes_still_bootstrap(tmp_path, reach_file):
 
 
 def test_evaluation_never_starts_at_a_snapshot(tmp_path, reach_file):
-    from test_loop import rows
+    from test_trainer import rows
 
     words = ("snapshot_phase.until_steps=10000", "eval_every_frames=100", "eval_episodes=3")
     loop = reach_loop(tmp_path, "td3", reach_file, *words, "snapshot_phase.truncate_steps=2")

@@ -18,11 +18,11 @@ from tiny_envs import PixelReach
 from rlearly import envs
 from rlearly.core.errors import ConfigError
 from rlearly.envs import dm_control
-from rlearly.envs.state.action_replay import InexactState, Recorded, recorded
+from rlearly.envs.state.action_replay import ActionRecorder, InexactState, with_action_recorder
 from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
-from rlearly.envs.state.resumable import Episodes
+from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.serialization import DamagedState, to_bytes
-from rlearly.envs.wrappers import ActionRepeat, UnitActions
+from rlearly.envs.wrappers import ActionRepeat, ScaledActions
 from rlearly.training import checkpoint
 
 PROBES = 100
@@ -30,7 +30,7 @@ PROBES = 100
 
 
 def suite(name):
-    return dm_control.ControlEnv(envs.config_for(name), pixels=False, model_seed=0)
+    return dm_control.DMControlEnv(envs.config_for(name), pixels=False, model_seed=0)
 
 
 def ours(name, pixels=False, **changes):
@@ -97,7 +97,11 @@ def check_contract(make, method, points=(0, 13), after=PROBES):
     env, disturbed, fresh = make(), make(), make()
     assert method_of(env) == method
     if method == "replay":
-        env, disturbed, fresh = recorded(env), recorded(disturbed), recorded(fresh)
+        env, disturbed, fresh = (
+            with_action_recorder(env),
+            with_action_recorder(disturbed),
+            with_action_recorder(fresh),
+        )
     space = copy.deepcopy(env.action_space)
     space.seed(3)
 
@@ -295,7 +299,7 @@ CHAINS = {
     "every kind of data": Chatty,
     "own methods": Keeper,
     "draws from the env's generator": Draws,
-    "repeat and unit actions": lambda env: ActionRepeat(UnitActions(env), 2),
+    "repeat and unit actions": lambda env: ActionRepeat(ScaledActions(env), 2),
     "all at once": lambda env: Chatty(W.RecordEpisodeStatistics(Draws(ActionRepeat(env, 2)))),
 }
 
@@ -320,19 +324,22 @@ def test_wrappers_continue_to_the_bit(chain, name, method):
     ],
 )
 def test_pixels_continue_to_the_bit(name):
-    env, fresh = recorded(ours(name, pixels=True)), recorded(ours(name, pixels=True))
+    env, fresh = (
+        with_action_recorder(ours(name, pixels=True)),
+        with_action_recorder(ours(name, pixels=True)),
+    )
     fresh.reset(seed=9)  # its renderer holds another terrain
     actions = [np.full(env.action_space.shape, a, np.float32) for a in (0.1, -0.4, 0.3, 0.2)]
     env.reset(seed=1)
     record(env, actions[:2])
     saved = EnvState.from_bytes(save(env).to_bytes())
-    expected, after = record(env, actions), envs.picture_of(env)(64)
+    expected, after = record(env, actions), envs.frame_renderer(env)(64)
     restore(fresh, saved)
     assert_same(record(fresh, actions), expected)
-    np.testing.assert_array_equal(envs.picture_of(fresh)(64), after)
+    np.testing.assert_array_equal(envs.frame_renderer(fresh)(64), after)
     if name == "quadruped_escape":  # the ground that is drawn is the saved one
         fresh.reset(seed=9)
-        assert not np.array_equal(envs.picture_of(fresh)(64), after)
+        assert not np.array_equal(envs.frame_renderer(fresh)(64), after)
     env.close()
     fresh.close()
 
@@ -386,7 +393,7 @@ def test_only_the_simulator_leaves_randomness_clocks_and_wrappers_alone(name):
 
 
 def test_only_the_simulator_by_replay():
-    teacher, env, twin, fresh = (recorded(gymnasium.make("Noisy-v0")) for _ in range(4))
+    teacher, env, twin, fresh = (with_action_recorder(gymnasium.make("Noisy-v0")) for _ in range(4))
     action = np.full(1, 0.2)
     teacher.reset(seed=1)
     for _ in range(3):
@@ -490,7 +497,7 @@ def test_states_of_other_envs_versions_and_wrappers_are_refused():
 def test_another_model_is_refused():
     env = suite("lqr_lqr_6_2")
     env.reset(seed=0)
-    other = dm_control.ControlEnv(envs.config_for("lqr_lqr_6_2"), pixels=False, model_seed=1)
+    other = dm_control.DMControlEnv(envs.config_for("lqr_lqr_6_2"), pixels=False, model_seed=1)
     with pytest.raises(
         ConfigError, match=r"not built like the saved one \(different: .*model seed"
     ):
@@ -504,12 +511,12 @@ def test_another_model_is_refused():
 
 
 def test_wrapper_with_hidden_state_is_named():
-    class Hidden(gymnasium.Wrapper):
+    class HiddenLayer(gymnasium.Wrapper):
         def __init__(self, env):
             super().__init__(env)
             self.secret = itertools.count()
 
-    env = Hidden(gymnasium.make("Pendulum-v1"))
+    env = HiddenLayer(gymnasium.make("Pendulum-v1"))
     env.reset(seed=0)
     with pytest.raises(
         InexactState, match=r"wrapper Hidden cannot be saved: secret is a itertools"
@@ -527,8 +534,8 @@ def test_attribute_that_is_no_data_asks_for_a_recording():
     env.reset(seed=0)
     with pytest.raises(InexactState, match=r"by its attributes: odd is a itertools.*recorded\(env"):
         save(env)
-    check_contract(lambda: recorded(Odd()), "attributes")
-    assert save_after_reset(recorded(Odd())).method == "replay"
+    check_contract(lambda: with_action_recorder(Odd()), "attributes")
+    assert save_after_reset(with_action_recorder(Odd())).method == "replay"
 
 
 def save_after_reset(env):
@@ -541,22 +548,22 @@ def test_replay_needs_a_recording_from_the_reset_on():
     env.reset(seed=0)
     with pytest.raises(InexactState, match=r"its actions were not recorded: wrap it with recorded"):
         save(env)
-    outer = recorded(env)
-    assert outer is env and recorded(env) is env
+    outer = with_action_recorder(env)
+    assert outer is env and with_action_recorder(env) is env
     chain = env
     while chain.env is not env.unwrapped:
         chain = chain.env
-    assert isinstance(chain, Recorded)
+    assert isinstance(chain, ActionRecorder)
     with pytest.raises(InexactState, match=r"it was not reset"):
         save(env)
     env.reset()
     assert save(env).simulator["seed"] is not None
     bare = PixelReach()
-    assert isinstance(recorded(bare), Recorded)
+    assert isinstance(with_action_recorder(bare), ActionRecorder)
 
 
 def test_any_method_can_be_forced_by_a_recording():
-    env, fresh = recorded(gymnasium.make("Hopper-v5")), gymnasium.make("Hopper-v5")
+    env, fresh = with_action_recorder(gymnasium.make("Hopper-v5")), gymnasium.make("Hopper-v5")
     env.reset(seed=3)
     actions = [np.full(3, 0.3, np.float32)] * 20
     record(env, actions[:5])
@@ -579,13 +586,13 @@ class Forgetful(PixelReach):
 
 
 def test_env_that_does_not_return_is_refused():
-    env = recorded(Forgetful())
+    env = with_action_recorder(Forgetful())
     for _ in range(2):
         env.reset(seed=0)
         env.step(np.zeros(1))
     saved = save(env)
     with pytest.raises(InexactState, match=r"did not return to its saved state when its 1 actions"):
-        restore(recorded(Forgetful()), saved)
+        restore(with_action_recorder(Forgetful()), saved)
     with pytest.raises(InexactState, match=r"cannot return to a saved state to the bit"):
         self_test(Forgetful())
 
@@ -598,7 +605,8 @@ def test_self_test_finds_the_method_and_leaves_the_env_as_it_was(name):
         one.reset(seed=4)
     assert self_test(env, make_fresh=lambda: Chatty(W.RecordEpisodeStatistics(make()))) == method
     assert_same(
-        env.reset()[0], recorded(twin).reset()[0] if method == "replay" else twin.reset()[0]
+        env.reset()[0],
+        with_action_recorder(twin).reset()[0] if method == "replay" else twin.reset()[0],
     )
     env.close()
     twin.close()
@@ -630,7 +638,9 @@ def test_self_test_falls_back_to_replay():
 
 
 def test_options_of_the_reset_are_repeated():
-    env, other = (Episodes(W.OrderEnforcing(Start()), np.random.default_rng(0)) for _ in range(2))
+    env, other = (
+        ResumableEnv(W.OrderEnforcing(Start()), np.random.default_rng(0)) for _ in range(2)
+    )
     env.reset(options={"start": 0.5})
     env.step(np.full(1, 0.1))
     other.load_state_dict(env.state_dict())
@@ -645,12 +655,12 @@ class Start(PixelReach):
 
 
 def test_episode_that_cannot_be_saved_does_not_stop_a_run(caplog):
-    class Hidden(gymnasium.Wrapper):
+    class HiddenLayer(gymnasium.Wrapper):
         def __init__(self, env):
             super().__init__(env)
             self.secret = itertools.count()
 
-    env = Episodes(Hidden(gymnasium.make("Pendulum-v1")), np.random.default_rng(0))
+    env = ResumableEnv(HiddenLayer(gymnasium.make("Pendulum-v1")), np.random.default_rng(0))
     env.reset()
     state = env.state_dict()
     assert "would begin a new episode" in caplog.text and state["episode"] is None

@@ -193,7 +193,7 @@ def test_run_becomes_a_teacher_and_its_snapshots_start_a_student(tmp_path, capsy
 
 def test_value_is_the_runs_own_critic(tmp_path, monkeypatch):
     from rlearly.config import resolve
-    from rlearly.envs import spec_of
+    from rlearly.envs import env_spec
     from rlearly.training import builder, checkpoint
 
     monkeypatch.chdir(tmp_path)
@@ -204,7 +204,7 @@ def test_value_is_the_runs_own_critic(tmp_path, monkeypatch):
     snapshots = Snapshots.load("t.h5")
     config = resolve.load(tmp_path / "run")
     env = builder.make_env(config)
-    agent = builder.make_agent(config, spec_of(env, config.env), torch.device("cpu"))
+    agent = builder.make_agent(config, env_spec(env, config.env), torch.device("cpu"))
     agent.load_state_dict(checkpoint.load_newest(tmp_path / "run" / "checkpoints")[1]["agent"])
     expected = agent.value(snapshots.observations.astype(np.float32))
     assert np.allclose(snapshots.values, expected, atol=1e-6)

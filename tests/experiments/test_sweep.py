@@ -25,7 +25,7 @@ from rlearly.agents import AGENTS, agent_module
 from rlearly.config.overrides import as_shell, as_word, choices, parse_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.experiments import forecast as forecasts
-from rlearly.experiments.job import Attempt, Job, Record, jobs_of, log_of
+from rlearly.experiments.job import Job, JobRunner, Record, jobs_of, log_of
 from rlearly.experiments.launchers import local
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
@@ -410,11 +410,11 @@ def test_names_and_folders_may_hold_any_character(tmp_path):
     small = ["agent.learning_starts_steps=20", "agent.hidden_dim=8", "eval_every_frames=0"]
     Plan.save(grid([*words, *small], [0]), out)
     for job in jobs_of(Plan.load(out), out):
-        assert Attempt(out, job.name, "test").run() == 0, log_of(out, job.name).read_text()
+        assert JobRunner(out, job.name, "test").run() == 0, log_of(out, job.name).read_text()
         folder = out / job.name
         assert (folder / "done.json").exists() and "replay_ratio=" in job.name
         (folder / "done.json").unlink()
-        assert Attempt(out, job.name, "test").run() == 0, "resumed, though it was at its end"
+        assert JobRunner(out, job.name, "test").run() == 0, "resumed, though it was at its end"
         assert "resumed at 30 frames" in log_of(out, job.name).read_text()
 
 
@@ -556,9 +556,9 @@ def test_gpus_are_dealt_out(monkeypatch, tmp_path):
         time.sleep(0.1)
         return 0
 
-    monkeypatch.setattr(Attempt, "run", run)
+    monkeypatch.setattr(JobRunner, "run", run)
     jobs = [Job(str(n), str(n)) for n in range(6)]
-    local.Local(4, local.usable_gpus()).launch(tmp_path, jobs, lambda text: None)
+    local.LocalLauncher(4, local.usable_gpus()).launch(tmp_path, jobs, lambda text: None)
     assert sorted(seen) != ["2"] * 6 and set(seen) == {"2", "5"}
 
 
@@ -639,7 +639,7 @@ def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path,
     assert (first / "done.json").stat().st_mtime_ns == ended
     assert "resumed at" in log_of(out, jobs[1].name).read_text()
     grid([*LONG, "train_frames=2000"], [1]).save(straight)
-    assert Attempt(straight, jobs[1].name, "test").run() == 0
+    assert JobRunner(straight, jobs[1].name, "test").run() == 0
     assert equal(agent_state(second), agent_state(straight / jobs[1].name))
 
 
@@ -651,7 +651,7 @@ def test_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     for name in ("config.yaml", "metrics.jsonl"):
         (run / name).write_text("half writ")
     (run / "checkpoints" / ".000000000030.partial").mkdir(parents=True)
-    assert Attempt(tmp_path, plan.runs[0].name, "test").run() == 0
+    assert JobRunner(tmp_path, plan.runs[0].name, "test").run() == 0
     assert (run / "done.json").exists()
 
 
@@ -660,7 +660,7 @@ def test_attempt_waits_for_the_process_of_an_earlier_try(tmp_path):
     plan.save(tmp_path)
     run = tmp_path / plan.runs[0].name
     run.mkdir(parents=True)
-    attempt = Attempt(tmp_path, plan.runs[0].name, "test")
+    attempt = JobRunner(tmp_path, plan.runs[0].name, "test")
     with (run / "run.lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         thread = threading.Thread(target=attempt.run)
@@ -678,7 +678,7 @@ def test_second_try_at_once_leaves_the_first_alone(tmp_path, monkeypatch):
     plan = grid(TINY, [0])
     plan.save(tmp_path)
     name = plan.runs[0].name
-    first, second = Attempt(tmp_path, name, "one"), Attempt(tmp_path, name, "two")
+    first, second = JobRunner(tmp_path, name, "one"), JobRunner(tmp_path, name, "two")
     thread = threading.Thread(target=first.run)
     thread.start()
     until(lambda: Record.load(tmp_path, name) is not None)
@@ -687,7 +687,7 @@ def test_second_try_at_once_leaves_the_first_alone(tmp_path, monkeypatch):
     assert "in use by another process" in log_of(tmp_path, name).read_text()
     record = Record.load(tmp_path, name)
     assert (record.state, record.engine, record.tries) == ("done", "one", 1)
-    assert Attempt(tmp_path, name, "three").run() == 0, "nothing is left to do"
+    assert JobRunner(tmp_path, name, "three").run() == 0, "nothing is left to do"
     assert log_of(tmp_path, name).read_text().count("rlearly.train") == 0
 
 
@@ -697,10 +697,10 @@ def test_trouble_of_one_job_is_not_the_others(tmp_path, monkeypatch):
             raise OSError("disk full")
         return 0
 
-    monkeypatch.setattr(Attempt, "run", run)
+    monkeypatch.setattr(JobRunner, "run", run)
     said = []
     jobs = [Job("a", "a"), Job("b", "b"), Job("c", "c", "a")]
-    local.Local(1).launch(tmp_path, jobs, said.append)
+    local.LocalLauncher(1).launch(tmp_path, jobs, said.append)
     expected = ["start a", "FAILED a: disk full", "skipped c: its teacher did not finish"]
     assert said == [*expected, "start b", "done b: "]
 

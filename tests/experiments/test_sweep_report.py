@@ -17,7 +17,7 @@ from rlearly.experiments.job import log_of
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.report.curves import Curve, read_csv, summary
 from rlearly.experiments.report.curves import write as write_curves
-from rlearly.experiments.report.results import Findings, Table
+from rlearly.experiments.report.results import SweepResults, Table
 from rlearly.experiments.report.sweep_report import load, write
 
 VOID = {"meta", "link", "br", "img", "hr"}
@@ -329,7 +329,7 @@ def test_sentence_says_no_more_than_the_intervals():
     high, low = [9.0, 10.0, 10.0, 11.0], [1.0, 2.0, 2.0, 3.0]
 
     def said(*groups):
-        return Findings("t", [c for group in groups for c in group]).sentence("e")
+        return SweepResults("t", [c for group in groups for c in group]).sentence("e")
 
     assert "A ends highest" in said(curves("A", high), curves("B", low))
     assert "clearly above B." in said(curves("A", high), curves("B", low))
@@ -343,14 +343,14 @@ def test_sentence_says_no_more_than_the_intervals():
 
 def test_few_runs_have_no_chance_of_improvement():
     four = curves("A", [1.0, 2.0, 3.0, 4.0])
-    found = Findings("t", [*four, *curves("B", [9.0, 9.0]), *curves("C", [2.0, 5.0, 6.0])])
+    found = SweepResults("t", [*four, *curves("B", [9.0, 9.0]), *curves("C", [2.0, 5.0, 6.0])])
     assert list(found.improvements()) == ["C"]
     chance, low, high, envs = found.improvements()["C"]
     assert chance == pytest.approx((1.5 + 4 + 4) / 12) and low <= chance <= high and envs == 1
 
 
 def test_scores_are_normalised_env_by_env():
-    found = Findings(
+    found = SweepResults(
         "t",
         [
             *curves("A", [500.0, 250.0], "dog_run"),
@@ -367,9 +367,9 @@ def test_scores_are_normalised_env_by_env():
 
 def test_threshold_is_the_one_asked_for_or_most_of_the_way():
     three = curves("A", [-100.0, -100.0, -100.0], low=-1100.0)
-    assert Findings("t", three).goal("e") == -300.0
-    assert Findings("t", three, threshold=-50.0).reached("e", "A") == [None, None, None]
-    assert Findings("t", three, threshold=-100.0).reached("e", "A") == [20, 20, 20]
+    assert SweepResults("t", three).goal("e") == -300.0
+    assert SweepResults("t", three, threshold=-50.0).reached("e", "A") == [None, None, None]
+    assert SweepResults("t", three, threshold=-100.0).reached("e", "A") == [20, 20, 20]
 
 
 def test_latex_is_escaped():

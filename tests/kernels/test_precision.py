@@ -13,13 +13,13 @@ from rlearly.agents import agent_module
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError
 from rlearly.kernels import onednn
-from rlearly.kernels.onednn import Layer, layers_of
-from rlearly.nn.layers import Recording
-from rlearly.nn.networks import compute_in, initialise_, mlp
-from rlearly.nn.optim import adam, descend, frozen
-from rlearly.nn.precision import Compute
+from rlearly.kernels.onednn import Layer, layer_specs
+from rlearly.nn.layers import RecordedStack
+from rlearly.nn.networks import initialise_, mlp, set_hidden_dtype
+from rlearly.nn.optim import adam, frozen, optimize
+from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
 from rlearly.training import builder
@@ -30,7 +30,7 @@ ODD_END = [nn.Linear(96, 7), nn.ReLU(), nn.Linear(7, 7)]
 
 
 def stack(modules, seed=0):
-    part = Recording(*modules)
+    part = RecordedStack(*modules)
     initialise_(part, torch.Generator().manual_seed(seed))
     for module in part:
         if getattr(module, "bias", None) is not None:
@@ -92,7 +92,7 @@ def test_a_stack_is_its_layers_one_after_the_other(modules, large, monkeypatch):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(part(x), got)
-    elsewhere, _ = onednn._plain(x, part.usual, part.own_parameters(), None)
+    elsewhere, _ = onednn._plain(x, part.layer_specs, part.own_parameters(), None)
     torch.testing.assert_close(elsewhere, expected)
     for one, two in zip(gradients(elsewhere, part, x), wanted, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
@@ -101,7 +101,7 @@ def test_a_stack_is_its_layers_one_after_the_other(modules, large, monkeypatch):
 @pytest.mark.parametrize("modules", [LINEAR, IMAGES], ids=["linear", "images"])
 def test_bfloat16_rounds_hidden_layers_and_nothing_else(modules):
     part, x = stack(modules), given(modules).requires_grad_()
-    compute_in(part, torch.bfloat16)
+    set_hidden_dtype(part, torch.bfloat16)
     got = part(x)
     exact, _ = by_autograd(part, x)
     expected, _ = by_autograd(part, x, torch.bfloat16)
@@ -112,7 +112,7 @@ def test_bfloat16_rounds_hidden_layers_and_nothing_else(modules):
     for one, two in zip(found, gradients(expected, part, x), strict=True):
         assert one.dtype == torch.float32
         assert (one - two).norm() < 0.02 * two.norm()
-    elsewhere, _ = onednn._plain(x, part.usual, part.own_parameters(), torch.bfloat16)
+    elsewhere, _ = onednn._plain(x, part.layer_specs, part.own_parameters(), torch.bfloat16)
     torch.testing.assert_close(elsewhere, got, rtol=2e-2, atol=2e-2)
 
 
@@ -126,11 +126,11 @@ def test_a_gradient_that_others_use_too_is_not_overwritten():
 
 
 def test_other_layers_are_not_taken_for_usual_ones():
-    assert layers_of(LINEAR) == (Layer(0, relu=True), Layer(0, relu=True), Layer(0, relu=False))
-    assert layers_of(IMAGES) == (Layer(2, relu=True), Layer(1, relu=True))
-    assert layers_of([nn.Linear(2, 2), nn.Tanh()]) is None
-    assert layers_of([nn.ReLU(), nn.Linear(2, 2)]) is None
-    assert mlp(3, 4, 2).usual and mlp(3, 4, 2, nn.Tanh).usual is None
+    assert layer_specs(LINEAR) == (Layer(0, relu=True), Layer(0, relu=True), Layer(0, relu=False))
+    assert layer_specs(IMAGES) == (Layer(2, relu=True), Layer(1, relu=True))
+    assert layer_specs([nn.Linear(2, 2), nn.Tanh()]) is None
+    assert layer_specs([nn.ReLU(), nn.Linear(2, 2)]) is None
+    assert mlp(3, 4, 2).layer_specs and mlp(3, 4, 2, nn.Tanh).layer_specs is None
 
 
 def test_frozen_parameters_get_no_gradient_and_learn_again_afterwards():
@@ -156,7 +156,7 @@ def spec(case, pixel_spec, state_spec, fused_spec):
     return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
 
 
-def build(case, spec, precision, interventions=(), compile=False, gauge=None, **settings):
+def build(case, spec, precision, interventions=(), compile=False, monitor=None, **settings):
     module = agent_module(case[0])
     known = {field.name for field in dataclasses.fields(module.Config)}
     own = METAWORLD if case[1] == "metaworld" else {}
@@ -167,8 +167,8 @@ def build(case, spec, precision, interventions=(), compile=False, gauge=None, **
         seeds=Seeds(0),
         device=torch.device("cpu"),
         interventions=interventions,
-        compute=Compute(precision, compile),
-        gauge=gauge,
+        compute=ComputeOptions(precision, compile),
+        monitor=monitor,
     )
 
 
@@ -220,11 +220,11 @@ def test_bfloat16_works_with_other_layers(agent, part, pixel_spec, state_spec):
 
 def test_descending_in_bfloat16_lowers_a_loss():
     part, x = stack(LINEAR), given(LINEAR)
-    compute_in(part, torch.bfloat16)
+    set_hidden_dtype(part, torch.bfloat16)
     optimizer, losses = adam(part, 1e-3), []
     for _ in range(60):
         loss = (part(x) - x[:, :5]).square().mean()
-        descend(loss, optimizer)
+        optimize(loss, optimizer)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
 
@@ -263,7 +263,9 @@ def test_a_gpus_float32_products_are_rounded_only_on_request():
 def test_every_stack_of_an_agent_computes_in_the_format_asked_for(pixel_spec):
     agent = build(("drm", "pixels"), pixel_spec, "bf16")
     for name in ("encoder", "actor", "critic", "critic_target", "value"):
-        found = [m.hidden_dtype for m in agent.networks[name].modules() if hasattr(m, "usual")]
+        found = [
+            m.hidden_dtype for m in agent.networks[name].modules() if hasattr(m, "layer_specs")
+        ]
         assert found and set(found) == {torch.bfloat16}, name
     assert agent.encoder(random_batch(pixel_spec).obs).dtype == torch.bfloat16
 
@@ -273,14 +275,16 @@ def test_every_stack_of_an_agent_computes_in_the_format_asked_for(pixel_spec):
 def test_compiled_networks_learn_the_same_but_for_rounding(case, precision, spec):
     found = []
     for compiled in (False, True):
-        agent = build(case, spec, precision, compile=compiled, gauge=Gauge(every_steps=1))
+        agent = build(
+            case, spec, precision, compile=compiled, monitor=PlasticityMonitor(every_steps=1)
+        )
         for seed in range(2):
             if agent_module(case[0]).ON_POLICY:
                 metrics = agent.update(random_rollout(agent, spec, seed), step=20 + seed)
             else:
                 metrics = agent.update(random_batch(spec, seed=seed), step=20 + seed)
         found.append({name: float(value) for name, value in metrics.items()})
-        found.append(agent.state_dict()["body"]["networks"])
+        found.append(agent.state_dict()["modules"]["networks"])
     plain, networks, compiled, others = found
     tolerance = 1e-3 if precision == "fp32" else 0.1
     for name, value in plain.items():

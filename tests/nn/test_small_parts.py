@@ -15,7 +15,7 @@ from rlearly.nn.distributions import truncated_normal
 from rlearly.nn.networks import PixelEncoder, initialise_
 from rlearly.system import machine
 from rlearly.system.seeding import STREAMS, Seeds, restore
-from rlearly.training.metrics import Means
+from rlearly.training.metrics import MetricMeans
 
 
 def generator():
@@ -108,7 +108,7 @@ def test_memory_is_the_least_that_any_control_group_leaves(tmp_path, monkeypatch
 
 
 def test_means_are_over_the_updates_that_reported():
-    means = Means()
+    means = MetricMeans()
     means.add({"a/x": torch.tensor(1.0), "a/y": 5.0})
     means.add({"a/x": torch.tensor(4.0)})
     assert means.take() == {"a/x": 2.5, "a/y": 5.0}
@@ -116,7 +116,7 @@ def test_means_are_over_the_updates_that_reported():
 
 
 def test_means_go_on_from_a_saved_state_and_add_in_double_precision():
-    straight, before = Means(), Means()
+    straight, before = MetricMeans(), MetricMeans()
     rows = [
         {"a/x": torch.tensor(1e8), "a/y": 2.0},
         {"a/x": torch.tensor(1.0), "a/z": torch.tensor(3)},
@@ -126,7 +126,7 @@ def test_means_go_on_from_a_saved_state_and_add_in_double_precision():
         straight.add(row)
     for row in rows[:2]:
         before.add(row)
-    after = Means()
+    after = MetricMeans()
     after.load_state_dict(before.state_dict())
     after.add(rows[2])
     expected = {"a/x": (1e8 + 2) / 3, "a/y": 3.0, "a/z": 3.0}
@@ -146,7 +146,7 @@ def test_threads_are_those_asked_for_then_the_schedulers_then_all(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(machine, "usable_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert (machine.settle(2), machine.settle(None)) == (2, 3)
+    assert (machine.set_threads(2), machine.set_threads(None)) == (2, 3)
     for nothing in ("", "0", "4,2"):
         monkeypatch.setenv("OMP_NUM_THREADS", nothing)
-        assert machine.settle(None) == 7
+        assert machine.set_threads(None) == 7

@@ -17,18 +17,18 @@ from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec
 from rlearly.nn.networks import layers
-from rlearly.nn.surgery import heads, hidden_layers, injected_heads, spectral_layers
+from rlearly.nn.surgery import hidden_layers, injected_heads, recorded_stacks, spectral_layers
 from rlearly.plasticity.interventions import registry
 from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
 from rlearly.plasticity.interventions.injection import Injection
 from rlearly.plasticity.interventions.redo import ReDo
-from rlearly.plasticity.interventions.regularisers import Pull
+from rlearly.plasticity.interventions.regularisers import WeightRegularizer
 from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
 from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
 from rlearly.plasticity.measures import unit_scores
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
-from rlearly.training.update_schedule import off_policy_cadence
+from rlearly.training.update_schedule import off_policy_schedule
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -47,24 +47,24 @@ def stream():
     return torch.Generator().manual_seed(5)
 
 
-def build(agent, spec, *parts, gauge=None, seed=0, **settings):
+def build(agent, spec, *parts, monitor=None, seed=0, **settings):
     module = agent_module(agent)
     known = {field.name for field in dataclasses.fields(module.Config)}
-    chosen = {key: value for key, value in (SMALL | settings).items() if key in known}
+    build_interventions = {key: value for key, value in (SMALL | settings).items() if key in known}
     return module.make(
-        module.Config(**chosen),
+        module.Config(**build_interventions),
         spec,
         seeds=Seeds(seed),
         device=CPU,
-        gauge=gauge,
+        monitor=monitor,
         interventions=parts,
     )
 
 
 def begin(agent):
     """Learning begins at step 0, so that the interval of step 100 is not the first."""
-    for part in agent.body.interventions:
-        part.wants(0)
+    for part in agent.modules.interventions:
+        part.needs_activations(0)
         part.before_update(0)
 
 
@@ -93,7 +93,7 @@ def changed(before, after):
 
 
 def moments(agent, parameter):
-    return list(agent.body.moments(parameter))
+    return list(agent.modules.optimizer_moments(parameter))
 
 
 # --- shrink and perturb ---
@@ -111,7 +111,7 @@ def test_shrink_and_perturb_mixes_in_a_fixed_share(state_spec):
     after = weights(agent)
     assert changed(before, after) == set(before)
     for name in agent.networks:  # each with a draw of its own, in order
-        drawn = agent.body.fresh(name, fresh_stream)
+        drawn = agent.modules.fresh_copy(name, fresh_stream)
         for key, phi in drawn.named_parameters():
             expected = 0.75 * before[f"{name}.{key}"] + 0.25 * phi
             torch.testing.assert_close(after[f"{name}.{key}"], expected)
@@ -218,7 +218,7 @@ def test_redo_recycles_dormant_units_and_nothing_else(state_spec):
     assert float(metrics["event/recycled_units"]) == count
     after = weights(agent)
 
-    fresh = agent.body.fresh("critic", torch.Generator().manual_seed(1))
+    fresh = agent.modules.fresh_copy("critic", torch.Generator().manual_seed(1))
     bound = 1 / 16**0.5
     assert fresh.q2[2].weight.abs().max() <= bound
     for network in (q2, target):
@@ -249,7 +249,7 @@ def test_redo_clears_what_reads_a_recycled_channel_of_the_encoder(pixel_spec):
     learn(agent, pixel_spec, 1)
     conv = agent.encoder.convolutions[6]
     kill(conv, [2])
-    units = {name: [] for name in agent.body.leaders}
+    units = {name: [] for name in agent.modules.online}
     agent.encoder(random_batch(pixel_spec).obs, units["encoder"])
     before = weights(agent)
     part.after_update(100, units)
@@ -347,7 +347,7 @@ def test_injected_agent_is_restored_with_what_it_learns(state_spec):
 def test_layer_norm_comes_before_every_activation(pixel_spec):
     agent = build("drm", pixel_spec, LayerNorm())
     for name in ("encoder", "actor", "critic", "value"):
-        for _, head in heads(agent.networks[name]):
+        for _, head in recorded_stacks(agent.networks[name]):
             parts = [type(p) for p in head]
             for at, kind in enumerate(parts):
                 if kind is nn.ReLU:
@@ -424,10 +424,10 @@ def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec
         "injection": dataclasses.replace(RunConfig().injection, at_step=1),
     }
     config = RunConfig(intervention=[name], **settings)
-    agent = build("ppo", state_spec, *registry.chosen(config, Seeds(0)))
+    agent = build("ppo", state_spec, *registry.build_interventions(config, Seeds(0)))
     used = []
-    descend = agent._descend
-    agent._descend = lambda data: used.append(data) or descend(data)
+    optimize = agent._descend
+    agent._descend = lambda data: used.append(data) or optimize(data)
     for step in (1, 2, 3):
         rollout = random_rollout(agent, state_spec, step)
         obs = torch.from_numpy(np.concatenate(agent.acted))
@@ -447,8 +447,8 @@ def test_reset_after_an_injection_begins_anew(state_spec):
     assert all(head.active for head in injected_heads(agent.critic))
     reset.before_update(30)
     drawn = stream()
-    agent.body.fresh("actor", drawn)  # drawn before the critic
-    fresh = agent.body.fresh("critic", drawn)
+    agent.modules.fresh_copy("actor", drawn)  # drawn before the critic
+    fresh = agent.modules.fresh_copy("critic", drawn)
     x = random_batch(state_spec)
     for network in (agent.critic, agent.critic_target):
         for mine, wanted in zip(network(x.obs, x.action), fresh(x.obs, x.action), strict=True):
@@ -476,7 +476,7 @@ def test_spectral_norms_gradient_is_torchs(state_spec):
 
 
 def test_weight_decay_is_adams(state_spec):
-    ours = build("td3", state_spec, Pull("weight_decay", 0.1, to_start=False))
+    ours = build("td3", state_spec, WeightRegularizer("weight_decay", 0.1, to_start=False))
     theirs = build("td3", state_spec)
     for name, optimizer in theirs.optimizers.items():
         (group,) = optimizer.param_groups
@@ -491,17 +491,21 @@ def test_weight_decay_is_adams(state_spec):
 
 
 def test_l2_init_is_a_term_in_the_loss(state_spec):
-    agent = build("td3", state_spec, Pull("l2_init", 2 * 0.05, to_start=True, networks=["critic"]))
+    agent = build(
+        "td3",
+        state_spec,
+        WeightRegularizer("l2_init", 2 * 0.05, to_start=True, networks=["critic"]),
+    )
     start = [p.detach().clone() for p in agent.critic.parameters()]
     learn(agent, state_spec, 3)
     twin = build("td3", state_spec)
     twin.load_state_dict(
         copy.deepcopy(agent.state_dict())
-        | {"body": copy.deepcopy(agent.body.state_dict()) | {"interventions": {}}}
+        | {"modules": copy.deepcopy(agent.modules.state_dict()) | {"interventions": {}}}
     )
     batch = random_batch(state_spec, seed=8)
     noise = twin.generators["policy_noise"].get_state()
-    goal = twin._critic_goal(batch)
+    goal = twin._target_q(batch)
     twin.generators["policy_noise"].set_state(noise)
     q1, q2 = twin.critic(batch.obs, batch.action)
     loss = nn.functional.mse_loss(q1, goal) + nn.functional.mse_loss(q2, goal)
@@ -585,16 +589,18 @@ def test_every_agent_takes_every_intervention(
     config = RunConfig(intervention=[name], **settings)
 
     def make():
-        parts = registry.chosen(config, Seeds(0))
+        parts = registry.build_interventions(config, Seeds(0))
         assert [part.name for part in parts] == [name]
-        gauge = Gauge(every_steps=2, critic_each_update=each_update)
-        return build(agent, spec, *parts, gauge=gauge)
+        monitor = PlasticityMonitor(every_steps=2, critic_each_update=each_update)
+        return build(agent, spec, *parts, monitor=monitor)
 
     one, two = make(), make()
-    cadence = off_policy_cadence("adaptive" if each_update else 0.5, RunConfig().adaptive_ratio)
+    update_schedule = off_policy_schedule(
+        "adaptive" if each_update else 0.5, RunConfig().adaptive_ratio
+    )
     first = learn(one, spec, 3)
     for metrics in first:
-        cadence.observe(metrics)
+        update_schedule.observe(metrics)
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     both = [learn(either, spec, 3, first_step=23, seed=50) for either in (one, two)]
     assert not changed(weights(one), weights(two))
@@ -617,7 +623,12 @@ def test_all_interventions_of_an_agent_work_together(pixel_spec):
         injection=dataclasses.replace(RunConfig().injection, at_step=23),
         shrink_perturb=dataclasses.replace(RunConfig().shrink_perturb, every_steps=24),
     )
-    agent = build("drqv2", pixel_spec, *registry.chosen(config, Seeds(0)), gauge=Gauge(1))
+    agent = build(
+        "drqv2",
+        pixel_spec,
+        *registry.build_interventions(config, Seeds(0)),
+        monitor=PlasticityMonitor(1),
+    )
     for metrics in learn(agent, pixel_spec, 8):
         assert all(np.isfinite(float(value)) for value in metrics.values())
     for name in ("critic", "critic_target"):
@@ -628,14 +639,14 @@ def test_no_global_randomness_is_used_by_any_intervention(pixel_spec):
     torch.manual_seed(1)
     before = torch.random.get_rng_state().clone()
     names = [n for n in INTERVENTIONS if n not in agent_module("drqv2").REFUSES]
-    parts = registry.chosen(RunConfig(intervention=names), Seeds(0))
+    parts = registry.build_interventions(RunConfig(intervention=names), Seeds(0))
     learn(build("drqv2", pixel_spec, *parts), pixel_spec, 1, first_step=400_000)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_fresh_weights_are_the_agents_own_kind(state_spec):
     ppo = build("ppo", state_spec, Injection(0, weights=stream()))
-    fresh = ppo.body.fresh("actor", stream())
+    fresh = ppo.modules.fresh_copy("actor", stream())
     last = [layer for layer in layers(fresh) if isinstance(layer, nn.Linear)][2::3]
     for layer in last:  # of base, fresh and anchor
         torch.testing.assert_close(
@@ -708,14 +719,14 @@ def test_interventions_are_named_alone_or_in_a_list():
     ):
         assert compose(["env=Hopper-v5", "agent=td3", word]).intervention == names
     config = compose(["env=Hopper-v5", "agent=td3", "intervention=redo", "redo.networks=actor"])
-    (part,) = registry.chosen(config, Seeds(0))
-    assert part.is_for("actor") and not part.is_for("critic")
+    (part,) = registry.build_interventions(config, Seeds(0))
+    assert part.applies_to("actor") and not part.applies_to("critic")
 
 
 def test_strengths_of_pulls_are_of_the_term_in_the_loss():
     """Adam's weight decay adds strength * w; the gradient of strength * |w - w0|^2 has a 2."""
     for name, strength, pull in (("weight_decay", 1e-5, 1e-5), ("l2_init", 1e-2, 2e-2)):
-        (part,) = registry.chosen(RunConfig(intervention=[name]), Seeds(0))
+        (part,) = registry.build_interventions(RunConfig(intervention=[name]), Seeds(0))
         assert getattr(RunConfig(), name).strength == strength and part.strength == pull
 
 

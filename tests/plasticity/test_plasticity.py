@@ -18,7 +18,7 @@ from rlearly.plasticity.measures import (
     unit_scores,
     weight_norm,
 )
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 
 
 def spread(*singular, rows=6):
@@ -102,16 +102,16 @@ def heads_of_two():
 
 def test_gauge_reads_each_head_and_the_whole_network_by_hand():
     critic = heads_of_two()
-    gauge = Gauge(every_steps=10, threshold=0.025)
-    gauge.start_from({"critic": critic})
+    monitor = PlasticityMonitor(every_steps=10, threshold=0.025)
+    monitor.start_from({"critic": critic})
     noted = []
     sum(q.sum() for q in critic(torch.ones(4, 2), torch.ones(4, 1), noted)).backward()
     with torch.no_grad():
         critic.q1[4].bias += 3.0
         critic.q2[4].bias -= 4.0
-    assert gauge.is_due(0)
+    assert monitor.is_due(0)
     got = {
-        k: float(v) for k, v in gauge.read({"critic": critic}, {"critic": noted}, step=0).items()
+        k: float(v) for k, v in monitor.read({"critic": critic}, {"critic": noted}, step=0).items()
     }
     # q1: all units positive. q2: two of three silent in its first layer, none in its second.
     expected = {"fau_critic_q1": 1.0, "fau_critic_q2": 4 / 6, "fau_critic": 10 / 12}
@@ -128,17 +128,17 @@ def test_gauge_reads_each_head_and_the_whole_network_by_hand():
 
 
 def test_gauge_is_due_once_an_interval_and_keeps_its_place():
-    gauge, critic = Gauge(every_steps=10), heads_of_two()
-    gauge.start_from({"critic": critic})
+    monitor, critic = PlasticityMonitor(every_steps=10), heads_of_two()
+    monitor.start_from({"critic": critic})
     noted = []
     critic(torch.ones(4, 2), torch.ones(4, 1), noted)
     due = []
     for step in (3, 3, 4, 9, 10, 11, 35, 36, 40):
-        if gauge.is_due(step):
-            gauge.read({"critic": critic}, {"critic": noted}, step=step)
+        if monitor.is_due(step):
+            monitor.read({"critic": critic}, {"critic": noted}, step=step)
             due.append(step)
     assert due == [3, 10, 35, 40]
-    later = Gauge(every_steps=10)
-    later.load_state_dict(gauge.state_dict())
+    later = PlasticityMonitor(every_steps=10)
+    later.load_state_dict(monitor.state_dict())
     assert not later.is_due(49) and later.is_due(50)
-    assert not Gauge(every_steps=0).is_due(10**9)
+    assert not PlasticityMonitor(every_steps=0).is_due(10**9)

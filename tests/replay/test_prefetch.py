@@ -9,12 +9,12 @@ from conftest import TINY_STATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved import equal, plain, rows
-from test_frames import assert_same_batches, live, make
-from test_loop import make_loop
+from test_frame_store import assert_same_batches, live, make
+from test_trainer import make_loop
 
 from rlearly.replay import prefetch
-from rlearly.replay.buffer import EmptyReplay, gather
-from rlearly.replay.prefetch import Prefetched
+from rlearly.replay.buffer import EmptyReplayBuffer, gather
+from rlearly.replay.prefetch import PrefetchedReplay
 
 
 def slow_or_fast(monkeypatch, seed):
@@ -34,45 +34,49 @@ a_round = st.tuples(
     st.integers(0, 2),
     st.booleans(),
     st.integers(0, 4),
-    st.sampled_from(["", "", "resize", "forget", "save", "load"]),
+    st.sampled_from(["", "", "resize", "clear", "save", "load"]),
 )
 
 
 @given(
     rounds=st.lists(a_round, min_size=4, max_size=14),
     batches=st.integers(1, 3),
-    rings=st.integers(1, 2),
+    buffers=st.integers(1, 2),
     capacity=st.integers(9, 40),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
 def test_batches_and_states_are_those_without_it_whatever_the_timing(
-    rounds, batches, rings, capacity, seed
+    rounds, batches, buffers, capacity, seed
 ):
     """Each round has some steps, perhaps a new episode, some batches, and something else."""
     with pytest.MonkeyPatch.context() as patch:
         slow_or_fast(patch, seed)
-        alone = make(None, capacity, None, rings=rings)
-        ahead = Prefetched(make(None, capacity, None, rings=rings), batches)
+        alone = make(None, capacity, None, buffers=buffers)
+        ahead = PrefetchedReplay(make(None, capacity, None, buffers=buffers), batches)
         episodes = {}
         live([alone, _Rings(ahead)], 25, seed, stacks=episodes)
         for number, (steps, begins, samples, then) in enumerate(rounds):
             live([alone, _Rings(ahead)], steps, seed + number, stacks=episodes)
             if begins:
                 for memory in (alone, ahead):
-                    memory.begin(np.full((9, 5, 7), number, np.uint8), copy=number % rings)
+                    memory.begin_episode(
+                        np.full((9, 5, 7), number, np.uint8), env_index=number % buffers
+                    )
             assert_same_batches(ahead, alone, sizes=[6] * samples)
             if then == "resize":
                 assert_same_batches(ahead, alone, sizes=[4])
-            elif then == "forget":
-                alone.forget(), ahead.forget()
-                with pytest.raises(EmptyReplay):
+            elif then == "clear":
+                alone.clear(), ahead.clear()
+                with pytest.raises(EmptyReplayBuffer):
                     ahead.sample(6)
             elif then == "save":
                 assert equal(ahead.state_dict(), alone.state_dict())
             elif then == "load":
                 state = ahead.state_dict()
-                ahead = Prefetched(make(None, capacity, None, rings=rings, seed=7), batches)
+                ahead = PrefetchedReplay(
+                    make(None, capacity, None, buffers=buffers, seed=7), batches
+                )
                 for used in (25, 8):  # so that something is ahead
                     live([_Rings(ahead)], used, seed)
                     for _ in range(used // 8 if len(ahead) else 0):
@@ -86,7 +90,7 @@ class _Rings:
     """What `live` asks of a memory."""
 
     def __init__(self, memory):
-        self.rings = memory.memory.rings
+        self.buffers = memory.memory.buffers
         self.begin, self.add = memory.begin, memory.add
 
 
@@ -94,11 +98,11 @@ class _Rings:
 def test_a_steady_schedule_is_gathered_ahead_and_nothing_in_vain(monkeypatch, ratio, every):
     """All but the first batch of a series at first, all from then on, none thrown away."""
     done = slow_or_fast(monkeypatch, 0)
-    memory = Prefetched(make(None, 500, None), 8)
+    memory = PrefetchedReplay(make(None, 500, None), 8)
     stacks = np.zeros((9, 5, 7), np.uint8)
-    memory.begin(stacks, copy=0)
+    memory.begin_episode(stacks, env_index=0)
     for step in range(1, 61):
-        memory.add(np.zeros(2), 1.0, stacks, terminated=False, truncated=False, copy=0)
+        memory.add(np.zeros(2), 1.0, stacks, terminated=False, truncated=False, env_index=0)
         if step % every == 0 and step > 10:
             for _ in range(ratio):
                 memory.sample(8)
@@ -111,20 +115,20 @@ def test_a_batch_is_kept_apart_from_those_ahead_of_it(monkeypatch):
     from rlearly.replay import frame_store
 
     monkeypatch.setattr(frame_store, "BIG_BYTES", 1)
-    memory = Prefetched(make(None, 100, None), 2)
+    memory = PrefetchedReplay(make(None, 100, None), 2)
     live([_Rings(memory)], 80, 0)
-    held, copies = [], []
+    held, num_envs = [], []
     for _ in range(30):
         for _ in range(3):
             batch = memory.sample(8)
-            held.append(batch.obs), copies.append(batch.obs.clone())
+            held.append(batch.obs), num_envs.append(batch.obs.clone())
         live([_Rings(memory)], 1, len(held))
-    assert all(map(torch.equal, held, copies))
+    assert all(map(torch.equal, held, num_envs))
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for(monkeypatch):
-    memory = Prefetched(make(None, 100, None), 1)
-    with pytest.raises(EmptyReplay):
+    memory = PrefetchedReplay(make(None, 100, None), 1)
+    with pytest.raises(EmptyReplayBuffer):
         memory.sample(8)
     live([_Rings(memory)], 40, 0)
 
@@ -142,18 +146,18 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for(mo
 
 def test_the_learners_threads_are_as_many_as_before():
     before = torch.get_num_threads()
-    Prefetched(make(None, 100, None), 1)
+    PrefetchedReplay(make(None, 100, None), 1)
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("ratio", ["0.5", "3", "linear(0.5,4,200)"])
-def test_a_run_and_its_resumption_are_the_same_with_it(tmp_path, monkeypatch, copies, ratio):
+def test_a_run_and_its_resumption_are_the_same_with_it(tmp_path, monkeypatch, num_envs, ratio):
     done = slow_or_fast(monkeypatch, 1)
     words = (
         "train_frames=190",
         "agent.learning_starts_steps=60",
-        f"num_envs={copies}",
+        f"num_envs={num_envs}",
         f"replay_ratio={ratio}",
         "log_every_frames=40",
         "replay.capacity=120",

@@ -13,12 +13,18 @@ from rlearly.config import presets, resolve
 from rlearly.core.errors import ConfigError
 from rlearly.nn.schedules import Decay, Linear, Step
 from rlearly.replay import frame_store
-from rlearly.replay.annealing import Annealing, annealing_of
-from rlearly.replay.buffer import ROWS, EmptyReplay, Layout, Replay, Replays
+from rlearly.replay.annealing import Annealing, annealing_for
+from rlearly.replay.buffer import (
+    ROWS,
+    EmptyReplayBuffer,
+    ReplayBuffer,
+    TransitionLayout,
+    VectorReplayBuffer,
+)
 from rlearly.training import checkpoint
 from rlearly.training.checkpoint import Checkpoints
 
-LAYOUT = Layout(frame_shape=(1, 2, 2), frame_dtype="uint8", frame_stack=3, actions=2)
+LAYOUT = TransitionLayout(frame_shape=(1, 2, 2), frame_dtype="uint8", frame_stack=3, actions=2)
 
 
 def frame(number):
@@ -31,7 +37,7 @@ def number_of(image):
 
 
 def make(capacity, nstep=3, discount=0.9, layout=LAYOUT):
-    return Replay(
+    return ReplayBuffer(
         layout,
         capacity=capacity,
         nstep=nstep,
@@ -48,7 +54,7 @@ def fill(replay, episodes):
         numbers = list(range(counter, counter + length + 1))
         counter += length + 1
         stack = [frame(numbers[0])] * replay.layout.frame_stack
-        replay.begin(np.concatenate(stack))
+        replay.begin_episode(np.concatenate(stack))
         for step, number in enumerate(numbers[1:]):
             stack = [*stack[1:], frame(number)]
             final = step == length - 1
@@ -78,17 +84,17 @@ def naive_transitions(written, capacity, nstep, discount, stack=3):
             if k < nstep and ending == "running":
                 continue
 
-            def stacked(i, numbers=numbers):
+            def forward_stack(i, numbers=numbers):
                 return [numbers[max(0, j)] for j in range(i - stack + 1, i + 1)]
 
-            if min(stacked(t)) < oldest:
+            if min(forward_stack(t)) < oldest:
                 continue
             gone = reaches_end and ending == "terminated"
             expected[numbers[t]] = (
-                stacked(t),
+                forward_stack(t),
                 reward,
                 0.0 if gone else discount**k,
-                stacked(t + k),
+                forward_stack(t + k),
             )
     return expected
 
@@ -118,7 +124,7 @@ def test_ring_equals_naive_list_of_episodes(finished, running, capacity, nstep):
     assert len(replay) == len(expected)
     slots = np.flatnonzero(replay.ready)
     if not expected:
-        with pytest.raises(EmptyReplay):
+        with pytest.raises(EmptyReplayBuffer):
             replay.sample(1)
         return
     batch = replay.gather(slots)
@@ -168,19 +174,19 @@ def filled_copies(counts, capacity=400, seed=0):
     """A memory of copies with so many transitions each; transition i of copy c has action
     1000 * c + i."""
     generator = np.random.default_rng(seed)
-    layout = Layout((1,), "float32", 1, 1)
-    memory = Replays(
+    layout = TransitionLayout((1,), "float32", 1, 1)
+    memory = VectorReplayBuffer(
         [
-            Replay(layout, capacity=capacity, nstep=1, discount=0.9, generator=generator)
+            ReplayBuffer(layout, capacity=capacity, nstep=1, discount=0.9, generator=generator)
             for _ in counts
         ],
         generator,
     )
-    for copy, count in enumerate(counts):
-        memory.begin(np.zeros(1, np.float32), copy=copy)
+    for env_index, count in enumerate(counts):
+        memory.begin_episode(np.zeros(1, np.float32), env_index=env_index)
         for i in range(count):
-            number = np.array([1000 * copy + i], np.float32)
-            memory.add(number, 1.0, number, terminated=False, truncated=False, copy=copy)
+            number = np.array([1000 * env_index + i], np.float32)
+            memory.add(number, 1.0, number, terminated=False, truncated=False, env_index=env_index)
     return memory
 
 
@@ -200,7 +206,7 @@ def test_transitions_of_all_copies_are_sampled_uniformly():
 
 
 def test_one_copy_is_the_ring_itself_draw_for_draw():
-    memory, alone = filled_copies([50]), filled_copies([50]).rings[0]
+    memory, alone = filled_copies([50]), filled_copies([50]).buffers[0]
     for _ in range(5):
         assert torch.equal(memory.sample(32).action, alone.sample(32).action)
 
@@ -212,7 +218,7 @@ def test_saved_and_loaded_copies_give_the_same_samples_and_empty_ones_none():
     for _ in range(3):
         one, two = memory.sample(16), other.sample(16)
         assert torch.equal(one.action, two.action)
-    with pytest.raises(EmptyReplay):
+    with pytest.raises(EmptyReplayBuffer):
         filled_copies([0, 0]).sample(4)
     with pytest.raises(ValueError):
         other.load_state_dict(filled_copies([5]).state_dict())
@@ -222,11 +228,11 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
     replay = make(30)
     fill(replay, [(9, "terminated"), (30, "truncated"), (5, "running")])
     state = replay.state_dict()
-    copy = make(30)
-    copy.load_state_dict(state)
-    assert_same_ring(copy, replay)
+    twin = make(30)
+    twin.load_state_dict(state)
+    assert_same_ring(twin, replay)
     for _ in range(3):
-        one, two = replay.sample(16), copy.sample(16)
+        one, two = replay.sample(16), twin.sample(16)
         assert (one.obs == two.obs).all() and (one.action == two.action).all()
 
 
@@ -253,23 +259,25 @@ def _save_and_load_in_parts(folder, capacity, parts, seed):
     for number, steps in enumerate(parts):
         for _ in range(steps):
             if not running:
-                replay.begin(np.repeat(frame(step), 3, axis=0))
+                replay.begin_episode(np.repeat(frame(step), 3, axis=0))
             ends = bool(random.random() < 0.2)
             step += 1
             seen = np.repeat(frame(step), 3, axis=0)
             replay.add(random.random(2), step, seen, terminated=ends, truncated=False)
             running = not ends
         checkpoints.save(number, {"replay": replay.state_dict()})
-        copy, later = make(capacity), Checkpoints(folder, keep=2)
-        copy.load_state_dict(later.load_newest()[1]["replay"])
-        assert_same_ring(copy, replay)
-        assert (copy.added, copy._age, len(copy)) == (replay.added, replay._age, len(replay))
+        twin, later = make(capacity), Checkpoints(folder, keep=2)
+        twin.load_state_dict(later.load_newest()[1]["replay"])
+        assert_same_ring(twin, replay)
+        assert (twin.added, twin._age, len(twin)) == (replay.added, replay._age, len(replay))
         if number % 2:
-            replay, checkpoints = copy, later
+            replay, checkpoints = twin, later
 
 
 def test_one_transition_of_dog_run_costs_a_frame_and_little_more():
-    layout = Layout(frame_shape=(3, 84, 84), frame_dtype="uint8", frame_stack=3, actions=38)
+    layout = TransitionLayout(
+        frame_shape=(3, 84, 84), frame_dtype="uint8", frame_stack=3, actions=38
+    )
     replay = make(2000, layout=layout)
     arrays = [getattr(replay, n) for n in ("actions", "rewards", "ages", "flags", "ready")]
     assert sum(a.nbytes for a in [replay.frames.array, *arrays]) == 2000 * layout.transition_bytes
@@ -279,9 +287,9 @@ def test_one_transition_of_dog_run_costs_a_frame_and_little_more():
 
 
 def test_state_observations_are_stored_as_floats():
-    layout = Layout(frame_shape=(4,), frame_dtype="float32", frame_stack=1, actions=1)
+    layout = TransitionLayout(frame_shape=(4,), frame_dtype="float32", frame_stack=1, actions=1)
     replay = make(20, nstep=1, layout=layout)
-    replay.begin(np.arange(4, dtype=np.float32))
+    replay.begin_episode(np.arange(4, dtype=np.float32))
     replay.add(
         np.zeros(1), 1.0, np.arange(4, dtype=np.float32) + 1, terminated=False, truncated=False
     )
@@ -298,18 +306,18 @@ def test_a_batch_that_is_still_referred_to_is_never_written_again(monkeypatch):
     monkeypatch.setattr(frame_store, "BIG_BYTES", 1)
     replay = make(300)
     fill(replay, [(250, "running")])
-    kept, copies = [], []
+    kept, num_envs = [], []
     for number in range(30):
         batch = replay.sample(16)
         part = [batch, batch.obs[3:5], batch.next_obs.flatten()[7:], batch.obs.numpy()[1]][
             number % 4
         ]
         kept.append(part)
-        copies.append([t.clone() for t in tensors(part)])
+        num_envs.append([t.clone() for t in tensors(part)])
         del batch
         if number % 5 == 4:
-            kept[number // 2] = copies[number // 2] = ()
-    for part, copied in zip(kept, copies, strict=True):
+            kept[number // 2] = num_envs[number // 2] = ()
+    for part, copied in zip(kept, num_envs, strict=True):
         assert all(map(torch.equal, tensors(part), copied))
 
 
@@ -357,8 +365,8 @@ def test_annealed_windows_worked_by_hand():
     """
     annealing = Annealing(Decay(1.0, ((2.0, 4.0),)), Step(0.5, 0.9, 4))
     assert annealing.most_steps == 3
-    memory = Replay(
-        Layout((1,), "float32", 1, 1),
+    memory = ReplayBuffer(
+        TransitionLayout((1,), "float32", 1, 1),
         capacity=30,
         nstep=annealing.most_steps,
         discount=0.9,
@@ -371,7 +379,7 @@ def test_annealed_windows_worked_by_hand():
         batch = memory.gather(first)
         return tuple(round(float(x), 4) for x in (batch.reward, batch.discount, batch.next_obs))
 
-    memory.begin(np.zeros(1, np.float32))
+    memory.begin_episode(np.zeros(1, np.float32))
     seen = {}
     for step in range(1, 8):
         obs = np.array([step], np.float32)
@@ -387,14 +395,14 @@ def test_annealed_windows_worked_by_hand():
     assert window() == (2.0, 0.25, 2.0)
     memory.steps = 0  # n = 3: 1 + 0.5 * 2 + 0.25 * 3
     assert window() == (2.75, 0.125, 3.0)
-    memory.steps, memory.copies = 2, 2  # four agent steps, of two copies
+    memory.steps, memory.num_envs = 2, 2  # four agent steps, of two copies
     assert window() == (1.0, 0.9, 1.0)
 
 
 def test_drms_annealing_on_metaworld():
     own = [w for w in presets.tuned("drm", "metaworld/soccer") if w.startswith("agent.")]
     agent = resolve.compose(["agent=drm", "env=HalfCheetah-v5", *own]).agent
-    annealing = annealing_of(agent)
+    annealing = annealing_for(agent)
     for step in (0, 153_000, 154_200, 10**6, 3 * 10**6):
         n = math.floor(3 + 7 * math.exp(-step / 1e6))
         gamma = 0.997 - 0.02 * math.exp(-step / 5e5) - 0.007 * math.exp(-step / 1.6e6)
@@ -409,22 +417,22 @@ def test_an_annealed_replay_goes_on_where_it_was_saved():
 
     def build():
         generator = np.random.default_rng(3)
-        rings = [
-            Replay(
+        buffers = [
+            ReplayBuffer(
                 LAYOUT,
                 capacity=60,
                 nstep=3,
                 discount=0.9,
                 annealing=annealing,
-                copies=2,
+                num_envs=2,
                 generator=generator,
             )
             for _ in range(2)
         ]
-        return Replays(rings, generator)
+        return VectorReplayBuffer(buffers, generator)
 
     one, two = build(), build()
-    for ring in one.rings:
+    for ring in one.buffers:
         fill(ring, [(7, "truncated")])
     two.load_state_dict(one.state_dict())
     for memory in (one, two):
@@ -448,7 +456,7 @@ def test_an_annealed_replay_goes_on_where_it_was_saved():
 )
 def test_a_schedule_that_is_none_or_leaves_its_range_gets_one_sentence(word):
     if word.endswith("=7"):
-        assert annealing_of(resolve.compose(["env=HalfCheetah-v5", word]).agent).most_steps == 7
+        assert annealing_for(resolve.compose(["env=HalfCheetah-v5", word]).agent).most_steps == 7
         return
     of_range = {"decay(0,7,1000)": "goes from 7 to 0", "decay(0.997,0.02,1000)": "from 1.017 to"}
     expected = of_range.get(word.partition("=")[2], r"expected linear\(START,END,STEPS\), step")
@@ -458,7 +466,7 @@ def test_a_schedule_that_is_none_or_leaves_its_range_gets_one_sentence(word):
 
 def test_vectors_beside_images_are_stored_sampled_and_saved(tmp_path):
     """A vector says which step it is of; images and vectors must never come apart."""
-    layout = Layout((1, 2, 2), "uint8", frame_stack=2, actions=2, vector=3)
+    layout = TransitionLayout((1, 2, 2), "uint8", frame_stack=2, actions=2, vector=3)
 
     def observed(number, before):
         return {
@@ -468,22 +476,27 @@ def test_vectors_beside_images_are_stored_sampled_and_saved(tmp_path):
 
     def build():
         generator = np.random.default_rng(0)
-        ring = Replay(layout, capacity=9, nstep=2, discount=0.9, generator=generator)
-        return Replays([ring], generator)
+        ring = ReplayBuffer(layout, capacity=9, nstep=2, discount=0.9, generator=generator)
+        return VectorReplayBuffer([ring], generator)
 
     memory = build()
     number = 0
     for _ in range(4):  # the ring of 9 slots goes round
-        memory.begin(observed(number, number), copy=0)
+        memory.begin_episode(observed(number, number), env_index=0)
         for step in range(4):
             number += 1
             before = number - 1
             ends = step == 3
             memory.add(
-                np.zeros(2), 1.0, observed(number, before), terminated=False, truncated=ends, copy=0
+                np.zeros(2),
+                1.0,
+                observed(number, before),
+                terminated=False,
+                truncated=ends,
+                env_index=0,
             )
         number += 1
-    memory.begin(observed(number, number), copy=0)
+    memory.begin_episode(observed(number, number), env_index=0)
     batch = memory.sample(64)
     assert set(batch.obs) == set(batch.next_obs) == {"pixels", "vector"}
     assert batch.obs["pixels"].shape == (64, 2, 2, 2) and batch.obs["vector"].shape == (64, 3)
@@ -502,5 +515,7 @@ def test_vectors_beside_images_are_stored_sampled_and_saved(tmp_path):
         assert torch.equal(one.obs[key], two.obs[key]), key
         assert torch.equal(one.next_obs[key], two.next_obs[key]), key
     with pytest.raises(ValueError, match="expected a replay of"):
-        Replays([make(9, nstep=2)], np.random.default_rng(0)).load_state_dict(memory.state_dict())
+        VectorReplayBuffer([make(9, nstep=2)], np.random.default_rng(0)).load_state_dict(
+            memory.state_dict()
+        )
     assert layout.transition_bytes == 4 + 4 * (2 + 3) + 10

@@ -14,7 +14,7 @@ from tiny_envs import StateReach
 from rlearly import doctor, train
 from rlearly.core.tree_diff import first_difference
 from rlearly.nn.optim import Adam
-from rlearly.replay.buffer import Replay
+from rlearly.replay.buffer import ReplayBuffer
 from rlearly.system import determinism, machine
 
 CPU = torch.device("cpu")
@@ -147,10 +147,10 @@ def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
         "streams, rows; pixels were not checked, as nothing can be drawn here"
     )
     one = ends[0]
-    assert one["loop"]["updates"] == 100 and len(one["rows"]) > 8
+    assert one["trainer"]["updates"] == 100 and len(one["rows"]) > 8
     assert {"agent", "replay", "env", "means"} <= set(one)
-    assert one["agent"]["body"]["optimizers"]["critic"]["state"]
-    assert one["agent"]["body"]["generators"]
+    assert one["agent"]["modules"]["optimizers"]["critic"]["state"]
+    assert one["agent"]["modules"]["generators"]
 
 
 def test_env_on_the_global_generator_does_not_repeat(small, monkeypatch):
@@ -181,13 +181,13 @@ def forget_moments(monkeypatch):
 
 
 def forget_stream(monkeypatch):
-    load = Replay.load_state_dict
+    load = ReplayBuffer.load_state_dict
 
     def restart(ring, state):
         load(ring, state)
         ring.generator.bit_generator.state = np.random.PCG64(0).state
 
-    monkeypatch.setattr(Replay, "load_state_dict", restart)
+    monkeypatch.setattr(ReplayBuffer, "load_state_dict", restart)
 
 
 @pytest.mark.parametrize("forget", [forget_moments, forget_stream])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from saved import equal
 
-from rlearly.core.append_log import Tape
+from rlearly.core.append_log import AppendLog
 from rlearly.core.errors import ConfigError
 from rlearly.training import checkpoint
 from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
@@ -145,7 +145,7 @@ def tape(first, end, width=1000):
                 rows = np.repeat(np.arange(at, stop, dtype=np.int32)[:, None], width, axis=1)
                 yield at, {"wide": rows, "plain": rows[:, 0].astype(np.uint8)}
 
-    return Tape(first, end, read)
+    return AppendLog(first, end, read)
 
 
 def assert_is(loaded, first, end):

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY_STATE
 from saved import plain, rows
 from test_kills import once
-from test_loop import make_loop
+from test_trainer import make_loop
 
 from rlearly.core.errors import RunFailed
 from rlearly.training import checkpoint
@@ -248,19 +248,19 @@ def test_clock_that_jumps_changes_no_result(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    executor = tmp_path / "disk"
+    executor.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(executor)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a file system wants root")
-    yield place
+    yield executor
     with contextlib.suppress(OSError):
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(executor)], check=True)
 
 
-def fill(place):
+def fill(executor):
     """Take all room that is left."""
-    with (place / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+    with (executor / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while True:
             stream.write(bytes(4096))
 

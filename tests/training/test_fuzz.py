@@ -19,7 +19,7 @@ import torch
 from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots.dataset import USER_BLOCK_BYTES, Snapshots, seal
 from rlearly.envs.snapshots.recording import record
-from rlearly.replay.buffer import Layout, Replay
+from rlearly.replay.buffer import ReplayBuffer, TransitionLayout
 from rlearly.training import checkpoint
 from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
 
@@ -27,8 +27,8 @@ from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
 def load_around(file):
     """Load the checkpoint that one of its files was damaged of, rows included."""
     (folder,) = checkpoint.found(next(p for p in file.parents if checkpoint.found(p)))
-    for piece in checkpoint.load(folder)["replay"]["slots"].pieces():
-        assert piece
+    for chunk_rows in checkpoint.load(folder)["replay"]["slots"].chunks():
+        assert chunk_rows
 
 
 LOADERS = {
@@ -49,14 +49,14 @@ def damages(data, generator, count, head_bytes=0):
         changed[start:stop] ^= generator.integers(1, 256, stop - start, dtype=np.uint8)
         return changed.tobytes()
 
-    def flip(place):
+    def flip(executor):
         bit = int(generator.integers(8))
         changed = bytearray(data)
-        changed[place] ^= 1 << bit
-        return f"bit {bit} of byte {place}", bytes(changed)
+        changed[executor] ^= 1 << bit
+        return f"bit {bit} of byte {executor}", bytes(changed)
 
-    for place in range(head_bytes):
-        label, changed = flip(place)
+    for executor in range(head_bytes):
+        label, changed = flip(executor)
         yield f"head: {label}", changed
     for _ in range(count):
         length = int(generator.integers(len(data)))
@@ -129,7 +129,7 @@ def test_damages_differ_from_the_data_and_repeat_with_the_seed():
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert all(changed != data for _, changed in drawn(0))
-    assert all(drawn(0)[place][1][place] != data[place] for place in range(16))
+    assert all(drawn(0)[executor][1][executor] != data[executor] for executor in range(16))
 
 
 # --- checkpoints ---
@@ -140,10 +140,10 @@ FILES = ("manifest.sha256", "manifest.json", "state.pt", "array_0.npy", "rows")
 @pytest.fixture
 def checkpoint_files(tmp_path):
     """A small one, of a replay and weights; name -> file."""
-    layout = Layout(frame_shape=(3,), frame_dtype="float32", frame_stack=1, actions=1)
+    layout = TransitionLayout(frame_shape=(3,), frame_dtype="float32", frame_stack=1, actions=1)
     random = np.random.default_rng(0)
-    replay = Replay(layout, capacity=40, nstep=3, discount=0.99, generator=random)
-    replay.begin(np.zeros(3, np.float32))
+    replay = ReplayBuffer(layout, capacity=40, nstep=3, discount=0.99, generator=random)
+    replay.begin_episode(np.zeros(3, np.float32))
     for _ in range(60):
         replay.add(random.random(1), 1.0, random.random(3), terminated=False, truncated=False)
     state = {"agent": {"w": torch.arange(50.0)}, "replay": replay.state_dict()}
@@ -260,8 +260,8 @@ def virtual(file, folder):
 
 def raw_file(file, folder):
     (folder / "raw").write_bytes(bytes(8 * len(file["steps"])))
-    places = [(str(folder / "raw"), 0, h5py.h5f.UNLIMITED)]
-    file.create_dataset("values", file["steps"].shape, np.float64, external=places)
+    executors = [(str(folder / "raw"), 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset("values", file["steps"].shape, np.float64, external=executors)
 
 
 def complex_numbers(file, folder):

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots.dataset import Snapshots
-from rlearly.envs.snapshots.recording import Collector
+from rlearly.envs.snapshots.recording import SnapshotCollector
 from rlearly.envs.state.action_replay import id_of
 
 # --- Minari ---
@@ -51,7 +51,7 @@ def from_minari(
                 f"minari download {dataset}."
             ) from None
     own: Any = dataset.recover_environment() if env is None else env
-    collector = Collector(own)
+    collector = SnapshotCollector(own)
     base: Any = own.unwrapped
     if not hasattr(base, "set_state"):
         raise ConfigError(

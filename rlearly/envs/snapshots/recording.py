@@ -13,14 +13,19 @@ from gymnasium.spaces import flatten
 from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots.dataset import COLUMNS, Snapshots, kwargs_of, refuse_vector
 from rlearly.envs.state import codec
-from rlearly.envs.state.action_replay import Inner, id_of, innermost, recorded
+from rlearly.envs.state.action_replay import (
+    InnermostWrapper,
+    id_of,
+    innermost,
+    with_action_recorder,
+)
 from rlearly.envs.state.exact import installed, save, self_test
 from rlearly.envs.state.serialization import to_bytes
 
 # --- made from a teacher ---
 
 
-class Watch(Inner):
+class ObservationTap(InnermostWrapper):
     """Sits directly around the unwrapped env (and its recording) and remembers what it said."""
 
     obs: Any = None
@@ -36,7 +41,7 @@ class Watch(Inner):
         return self.obs, reward, terminated, truncated, info
 
 
-class Collector:
+class SnapshotCollector:
     """Gathers snapshots of an env while somebody plays it, wrapped as they like.
 
     `env` must not have been reset yet; it is watched from now on, in place. The env is first seen
@@ -49,8 +54,8 @@ class Collector:
     def __init__(self, env: gymnasium.Env):
         refuse_vector(env)
         self.method = self_test(env.unwrapped)
-        wrapped = recorded(env) if self.method == "replay" else env
-        self.env, self.watch = innermost(wrapped, Watch)
+        wrapped = with_action_recorder(env) if self.method == "replay" else env
+        self.env, self.watch = innermost(wrapped, ObservationTap)
         self.space = self.watch.observation_space
         self.rows: list[dict[str, Any]] = []
 
@@ -162,7 +167,7 @@ def record(
             raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
     if seed < 0:
         raise ConfigError(f"seed: expected a whole number of at least 0, received {seed}.")
-    collector = Collector(env)
+    collector = SnapshotCollector(env)
     space = env.action_space
 
     def act(obs: Any, step: int) -> Any:
@@ -218,7 +223,7 @@ def from_actions(
     Raises:
         ConfigError: an episode ended before its actions did (they are of another env or seed).
     """
-    collector = Collector(env)
+    collector = SnapshotCollector(env)
     for episode, (seed, actions) in enumerate(trajectories):
         known = None if values is None else values[episode]
 

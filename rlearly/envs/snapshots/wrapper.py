@@ -23,7 +23,12 @@ from rlearly.envs.snapshots.selection import Selection as Selection
 from rlearly.envs.snapshots.selection import (
     Uniform,
 )
-from rlearly.envs.state.action_replay import InexactState, Inner, innermost, recorded
+from rlearly.envs.state.action_replay import (
+    InexactState,
+    InnermostWrapper,
+    innermost,
+    with_action_recorder,
+)
 from rlearly.envs.state.exact import restore, self_test
 
 
@@ -85,7 +90,7 @@ class Count:
             self.steps += 1
 
 
-class Start(Inner):
+class SnapshotReset(InnermostWrapper):
     """Sits directly around the unwrapped env: a reset puts it where `choose` says.
 
     All wrappers above see an ordinary reset: stacks are filled, time limits and statistics start
@@ -184,7 +189,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         _prove_exact(env, self.snapshots)
         self.selection = Uniform() if selection is None else selection
         self.selection.prepare(self.snapshots)
-        env, _ = innermost(env, lambda inner: Start(inner, self._choose))
+        env, _ = innermost(env, lambda inner: SnapshotReset(inner, self._choose))
         gymnasium.Wrapper.__init__(self, env)
         self.truncate_steps = truncate_steps
         self.until_steps = until_steps
@@ -292,7 +297,7 @@ def _prove_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
             f"is exact by {proved!r} only: record them again in an env that is made like it."
         )
     if wanted == "replay":
-        recorded(env)
+        with_action_recorder(env)
 
 
 def student_clusters(agent: str) -> int:

@@ -19,7 +19,7 @@ class InexactState(ConfigError):
     """An env cannot be saved, or brought back, to the bit."""
 
 
-class Inner(gymnasium.Wrapper):
+class InnermostWrapper(gymnasium.Wrapper):
     """A wrapper directly around the unwrapped env, put there by `innermost`."""
 
     @property
@@ -31,7 +31,7 @@ class Inner(gymnasium.Wrapper):
 def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
     """(env, the new wrapper): a wrapper put directly around the unwrapped env and its recording."""
     bottom, outer = env, None
-    while isinstance(bottom, gymnasium.Wrapper) and not isinstance(bottom, Recorded):
+    while isinstance(bottom, gymnasium.Wrapper) and not isinstance(bottom, ActionRecorder):
         outer, bottom = bottom, bottom.env
     wrapper = make(bottom)
     if outer is None:
@@ -40,12 +40,12 @@ def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple
     return env, wrapper
 
 
-class Recorded(Inner):
+class ActionRecorder(InnermostWrapper):
     """Remembers the episode's seed, options and actions, so that it can be played again.
 
-    It belongs directly around the unwrapped env: `recorded(env)` puts it there. A reset without a
-    seed draws one from the env's own generator, so that every episode can be repeated. What others
-    draw from that generator between two steps is remembered too. Box2D's world, which
+    It belongs directly around the unwrapped env: `with_action_recorder(env)` puts it there. A reset
+    without a seed draws one from the env's own generator, so that every episode can be repeated.
+    What others draw from that generator between two steps is remembered too. Box2D's world, which
     carries hidden state over, is built anew at each reset.
     """
 
@@ -93,14 +93,14 @@ class Recorded(Inner):
         return None if generator is None else codec.generator_state(generator)
 
 
-def recorded(env: gymnasium.Env) -> gymnasium.Env:
-    """`env` with a `Recorded` directly around its unwrapped env, once."""
+def with_action_recorder(env: gymnasium.Env) -> gymnasium.Env:
+    """`env` with a `ActionRecorder` directly around its unwrapped env, once."""
     if recording_of(env) is not None:
         return env
-    return innermost(env, Recorded)[0]
+    return innermost(env, ActionRecorder)[0]
 
 
-def log_of(base: gymnasium.Env, recording: Recorded | None) -> dict[str, Any]:
+def log_of(base: gymnasium.Env, recording: ActionRecorder | None) -> dict[str, Any]:
     """A recording as a tree.
 
     Raises:
@@ -139,7 +139,7 @@ def log_of(base: gymnasium.Env, recording: Recorded | None) -> dict[str, Any]:
 
 def replay(
     base: gymnasium.Env,
-    recording: Recorded | None,
+    recording: ActionRecorder | None,
     log: dict[str, Any],
     random: dict[str, Any] | None,
     clocks: dict[str, Any] | None,
@@ -149,7 +149,7 @@ def replay(
     Raises:
         InexactState: it did not lead to the same observations, rewards and endings.
     """
-    recording = recording or Recorded(base)
+    recording = recording or ActionRecorder(base)
     saved = codec.Decoder(base, {}, {}).decode(log, codec.MISSING, "")
     own_random, own_clocks = own_randomness(base)
     recording.reset(seed=saved["seed"], options=saved["options"])
@@ -218,10 +218,10 @@ def _rebuild_world(base: Any) -> None:
         base.world.contactListener = listener
 
 
-def recording_of(env: gymnasium.Env) -> Recorded | None:
-    """The `Recorded` of a chain of wrappers, if it has one."""
+def recording_of(env: gymnasium.Env) -> ActionRecorder | None:
+    """The `ActionRecorder` of a chain of wrappers, if it has one."""
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, Recorded):
+        if isinstance(env, ActionRecorder):
             return env
         env = env.env
     return None

@@ -33,7 +33,7 @@ LAYOUT |= {"_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs"}
 RANDOM = {"_np_random", "_np_random_seed"}
 """Randomness of every gymnasium env."""
 CLOCKS = {"_step_count", "_reset_next_step", "_steps", "step_count", "curr_path_length"}
-"""Episode clocks: of dm_control's environments and ControlEnv, of MiniGrid, of MetaWorld."""
+"""Episode clocks: of dm_control's environments and DMControlEnv, of MiniGrid, of MetaWorld."""
 CONSTANTS = (
     types.FunctionType,
     types.BuiltinFunctionType,

@@ -17,16 +17,16 @@ from gymnasium.spaces import Box
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
+    ActionRecorder,
     InexactState,
-    Recorded,
     id_of,
     log_of,
     own_randomness,
-    recorded,
     recording_of,
     replay,
     same,
     set_randomness,
+    with_action_recorder,
 )
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.envs.wrappers import UNBOUNDED
@@ -87,7 +87,7 @@ def method_of(env: gymnasium.Env) -> str:
 
     "control" is dm_control's suite; "attributes" families whose Python attributes are everything;
     "ale" Atari without sticky actions; "replay" everything else: the episode's actions repeated
-    from its seed, which needs `recorded(env)`.
+    from its seed, which needs `with_action_recorder(env)`.
     """
     base: Any = env.unwrapped
     holders = [base, *(item for item in vars(base).values() if hasattr(item, "_physics"))]
@@ -109,7 +109,7 @@ def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
     """The state of an env and of all its wrappers; the env does not change.
 
     `method` forces one; None takes `method_of(env)`, or "replay" if an attribute is not data and
-    the env is `recorded`.
+    the env is `with_action_recorder`.
 
     Raises:
         InexactState: the env, or one of its wrappers, cannot be saved to the bit.
@@ -194,7 +194,7 @@ def self_test(
     It is played, saved, played on for `steps` random steps, restored from the bytes and played
     the same again, in the same env and in one from `make_fresh`, from three points of an episode;
     everything must be equal, new episodes included. Wrappers and random generators are as before
-    afterwards; the env must be reset, and is `recorded` if its method is "replay".
+    afterwards; the env must be reset, and is `with_action_recorder` if its method is "replay".
 
     Raises:
         InexactState: no method is exact.
@@ -220,10 +220,10 @@ def self_test(
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
-    """Outermost first; `Recorded` is transparent."""
+    """Outermost first; `ActionRecorder` is transparent."""
     found = []
     while isinstance(env, gymnasium.Wrapper):
-        if not isinstance(env, Recorded):
+        if not isinstance(env, ActionRecorder):
             found.append(env)
         env = env.env
     return found
@@ -338,7 +338,7 @@ def installed(package: str) -> str | None:
 
 def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, steps: int) -> None:
     if method == "replay":
-        env, fresh = recorded(env), fresh and recorded(fresh)
+        env, fresh = with_action_recorder(env), fresh and with_action_recorder(fresh)
     before = [_save_wrapper(wrapper, env) for wrapper in _wrappers(env)]
     base: Any = env.unwrapped
     own = own_randomness(base)

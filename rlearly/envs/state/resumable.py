@@ -13,7 +13,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import copied
 from rlearly.envs.state.action_replay import (
     InexactState,
-    recorded,
+    with_action_recorder,
 )
 from rlearly.envs.state.exact import EnvState, method_of, restore, save
 from rlearly.envs.state.serialization import DamagedState
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # --- the training loop's env ---
 
 
-class Episodes(gymnasium.Wrapper):
+class ResumableEnv(gymnasium.Wrapper):
     """An env whose every episode follows from a seed of its own and the actions taken.
 
     `reset()` draws the episode's seed from `generator`. `state_dict()` holds the env in
@@ -33,7 +33,7 @@ class Episodes(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, generator: np.random.Generator):
-        super().__init__(recorded(env) if method_of(env) == "replay" else env)
+        super().__init__(with_action_recorder(env) if method_of(env) == "replay" else env)
         self.generator = generator
         self.seed: int | None = None
         self.obs: Any = None

@@ -1,7 +1,7 @@
 """Engines: what starts the jobs of a sweep. Each knows how to start, wait and stop, and nothing of
-training; `attempt.Attempt` is what all of them run.
+training; `attempt.JobRunner` is what all of them run.
 
-- `Local`: a bounded pool of processes on this machine.
+- `LocalLauncher`: a bounded pool of processes on this machine.
 - `Slurm`: job arrays through submitit, which requeue themselves after a checkpoint.
 - `Ray`: tasks on an existing cluster or a local one, retried when a node is lost.
 """
@@ -17,7 +17,7 @@ from rlearly.experiments.job import DONE, SAVED, Job, last_lines
 Say = Callable[[str], None]
 
 
-class Engine(Protocol):
+class Launcher(Protocol):
     """Starts jobs; what came of them stands in the sweep's directory."""
 
     def launch(self, sweep: Path, jobs: Sequence[Job], say: Say) -> None:

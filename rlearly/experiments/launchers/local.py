@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Condition, Thread
 
-from rlearly.experiments.job import DONE, Attempt, Job
+from rlearly.experiments.job import DONE, Job, JobRunner
 from rlearly.experiments.launchers.base import Say, ending
 
 # --- on this machine ---
 
 
-class Local:
+class LocalLauncher:
     """`workers` processes at once; GPUs, if there are any, are dealt out in turn."""
 
     def __init__(self, workers: int, gpus: Sequence[str] = ()):
         self.workers = workers
         self.gpus = gpus
         self.stopping = False
-        self._running: set[Attempt] = set()
+        self._running: set[JobRunner] = set()
 
     def launch(self, sweep: Path, jobs: Sequence[Job], say: Say) -> None:
         queue = _Queue(jobs)
@@ -44,7 +44,7 @@ class Local:
     def _work(self, sweep: Path, queue: _Queue, slot: int, say: Say) -> None:
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         while (job := queue.take()) and not self.stopping:
-            attempt = Attempt(sweep, job.name, "local", gpu)
+            attempt = JobRunner(sweep, job.name, "local", gpu)
             self._running.add(attempt)
             say(f"start {job.title}")
             try:

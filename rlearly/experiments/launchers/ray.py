@@ -13,7 +13,7 @@ from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import DONE, SAVED, Attempt, Job
+from rlearly.experiments.job import DONE, SAVED, Job, JobRunner
 from rlearly.experiments.launchers.base import Say, ending
 
 
@@ -152,7 +152,7 @@ def _ray_try(sweep: str, name: str, needed: int | None) -> int:
     KeyboardInterrupt; one whose worker dies ends its run with it."""
     if needed not in (None, DONE):
         return 1
-    attempt = Attempt(Path(sweep), name, "ray")
+    attempt = JobRunner(Path(sweep), name, "ray")
     try:
         return attempt.run()
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import DONE, SAVED, Attempt, Job, last_lines
+from rlearly.experiments.job import DONE, SAVED, Job, JobRunner, last_lines
 from rlearly.experiments.launchers.base import Say
 from rlearly.experiments.launchers.ray import _import
 from rlearly.training.run_directory import write
@@ -129,10 +129,10 @@ class SlurmTry:
     def __init__(self, sweep: str, name: str):
         self.sweep = sweep
         self.name = name
-        self.attempt: Attempt | None = None
+        self.attempt: JobRunner | None = None
 
     def __call__(self) -> int:
-        self.attempt = Attempt(Path(self.sweep), self.name, "slurm")
+        self.attempt = JobRunner(Path(self.sweep), self.name, "slurm")
         status = self.attempt.run()
         if status == SAVED:
             # Ended by SIGTERM: SLURM is cancelling or preempting this job. To return would make it

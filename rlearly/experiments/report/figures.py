@@ -15,7 +15,7 @@ import numpy as np
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.curves import Curve, Points
 from rlearly.experiments.report.metrics_file import SUCCESS, alone
-from rlearly.experiments.report.results import Findings
+from rlearly.experiments.report.results import SweepResults
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A3C"]
 """Okabe and Ito's, without the yellow and the black that one of two backgrounds swallows."""
@@ -49,7 +49,7 @@ class Look:
 Panel = Callable[[Any], None]
 
 
-def draw(found: Findings, folder: Path) -> list[Figure]:
+def draw(found: SweepResults, folder: Path) -> list[Figure]:
     """All figures there are points for, each also as NAME.png and NAME.pdf in the folder."""
     import matplotlib
 
@@ -68,7 +68,7 @@ def draw(found: Findings, folder: Path) -> list[Figure]:
         ]
 
 
-def _curves(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _curves(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     envs = [env for env in found.envs if any(c.env == env for c in found.curves)]
     panels = {}
     for env in envs:
@@ -86,7 +86,7 @@ def _curves(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | N
     return _grid("curves", "Learning curves", caption, panels, labels, looks, folder, drawn)
 
 
-def _successes(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _successes(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     def one(arms: dict[str, list[Curve]], panel: Any) -> None:
         _draw_curves(found, looks, arms, SUCCESS, panel)
         panel.set_ylim(-0.03, 1.03)
@@ -104,7 +104,7 @@ def _successes(found: Findings, looks: dict[str, Look], folder: Path) -> Figure 
 
 
 def _draw_curves(
-    found: Findings,
+    found: SweepResults,
     looks: dict[str, Look],
     arms: dict[str, list[Curve]],
     metric: str | None,
@@ -143,7 +143,7 @@ def _points(curve: Curve, metric: str | None) -> Points | None:
     return (curve.frames, curve.returns) if metric is None else curve.metrics.get(metric)
 
 
-def _metrics(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _metrics(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     names = [n for n in found.metrics if any(n in c.metrics for c in found.curves)]
     panels = {}
     for name in names:
@@ -163,7 +163,7 @@ def _metrics(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | 
     return _grid("metrics", "Plasticity and replay", caption, panels, labels, looks, folder, drawn)
 
 
-def _finals(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _finals(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     def one(env: str, panel: Any) -> None:
         for arm, scores in found.finals(env).items():
             at = arms.index(arm)
@@ -201,7 +201,7 @@ def _short(name: str, most: int = 34) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _profiles(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _profiles(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     pooled = found.pooled()
     thresholds = np.linspace(0, 1, 101)
 
@@ -232,7 +232,7 @@ def _profiles(found: Findings, looks: dict[str, Look], folder: Path) -> Figure |
     )
 
 
-def _improvements(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _improvements(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     chances = found.improvements()
 
     def one(panel: Any) -> None:
@@ -255,7 +255,7 @@ def _improvements(found: Findings, looks: dict[str, Look], folder: Path) -> Figu
     return _grid("improvement", title, caption, panels, labels, looks, folder)
 
 
-def _cost(found: Findings, looks: dict[str, Look], folder: Path) -> Figure | None:
+def _cost(found: SweepResults, looks: dict[str, Look], folder: Path) -> Figure | None:
     longest = max((status.seconds for _, status in found.runs), default=0.0)
     unit, seconds = ("hours", 3600) if longest > 2 * 3600 else ("minutes", 60)
 

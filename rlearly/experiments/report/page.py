@@ -11,7 +11,7 @@ from urllib.parse import quote
 from rlearly import __version__
 from rlearly.experiments.plan import Run
 from rlearly.experiments.report.figures import Figure
-from rlearly.experiments.report.results import BROKEN_SHARE, Findings, Table
+from rlearly.experiments.report.results import BROKEN_SHARE, SweepResults, Table
 from rlearly.experiments.report.statistics import CURVE_RESAMPLES, RESAMPLES
 from rlearly.experiments.status import Status
 
@@ -55,7 +55,7 @@ code { background: var(--band); padding: .1rem .35rem; border-radius: .25rem; fo
 
 
 def page(
-    found: Findings,
+    found: SweepResults,
     tables: Sequence[Table],
     figures: Sequence[Figure],
     state: Sequence[str],
@@ -148,7 +148,7 @@ def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _runs(found: Findings, out: Path) -> str:
+def _runs(found: SweepResults, out: Path) -> str:
     """Each run with its state, its numbers and where its files are."""
     curves = {curve.folder: curve for curve in found.curves if curve.folder}
     flagged = {
@@ -181,7 +181,7 @@ def _links(folder: Path, out: Path) -> str:
     )
 
 
-def _method(found: Findings) -> str:
+def _method(found: SweepResults) -> str:
     lines = [
         "IQM, the interquartile mean: of n sorted scores, n // 4 are cut at each end and the rest "
         "are averaged. Over several envs, all runs of all of them are one such list.",

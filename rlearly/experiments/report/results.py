@@ -67,7 +67,7 @@ def _latex(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Findings:
+class SweepResults:
     """The curves of a sweep and of what it is compared with, and what follows from them."""
 
     title: str

@@ -18,7 +18,7 @@ from rlearly.experiments.plan import Plan
 from rlearly.experiments.report import curves, figures
 from rlearly.experiments.report.curves import Curve, read_csv, read_run
 from rlearly.experiments.report.page import page, state_of
-from rlearly.experiments.report.results import Findings
+from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.status import status_of
 
 NO_EVALUATION = (
@@ -32,7 +32,7 @@ def load(
     compare: Sequence[Path] = (),
     threshold: float | None = None,
     bootstrap_seed: int = 0,
-) -> Findings:
+) -> SweepResults:
     """What is known of a sweep, beside the curves of others under their own labels.
 
     Raises:
@@ -59,7 +59,7 @@ def load(
                 f"{', '.join(sorted({c.env for c in read})) or 'no evaluations'}; leave it out."
             )
         curves += shared
-    return Findings(
+    return SweepResults(
         title=plan.title,
         curves=curves,
         runs=[
@@ -101,7 +101,7 @@ def _bounded(plan: Plan, sweep: Path) -> set[str]:
     return found
 
 
-def write(found: Findings, out: Path, command: str) -> list[str]:
+def write(found: SweepResults, out: Path, command: str) -> list[str]:
     """Write the report's folder, and return what a terminal should show of it.
 
     Raises:

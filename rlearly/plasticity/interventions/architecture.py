@@ -10,12 +10,12 @@ from torch import nn
 
 from rlearly.nn.layers import SpectralLinear
 from rlearly.nn.surgery import (
-    bound_hidden,
-    double_hidden,
-    normalise_hidden,
+    add_layer_norm,
     spectral_layers,
+    use_crelu,
+    use_spectral_norm,
 )
-from rlearly.plasticity.interventions.base import Body, Intervention, _owned
+from rlearly.plasticity.interventions.base import AgentModules, Intervention, _owned
 
 # --- other layers ---
 
@@ -25,9 +25,9 @@ class LayerNorm(Intervention):
 
     name = "layer_norm"
 
-    def shape(self, name: str, network: nn.Module) -> None:
-        if self.is_for(name):
-            normalise_hidden(network)
+    def modify(self, name: str, network: nn.Module) -> None:
+        if self.applies_to(name):
+            add_layer_norm(network)
 
 
 class CReLU(Intervention):
@@ -35,9 +35,9 @@ class CReLU(Intervention):
 
     name = "crelu"
 
-    def shape(self, name: str, network: nn.Module) -> None:
-        if self.is_for(name):
-            double_hidden(network)
+    def modify(self, name: str, network: nn.Module) -> None:
+        if self.applies_to(name):
+            use_crelu(network)
 
 
 class SpectralNorm(Intervention):
@@ -49,26 +49,26 @@ class SpectralNorm(Intervention):
 
     name = "spectral_norm"
 
-    def shape(self, name: str, network: nn.Module) -> None:
-        if self.is_for(name):
-            bound_hidden(network)
+    def modify(self, name: str, network: nn.Module) -> None:
+        if self.applies_to(name):
+            use_spectral_norm(network)
 
-    def attach(self, body: Body) -> None:
-        super().attach(body)
-        self.settle()
-        for optimizer in body.optimizers.values():
+    def attach(self, modules: AgentModules) -> None:
+        super().attach(modules)
+        self.weights_changed()
+        for optimizer in modules.optimizers.values():
             owned = _owned(optimizer)
             follows = [
                 layer
-                for name, leader in body.leaders.items()
+                for name, leader in modules.online.items()
                 if owned & {id(p) for p in leader.parameters()}
-                for network in body.with_targets(name)
+                for network in modules.online_and_targets(name)
                 for layer in spectral_layers(network)
             ]
             optimizer.register_step_post_hook(partial(_iterate, follows))
 
-    def settle(self) -> None:
-        for network in self.body.networks.values():
+    def weights_changed(self) -> None:
+        for network in self.modules.networks.values():
             for layer in spectral_layers(network):
                 layer.begin_anew()
 

@@ -18,26 +18,26 @@ from rlearly.nn.optim import Adam
 from rlearly.system.seeding import restore
 
 
-class Body(Protocol):
+class AgentModules(Protocol):
     """What an intervention sees of an agent: `rlearly.agents.modules.Body`."""
 
     networks: dict[str, nn.Module]
-    leaders: dict[str, nn.Module]
+    online: dict[str, nn.Module]
     targets: dict[str, str]
     readers: dict[str, Sequence[nn.Linear]]
     optimizers: dict[str, Adam]
     dormancy: Tensor | None
     augments: bool
 
-    def detach_targets(self) -> None: ...
+    def freeze_targets(self) -> None: ...
 
-    def with_targets(self, name: str) -> list[nn.Module]: ...
+    def online_and_targets(self, name: str) -> list[nn.Module]: ...
 
-    def fresh(self, name: str, weights: torch.Generator) -> nn.Module: ...
+    def fresh_copy(self, name: str, weights: torch.Generator) -> nn.Module: ...
 
-    def moments(self, parameter: Tensor) -> Iterable[Tensor]: ...
+    def optimizer_moments(self, parameter: Tensor) -> Iterable[Tensor]: ...
 
-    def forget(self, parameters: Iterable[Tensor]) -> None: ...
+    def reset_optimizer_state(self, parameters: Iterable[Tensor]) -> None: ...
 
 
 class Intervention:
@@ -51,27 +51,27 @@ class Intervention:
     def __init__(self, networks: Sequence[str] | None = None):
         self.networks = networks
 
-    def is_for(self, network: str) -> bool:
+    def applies_to(self, network: str) -> bool:
         return self.networks is None or network in self.networks
 
-    def shape(self, name: str, network: nn.Module) -> None:
+    def modify(self, name: str, network: nn.Module) -> None:
         """Change a network's layers before its weights are drawn."""
 
-    def grown(self, name: str, network: nn.Module) -> None:
+    def initialised(self, name: str, network: nn.Module) -> None:
         """A network has its weights."""
 
-    def attach(self, body: Body) -> None:
+    def attach(self, modules: AgentModules) -> None:
         """The agent is complete."""
-        self.body = body
+        self.modules = modules
 
-    def settle(self) -> None:
+    def weights_changed(self) -> None:
         """Weights were changed by an intervention, not by a gradient."""
 
     def before_update(self, step: int) -> Metrics:
         """Act before an update, at most once an agent step."""
         return {}
 
-    def wants(self, step: int) -> bool:
+    def needs_activations(self, step: int) -> bool:
         """Whether the hidden units of this update are to be noted for `after_update`."""
         return False
 
@@ -87,7 +87,7 @@ class Intervention:
 
     def _named(self) -> list[str]:
         """The body's networks that this is for, targets left out."""
-        return [name for name in self.body.leaders if self.is_for(name)]
+        return [name for name in self.modules.online if self.applies_to(name)]
 
 
 class Timer:
@@ -112,7 +112,7 @@ class Timer:
         self.intervals_done = step // self.every_steps
 
 
-class Repeated(Intervention):
+class PeriodicIntervention(Intervention):
     """What is done once an interval, with fresh weights from a stream of its own."""
 
     def __init__(

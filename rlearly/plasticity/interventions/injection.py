@@ -37,8 +37,8 @@ class Injection(Intervention):
         self.weights = weights
         self.is_done = False
 
-    def grown(self, name: str, network: nn.Module) -> None:
-        if self.is_for(name):
+    def initialised(self, name: str, network: nn.Module) -> None:
+        if self.applies_to(name):
             make_injectable(network)
 
     def before_update(self, step: int) -> Metrics:
@@ -46,11 +46,13 @@ class Injection(Intervention):
             return {}
         self.is_done = True
         for name in self._named():
-            fresh = [head.base for head in injected_heads(self.body.fresh(name, self.weights))]
-            for network in self.body.with_targets(name):
+            fresh = [
+                head.base for head in injected_heads(self.modules.fresh_copy(name, self.weights))
+            ]
+            for network in self.modules.online_and_targets(name):
                 for head, new in zip(injected_heads(network), fresh, strict=True):
                     head.inject(new)
-        self.body.detach_targets()
+        self.modules.freeze_targets()
         return {"event/injection": 1.0}
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from rlearly.core.types import Metrics
 from rlearly.nn.surgery import (
-    Hidden,
+    HiddenLayer,
     hidden_layers,
 )
 from rlearly.plasticity.measures import unit_scores
 
 if TYPE_CHECKING:
     pass
-from rlearly.plasticity.interventions.base import Repeated
+from rlearly.plasticity.interventions.base import PeriodicIntervention
 
 
-class ReDo(Repeated):
+class ReDo(PeriodicIntervention):
     """Dormant units are recycled once an interval (arXiv 2302.12902, algorithm 1).
 
     A unit whose score is at most `threshold` gets fresh incoming weights and bias, its outgoing
@@ -42,7 +42,7 @@ class ReDo(Repeated):
         super().__init__(every_steps, networks=networks, weights=weights)
         self.threshold = threshold
 
-    def wants(self, step: int) -> bool:
+    def needs_activations(self, step: int) -> bool:
         return self.timer.is_due(step)
 
     @torch.no_grad()
@@ -53,10 +53,10 @@ class ReDo(Repeated):
             noted = units[name]
             if not noted:
                 continue
-            networks = self.body.with_targets(name)
+            networks = self.modules.online_and_targets(name)
             if not any(p.requires_grad for p in networks[0].parameters()):
                 continue  # frozen
-            fresh = hidden_layers(self.body.fresh(name, self.weights))
+            fresh = hidden_layers(self.modules.fresh_copy(name, self.weights))
             for at, activation in enumerate(noted):
                 dormant = unit_scores(activation) <= self.threshold
                 recycled += dormant.sum().cpu()
@@ -64,21 +64,21 @@ class ReDo(Repeated):
                     self._recycle(name, hidden_layers(network)[at], fresh[at], dormant)
         return {"event/recycled_units": recycled}
 
-    def _recycle(self, name: str, hidden: Hidden, fresh: Hidden, dormant: Tensor) -> None:
+    def _recycle(self, name: str, hidden: HiddenLayer, fresh: HiddenLayer, dormant: Tensor) -> None:
         for own, new in zip(_incoming(hidden), _incoming(fresh), strict=True):
             own[dormant] = new.to(own.device)[dormant]
-            for moment in self.body.moments(own):
+            for moment in self.modules.optimizer_moments(own):
                 moment[dormant] = 0.0
-        readers = [hidden.reader] if hidden.reader else self.body.readers.get(name, ())
+        readers = [hidden.reader] if hidden.reader else self.modules.readers.get(name, ())
         for reader in readers:
             columns = dormant.repeat(hidden.halves)
             columns = columns.repeat(reader.weight.shape[1] // len(columns))  # of every pixel
             reader.weight[:, columns] = 0.0
-            for moment in self.body.moments(reader.weight):
+            for moment in self.modules.optimizer_moments(reader.weight):
                 moment[:, columns] = 0.0
 
 
-def _incoming(hidden: Hidden) -> list[Tensor]:
+def _incoming(hidden: HiddenLayer) -> list[Tensor]:
     """The parameters that have a row for each unit."""
     makers = [hidden.maker] if hidden.norm is None else [hidden.maker, hidden.norm]
     return [parameter for layer in makers for parameter in layer.parameters()]

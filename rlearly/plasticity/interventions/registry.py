@@ -16,14 +16,14 @@ from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, Spec
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.interventions.injection import Injection
 from rlearly.plasticity.interventions.redo import ReDo
-from rlearly.plasticity.interventions.regularisers import Pull
+from rlearly.plasticity.interventions.regularisers import WeightRegularizer
 from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
 from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
 
 # --- by name ---
 
 
-def chosen(config: RunConfig, seeds: Seeds) -> list[Intervention]:
+def build_interventions(config: RunConfig, seeds: Seeds) -> list[Intervention]:
     """The interventions that a config names, layers first, in an order of their own."""
 
     def weights(name: str) -> torch.Generator:
@@ -37,13 +37,13 @@ def chosen(config: RunConfig, seeds: Seeds) -> list[Intervention]:
         "injection": lambda: Injection(
             c.injection.at_step, networks=c.injection.networks, weights=weights("injection")
         ),
-        "weight_decay": lambda: Pull(
+        "weight_decay": lambda: WeightRegularizer(
             "weight_decay",
             c.weight_decay.strength,
             to_start=False,
             networks=c.weight_decay.networks,
         ),
-        "l2_init": lambda: Pull(
+        "l2_init": lambda: WeightRegularizer(
             "l2_init", 2 * c.l2_init.strength, to_start=True, networks=c.l2_init.networks
         ),
         "freeze_encoder": lambda: FreezeEncoder(c.freeze_encoder.at_step),

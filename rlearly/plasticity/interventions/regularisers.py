@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlearly.plasticity.interventions.base import Body, Intervention, _owned
+from rlearly.plasticity.interventions.base import AgentModules, Intervention, _owned
 
 # --- other gradients ---
 
 
-class Pull(Intervention):
+class WeightRegularizer(Intervention):
     """A pull on every weight, of `strength` times its distance from where it is pulled to.
 
     It is added to the gradient just before the optimizer uses it, which is what a term in the loss
@@ -31,18 +31,18 @@ class Pull(Intervention):
         self.to_start = to_start
         self.start: dict[str, list[Tensor]] = {}
 
-    def attach(self, body: Body) -> None:
-        super().attach(body)
+    def attach(self, modules: AgentModules) -> None:
+        super().attach(modules)
         if self.to_start:
             self.start = {
-                name: [p.detach().clone() for p in body.networks[name].parameters()]
+                name: [p.detach().clone() for p in modules.networks[name].parameters()]
                 for name in self._named()
             }
-        for optimizer in body.optimizers.values():
+        for optimizer in modules.optimizers.values():
             owned = _owned(optimizer)
             pulled = []
             for name in self._named():
-                parameters = list(body.networks[name].parameters())
+                parameters = list(modules.networks[name].parameters())
                 origins = self.start.get(name, [None] * len(parameters))
                 pairs = zip(parameters, origins, strict=True)
                 pulled += [pair for pair in pairs if id(pair[0]) in owned]

@@ -12,19 +12,19 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.types import Metrics
 from rlearly.nn.networks import layers
 from rlearly.nn.surgery import (
-    heads,
     injected_heads,
+    recorded_stacks,
 )
 from rlearly.plasticity.measures import dormant_ratio
 
 if TYPE_CHECKING:
     pass
-from rlearly.plasticity.interventions.base import Repeated
+from rlearly.plasticity.interventions.base import PeriodicIntervention
 
 # --- other weights, between updates ---
 
 
-class ShrinkAndPerturb(Repeated):
+class ShrinkAndPerturb(PeriodicIntervention):
     """theta <- alpha * theta + (1 - alpha) * phi, with phi freshly initialised, once an interval.
 
     With `alpha` None it is clip(1 - 2 * dormancy, alpha_min, alpha_max) of the actor's dormant
@@ -70,11 +70,11 @@ class ShrinkAndPerturb(Repeated):
             return {}
         if self.alpha is not None:
             return self._apply(step, torch.tensor(self.alpha))
-        if self.body.dormancy is not None:
-            return self._apply(step, self._keep(self.body.dormancy))
+        if self.modules.dormancy is not None:
+            return self._apply(step, self._keep(self.modules.dormancy))
         return {}
 
-    def wants(self, step: int) -> bool:
+    def needs_activations(self, step: int) -> bool:
         return self.timer.is_due(step)
 
     def after_update(self, step: int, units: Mapping[str, list[Tensor]]) -> Metrics:
@@ -87,26 +87,26 @@ class ShrinkAndPerturb(Repeated):
     @torch.no_grad()
     def _apply(self, step: int, alpha: Tensor) -> Metrics:
         self.timer.done(step)
-        for name, network in self.body.networks.items():
-            leader = self.body.targets.get(name, name)
-            if not self.is_for(leader) or (self.scope == "linear" and name == "encoder"):
+        for name, network in self.modules.networks.items():
+            leader = self.modules.targets.get(name, name)
+            if not self.applies_to(leader) or (self.scope == "linear" and name == "encoder"):
                 continue
-            fresh = self.body.fresh(name, self.weights)
-            led = layers(self.body.networks[leader])
+            fresh = self.modules.fresh_copy(name, self.weights)
+            led = layers(self.modules.networks[leader])
             for layer, new, own in zip(layers(network), layers(fresh), led, strict=True):
                 learns = all(p.requires_grad for p in own.parameters())
                 if learns and (self.scope == "all" or isinstance(layer, nn.Linear)):
                     for old, phi in zip(layer.parameters(), new.parameters(), strict=True):
                         old.mul_(alpha).add_(phi.to(old.device) * (1.0 - alpha))
         if self.networks is None:
-            for optimizer in self.body.optimizers.values():
+            for optimizer in self.modules.optimizers.values():
                 optimizer.state.clear()
         for name in self._named():
-            self.body.forget(self.body.networks[name].parameters())
+            self.modules.reset_optimizer_state(self.modules.networks[name].parameters())
         return {"event/perturbation_alpha": alpha}
 
 
-class Reset(Repeated):
+class Reset(PeriodicIntervention):
     """Heads, or only their last layers, begin anew once an interval (arXiv 2205.07802).
 
     layers "heads": the whole stacks of linear layers after encoder and trunk; "last": the layer
@@ -132,23 +132,23 @@ class Reset(Repeated):
             return {}
         self.timer.done(step)
         for name in self._named():
-            for network in self.body.with_targets(name):
+            for network in self.modules.online_and_targets(name):
                 for head in injected_heads(network):
                     head.retire()
-            fresh = self.body.fresh(name, self.weights)
-            for network in self.body.with_targets(name):
+            fresh = self.modules.fresh_copy(name, self.weights)
+            for network in self.modules.online_and_targets(name):
                 for layer, new in zip(self._reset(network), self._reset(fresh), strict=True):
                     layer.load_state_dict(new.state_dict())
-            self.body.forget(
-                p for layer in self._reset(self.body.networks[name]) for p in layer.parameters()
+            self.modules.reset_optimizer_state(
+                p for layer in self._reset(self.modules.networks[name]) for p in layer.parameters()
             )
-        self.body.detach_targets()
+        self.modules.freeze_targets()
         return {"event/reset": 1.0}
 
     def _reset(self, network: nn.Module) -> list[nn.Module]:
         """The layers that are reset."""
         found: list[nn.Module] = []
-        for _, head in heads(network):
+        for _, head in recorded_stacks(network):
             own = list(layers(head))
             if not any(isinstance(layer, nn.Conv2d) for layer in own):
                 found += own if self.layers == "heads" else own[-1:]

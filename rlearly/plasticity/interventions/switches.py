@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlearly.core.types import Metrics
-from rlearly.plasticity.interventions.base import Body, Intervention
+from rlearly.plasticity.interventions.base import AgentModules, Intervention
 
 
 class FreezeEncoder(Intervention):
@@ -27,7 +27,7 @@ class FreezeEncoder(Intervention):
 
     def _freeze(self) -> None:
         self.is_done = True
-        self.body.networks["encoder"].requires_grad_(False)
+        self.modules.networks["encoder"].requires_grad_(False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"is_done": self.is_done}
@@ -47,17 +47,17 @@ class SwitchAugmentation(Intervention):
         self.at_step = at_step
         self.on = on
 
-    def attach(self, body: Body) -> None:
-        super().attach(body)
-        body.augments = self.on == (self.at_step == 0)
+    def attach(self, modules: AgentModules) -> None:
+        super().attach(modules)
+        modules.augments = self.on == (self.at_step == 0)
 
     def before_update(self, step: int) -> Metrics:
-        before = self.body.augments
-        self.body.augments = self.on == (step >= self.at_step)
-        return {"event/augmentation": float(self.on)} if self.body.augments != before else {}
+        before = self.modules.augments
+        self.modules.augments = self.on == (step >= self.at_step)
+        return {"event/augmentation": float(self.on)} if self.modules.augments != before else {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"augments": self.body.augments}
+        return {"augments": self.modules.augments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.body.augments = state["augments"]
+        self.modules.augments = state["augments"]

@@ -59,26 +59,28 @@ def stack(*widths):
 def test_plain_networks_act_in_numpy_and_all_others_are_called(name, state_spec):
     agent = make(name, state_spec)
     kinds = [type(getattr(agent, forward)) for forward in FORWARDS[name]]
-    assert set(kinds) == {numpy_forward.InNumpy}
+    assert set(kinds) == {numpy_forward.NumpyForward}
     weights = torch.Generator()
     for other in (LayerNorm(), SpectralNorm(), Injection(1000, weights=weights)):
         agent = make(name, state_spec, interventions=[other])
         kinds = [type(getattr(agent, forward)) for forward in FORWARDS[name]]
-        assert set(kinds) == {numpy_forward.Called}
+        assert set(kinds) == {numpy_forward.TorchForward}
     for unknown in (StateActor(7, 2, 4), nn.Sequential(nn.Linear(7, 2), nn.Sigmoid())):
-        assert isinstance(numpy_forward.forward_of(unknown), numpy_forward.Called)
-    assert isinstance(numpy_forward.forward_of(stack(7, 8, 2).to("meta")), numpy_forward.Called)
+        assert isinstance(numpy_forward.make_forward(unknown), numpy_forward.TorchForward)
+    assert isinstance(
+        numpy_forward.make_forward(stack(7, 8, 2).to("meta")), numpy_forward.TorchForward
+    )
 
 
 @agents
 def test_acting_and_judging_equal_the_torch_path_within_rounding(name, state_spec):
     one, two = make(name, state_spec), make(name, state_spec)
-    heads = {"_q1": "critic.q1", "_q2": "critic.q2", "_value": "critic.v"}
+    recorded_stacks = {"_q1": "critic.q1", "_q2": "critic.q2", "_value": "critic.v"}
     for forward in FORWARDS[name]:
-        head = two.networks[heads.get(forward, "actor.policy").split(".")[0]]
-        for part in heads.get(forward, "actor.policy").split(".")[1:]:
+        head = two.networks[recorded_stacks.get(forward, "actor.policy").split(".")[0]]
+        for part in recorded_stacks.get(forward, "actor.policy").split(".")[1:]:
             head = getattr(head, part)
-        setattr(two, forward, numpy_forward.Called(head))
+        setattr(two, forward, numpy_forward.TorchForward(head))
     for agent in (one, two):
         learn(agent, state_spec)
     for count in (1, 9):
@@ -134,7 +136,7 @@ def test_answers_follow_whatever_changes_the_weights(name, state_spec):
     learn(agent, state_spec, seed=7)
     moved = answers(agent)
     assert (moved != learnt).all() and np.array_equal(moved, fresh_answers())
-    (reset,) = agent.body.interventions
+    (reset,) = agent.modules.interventions
     assert reset.before_update(9) == {"event/reset": 1.0}
     assert (answers(agent) != moved).all() and np.array_equal(answers(agent), fresh_answers())
     acted_before.load_state_dict(agent.state_dict())
@@ -142,7 +144,7 @@ def test_answers_follow_whatever_changes_the_weights(name, state_spec):
 
 
 def test_answers_are_the_callers_own():
-    forward = numpy_forward.forward_of(stack(7, 8, 2))
+    forward = numpy_forward.make_forward(stack(7, 8, 2))
     one = forward(states(3))
     kept = one.copy()
     forward(states(3, seed=1))
@@ -150,7 +152,7 @@ def test_answers_are_the_callers_own():
 
 
 def test_what_is_not_a_number_reaches_the_action():
-    forward = numpy_forward.forward_of(stack(7, 8, 2))
+    forward = numpy_forward.make_forward(stack(7, 8, 2))
     obs = states(2)
     obs[1, 3] = np.nan
     assert np.isnan(forward(obs)).tolist() == [[False, False], [True, True]]

@@ -15,7 +15,7 @@ from rlearly.system.seeding import Seeds
 from rlearly.training import builder, evaluation
 from rlearly.training.checkpoint import Checkpoints
 from rlearly.training.sinks import JsonLines, Sinks
-from rlearly.training.update_schedule import EveryRollout
+from rlearly.training.update_schedule import OncePerRollout
 
 STATE = TINY_STATE["td3"]
 
@@ -24,10 +24,10 @@ class Silent:
     def __init__(self):
         self.said = []
 
-    def look(self, at, updates, latest):
+    def on_progress(self, at, updates, latest):
         pass
 
-    def say(self, text):
+    def message(self, text):
         self.said.append(text)
 
 
@@ -38,7 +38,7 @@ def make_loop(folder, *words, stop=lambda: False, base=TINY):
         config,
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        watcher=Silent(),
+        callback=Silent(),
         device=torch.device("cpu"),
         stop_requested=stop,
     )
@@ -88,7 +88,7 @@ def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, ca
     assert 0 < rates[-1] < 1  # some goals are at hand, others are not reached yet
     episodes = [r["train/episode_success"] for r in written if "train/episode_return" in r]
     assert set(episodes) == {0.0, 1.0}
-    assert any(f", success in {rates[0]:.0%}" in line for line in loop.watcher.said)
+    assert any(f", success in {rates[0]:.0%}" in line for line in loop.callback.said)
     assert not any("success" in name for row in rows_of_a_run_without(tmp_path) for name in row)
 
 
@@ -118,7 +118,7 @@ def test_evaluation_logging_and_videos_change_nothing_in_training(tmp_path):
     quiet.run()
     busy.run()
     one, two = plain(quiet.state_dict()), plain(busy.state_dict())
-    for part in ("agent", "replay", "env", "cadence"):
+    for part in ("agent", "replay", "env", "update_schedule"):
         assert one[part] == two[part], part
 
 
@@ -181,11 +181,11 @@ def test_run_resumed_in_mid_episode_of_a_manipulation_task_equals_an_uninterrupt
     resumed.close()
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("agent", sorted(TINY_STATE))
-def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent, copies):
+def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent, num_envs):
     words = (
-        f"num_envs={copies}",
+        f"num_envs={num_envs}",
         "train_frames=330",
         "log_every_frames=40",
         "eval_every_frames=75",
@@ -201,7 +201,7 @@ def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent,
     for stop_at in (5, 192, 233):  # early; where every rollout is full; in the midst of all
         stopped = make(f"resumed{stop_at}")
         stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
-        assert not stopped.run() and 0 <= stopped.steps - stop_at < copies
+        assert not stopped.run() and 0 <= stopped.steps - stop_at < num_envs
         stopped.close()
         resumed = make(f"resumed{stop_at}")
         folder = tmp_path / f"resumed{stop_at}"
@@ -322,8 +322,8 @@ def test_replay_ratio_counts_the_steps_of_all_copies(tmp_path):
     words = ("agent=td3", "train_frames=180", "seed_frames=61", "replay_ratio=0.5")
     loop = make_loop(tmp_path, "num_envs=4", *words, base=STATE)
     asked = []
-    due = loop.cadence.updates_due
-    loop.cadence.updates_due = lambda step: asked.append(step) or due(step)
+    due = loop.update_schedule.updates_due
+    loop.update_schedule.updates_due = lambda step: asked.append(step) or due(step)
     loop.run()
     assert loop.updates == 60 and asked == list(range(61, 180))
 
@@ -337,7 +337,7 @@ def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
     loop.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
     loop.run()
     assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
-    assert loop.watcher.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
+    assert loop.callback.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
 
 
 def test_env_is_given_cut_actions_and_the_rollout_those_that_were_drawn(tmp_path):
@@ -357,7 +357,7 @@ def test_first_copy_draws_its_episodes_as_the_only_one_does_and_the_others_apart
     sequences = [Seeds(0).sequence("env"), *(Seeds(0).sequence("env", i) for i in (1, 2))]
     for env, sequence in zip(loop.envs, sequences, strict=True):
         assert env.generator.bit_generator.state == np.random.PCG64(sequence).state
-    assert [ring.capacity for ring in loop.memory.rings] == [5000 // 3] * 3, "shared evenly"
+    assert [ring.capacity for ring in loop.memory.buffers] == [5000 // 3] * 3, "shared evenly"
 
 
 def test_learning_rate_falls_over_the_whole_run_if_nothing_else_is_asked_for(tmp_path):
@@ -369,7 +369,7 @@ def test_learning_rate_falls_over_the_whole_run_if_nothing_else_is_asked_for(tmp
 
 
 def test_every_rollout_is_due_once_and_keeps_its_count():
-    one, two = EveryRollout(6), EveryRollout(6)
+    one, two = OncePerRollout(6), OncePerRollout(6)
     assert [one.updates_due(s) for s in range(14)] == [0, 0, 0, 0, 0, 1] * 2 + [0, 0]
     two.load_state_dict(one.state_dict())
     assert [two.updates_due(s) for s in range(4)] == [0, 0, 0, 1]
@@ -405,7 +405,7 @@ def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", full_disk_once)
     assert loop.run() and calls == [50, 100, 130]
-    assert any("No space left" in text for text in loop.watcher.said)
+    assert any("No space left" in text for text in loop.callback.said)
 
 
 def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
@@ -427,7 +427,7 @@ def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, mo
     from rlearly.system import machine
 
     loop = make_loop(tmp_path / "a", "train_frames=200")
-    assert "replay: 5,000 transitions of 1,742 bytes" in loop.watcher.said[0]
+    assert "replay: 5,000 transitions of 1,742 bytes" in loop.callback.said[0]
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     folder = tmp_path / "b"
     with pytest.raises(ConfigError) as error:
@@ -510,7 +510,7 @@ def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, words):
     assert resumed.obs[0]["vector"].tolist()[1] in range(10)
     assert resumed.run()
     one, two = plain(straight.state_dict()), plain(resumed.state_dict())
-    for part in ("agent", "replay", "env", "cadence"):
+    for part in ("agent", "replay", "env", "update_schedule"):
         assert one[part] == two[part], part
     for loop in (straight, stopped, resumed):
         loop.close()

@@ -10,14 +10,14 @@ from rlearly.kernels.ppo_gradient import Rows, minibatches
 from rlearly.plasticity.interventions.architecture import LayerNorm, SpectralNorm
 from rlearly.plasticity.interventions.injection import Injection
 from rlearly.plasticity.interventions.redo import ReDo
-from rlearly.plasticity.interventions.regularisers import Pull
+from rlearly.plasticity.interventions.regularisers import WeightRegularizer
 from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
-from rlearly.plasticity.monitor import Gauge
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import threads
 from rlearly.system.seeding import Seeds
 
 
-def make(spec, by="closed form", interventions=(), gauge=None, **settings):
+def make(spec, by="closed form", interventions=(), monitor=None, **settings):
     settings = {"hidden_dim": 16, "rollout_steps": 9, "minibatches": 4, "epochs": 3} | settings
     agent = ppo.make(
         ppo.Config(**settings),
@@ -25,10 +25,10 @@ def make(spec, by="closed form", interventions=(), gauge=None, **settings):
         seeds=Seeds(3),
         device=torch.device("cpu"),
         interventions=interventions,
-        gauge=gauge,
+        monitor=monitor,
     )
     if by == "autograd":
-        agent.closed_form = None
+        agent.analytic = None
     return agent
 
 
@@ -36,8 +36,8 @@ def unsettle(agent):
     """Let means, values and deviations be far from what they are at the start."""
     with torch.no_grad():
         agent.actor.log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]))
-        for network, gain in ((agent.actor.policy, 40), (agent.critic.v, 2)):
-            network[4].weight.mul_(gain)
+        for network, advantage in ((agent.actor.policy, 40), (agent.critic.v, 2)):
+            network[4].weight.mul_(advantage)
             for layer in (network[0], network[2], network[4]):
                 generator = torch.Generator().manual_seed(len(layer.bias))
                 layer.bias.normal_(std=0.3, generator=generator)
@@ -70,12 +70,12 @@ def test_gradient_in_closed_form_is_autograds(
     for seed in range(3):
         data = random_data(agent, rows, seed)
         total, parts = agent._loss(*data)
-        expected = torch.autograd.grad(total, list(agent.closed_form.parameters))
+        expected = torch.autograd.grad(total, list(agent.analytic.parameters))
         log_prob, value = np.empty((2, rows), np.float32)
         shuffled = Rows.of(*data).shuffled(torch.arange(rows), 1)
-        agent.closed_form.begin()
-        agent.closed_form.differentiate(shuffled, log_prob, value)
-        for parameter, gradient in zip(agent.closed_form.parameters, expected, strict=True):
+        agent.analytic.begin()
+        agent.analytic.differentiate(shuffled, log_prob, value)
+        for parameter, gradient in zip(agent.analytic.parameters, expected, strict=True):
             scale = float(gradient.abs().max())
             assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-5 * scale + 1e-9)
         with torch.no_grad():
@@ -84,9 +84,9 @@ def test_gradient_in_closed_form_is_autograds(
             assert torch.allclose(torch.from_numpy(value), agent.critic(data[0]), atol=1e-5)
     if rows == 64:  # every case of both clips is tested
         ratio, moved = np.exp(log_prob - data[2].numpy()), value - data[3].numpy()
-        gain = shuffled.gain
+        advantage = shuffled.advantage
         for outside in (ratio > 1.2, ratio < 0.8, abs(ratio - 1) < 0.2):
-            assert (outside & (gain > 0)).any() and (outside & (gain < 0)).any()
+            assert (outside & (advantage > 0)).any() and (outside & (advantage < 0)).any()
         target = shuffled.target
         near = data[3].numpy() + np.clip(moved, -0.2, 0.2)
         chosen = abs(value - target) > abs(near - target)
@@ -99,14 +99,14 @@ def test_outputs_are_the_networks(state_spec):
     agent = make(state_spec)
     unsettle(agent)
     obs = torch.randn(37, 7, generator=torch.Generator().manual_seed(0))
-    mean, value = agent.closed_form.outputs(obs.numpy(), 4)
+    mean, value = agent.analytic.outputs(obs.numpy(), 4)
     assert torch.allclose(torch.from_numpy(mean), agent.actor(obs)[0], atol=1e-5)
     assert torch.allclose(torch.from_numpy(value), agent.critic(obs), atol=1e-5)
 
 
 def test_gradients_are_clipped_as_torch_does(state_spec):
     agent = make(state_spec)
-    form, generator = agent.closed_form, np.random.default_rng(0)
+    form, generator = agent.analytic, np.random.default_rng(0)
     for length in (3.0, 0.3, np.nan):
         drawn = generator.normal(size=form.gradients.shape).astype(np.float32)
         form.gradients[:] = drawn * np.float32(0.3 / np.linalg.norm(drawn))
@@ -120,13 +120,13 @@ def test_gradients_are_clipped_as_torch_does(state_spec):
             assert torch.allclose(one.grad, other.grad, rtol=1e-6, equal_nan=True)
 
 
-def same_learning(one, two, spec, copies, updates=4):
+def same_learning(one, two, spec, num_envs, updates=4):
     """Both learn from the same rollouts; everything that comes of it is equal within rounding."""
     metrics = {}
     for at in range(updates):
-        rollout = random_rollout(one, spec, seed=at, steps=9, copies=copies)
+        rollout = random_rollout(one, spec, seed=at, steps=9, num_envs=num_envs)
         two.acted = [normal.copy() for normal in one.acted]
-        two.seen.load_state_dict(one.seen.state_dict())
+        two.obs_rms.load_state_dict(one.obs_rms.state_dict())
         ours, theirs = one.update(rollout, step=at), two.update(rollout, step=at)
         assert list(ours) == list(theirs)
         for name, value in ours.items():
@@ -147,20 +147,20 @@ def same_learning(one, two, spec, copies, updates=4):
     return metrics
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("clip_value", [True, False])
-def test_learning_is_the_same_by_either_path(state_spec, copies, clip_value):
+def test_learning_is_the_same_by_either_path(state_spec, num_envs, clip_value):
     settings = {"clip_value": clip_value, "entropy_weight": 0.01, "lr": 1e-3}
-    one = make(state_spec, gauge=Gauge(every_steps=2), **settings)
-    two = make(state_spec, by="autograd", gauge=Gauge(every_steps=2), **settings)
-    assert one.closed_form is not None and two.closed_form is None
+    one = make(state_spec, monitor=PlasticityMonitor(every_steps=2), **settings)
+    two = make(state_spec, by="autograd", monitor=PlasticityMonitor(every_steps=2), **settings)
+    assert one.analytic is not None and two.analytic is None
     before = [p.detach().clone() for p in one.actor.parameters()]
     one.update(random_rollout(one, state_spec, steps=9), step=0)
     one.load_state_dict(two.state_dict())
     for network in one.networks.values():
         for parameter in network.parameters():
             parameter.data = parameter.data.clone()  # lies elsewhere now
-    metrics = same_learning(one, two, state_spec, copies)
+    metrics = same_learning(one, two, state_spec, num_envs)
     moved = max(
         float((p.detach() - q).abs().max())
         for p, q in zip(one.actor.parameters(), before, strict=True)
@@ -174,8 +174,8 @@ def stream():
 
 
 IN_CLOSED_FORM = {
-    "weight_decay": lambda: Pull("weight_decay", 0.1, to_start=False),
-    "l2_init": lambda: Pull("l2_init", 0.1, to_start=True, networks=["critic"]),
+    "weight_decay": lambda: WeightRegularizer("weight_decay", 0.1, to_start=False),
+    "l2_init": lambda: WeightRegularizer("l2_init", 0.1, to_start=True, networks=["critic"]),
     "shrink_perturb": lambda: ShrinkAndPerturb(2, alpha=0.5, weights=stream()),
     "reset": lambda: Reset(2, layers="last", networks=["actor"], weights=stream()),
     "redo": lambda: ReDo(2, threshold=0.9, weights=stream()),
@@ -192,11 +192,11 @@ def test_what_interventions_do_is_the_same_by_either_path(state_spec, name):
     intervene = IN_CLOSED_FORM[name]
     one, plain = make(state_spec, interventions=[intervene()]), make(state_spec)
     two = make(state_spec, by="autograd", interventions=[intervene()])
-    metrics = same_learning(one, two, state_spec, copies=2)
-    assert one.closed_form is not None
+    metrics = same_learning(one, two, state_spec, num_envs=2)
+    assert one.analytic is not None
     assert "weight" in name or "l2" in name or any(key.startswith("event/") for key in metrics)
     for at in range(4):
-        plain.update(random_rollout(plain, state_spec, seed=at, steps=9, copies=2), step=at)
+        plain.update(random_rollout(plain, state_spec, seed=at, steps=9, num_envs=2), step=at)
     ours, theirs = one.critic.v[2].weight, plain.critic.v[2].weight
     if name != "reset":
         assert (ours - theirs).abs().max() > 2e-3, "it does something"
@@ -205,7 +205,7 @@ def test_what_interventions_do_is_the_same_by_either_path(state_spec, name):
 @pytest.mark.parametrize("name", BY_AUTOGRAD)
 def test_networks_with_other_layers_learn_by_autograd(state_spec, name):
     agent = make(state_spec, interventions=[BY_AUTOGRAD[name]()])
-    assert agent.closed_form is None
+    assert agent.analytic is None
     for at in range(3):
         agent.update(random_rollout(agent, state_spec, seed=at, steps=9), step=at)
 
@@ -225,9 +225,9 @@ def test_advantages_are_normalised_in_each_minibatch(state_spec):
     assert torch.equal(torch.from_numpy(shuffled.obs), data[0][order])
     assert torch.equal(torch.from_numpy(shuffled.target), (data[4] + data[3])[order])
     for start, end in minibatches(14, 4):
-        gain = data[4][order[start:end]].double()
-        expected = (gain - gain.mean()) / gain.std()
-        np.testing.assert_allclose(shuffled.part(start, end).gain, expected, atol=1e-5)
+        advantage = data[4][order[start:end]].double()
+        expected = (advantage - advantage.mean()) / advantage.std()
+        np.testing.assert_allclose(shuffled.part(start, end).advantage, expected, atol=1e-5)
 
 
 def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, monkeypatch):

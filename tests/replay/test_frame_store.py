@@ -10,14 +10,14 @@ from conftest import TINY, TINY_STATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved import equal, plain, rows
-from test_loop import make_loop
+from test_trainer import make_loop
 
 from rlearly.config import resolve
 from rlearly.config.schema import ReplayConfig
 from rlearly.core.errors import ConfigError
 from rlearly.replay import frame_store, storage
-from rlearly.replay.buffer import Layout, Replay, Replays
-from rlearly.replay.frame_store import CompressedFrames, DeviceFrames, PlainFrames
+from rlearly.replay.buffer import ReplayBuffer, TransitionLayout, VectorReplayBuffer
+from rlearly.replay.frame_store import CompressedFrameStore, DeviceFrameStore, RawFrameStore
 from rlearly.system import machine
 from rlearly.training.checkpoint import Checkpoints
 
@@ -27,18 +27,18 @@ KINDS = ["zstd", "disk", "zstd on disk", "device"]
 def store(kind, capacity, shape, folder):
     folder = folder if "disk" in kind else None
     if kind == "device":
-        return DeviceFrames(capacity, shape, "uint8", device=torch.device("cpu"))
+        return DeviceFrameStore(capacity, shape, "uint8", device=torch.device("cpu"))
     if "zstd" in kind:  # a block holds a few frames, so that many are filled and used anew
-        return CompressedFrames(capacity, shape, folder=folder, block_bytes=1000)
-    return PlainFrames(capacity, shape, "uint8", folder=folder)
+        return CompressedFrameStore(capacity, shape, folder=folder, block_bytes=1000)
+    return RawFrameStore(capacity, shape, "uint8", folder=folder)
 
 
-def make(kind, capacity, folder, *, shape=(3, 5, 7), rings=1, nstep=3, seed=0):
+def make(kind, capacity, folder, *, shape=(3, 5, 7), buffers=1, nstep=3, seed=0):
     generator = np.random.default_rng(seed)
-    layout = Layout(shape, "uint8", 3, 2)
-    return Replays(
+    layout = TransitionLayout(shape, "uint8", 3, 2)
+    return VectorReplayBuffer(
         [
-            Replay(
+            ReplayBuffer(
                 layout,
                 capacity=capacity,
                 nstep=nstep,
@@ -46,7 +46,7 @@ def make(kind, capacity, folder, *, shape=(3, 5, 7), rings=1, nstep=3, seed=0):
                 generator=generator,
                 frames=None if kind is None else store(kind, capacity, shape, folder),
             )
-            for _ in range(rings)
+            for _ in range(buffers)
         ],
         generator,
     )
@@ -66,24 +66,24 @@ def live(memories, steps, seed, shape=(3, 5, 7), stacks=None):
     random = np.random.default_rng(seed)
     stacks = {} if stacks is None else stacks
     for _ in range(steps):
-        copy = int(random.integers(len(memories[0].rings)))
-        if copy not in stacks or random.random() < 0.05:
-            stacks[copy] = [picture(random, shape)] * 3
+        env_index = int(random.integers(len(memories[0].buffers)))
+        if env_index not in stacks or random.random() < 0.05:
+            stacks[env_index] = [picture(random, shape)] * 3
             for memory in memories:
-                memory.begin(np.concatenate(stacks[copy]), copy=copy)
-        stacks[copy] = [*stacks[copy][1:], picture(random, shape)]
+                memory.begin_episode(np.concatenate(stacks[env_index]), env_index=env_index)
+        stacks[env_index] = [*stacks[env_index][1:], picture(random, shape)]
         ending, action = random.random(), random.random(2).astype(np.float32)
         for memory in memories:
             memory.add(
                 action,
                 float(action[0]),
-                np.concatenate(stacks[copy]),
+                np.concatenate(stacks[env_index]),
                 terminated=ending < 0.05,
                 truncated=0.05 <= ending < 0.1,
-                copy=copy,
+                env_index=env_index,
             )
         if ending < 0.1:
-            del stacks[copy]
+            del stacks[env_index]
 
 
 def assert_same_batches(one, two, sizes=(1, 16, 40)):
@@ -99,17 +99,17 @@ def assert_same_batches(one, two, sizes=(1, 16, 40)):
     parts=st.lists(st.integers(0, 60), min_size=1, max_size=4),
     capacity=st.integers(9, 50),
     nstep=st.integers(1, 4),
-    rings=st.integers(1, 2),
+    buffers=st.integers(1, 2),
     shape=st.sampled_from([(3, 5, 7), (1, 4, 4), (4, 3, 2)]),
     seed=st.integers(0, 99),
 )
 def test_batches_and_checkpoints_equal_those_of_plain_frames(
-    tmp_path_factory, kind, parts, capacity, nstep, rings, shape, seed
+    tmp_path_factory, kind, parts, capacity, nstep, buffers, shape, seed
 ):
     """Through ends of episodes, many rounds of the ring, forgetting, saving and resuming, also
     from one kind of store to the other."""
     folder = tmp_path_factory.mktemp("frames")
-    words = {"shape": shape, "rings": rings, "nstep": nstep}
+    words = {"shape": shape, "buffers": buffers, "nstep": nstep}
     one, two = (make(k, capacity, folder, **words) for k in (kind, None))
     checkpoints = Checkpoints(folder, keep=2)
     for number, steps in enumerate(parts):
@@ -125,7 +125,7 @@ def test_batches_and_checkpoints_equal_those_of_plain_frames(
             two = make(None, capacity, folder, **words, seed=5)
             two.load_state_dict(state)
         else:
-            one.forget(), two.forget()
+            one.clear(), two.clear()
         assert_same_batches(one, two)
 
 
@@ -134,7 +134,7 @@ def test_compressed_frames_are_the_same_from_any_number_of_threads(monkeypatch, 
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     random = np.random.default_rng(0)
     images = np.stack([picture(random, (3, 84, 84)) for _ in range(150)])
-    compressed = CompressedFrames(150, (3, 84, 84))
+    compressed = CompressedFrameStore(150, (3, 84, 84))
     compressed.write(0, images)
     places = random.integers(0, 150, 400)
     out = torch.empty(400, 3, 84, 84, dtype=torch.uint8)
@@ -146,7 +146,7 @@ def test_compressed_frames_are_the_same_from_any_number_of_threads(monkeypatch, 
 def test_compressing_changes_no_frame_that_it_is_given():
     frame = np.random.default_rng(0).integers(0, 256, (3, 1, 1), dtype=np.uint8)
     before = frame.copy()
-    CompressedFrames(10, (3, 1, 1)).write(0, frame[None])
+    CompressedFrameStore(10, (3, 1, 1)).write(0, frame[None])
     assert np.array_equal(frame, before)
 
 
@@ -154,7 +154,7 @@ def test_smooth_images_take_a_third_and_overwritten_ones_nothing():
     """A gradient with a little noise; after ten rounds of the ring no more than after one."""
     random = np.random.default_rng(0)
     height, width = np.mgrid[:84, :84]
-    compressed = CompressedFrames(200, (3, 84, 84), block_bytes=100_000)
+    compressed = CompressedFrameStore(200, (3, 84, 84), block_bytes=100_000)
     taken = []
     for step in range(2000):
         noise = random.integers(0, 3, (1, 84, 84))
@@ -175,14 +175,14 @@ def test_a_full_disk_or_memory_is_an_error_and_no_killed_process(tmp_path, monke
         with pytest.raises(OSError, match="No space left"):
             live([make(kind, 20, tmp_path)], 2, 0)
     monkeypatch.setattr(machine, "available_bytes", lambda: storage.LEAST_MEMORY_BYTES - 1)
-    compressed = CompressedFrames(20, (3, 5, 7), check_room=storage.refuse_to_fill_up)
+    compressed = CompressedFrameStore(20, (3, 5, 7), check_room=storage.refuse_to_fill_up)
     with pytest.raises(OSError, match=r"only 0\.50 GB of memory are left .* replay\.storage=disk"):
         compressed.write(0, np.zeros((1, 3, 5, 7), np.uint8))
 
 
 def test_a_file_of_frames_has_no_name_and_takes_room_as_it_fills(tmp_path):
     """So it is gone when the process ends, however it ends."""
-    kept = PlainFrames(10_000, (3, 84, 84), "uint8", folder=tmp_path)
+    kept = RawFrameStore(10_000, (3, 84, 84), "uint8", folder=tmp_path)
     assert not list(tmp_path.iterdir())
     number = kept._disk.file.fileno()
     assert os.fstat(number).st_size == 10_000 * 84 * 84 * 3
@@ -226,17 +226,17 @@ def test_a_run_and_its_resumption_are_the_same_however_frames_are_kept(tmp_path,
 
 def test_a_resumed_run_may_keep_its_frames_elsewhere(tmp_path):
     config = resolve.compose([*TINY, "agent=drqv2"])
-    settled = set(resolve.settled(config))
-    assert "replay.capacity" in settled
+    fixed_settings = set(resolve.fixed_settings(config))
+    assert "replay.capacity" in fixed_settings
     free = {f"replay.{name}" for name in ("compression", "storage", "folder", "device", "prefetch")}
-    assert not settled & free
+    assert not fixed_settings & free
 
 
 def test_a_run_says_where_its_frames_are_and_refuses_what_does_not_fit(tmp_path, monkeypatch):
     long = ("train_frames=4000000", "replay.capacity=3000000")
-    said = make_loop(tmp_path / "a", "replay.compression=zstd").watcher.said[0]
+    said = make_loop(tmp_path / "a", "replay.compression=zstd").callback.said[0]
     assert "5,000 transitions of about 648 bytes (an estimate)" in said
-    said = make_loop(tmp_path / "b", "replay.storage=disk").watcher.said[0]
+    said = make_loop(tmp_path / "b", "replay.storage=disk").callback.said[0]
     assert "1,742 bytes" in said and f"free in {tmp_path / 'b'}" in said
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     with pytest.raises(ConfigError, match=r"grow to 5\.23 GB"):
@@ -284,13 +284,13 @@ def test_a_missing_package_or_folder_and_states_are_one_sentence(tmp_path, monke
 
 def test_frames_lie_on_the_learners_gpu_if_all_of_them_fit(tmp_path, monkeypatch):
     """Decided here, without a GPU."""
-    layout = Layout((3, 84, 84), "uint8", 3, 38)
+    layout = TransitionLayout((3, 84, 84), "uint8", 3, 38)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
 
     def kept(learner, free_bytes, **words):
         monkeypatch.setattr(machine, "gpu_free_bytes", lambda _: free_bytes)
         replay = ReplayConfig(**words)
-        return storage.Storage(replay, layout, slots=10, device=learner, folder=tmp_path)
+        return storage.ReplayStorage(replay, layout, slots=10, device=learner, folder=tmp_path)
 
     big, small = 80_000_000_000, 24_000_000_000
     assert kept(gpu, big).device == gpu and "frames on cuda" in kept(gpu, big).said
@@ -308,15 +308,15 @@ def test_frames_lie_on_the_learners_gpu_if_all_of_them_fit(tmp_path, monkeypatch
 
 def test_batches_are_gathered_on_the_device_that_frames_lie_on():
     """Torch's `meta` device stands for any other than the host: its tensors have no content."""
-    memory = Replay(
-        Layout((3, 5, 7), "uint8", 3, 2),
+    memory = ReplayBuffer(
+        TransitionLayout((3, 5, 7), "uint8", 3, 2),
         capacity=50,
         nstep=3,
         discount=0.9,
         generator=np.random.default_rng(0),
-        frames=DeviceFrames(50, (3, 5, 7), "uint8", device=torch.device("meta")),
+        frames=DeviceFrameStore(50, (3, 5, 7), "uint8", device=torch.device("meta")),
     )
-    live([Replays([memory], memory.generator)], 40, 0)
+    live([VectorReplayBuffer([memory], memory.generator)], 40, 0)
     batch = memory.sample(8)
     assert batch.obs.device.type == batch.next_obs.device.type == "meta"
     assert batch.obs.shape == (8, 9, 5, 7) and batch.action.device.type == "cpu"

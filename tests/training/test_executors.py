@@ -10,17 +10,17 @@ import pytest
 import tiny_envs
 from conftest import TINY, TINY_STATE
 from saved import plain, rows
-from test_loop import make_loop
+from test_trainer import make_loop
 
 from rlearly import envs, train
 from rlearly import evaluate as command
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.envs.dm_control import ControlEnv
+from rlearly.envs.dm_control import DMControlEnv
 from rlearly.envs.snapshots.recording import record
 from rlearly.training import builder
 from rlearly.training.evaluation import evaluate
-from rlearly.training.executors import Apart, Here
+from rlearly.training.executors import InlineExecutor, ThreadExecutor
 from rlearly.training.video import Video
 
 RUNS = {
@@ -111,7 +111,7 @@ def test_failing_env_fails_alike_in_a_thread_of_its_own(tmp_path, fault):
         loop = make_loop(tmp_path / overlap, f"overlap={overlap}", base=base)
         with pytest.raises(RunFailed) as failed:
             loop.run()
-        part = {name: plain(loop.state_dict()[name]) for name in ("loop", "agent", "replay")}
+        part = {name: plain(loop.state_dict()[name]) for name in ("trainer", "agent", "replay")}
         ends[overlap] = (str(failed.value), repr(failed.value.__cause__), part)
         assert loop.updates > 0
         loop.close()
@@ -199,19 +199,19 @@ def test_closed_env_has_freed_what_it_drew_with_in_its_thread():
     one.reset(seed=1)
     action = np.ones(one.action_space.shape, np.float32)
     expected = one.step(action)[0]
-    place = Apart()
-    place.do(two.reset, seed=1)
-    np.testing.assert_array_equal(place.do(two.step, action)[0], expected)
+    executor = ThreadExecutor()
+    executor.run(two.reset, seed=1)
+    np.testing.assert_array_equal(executor.run(two.step, action)[0], expected)
     contexts = [env.unwrapped._control.physics.contexts.gl for env in (one, two)]
-    place.do(two.close)
+    executor.run(two.close)
     one.close()
-    place.close()
+    executor.close()
     assert all(context.terminated for context in contexts), "none is left to the end"
 
 
 def test_student_on_terrain_that_each_reset_uploads_overlaps_from_a_snapshot_on(tmp_path):
     """quadruped_escape makes its GL context when it is first reset."""
-    env = ControlEnv(envs.config_for("quadruped_escape"), pixels=False, model_seed=0)
+    env = DMControlEnv(envs.config_for("quadruped_escape"), pixels=False, model_seed=0)
     actions = np.random.default_rng(0)
     noise = lambda obs: actions.uniform(-1, 1, env.action_space.shape)  # noqa: E731
     record(env, noise, episodes=1, every_steps=400, value=lambda obs: obs["imu"][0]).save(
@@ -233,10 +233,10 @@ def test_student_on_terrain_that_each_reset_uploads_overlaps_from_a_snapshot_on(
 @pytest.mark.parametrize(("words", "apart"), [("", True), ("overlap=false", False)])
 def test_copies_that_draw_images_live_apart_unless_told_otherwise(words, apart):
     config = resolve.compose(["agent=drm", "env=cheetah_run", "num_envs=2", *words.split()])
-    kinds = {type(place) for place in builder.env_places(config)}
-    assert kinds == {Apart if apart else Here}
+    kinds = {type(executor) for executor in builder.env_executors(config)}
+    assert kinds == {ThreadExecutor if apart else InlineExecutor}
     states = resolve.compose(["agent=ppo", "env=cheetah_run"])
-    assert [type(place) for place in builder.env_places(states)] == [Here]
+    assert [type(executor) for executor in builder.env_executors(states)] == [InlineExecutor]
 
 
 def test_env_that_asks_the_learner_does_not_overlap_with_it(tmp_path):
@@ -244,9 +244,9 @@ def test_env_that_asks_the_learner_does_not_overlap_with_it(tmp_path):
     file.touch()
     words = ["agent=drm", "env=cheetah_run", f"snapshot={file}"]
     words += ["snapshot_phase.selection=learner_error"]
-    assert isinstance(builder.env_places(resolve.compose(words))[0], Here)
+    assert isinstance(builder.env_executors(resolve.compose(words))[0], InlineExecutor)
     with pytest.raises(ConfigError, match=r"overlap=true: .* ask the learner"):
-        builder.env_places(resolve.compose([*words, "overlap=true"]))
+        builder.env_executors(resolve.compose([*words, "overlap=true"]))
 
 
 # --- evaluation side by side ---
@@ -266,17 +266,17 @@ class Deciding:
 
 
 def played(workers, episodes=7, **more):
-    places = [Apart() if workers > 1 else Here() for _ in range(workers)]
-    envs = [place.do(gymnasium.make, "StateReach-v0") for place in places]
+    executors = [ThreadExecutor() if workers > 1 else InlineExecutor() for _ in range(workers)]
+    envs = [executor.run(gymnasium.make, "StateReach-v0") for executor in executors]
     agent = Deciding()
     seeds = np.random.SeedSequence(3)
     try:
         result = evaluate(
-            agent, *envs, places=places, episodes=episodes, seeds=seeds, step=0, **more
+            agent, *envs, executors=executors, episodes=episodes, seeds=seeds, step=0, **more
         )
     finally:
-        for place in places:
-            place.close()
+        for executor in executors:
+            executor.close()
     assert agent.threads == {"MainThread"} and agent.shapes == {(1, 2)}
     return result
 
@@ -341,7 +341,7 @@ def test_evaluating_side_by_side_changes_neither_training_nor_its_rows(tmp_path,
         loop = make_loop(tmp_path / f"{workers}", *EVALUATED, f"eval_workers={workers}")
         loop.try_evaluation()
         assert loop.run()
-        for part in ("agent", "replay", "env", "cadence"):
+        for part in ("agent", "replay", "env", "update_schedule"):
             assert plain(quiet.state_dict()[part]) == plain(loop.state_dict()[part])
         loop.close()
         films.append(np.stack(filmed))
