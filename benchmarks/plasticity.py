@@ -23,7 +23,7 @@ import torch
 import turns
 from gymnasium.spaces import Box
 
-from rlearly.agents import AGENTS, agent_module
+from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.fields import setting
 from rlearly.config.schema import PlasticityConfig
 from rlearly.core.errors import ConfigError
@@ -48,11 +48,11 @@ class BenchmarkConfig:
 
 def learner(name: str, monitor: PlasticityMonitor) -> Callable[[], None]:
     """An agent at its default size that does two updates when called, all from the same data."""
-    module = agent_module(name)
-    spec = IMAGES if module.PIXELS else STATES
-    config = module.Config()
-    agent = module.make(config, spec, seeds=Seeds(0), device=CPU, monitor=monitor)
-    if module.ON_POLICY:
+    declared = agent_spec(name)
+    spec = IMAGES if declared.observes_pixels else STATES
+    config = declared.config_class()
+    agent = declared.make(config, spec, seeds=Seeds(0), device=CPU, monitor=monitor)
+    if declared.on_policy:
         return lambda: _two_rollouts(agent, spec, config.rollout_steps)
     batch = _batch(spec, config.batch_size)
     steps = iter(range(0, 10**9, 10**4))  # each update lies in an interval of its own
@@ -134,7 +134,9 @@ def main() -> int:
     print("| agent | update ms | a measurement ms | share of the updates | FAU at every update |")
     print("|---|---:|---:|---:|---:|")
     for name in config.agents:
-        rounds = config.rounds or (8 if agent_module(name).PIXELS else 5 if name == "ppo" else 200)
+        rounds = config.rounds or (
+            8 if agent_spec(name).observes_pixels else 5 if name == "ppo" else 200
+        )
         row = measure(name, rounds)
         each = "" if name == "ppo" else f"{row['fau_each_update_percent']:.1f} %"
         print(

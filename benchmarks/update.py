@@ -83,20 +83,20 @@ def _ours(agent: str, side: str) -> Any:
     import torch
     from gymnasium.spaces import Box
 
-    from rlearly.agents import agent_module
+    from rlearly.agents import agent_spec
     from rlearly.core.types import EnvSpec
     from rlearly.nn.precision import ComputeOptions
     from rlearly.system.seeding import Seeds
 
-    module = agent_module(agent)
+    declared = agent_spec(agent)
     if agent in VISUAL:
         spec = EnvSpec(Box(0, 255, (9, 84, 84), np.uint8), Box(-1, 1, (38,), np.float32), 2)
-        config = module.Config(feature_dim=100)
+        config = declared.config_class(feature_dim=100)
     else:
         spec = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)
-        config = module.Config()
+        config = declared.config_class()
     words = side.split()[1:]
-    return module.make(
+    return declared.make(
         config,
         spec,
         seeds=Seeds(0),

@@ -91,7 +91,7 @@ def train(words: list[str]) -> int:
     Raises:
         ConfigError: the request cannot be met.
     """
-    from rlearly.agents import agent_module
+    from rlearly.agents import agent_spec
     from rlearly.config import resolve
     from rlearly.system import cores, machine
     from rlearly.training import run_directory
@@ -112,7 +112,7 @@ def train(words: list[str]) -> int:
         config = resolve.compose(words)
         folder = None
     asked = config.threads or machine.asked_threads() or None
-    with cores.shared(asked, agent_module(config.agent_name).MOST_THREADS) as share:
+    with cores.shared(asked, agent_spec(config.agent_name).most_threads) as share:
         config = replace(config, threads=machine.set_threads(share.threads))
         device = machine.choose_device(config.device)
         machine.ask_for_repeatable_kernels(device)

@@ -1,9 +1,10 @@
-"""Who learns. Each agent is one module with a `Config` dataclass and a `make` function."""
+"""The agents, one file each. A file ends with its `SPEC`, which says all that a run must know."""
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+
+from rlearly.agents.spec import AgentSpec
 
 AGENTS = {
     "drm": "DrM: minimise the dormant ratio, from pixels (arXiv 2310.19668)",
@@ -15,6 +16,6 @@ AGENTS = {
 """Name -> one line. The name is the module's."""
 
 
-def agent_module(name: str) -> ModuleType:
-    """The module of a registered agent; it is imported only when asked for."""
-    return importlib.import_module(f"rlearly.agents.{name}")
+def agent_spec(name: str) -> AgentSpec:
+    """The SPEC of a registered agent; its module is imported only when asked for."""
+    return importlib.import_module(f"rlearly.agents.{name}").SPEC

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,6 @@ from rlearly.plasticity.interventions.resets import ShrinkAndPerturb
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
-PIXELS = drqv2.PIXELS
-ON_POLICY = drqv2.ON_POLICY
-MOST_THREADS = drqv2.MOST_THREADS
-RUN_DEFAULTS = drqv2.RUN_DEFAULTS
-NETWORKS = (*drqv2.NETWORKS, "value")
-REFUSES = {"shrink_perturb": "it is one of DrM's own parts: set agent.perturb_every_steps"}
 AWAKE_BELOW = 0.2
 """The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""
 
@@ -181,3 +175,14 @@ def make(
         ),
         monitor=monitor,
     )
+
+
+SPEC = replace(
+    drqv2.SPEC,
+    config_class=Config,
+    make=make,
+    networks=(*drqv2.SPEC.networks, "value"),
+    refused_interventions={
+        "shrink_perturb": "it is one of DrM's own parts: set agent.perturb_every_steps"
+    },
+)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
+from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.spaces import PIXELS as IMAGE
 from rlearly.core.spaces import Observation, has_images, on_device, parts_of
@@ -40,24 +41,6 @@ from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.measures import dormant_ratio
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
-
-PIXELS = True
-"""Observes pixels where an env offers them and nothing else is asked for."""
-
-ON_POLICY = False
-"""Learns from a replay; else once from what the policy of now did."""
-
-MOST_THREADS: int | None = None
-"""Threads beyond which an update gains nothing; None: it has work for every core."""
-
-RUN_DEFAULTS = ()
-"""What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
-
-NETWORKS = ("encoder", "actor", "critic")
-"""What interventions can be put on."""
-
-REFUSES: dict[str, str] = {}
-"""Interventions that it cannot take, and why."""
 
 
 @dataclass(frozen=True)
@@ -405,3 +388,11 @@ def make(
         target=ClippedDoubleQTarget(),
         monitor=monitor,
     )
+
+
+SPEC = AgentSpec(
+    config_class=Config,
+    make=make,
+    networks=("encoder", "actor", "critic"),
+    observes_pixels=True,
+)

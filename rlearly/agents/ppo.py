@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.agents.modules import AgentModules, NetworkBuilder
+from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec, Metrics, Rollout
@@ -35,28 +36,6 @@ from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 from rlearly.system.threads import one_thread
-
-PIXELS = False
-"""Observes pixels where an env offers them and nothing else is asked for."""
-
-ON_POLICY = True
-"""Learns from what the policy of now did, once; else from a replay."""
-
-MOST_THREADS: int | None = 1
-"""Its matrices are too small for a second thread."""
-
-RUN_DEFAULTS = ("video_size=0",)
-"""What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
-
-NETWORKS = ("actor", "critic")
-"""What interventions can be put on."""
-
-REFUSES = {
-    "augmentation": "it learns from states, which are not augmented",
-    "crelu": "its hidden units are tanh, not ReLU",
-    "freeze_encoder": "it has no encoder",
-}
-"""Interventions that it cannot take, and why."""
 
 CUT = 10.0
 """Normalised observations and rewards lie within +-CUT."""
@@ -278,7 +257,10 @@ class PPO:
 
     def _outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean actions [B, A] and values [B]; the networks note their units if they are to."""
-        form, noted = self.analytic, {name: self.modules.activations(name) for name in NETWORKS}
+        form, noted = (
+            self.analytic,
+            {name: self.modules.activations(name) for name in self.networks},
+        )
         if form is None or any(units is not None for units in noted.values()):
             value = self.critic(obs, noted["critic"])
             mean, _ = self.actor(obs, noted["actor"])
@@ -451,5 +433,16 @@ def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None
             nn.init.zeros_(layer.bias)
 
 
-make = PPO
-"""PPO as CleanRL writes it, but for the interventions."""
+SPEC = AgentSpec(
+    config_class=Config,
+    make=PPO,
+    networks=("actor", "critic"),
+    on_policy=True,
+    most_threads=1,  # its matrices are too small for a second thread
+    run_defaults=("video_size=0",),
+    refused_interventions={
+        "augmentation": "it learns from states, which are not augmented",
+        "crelu": "its hidden units are tanh, not ReLU",
+        "freeze_encoder": "it has no encoder",
+    },
+)

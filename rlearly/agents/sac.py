@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
+from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
 from rlearly.kernels.numpy_forward import Forward, make_forward
@@ -24,27 +25,6 @@ from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
-
-PIXELS = False
-"""Observes pixels where an env offers them and nothing else is asked for."""
-
-ON_POLICY = False
-"""Learns from a replay; else once from what the policy of now did."""
-
-MOST_THREADS: int | None = 2
-"""Threads beyond which an update gains little, its matrices being 256 wide."""
-
-RUN_DEFAULTS = ("replay_ratio=1", "video_size=0")
-"""What a run with this agent sets otherwise than RunConfig, in the command line's grammar."""
-
-NETWORKS = ("actor", "critic")
-"""What interventions can be put on."""
-
-REFUSES = {
-    "augmentation": "it learns from states, which are not augmented",
-    "freeze_encoder": "it has no encoder",
-}
-"""Interventions that it cannot take, and why."""
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -259,5 +239,14 @@ class SAC:
         self.updates = state["updates"]
 
 
-make = SAC
-"""SAC as published, but for the interventions; its entropy weight is learnt unless given."""
+SPEC = AgentSpec(
+    config_class=Config,
+    make=SAC,
+    networks=("actor", "critic"),
+    most_threads=2,  # its matrices are 256 wide
+    run_defaults=("replay_ratio=1", "video_size=0"),
+    refused_interventions={
+        "augmentation": "it learns from states, which are not augmented",
+        "freeze_encoder": "it has no encoder",
+    },
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rlearly.agents import AGENTS, agent_module
+from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.schema import EnvConfig, RunConfig
 from rlearly.config.structured import describe, did_you_mean
@@ -40,12 +40,14 @@ def train_help(words: list[str]) -> str:
         *key_lines(EnvConfig, "env."),
     ]
     if agent is not None:
-        module = agent_module(agent)
-        takes = ", ".join(name for name in INTERVENTIONS if name not in module.REFUSES)
-        lines += ["", f"Keys of {agent}", *key_lines(module.Config, "agent.")]
-        lines += ["", f"Networks of {agent}: {', '.join(module.NETWORKS)}. It can take {takes}."]
-        if module.RUN_DEFAULTS:
-            lines.append(f"A run with {agent} begins with {' '.join(module.RUN_DEFAULTS)}.")
+        declared = agent_spec(agent)
+        takes = ", ".join(
+            name for name in INTERVENTIONS if name not in declared.refused_interventions
+        )
+        lines += ["", f"Keys of {agent}", *key_lines(declared.config_class, "agent.")]
+        lines += ["", f"Networks of {agent}: {', '.join(declared.networks)}. It can take {takes}."]
+        if declared.run_defaults:
+            lines.append(f"A run with {agent} begins with {' '.join(declared.run_defaults)}.")
     else:
         lines.append("  agent.*  --help agent=NAME lists them")
     lines += [

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly import envs
-from rlearly.agents import AGENTS, agent_module
+from rlearly.agents import AGENTS, agent_spec
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import parse_overrides
@@ -83,13 +83,13 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     view = _editable(agent, envs.config_for(env))
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
         assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
-    base = [*agent_module(agent).RUN_DEFAULTS, *presets.tuned(agent, env)]
+    base = [*agent_spec(agent).run_defaults, *presets.tuned(agent, env)]
     if chosen.get("preset") == "cpu":
         base += presets.cpu(agent)
     for key, value in parse_overrides(base):
         assign(view, key, value)
     for key, value in pairs:
-        if key.startswith(OFF_POLICY_ONLY) and agent_module(agent).ON_POLICY:
+        if key.startswith(OFF_POLICY_ONLY) and agent_spec(agent).on_policy:
             raise ConfigError(
                 f"{key}: agent={agent} is on policy: it keeps no replay and learns once from every "
                 "agent.rollout_steps steps; leave it out."
@@ -125,7 +125,9 @@ def _agent_name(name: Any) -> str:
 
 
 def _editable(agent: str, env: Any) -> DictConfig:
-    return as_dictconfig(RunConfig(agent=agent_module(agent).Config(), env=env, agent_name=agent))
+    return as_dictconfig(
+        RunConfig(agent=agent_spec(agent).config_class(), env=env, agent_name=agent)
+    )
 
 
 def _hashable(pairs: Sequence[tuple[str, Any]]) -> set[tuple[str, Any]]:
@@ -135,7 +137,7 @@ def _hashable(pairs: Sequence[tuple[str, Any]]) -> set[tuple[str, Any]]:
 def _resolve_pixels(config: RunConfig) -> RunConfig:
     """Settle obs and env.pixels."""
     pixels, obs = config.env.pixels, config.obs
-    if not agent_module(config.agent_name).PIXELS and (pixels or obs == "pixels"):
+    if not agent_spec(config.agent_name).observes_pixels and (pixels or obs == "pixels"):
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, and pixels were asked for: "
             "add obs=state, or take agent=drqv2 or agent=drm."
@@ -145,7 +147,7 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
             raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
         pixels = obs == "pixels"
     if pixels is None and config.env.family != "gym":
-        pixels = agent_module(config.agent_name).PIXELS
+        pixels = agent_spec(config.agent_name).observes_pixels
     return replace(config, env=replace(config.env, pixels=pixels))
 
 
@@ -173,8 +175,8 @@ def _resolve_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
     names = [name for name in asked if name != "none"] if isinstance(asked, list) else [asked]
     if asked in (None, "none"):
         names = []
-    module = agent_module(config.agent_name)
-    refuses = dict(module.REFUSES)
+    declared = agent_spec(config.agent_name)
+    refuses = dict(declared.refused_interventions)
     if config.env.pixels is False:
         refuses |= dict.fromkeys(OF_IMAGES, "it observes states here; obs=pixels changes that")
     for name in names:
@@ -188,7 +190,7 @@ def _resolve_interventions(config: RunConfig, keys: set[str]) -> RunConfig:
                 f"intervention={name}: agent={config.agent_name} cannot take it ({refuses[name]}); "
                 f"it can take {takes}."
             )
-        networks = list(module.NETWORKS)
+        networks = list(declared.networks)
         heads_only = name in ON_HEADS or (
             name == "shrink_perturb" and config.shrink_perturb.scope == "linear"
         )
@@ -255,7 +257,7 @@ def _seed_frames(config: RunConfig) -> int:
 def _check_sizes(config: RunConfig) -> None:
     from rlearly.replay import storage
 
-    if agent_module(config.agent_name).ON_POLICY:
+    if agent_spec(config.agent_name).on_policy:
         return
     from rlearly.replay.annealing import annealing_for
 

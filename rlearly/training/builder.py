@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly import envs
-from rlearly.agents import agent_module
+from rlearly.agents import agent_spec
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
 
@@ -117,7 +117,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     from rlearly.system import machine
     from rlearly.system.seeding import Seeds
 
-    module = agent_module(config.agent_name)
+    declared = agent_spec(config.agent_name)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(
             "precision: tf32 is a number format of GPUs, and this run is on a CPU: take fp32 or "
@@ -128,17 +128,17 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             "compile=true: no C++ compiler was found here, which torch compiles with: install one "
             "(sudo apt-get install g++) or leave it out; on a CPU it is no faster."
         )
-    if has_images(spec.observation) and not module.PIXELS:
+    if has_images(spec.observation) and not declared.observes_pixels:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
             "observed by images: take agent=drqv2 or agent=drm."
         )
     _check_images(config, has_images(spec.observation))
     settings = config.agent
-    if module.ON_POLICY and settings.anneal_steps is None:
+    if declared.on_policy and settings.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
         settings = replace(settings, anneal_steps=whole_run)
-    return module.make(
+    return declared.make(
         settings,
         spec,
         seeds=Seeds(config.seed),
@@ -233,7 +233,7 @@ def build(
         )
     for line in _learning_notes(config):
         callback.message(line)
-    on_policy = agent_module(config.agent_name).ON_POLICY
+    on_policy = agent_spec(config.agent_name).on_policy
     first_update = learning.batch_size * spec.frames_per_step if on_policy else _seed_frames(config)
     if config.train_frames < first_update:
         callback.message(f"this run ends before its first update, at {first_update:,} frames")
@@ -291,7 +291,7 @@ def env_executors(config: RunConfig) -> list[EnvExecutor]:
 
 def _learning_notes(config: RunConfig) -> Iterator[str]:
     """How often this run updates and what is done to its networks, and what never will be."""
-    if not agent_module(config.agent_name).ON_POLICY:
+    if not agent_spec(config.agent_name).on_policy:
         yield f"replay ratio: {config.replay_ratio}"
     elif config.precision == "bf16":
         yield "precision=bf16: products of a minibatch are too small to gain by it; fp32 is faster"
@@ -330,7 +330,7 @@ def make_data_pipeline(
     Raises:
         ConfigError: there is no room for the replay.
     """
-    if agent_module(config.agent_name).ON_POLICY:
+    if agent_spec(config.agent_name).on_policy:
         return _learning_from_rollouts(config, spec)
     return _learning_from_replay(config, spec, device, folder)
 

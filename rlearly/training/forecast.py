@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlearly import envs
-from rlearly.agents import agent_module
+from rlearly.agents import agent_spec
 from rlearly.config.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def timed(config: RunConfig, device: torch.device) -> Pace:
     episode_frames = (env.spec and env.spec.max_episode_steps) or USUAL_EPISODE_FRAMES
     env.close()
     agent = make_agent(config, spec, device)
-    if agent_module(config.agent_name).ON_POLICY:
+    if agent_spec(config.agent_name).on_policy:
         learn_seconds = _rollout_seconds(config, agent, obs)
     else:
         learn_seconds = _update_seconds(config, spec, agent, obs, device)
@@ -73,7 +73,7 @@ def forecast_seconds(config: RunConfig, device: torch.device, pace: Pace | None 
         evaluations = config.train_frames // config.eval_every_frames
         frames = evaluations * config.eval_episodes * pace.episode_frames
         seconds += frames / pace.frames_per_step * pace.step_seconds
-    if agent_module(config.agent_name).ON_POLICY:
+    if agent_spec(config.agent_name).on_policy:
         return seconds + steps * pace.learn_seconds
     learning = max(0, config.train_frames - _seed_frames(config)) / pace.frames_per_step
     updates = learning * mean_ratio(config.replay_ratio, config.adaptive_ratio, round(steps))
@@ -82,7 +82,7 @@ def forecast_seconds(config: RunConfig, device: torch.device, pace: Pace | None 
 
 def forecast_replay_bytes(config: RunConfig, pace: Pace) -> int:
     """What the run's replay will have taken by its end; PPO has none."""
-    if agent_module(config.agent_name).ON_POLICY:
+    if agent_spec(config.agent_name).on_policy:
         return 0
     return replay_bytes(config, pace.transition_bytes)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import random_batch, random_rollout
 
-from rlearly.agents import AGENTS, agent_module
+from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.schema import AdaptiveRatioConfig
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
@@ -31,7 +31,7 @@ KINDS = [
     (agent, kind)
     for agent in AGENTS
     for kind in ("pixels", "state", "fused", "metaworld")
-    if kind == "state" or agent_module(agent).PIXELS
+    if kind == "state" or agent_spec(agent).observes_pixels
 ]
 """fused: a dict of pixels and a vector."""
 
@@ -48,14 +48,14 @@ def spec(case, pixel_spec, state_spec, fused_spec):
 
 @pytest.fixture
 def build(case, spec):
-    module = agent_module(case[0])
-    known = {field.name for field in dataclasses.fields(module.Config)}
+    declared = agent_spec(case[0])
+    known = {field.name for field in dataclasses.fields(declared.config_class)}
 
     def build(seed=0, monitor=None, **settings):
         own = METAWORLD if case[1] == "metaworld" else {}
         chosen = {key: value for key, value in (SMALL | own | settings).items() if key in known}
-        return module.make(
-            module.Config(**chosen),
+        return declared.make(
+            declared.config_class(**chosen),
             spec,
             seeds=Seeds(seed),
             device=torch.device("cpu"),
@@ -83,7 +83,7 @@ def weights(agent):
 @pytest.fixture
 def learn(case, spec):
     """Give an agent something random of the kind that it learns from, once."""
-    on_policy = agent_module(case[0]).ON_POLICY
+    on_policy = agent_spec(case[0]).on_policy
 
     def learn(agent, seed=0, step=20, begun=()):
         if on_policy:
@@ -98,12 +98,12 @@ def test_actions_have_the_right_shape_and_bounds(build, spec, case):
     for step, explore in ((0, True), (100, True), (100, False)):
         action = agent.act(observations(spec), step=step, explore=explore)
         assert action.shape == (5, 3) and action.dtype == np.float32
-        if not (explore and agent_module(case[0]).ON_POLICY):  # it learns from uncut samples
+        if not (explore and agent_spec(case[0]).on_policy):  # it learns from uncut samples
             assert (np.abs(action) <= 1).all()
 
 
 def test_first_steps_explore_uniformly(build, spec, case):
-    if agent_module(case[0]).ON_POLICY:
+    if agent_spec(case[0]).on_policy:
         pytest.skip("an agent on policy acts by its policy from the first step on")
     agent = build(exploration_steps=1000, learning_starts_steps=1000)
     many = observations(spec, 400)
@@ -216,7 +216,7 @@ def test_no_global_randomness_is_used(build, spec, learn):
 
 
 def test_an_update_off_policy_reads_nothing_back_from_the_device(build, learn, case, monkeypatch):
-    if agent_module(case[0]).ON_POLICY:
+    if agent_spec(case[0]).on_policy:
         pytest.skip("a rollout's advantages are computed on the host")
     agent, means, update_schedule = build(), MetricMeans(), AdaptiveRatio(AdaptiveRatioConfig())
     learn(agent)  # what is allocated at first may look around

@@ -19,7 +19,7 @@ from rlearly.system.seeding import Seeds
 
 def make(spec, monitor=None, **settings):
     config = ppo.Config(**{"hidden_dim": 16, "rollout_steps": 8, "minibatches": 2} | settings)
-    return ppo.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), monitor=monitor)
+    return ppo.PPO(config, spec, seeds=Seeds(3), device=torch.device("cpu"), monitor=monitor)
 
 
 def literal_advantage(rollout, t, env_index, value, next_value, gamma, lam):

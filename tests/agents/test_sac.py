@@ -16,7 +16,7 @@ from rlearly.system.seeding import Seeds
 
 def make(spec, monitor=None, **settings):
     config = sac.Config(**{"hidden_dim": 16} | settings)
-    return sac.make(config, spec, seeds=Seeds(3), device=torch.device("cpu"), monitor=monitor)
+    return sac.SAC(config, spec, seeds=Seeds(3), device=torch.device("cpu"), monitor=monitor)
 
 
 def policy(weights, obs):

@@ -38,7 +38,7 @@ def close(network, expected, lr):
 
 def test_two_updates_equal_the_formula(state_spec):
     config = td3.Config(hidden_dim=16, noise_clip=0.3, lr=1e-3, target_tau=0.1)
-    agent = td3.make(config, state_spec, seeds=Seeds(3), device=torch.device("cpu"))
+    agent = td3.TD3(config, state_spec, seeds=Seeds(3), device=torch.device("cpu"))
     for network in (agent.actor_target, agent.critic_target):  # unlike their leaders
         for p in network.parameters():
             p.data.add_(0.05)
@@ -91,7 +91,7 @@ def test_two_updates_equal_the_formula(state_spec):
 
 
 def test_weights_start_as_torch_starts_linear_layers(state_spec):
-    agent = td3.make(td3.Config(), state_spec, seeds=Seeds(0), device=torch.device("cpu"))
+    agent = td3.TD3(td3.Config(), state_spec, seeds=Seeds(0), device=torch.device("cpu"))
     for layer in (agent.actor.policy[0], agent.actor.policy[2], agent.critic.q2[4]):
         bound = layer.in_features**-0.5
         for tensor in (layer.weight, layer.bias):
@@ -110,18 +110,18 @@ def test_weights_start_as_torch_starts_linear_layers(state_spec):
 
 def test_acting_noise_has_the_given_width_and_stays_in_bounds(state_spec):
     config = td3.Config(hidden_dim=16, learning_starts_steps=0, exploration_noise=0.1)
-    agent = td3.make(config, state_spec, seeds=Seeds(0), device=torch.device("cpu"))
+    agent = td3.TD3(config, state_spec, seeds=Seeds(0), device=torch.device("cpu"))
     obs = np.zeros((4000, 7), np.float32)
     mean = agent.act(obs, step=0, explore=False)
     noisy = agent.act(obs, step=0, explore=True)
     assert (noisy - mean).std() == pytest.approx(0.1, rel=0.03)
     config = td3.Config(hidden_dim=16, learning_starts_steps=0, exploration_noise=5.0)
-    loud = td3.make(config, state_spec, seeds=Seeds(0), device=torch.device("cpu"))
+    loud = td3.TD3(config, state_spec, seeds=Seeds(0), device=torch.device("cpu"))
     assert np.abs(loud.act(obs, step=0, explore=True)).max() == 1.0
 
 
 def test_value_is_q1_of_the_policy(state_spec):
-    agent = td3.make(
+    agent = td3.TD3(
         td3.Config(hidden_dim=16), state_spec, seeds=Seeds(0), device=torch.device("cpu")
     )
     obs = random_batch(state_spec, size=5).obs

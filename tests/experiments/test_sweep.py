@@ -21,7 +21,7 @@ import pytest
 from saved import agent_state, equal
 
 from rlearly import report, sweep
-from rlearly.agents import AGENTS, agent_module
+from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.overrides import as_shell, as_word, choices, parse_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.experiments import forecast as forecasts
@@ -219,7 +219,7 @@ def test_known_metrics_are_those_that_the_code_writes():
             written |= set(re.findall(rf'"((?:{groups})/[a-z_0-9]+)"', file.read_text()))
     known = {f"{group}/{name}" for group, names in METRICS.items() for name in names}
     assert written - {"eval/video"} <= known, "a video is no number"
-    parts = {name for agent in AGENTS for name in agent_module(agent).NETWORKS}
+    parts = {name for agent in AGENTS for name in agent_spec(agent).networks}
     assert parts <= set(PARTS)
     put_together = {name for name in known if name.startswith(("plasticity/", "train/"))}
     assert known - written <= put_together

@@ -6,7 +6,8 @@ import torch
 from conftest import random_batch, random_rollout
 from torch import nn
 
-from rlearly.agents import agent_module
+from rlearly.agents import agent_spec
+from rlearly.agents.ppo import PPO
 from rlearly.kernels import numpy_forward
 from rlearly.nn.networks import StateActor, fan_in_, initialise_, mlp
 from rlearly.plasticity.interventions.architecture import LayerNorm, SpectralNorm
@@ -28,9 +29,9 @@ agents = pytest.mark.parametrize("name", FORWARDS)
 
 
 def make(name, spec, seed=3, interventions=()):
-    module = agent_module(name)
-    config = module.Config(**SETTINGS[name])
-    return module.make(
+    declared = agent_spec(name)
+    config = declared.config_class(**SETTINGS[name])
+    return declared.make(
         config, spec, seeds=Seeds(seed), device=torch.device("cpu"), interventions=interventions
     )
 
@@ -38,7 +39,7 @@ def make(name, spec, seed=3, interventions=()):
 def learn(agent, spec, seed=0):
     """Twice, so that TD3 moves its actor."""
     for at in range(2):
-        if isinstance(agent, agent_module("ppo").PPO):
+        if isinstance(agent, PPO):
             agent.update(random_rollout(agent, spec, seed + at), step=at)
         else:
             agent.update(random_batch(spec, seed=seed + at), step=at)

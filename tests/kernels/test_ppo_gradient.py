@@ -19,7 +19,7 @@ from rlearly.system.seeding import Seeds
 
 def make(spec, by="closed form", interventions=(), monitor=None, **settings):
     settings = {"hidden_dim": 16, "rollout_steps": 9, "minibatches": 4, "epochs": 3} | settings
-    agent = ppo.make(
+    agent = ppo.PPO(
         ppo.Config(**settings),
         spec,
         seeds=Seeds(3),

@@ -9,7 +9,7 @@ from conftest import random_batch, random_rollout
 from test_agents import KINDS, METAWORLD, SMALL, observations
 from torch import nn
 
-from rlearly.agents import agent_module
+from rlearly.agents import agent_spec
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError
 from rlearly.kernels import onednn
@@ -157,12 +157,12 @@ def spec(case, pixel_spec, state_spec, fused_spec):
 
 
 def build(case, spec, precision, interventions=(), compile=False, monitor=None, **settings):
-    module = agent_module(case[0])
-    known = {field.name for field in dataclasses.fields(module.Config)}
+    declared = agent_spec(case[0])
+    known = {field.name for field in dataclasses.fields(declared.config_class)}
     own = METAWORLD if case[1] == "metaworld" else {}
     chosen = {key: value for key, value in (SMALL | own | settings).items() if key in known}
-    return module.make(
-        module.Config(**chosen),
+    return declared.make(
+        declared.config_class(**chosen),
         spec,
         seeds=Seeds(0),
         device=torch.device("cpu"),
@@ -175,7 +175,7 @@ def build(case, spec, precision, interventions=(), compile=False, monitor=None, 
 def learnt(case, spec, precision, times=2, interventions=()):
     agent = build(case, spec, precision, interventions)
     for seed in range(times):
-        if agent_module(case[0]).ON_POLICY:
+        if agent_spec(case[0]).on_policy:
             metrics = agent.update(random_rollout(agent, spec, seed), step=20)
         else:
             metrics = agent.update(random_batch(spec, seed=seed), step=20)
@@ -279,7 +279,7 @@ def test_compiled_networks_learn_the_same_but_for_rounding(case, precision, spec
             case, spec, precision, compile=compiled, monitor=PlasticityMonitor(every_steps=1)
         )
         for seed in range(2):
-            if agent_module(case[0]).ON_POLICY:
+            if agent_spec(case[0]).on_policy:
                 metrics = agent.update(random_rollout(agent, spec, seed), step=20 + seed)
             else:
                 metrics = agent.update(random_batch(spec, seed=seed), step=20 + seed)

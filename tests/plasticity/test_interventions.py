@@ -10,7 +10,7 @@ from conftest import random_batch, random_rollout
 from gymnasium.spaces import Box
 from torch import nn
 
-from rlearly.agents import AGENTS, agent_module
+from rlearly.agents import AGENTS, agent_spec, drqv2
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.resolve import compose
 from rlearly.config.schema import RunConfig
@@ -48,11 +48,11 @@ def stream():
 
 
 def build(agent, spec, *parts, monitor=None, seed=0, **settings):
-    module = agent_module(agent)
-    known = {field.name for field in dataclasses.fields(module.Config)}
+    declared = agent_spec(agent)
+    known = {field.name for field in dataclasses.fields(declared.config_class)}
     build_interventions = {key: value for key, value in (SMALL | settings).items() if key in known}
-    return module.make(
-        module.Config(**build_interventions),
+    return declared.make(
+        declared.config_class(**build_interventions),
         spec,
         seeds=Seeds(seed),
         device=CPU,
@@ -539,9 +539,8 @@ def test_frozen_encoder_learns_no_more_and_the_rest_does(pixel_spec):
 @pytest.mark.parametrize("on", [True, False])
 def test_augmentation_is_switched_at_its_step(pixel_spec, on, monkeypatch):
     shifted = []
-    module = agent_module("drqv2")
     monkeypatch.setattr(
-        module, "random_shift", lambda images, pad, generator: shifted.append(1) or images
+        drqv2, "random_shift", lambda images, pad, generator: shifted.append(1) or images
     )
     agent = build("drqv2", pixel_spec, SwitchAugmentation(22, on=on))
     counts = []
@@ -559,7 +558,7 @@ def test_augmentation_is_switched_at_its_step(pixel_spec, on, monkeypatch):
 def possible():
     for agent in AGENTS:
         for name in INTERVENTIONS:
-            if name not in agent_module(agent).REFUSES:
+            if name not in agent_spec(agent).refused_interventions:
                 yield agent, name, "usual"
                 if agent == "drm":
                     yield agent, name, "fused"
@@ -571,9 +570,9 @@ def test_every_agent_takes_every_intervention(
     agent, name, kind, each_update, pixel_spec, state_spec, fused_spec
 ):
     """For a few updates over its first interval; and a resumed one goes on to the bit."""
-    if each_update and agent_module(agent).ON_POLICY:
+    if each_update and agent_spec(agent).on_policy:
         pytest.skip("an agent on policy has no replay ratio")
-    spec = pixel_spec if agent_module(agent).PIXELS else state_spec
+    spec = pixel_spec if agent_spec(agent).observes_pixels else state_spec
     spec = fused_spec if kind == "fused" else spec
     settings = {
         key: dataclasses.replace(getattr(RunConfig(), key), **{field: 22})
@@ -615,7 +614,7 @@ def test_every_agent_takes_every_intervention(
 
 
 def test_all_interventions_of_an_agent_work_together(pixel_spec):
-    names = [n for n in INTERVENTIONS if n not in agent_module("drqv2").REFUSES]
+    names = [n for n in INTERVENTIONS if n not in agent_spec("drqv2").refused_interventions]
     config = RunConfig(
         intervention=names,
         redo=dataclasses.replace(RunConfig().redo, every_steps=21),
@@ -638,7 +637,7 @@ def test_all_interventions_of_an_agent_work_together(pixel_spec):
 def test_no_global_randomness_is_used_by_any_intervention(pixel_spec):
     torch.manual_seed(1)
     before = torch.random.get_rng_state().clone()
-    names = [n for n in INTERVENTIONS if n not in agent_module("drqv2").REFUSES]
+    names = [n for n in INTERVENTIONS if n not in agent_spec("drqv2").refused_interventions]
     parts = registry.build_interventions(RunConfig(intervention=names), Seeds(0))
     learn(build("drqv2", pixel_spec, *parts), pixel_spec, 1, first_step=400_000)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,0 +1,35 @@
+"""What an agent declares about itself. Imports no torch, so that `--help` starts quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlearly.core.types import Agent
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """One agent: how to configure and make it, and what a run must know about it.
+
+    config_class: a frozen dataclass of settings (`rlearly.config.fields.setting`) with a method
+        `seed_frames(frames_per_step)`.
+    make: `make(config, env_spec, *, seeds, device, monitor, interventions, compute)` -> the agent.
+    networks: names of the networks that interventions can act on.
+    observes_pixels: takes images, and gets them where an env offers both and `obs` is not set.
+    on_policy: learns once from each rollout of its own policy, rather than from a replay buffer.
+    most_threads: threads beyond which its updates get no faster; None: it can use every core.
+    run_defaults: overrides of `RunConfig`'s defaults, in the command line's grammar.
+    refused_interventions: interventions that it cannot take -> the reason.
+    """
+
+    config_class: type[Any]
+    make: Callable[..., Agent]
+    networks: tuple[str, ...]
+    observes_pixels: bool = False
+    on_policy: bool = False
+    most_threads: int | None = None
+    run_defaults: tuple[str, ...] = ()
+    refused_interventions: Mapping[str, str] = field(default_factory=dict)
