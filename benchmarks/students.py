@@ -34,7 +34,7 @@ import torch
 from rlearly.config import resolve
 from rlearly.config.fields import setting
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import describe, from_words
+from rlearly.config.structured import describe, from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.system.seeding import Seeds
 from rlearly.training import builder
@@ -339,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:22} {type_name.replace(' | None', '?')}, {default}: {text}")
         return 0
     try:
-        results = compare(from_words(StudentsConfig(), words))
+        results = compare(from_overrides(StudentsConfig(), words))
     except ConfigError as error:
         print(f"students: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import describe, from_words
+from rlearly.config.structured import describe, from_overrides
 from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
     try:
-        record(from_words(TeacherConfig(), words))
+        record(from_overrides(TeacherConfig(), words))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2

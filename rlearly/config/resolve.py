@@ -18,7 +18,7 @@ from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import as_dictconfig, assign, did_you_mean, frozen
+from rlearly.config.structured import as_dataclass, as_dictconfig, assign, did_you_mean
 from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
             raise ConfigError(f"{key}: is set by {NAMED_ELSEWHERE[key]}, not by itself.")
         if key not in ("agent", "env"):
             assign(view, key, value)
-    config = _resolve_pixels(frozen(view))
+    config = _resolve_pixels(as_dataclass(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
     keys = {key for key, _ in pairs}
@@ -292,7 +292,7 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
         agent = saved["agent_name"]
         env = as_dictconfig(envs.config_for(saved["env"]["name"]))
         merged_env: Any = OmegaConf.merge(env, saved["env"])
-        view: Any = _editable(_agent_name(agent), frozen(merged_env))
+        view: Any = _editable(_agent_name(agent), as_dataclass(merged_env))
         view = OmegaConf.merge(view, {k: v for k, v in saved.items() if k != "env"})
     except (OmegaConfBaseException, YAMLError, UnicodeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
@@ -303,7 +303,7 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
                 f"{key}: cannot change when a run is resumed; these can: {', '.join(RESUMABLE)}."
             )
         assign(view, key, value)
-    config = frozen(view)
+    config = as_dataclass(view)
     if config.snapshot is None:
         return config
     return replace(config, snapshot=str(Path(config.snapshot).expanduser().absolute()))

@@ -42,7 +42,7 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
         raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
 
 
-def from_words(defaults: Any, words: Sequence[str]) -> Any:
+def from_overrides(defaults: Any, words: Sequence[str]) -> Any:
     """A config dataclass with `key=value` words set on it, checked.
 
     Raises:
@@ -51,7 +51,7 @@ def from_words(defaults: Any, words: Sequence[str]) -> Any:
     view = as_dictconfig(defaults)
     for key, value in parse_overrides(words):
         assign(view, key, value)
-    return frozen(view)
+    return as_dataclass(view)
 
 
 def keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -138,7 +138,7 @@ def _unlock(node: DictConfig) -> None:
                 _unlock(child)
 
 
-def frozen(view: DictConfig) -> Any:
+def as_dataclass(view: DictConfig) -> Any:
     """The frozen dataclass of an edited view, checked against every field's bounds.
 
     Raises:
