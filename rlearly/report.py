@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlearly.config.fields import setting
 from rlearly.config.overrides import format_override
-from rlearly.config.structured import describe, from_overrides
+from rlearly.config.structured import describe_fields, from_overrides
 from rlearly.core.errors import ConfigError
 
 USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words or not words:
         print(USAGE)
-        for name, type_name, text, default, _ in describe(ReportConfig):
+        for name, type_name, text, default, _ in describe_fields(ReportConfig):
             shown = "null" if default is None else default
             print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0 if words else 2

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rlearly.config.fields import group, setting
 from rlearly.config.overrides import format_command, format_override
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import describe, did_you_mean, from_overrides
+from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.launchers.ray import RayConfig
 from rlearly.experiments.launchers.slurm import SlurmConfig
@@ -112,8 +112,8 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
         ConfigError: one of its own does not parse or has a wrong value.
     """
     own, rest = [], []
-    mine = {name for name, *_ in describe(SweepConfig)}
-    theirs = {name for name, *_ in describe(RunConfig)} | {"resume"}
+    mine = {name for name, *_ in describe_fields(SweepConfig)}
+    theirs = {name for name, *_ in describe_fields(RunConfig)} | {"resume"}
     for word in words:
         key, equals, value = word.partition("=")
         if key in VERBS and not value:
