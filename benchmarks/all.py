@@ -17,7 +17,7 @@ import history
 import turns
 
 from rlearly.config.fields import setting
-from rlearly.config.overrides import as_shell
+from rlearly.config.overrides import format_command
 from rlearly.core.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def main() -> int:
     for name in config.only:
         script, *words = RUNS[name]
         words = [f"benchmarks/{script}", *words, f"json={folder / f'{name}-{now}.json'}"]
-        print(f"$ {as_shell(['python', *words])}", flush=True)
+        print(f"$ {format_command(['python', *words])}", flush=True)
         if config.dry_run:
             continue
         folder.mkdir(parents=True, exist_ok=True)

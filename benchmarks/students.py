@@ -34,7 +34,7 @@ import torch
 from rlearly.config import resolve
 from rlearly.config.fields import setting
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import describe, from_words
+from rlearly.config.structured import describe_fields, from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.system.seeding import Seeds
 from rlearly.training import builder
@@ -335,11 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words:
         print(f"{__doc__}\nKeys")
-        for name, type_name, text, default, _ in describe(StudentsConfig):
+        for name, type_name, text, default, _ in describe_fields(StudentsConfig):
             print(f"  {name:22} {type_name.replace(' | None', '?')}, {default}: {text}")
         return 0
     try:
-        results = compare(from_words(StudentsConfig(), words))
+        results = compare(from_overrides(StudentsConfig(), words))
     except ConfigError as error:
         print(f"students: {error}", file=sys.stderr)
         return 2

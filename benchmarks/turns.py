@@ -44,7 +44,7 @@ def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) 
     Raises:
         ConfigError: a word names no key, or its value has a wrong type or size.
     """
-    from rlearly.config.structured import from_words
+    from rlearly.config.structured import from_overrides
 
     words = sys.argv[1:] if words is None else words
     if "--help" in words or "-h" in words:
@@ -52,7 +52,7 @@ def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) 
 
         print(f"{about}\nKeys (type, default)", *key_lines(type(defaults), ""), sep="\n")
         raise SystemExit(0)
-    return from_words(defaults, words)
+    return from_overrides(defaults, words)
 
 
 def serve(prepare: Callable[[str, str, int], Callable[[], Any]]) -> bool:

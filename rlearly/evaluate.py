@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import describe, from_words
+from rlearly.config.structured import describe_fields, from_overrides
 from rlearly.core.errors import ConfigError
 
 TELL_SECONDS = 15.0
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if "--help" in words or "-h" in words or not words:
         print("Usage: python -m rlearly.evaluate run=RUN_DIR [key=value ...]\n\nKeys")
-        for name, type_name, text, default, _ in describe(EvaluateConfig):
+        for name, type_name, text, default, _ in describe_fields(EvaluateConfig):
             shown = "null" if default is None else default
             print(f"  {name:11} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError(
                     f"Expected key=value, received {word!r}; did you mean run={word}?"
                 )
-        evaluate(from_words(EvaluateConfig(), words))
+        evaluate(from_overrides(EvaluateConfig(), words))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlearly.config.fields import setting
-from rlearly.config.overrides import as_word
-from rlearly.config.structured import describe, from_words
+from rlearly.config.overrides import format_override
+from rlearly.config.structured import describe_fields, from_overrides
 from rlearly.core.errors import ConfigError
 
 USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words or not words:
         print(USAGE)
-        for name, type_name, text, default, _ in describe(ReportConfig):
+        for name, type_name, text, default, _ in describe_fields(ReportConfig):
             shown = "null" if default is None else default
             print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0 if words else 2
     try:
-        config = from_words(ReportConfig(), [_as_one_value(word) for word in words])
+        config = from_overrides(ReportConfig(), [_as_one_value(word) for word in words])
         if bool(config.run) == bool(config.sweep):
             received = "both" if config.run else "neither"
             raise ConfigError(
@@ -71,7 +71,7 @@ def _as_one_value(word: str) -> str:
     """With a path's = and commas, and those of `compare=A,B`, kept from being read as grammar."""
     key, _, value = word.partition("=")
     bare = key in ("run", "sweep", "out", "compare") and value and value[0] not in "'\""
-    return as_word(key, value) if bare and value != "null" else word
+    return format_override(key, value) if bare and value != "null" else word
 
 
 def report_sweep(config: ReportConfig, command: str) -> Path:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import group, setting
-from rlearly.config.overrides import as_shell, as_word
+from rlearly.config.overrides import format_command, format_override
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import describe, did_you_mean, from_words
+from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.launchers.ray import RayConfig
 from rlearly.experiments.launchers.slurm import SlurmConfig
@@ -112,8 +112,8 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
         ConfigError: one of its own does not parse or has a wrong value.
     """
     own, rest = [], []
-    mine = {name for name, *_ in describe(SweepConfig)}
-    theirs = {name for name, *_ in describe(RunConfig)} | {"resume"}
+    mine = {name for name, *_ in describe_fields(SweepConfig)}
+    theirs = {name for name, *_ in describe_fields(RunConfig)} | {"resume"}
     for word in words:
         key, equals, value = word.partition("=")
         if key in VERBS and not value:
@@ -127,9 +127,9 @@ def split(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
                 "sweep's keys, python -m rlearly.train --help those of its runs.)"
             )
         if key in AS_TYPED and value != "null" and value[:1] not in ("'", '"'):
-            word = as_word(key, value)
+            word = format_override(key, value)
         (own if key.split(".")[0] in mine else rest).append(word)
-    config = from_words(SweepConfig(), own)
+    config = from_overrides(SweepConfig(), own)
     if config.watch and not config.status:
         raise ConfigError("watch: says nothing without status=SWEEP_DIR; add it.")
     return config, rest
@@ -249,7 +249,11 @@ def _grouped(plan: Plan, folder: Path) -> Plan:
     for run in plan.runs:
         keys = dict(word.split("=", 1) for word in run.words)
         tracked = keys.get("wandb.mode", "disabled") != "disabled"
-        add = [as_word("wandb.group", folder.name)] if tracked and "wandb.group" not in keys else []
+        add = (
+            [format_override("wandb.group", folder.name)]
+            if tracked and "wandb.group" not in keys
+            else []
+        )
         runs.append(replace(run, words=[*run.words, *add]))
     return replace(plan, runs=runs)
 
@@ -286,7 +290,7 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
     left = [job for job in jobs if not job.finished(folder)]
     for job in left:
         for command in commands(plan, folder, job.name):
-            print(as_shell(["python", "-m", *command]))
+            print(format_command(["python", "-m", *command]))
     print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.", flush=True)
     if not left:
         return DONE
@@ -407,7 +411,7 @@ def launch(
         for name, handler in before.items():
             signal.signal(name, handler)
     if config.launcher == "slurm" and left:
-        look_with = as_shell([f"status={folder}"])
+        look_with = format_command([f"status={folder}"])
         print(f"SLURM has them now; look with: python -m rlearly.sweep {look_with}")
         return DONE
     found = statuses(folder, jobs)
@@ -419,7 +423,7 @@ def launch(
     if stopped:
         print("stopped; the same command goes on.")
         return STOPPED
-    print(f"read it with: python -m rlearly.report {as_shell([f'sweep={folder}'])}")
+    print(f"read it with: python -m rlearly.report {format_command([f'sweep={folder}'])}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 

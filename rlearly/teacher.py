@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import describe, from_words
+from rlearly.config.structured import describe_fields, from_overrides
 from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "       python -m rlearly.teacher model=FILE env=Hopper-v5 out=teacher.h5\n"
             "       python -m rlearly.teacher hub=OWNER/NAME env=Hopper-v5 out=teacher.h5\n\nKeys"
         )
-        for name, type_name, text, default, _ in describe(TeacherConfig):
+        for name, type_name, text, default, _ in describe_fields(TeacherConfig):
             shown = "null" if default is None else default
             print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
         return 0
     try:
-        record(from_words(TeacherConfig(), words))
+        record(from_overrides(TeacherConfig(), words))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from typing import Any
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.schema import EnvConfig, RunConfig
-from rlearly.config.structured import describe, did_you_mean
+from rlearly.config.structured import describe_fields, did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.envs import FAMILIES
 
@@ -67,7 +67,7 @@ def _table(rows: Any) -> Iterator[str]:
 
 def key_lines(cls: Any, prefix: str) -> Iterator[str]:
     """A line for each key of a config dataclass, groups and all."""
-    for name, type_name, text, default, is_group in describe(cls):
+    for name, type_name, text, default, is_group in describe_fields(cls):
         if is_group:
             yield from key_lines(type(default), f"{prefix}{name}.")
         elif prefix + name not in NOT_SET_BY_KEY:

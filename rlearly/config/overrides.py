@@ -28,7 +28,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     ]
 
 
-def as_word(key: str, value: object) -> str:
+def format_override(key: str, value: object) -> str:
     """`key=value`, or `key='value'` where the grammar would read other than this text."""
     with contextlib.suppress(ConfigError):
         if parse_overrides([f"{key}={value}"]) == [(key, str(value))]:
@@ -37,7 +37,7 @@ def as_word(key: str, value: object) -> str:
     return f"{key}='{quoted}'"
 
 
-def as_shell(words: Iterable[str]) -> str:
+def format_command(words: Iterable[str]) -> str:
     """A command as a shell takes it: quoted where it must be, in double quotes if they do."""
     shown = []
     for word in words:
@@ -47,7 +47,7 @@ def as_shell(words: Iterable[str]) -> str:
     return " ".join(shown)
 
 
-def choices(word: str) -> tuple[str, list[str]]:
+def sweep_values(word: str) -> tuple[str, list[str]]:
     """The key of a word, and each of the values that it lists, as words write them: `a=1,2` gives
     a, [1, 2], and `a=[1,2]` one value.
 

@@ -18,7 +18,7 @@ from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import as_dictconfig, assign, did_you_mean, frozen
+from rlearly.config.structured import as_dataclass, as_dictconfig, did_you_mean, set_key
 from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ def compose(arguments: Sequence[str]) -> RunConfig:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
     if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
-        assign(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
+        set_key(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = [*agent_spec(agent).run_defaults, *presets.tuned(agent, env)]
     if chosen.get("preset") == "cpu":
         base += presets.cpu(agent)
     for key, value in parse_overrides(base):
-        assign(view, key, value)
+        set_key(view, key, value)
     for key, value in pairs:
         if key.startswith(OFF_POLICY_ONLY) and agent_spec(agent).on_policy:
             raise ConfigError(
@@ -97,8 +97,8 @@ def compose(arguments: Sequence[str]) -> RunConfig:
         if key in NAMED_ELSEWHERE:
             raise ConfigError(f"{key}: is set by {NAMED_ELSEWHERE[key]}, not by itself.")
         if key not in ("agent", "env"):
-            assign(view, key, value)
-    config = _resolve_pixels(frozen(view))
+            set_key(view, key, value)
+    config = _resolve_pixels(as_dataclass(view))
     config = replace(config, seed_frames=_seed_frames(config))
     _check_sizes(config)
     keys = {key for key, _ in pairs}
@@ -294,7 +294,7 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
         agent = saved["agent_name"]
         env = as_dictconfig(envs.config_for(saved["env"]["name"]))
         merged_env: Any = OmegaConf.merge(env, saved["env"])
-        view: Any = _editable(_agent_name(agent), frozen(merged_env))
+        view: Any = _editable(_agent_name(agent), as_dataclass(merged_env))
         view = OmegaConf.merge(view, {k: v for k, v in saved.items() if k != "env"})
     except (OmegaConfBaseException, YAMLError, UnicodeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
@@ -304,8 +304,8 @@ def load(run: Path, arguments: Sequence[str] = ()) -> RunConfig:
             raise ConfigError(
                 f"{key}: cannot change when a run is resumed; these can: {', '.join(RESUMABLE)}."
             )
-        assign(view, key, value)
-    config = frozen(view)
+        set_key(view, key, value)
+    config = as_dataclass(view)
     if config.snapshot is None:
         return config
     return replace(config, snapshot=str(Path(config.snapshot).expanduser().absolute()))

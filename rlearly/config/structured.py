@@ -14,13 +14,13 @@ from rlearly.config.overrides import parse_overrides
 from rlearly.core.errors import ConfigError
 
 
-def assign(config: DictConfig, key: str, value: Any) -> None:
+def set_key(config: DictConfig, key: str, value: Any) -> None:
     """Set one dotted key of a structured config, converting `value` to the field's type.
 
     Raises:
         ConfigError: there is no such key (the nearest ones are named), or the type is wrong.
     """
-    known = dict(keys(config))
+    known = dict(key_types(config))
     if key not in known and not any(key.startswith(f"{k}.") for k in known if k.endswith("kwargs")):
         groups = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})
         if key in groups:
@@ -42,7 +42,7 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
         raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
 
 
-def from_words(defaults: Any, words: Sequence[str]) -> Any:
+def from_overrides(defaults: Any, words: Sequence[str]) -> Any:
     """A config dataclass with `key=value` words set on it, checked.
 
     Raises:
@@ -50,22 +50,22 @@ def from_words(defaults: Any, words: Sequence[str]) -> Any:
     """
     view = as_dictconfig(defaults)
     for key, value in parse_overrides(words):
-        assign(view, key, value)
-    return frozen(view)
+        set_key(view, key, value)
+    return as_dataclass(view)
 
 
-def keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+def key_types(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every dotted key of a structured config with the name of its type."""
-    for name, type_name, _, _, nested in describe(OmegaConf.get_type(config)):
+    for name, type_name, _, _, nested in describe_fields(OmegaConf.get_type(config)):
         node = OmegaConf.select(config, name)
         nested = nested or (isinstance(node, DictConfig) and type_name == "Any")
         if nested and isinstance(node, DictConfig):
-            yield from keys(node, f"{prefix}{name}.")
+            yield from key_types(node, f"{prefix}{name}.")
         else:
             yield prefix + name, type_name
 
 
-def describe(cls: Any) -> Iterator[tuple[str, str, str, Any, bool]]:
+def describe_fields(cls: Any) -> Iterator[tuple[str, str, str, Any, bool]]:
     """(name, type, help, default, is a group) of every field of a config dataclass."""
     for field in dataclasses.fields(cls):
         type_name = str(field.type).replace("dict[str, Any]", "{key: value}")
@@ -92,13 +92,13 @@ def did_you_mean(name: str, valid: Iterable[str], most: int = 4) -> str:
 # --- validation ---
 
 
-def problems(config: Any, prefix: str = "") -> Iterator[str]:
+def bound_violations(config: Any, prefix: str = "") -> Iterator[str]:
     """One sentence for every value outside its field's bounds."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         key = prefix + field.name
         if dataclasses.is_dataclass(value):
-            yield from problems(value, f"{key}.")
+            yield from bound_violations(value, f"{key}.")
         elif value is not None:
             expected = _violation(value, field.metadata)
             if expected:
@@ -138,7 +138,7 @@ def _unlock(node: DictConfig) -> None:
                 _unlock(child)
 
 
-def frozen(view: DictConfig) -> Any:
+def as_dataclass(view: DictConfig) -> Any:
     """The frozen dataclass of an edited view, checked against every field's bounds.
 
     Raises:
@@ -148,7 +148,7 @@ def frozen(view: DictConfig) -> Any:
         config = OmegaConf.to_object(view)
     except OmegaConfBaseException as error:
         raise ConfigError(f"The config does not resolve: {str(error).splitlines()[0]}.") from None
-    found = list(problems(config))
+    found = list(bound_violations(config))
     if found:
         raise ConfigError(" ".join(found))
     return config

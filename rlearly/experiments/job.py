@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from rlearly.config.overrides import as_word
+from rlearly.config.overrides import format_override
 from rlearly.experiments.plan import Plan, changed_words, finished
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
@@ -149,15 +149,15 @@ def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
     if not (folder / "done.json").exists():
         yield _training(plan.teacher_words(env), folder)
     out = plan.snapshots(sweep, env)
-    where = [as_word("run", folder), as_word("out", out)]
+    where = [format_override("run", folder), format_override("out", out)]
     yield ["rlearly.teacher", *where, *plan.teacher_snapshots]
 
 
 def _training(words: list[str], folder: Path) -> list[str]:
     """The command that trains in `folder`, or goes on there, with what was changed since."""
     if checkpoint.found(folder / "checkpoints"):
-        return ["rlearly.train", as_word("resume", folder), *changed_words(folder, words)]
-    return ["rlearly.train", *words, as_word("run_dir", folder)]
+        return ["rlearly.train", format_override("resume", folder), *changed_words(folder, words)]
+    return ["rlearly.train", *words, format_override("run_dir", folder)]
 
 
 class JobRunner:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.config.overrides import as_word, parse_overrides
+from rlearly.config.overrides import format_override, parse_overrides
 from rlearly.config.resolve import RESUMABLE, compose
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
@@ -60,7 +60,7 @@ class Run:
 
     def resolved(self, snapshot: Path) -> list[str]:
         """Its words, starting from this file of snapshots if it starts from a teacher's."""
-        start = as_word("snapshot", snapshot)
+        start = format_override("snapshot", snapshot)
         return [start if w == "snapshot=TEACHER" else w for w in self.words]
 
 

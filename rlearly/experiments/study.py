@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.config.overrides import as_word, choices
+from rlearly.config.overrides import format_override, sweep_values
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.metric_names import check_metric
@@ -228,7 +228,7 @@ def grid(words: Sequence[str], seeds: Iterable[int]) -> Plan:
     Raises:
         ConfigError: a word does not parse, an env is missing, or a word says the seed.
     """
-    listed = dict(choices(word) for word in words)
+    listed = dict(sweep_values(word) for word in words)
     for key, instead in (("seed", "seeds=10 or seeds=3,5"), ("run_dir", "sweep_dir=")):
         if key in listed:
             raise ConfigError(f"{key}: every run of a sweep has its own; write {instead}.")
@@ -260,7 +260,7 @@ def _settled(words: Sequence[str]) -> list[str]:
     """With a number of threads, which is the machine's otherwise, and the snapshot file's whole
     path: a run need not start where the sweep did."""
     words = [
-        as_word("snapshot", Path(word.partition("=")[2].strip("'\"")).absolute())
+        format_override("snapshot", Path(word.partition("=")[2].strip("'\"")).absolute())
         if word.startswith("snapshot=") and word not in ("snapshot=TEACHER", "snapshot=null")
         else word
         for word in words

@@ -249,6 +249,6 @@ def test_only_long_runs_that_learn_are_forecast(word, seconds, says, monkeypatch
     monkeypatch.setattr(forecast, "forecast_seconds", lambda config, device: seconds)
     said = []
     config = compose(["agent=td3", "env=Pendulum-v1", "train_frames=900", word])
-    display = SimpleNamespace(say=lambda text: said.append(text.split(" here")[0]))
+    display = SimpleNamespace(message=lambda text: said.append(text.split(" here")[0]))
     train.say_if_long(config, torch.device("cpu"), display)
     assert said == says

@@ -22,7 +22,7 @@ from saved import agent_state, equal
 
 from rlearly import report, sweep
 from rlearly.agents import AGENTS, agent_spec
-from rlearly.config.overrides import as_shell, as_word, choices, parse_overrides
+from rlearly.config.overrides import format_command, format_override, parse_overrides, sweep_values
 from rlearly.core.errors import ConfigError
 from rlearly.experiments import forecast as forecasts
 from rlearly.experiments.job import Job, JobRunner, Record, jobs_of, log_of
@@ -77,12 +77,12 @@ def test_seeds_are_a_number_or_a_list():
 
 
 def test_commas_list_values_and_brackets_are_one():
-    assert choices("agent=drm,drqv2") == ("agent", ["drm", "drqv2"])
-    assert choices("intervention=[redo,reset],redo")[1] == ["[redo,reset]", "redo"]
-    assert choices("x=1") == ("x", ["1"])
+    assert sweep_values("agent=drm,drqv2") == ("agent", ["drm", "drqv2"])
+    assert sweep_values("intervention=[redo,reset],redo")[1] == ["[redo,reset]", "redo"]
+    assert sweep_values("x=1") == ("x", ["1"])
     for bad in ("x=range(1,4)", "+x=1", "x", "x=glob(*)"):
         with pytest.raises(ConfigError, match="Expected key="):
-            choices(bad)
+            sweep_values(bad)
 
 
 def test_grid_is_every_combination_on_every_seed():
@@ -459,12 +459,12 @@ def test_conflicting_words_alone_are_shown(tmp_path):
 
 @pytest.mark.parametrize("name", ["/tmp/x", "/a b/c", "josé's [a=1], 50%", "12", "", " x", "$x"])
 def test_words_are_quoted_only_where_they_must_be(name):
-    word = as_word("key", name)
+    word = format_override("key", name)
     assert parse_overrides([word]) == [("key", name)]
     assert ("'" in word) == (name not in ("/tmp/x", "/a b/c", "", "$x"))
-    assert shlex.split(as_shell(["a", word])) == ["a", word]
+    assert shlex.split(format_command(["a", word])) == ["a", word]
     if name == "/a b/c":
-        assert as_shell([word]) == '"key=/a b/c"'
+        assert format_command([word]) == '"key=/a b/c"'
 
 
 def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
