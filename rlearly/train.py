@@ -160,7 +160,7 @@ def run(
     if anew:
         run_directory.refuse_to_begin_anew(folder, config)
     try:
-        loop = prepare(config, folder, device, display, stop, resume=resume)
+        trainer = prepare(config, folder, device, display, stop, resume=resume)
     except (ConfigError, RunFailed) as error:
         if not resume:
             run_directory.discard(folder)
@@ -176,16 +176,16 @@ def run(
     if anew:
         display.message("it was ended before its first checkpoint and begins anew")
     elif resume:
-        display.message(f"resumed at {loop.at.frames:,} frames")
+        display.message(f"resumed at {trainer.at.frames:,} frames")
         say_if_other_ground(folder, provenance, display)
     else:
         say_if_long(config, device, display)
     try:
         run_directory.record_start(folder, config, provenance)
         with display:
-            finished = loop.run()
+            finished = trainer.run()
     except RunFailed as failed:
-        return say_failure(failed, loop, folder)
+        return say_failure(failed, trainer, folder)
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); make room or mend it, then continue with "
@@ -193,14 +193,16 @@ def run(
         ) from error
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
-            loop.close()
+            trainer.close()
     if finished:
-        summary = {"frames": loop.at.frames, "updates": loop.updates, "time": time.time()}
+        summary = {"frames": trainer.at.frames, "updates": trainer.updates, "time": time.time()}
         run_directory.write(folder / "done.json", json.dumps(summary))
-        display.message(f"done: {loop.at.frames:,} frames, {loop.updates:,} updates -> {folder}")
+        display.message(
+            f"done: {trainer.at.frames:,} frames, {trainer.updates:,} updates -> {folder}"
+        )
         return DONE
     display.message(
-        f"saved at {loop.at.frames:,} frames; continue with: {command_of(f'resume={folder}')}"
+        f"saved at {trainer.at.frames:,} frames; continue with: {command_of(f'resume={folder}')}"
     )
     return SAVED
 
@@ -212,19 +214,19 @@ def command_of(*words: str) -> str:
     return shlex.join([python, "-m", "rlearly.train", *words])
 
 
-def say_failure(failed: RunFailed, loop: Trainer, folder: Path) -> int:
+def say_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
     """Write down why a run could not go on, and say it and what can be done."""
     from rlearly.training import checkpoint, failure
 
     progress = {
-        "frames": loop.at.frames,
-        "steps": loop.steps,
-        "updates": loop.updates,
-        "episode_steps": loop.episode_steps,
-        "latest": {name: str(value) for name, value in loop.latest.items()},
+        "frames": trainer.at.frames,
+        "steps": trainer.steps,
+        "updates": trainer.updates,
+        "episode_steps": trainer.episode_steps,
+        "latest": {name: str(value) for name, value in trainer.latest.items()},
     }
     try:
-        failure.dump(folder, failed, progress, loop.agent.state_dict())
+        failure.dump(folder, failed, progress, trainer.agent.state_dict())
         details = f"{folder / failure.REPORT} has the details"
     except OSError as error:
         details = f"Its details could not be written ({error})"
@@ -236,7 +238,7 @@ def say_failure(failed: RunFailed, loop: Trainer, folder: Path) -> int:
         else "mend the cause, then go on"
     )
     print(
-        f"rlearly: stopped at {loop.at.frames:,} frames: {failed}. {details}; {remedy} from "
+        f"rlearly: stopped at {trainer.at.frames:,} frames: {failed}. {details}; {remedy} from "
         f"{start} with: {command_of(f'resume={folder}')}",
         file=sys.stderr,
     )
@@ -282,7 +284,7 @@ def prepare(
     *,
     resume: bool,
 ) -> Trainer:
-    """The loop, ready to run: built, its evaluation tried out, its checkpoint loaded.
+    """The trainer, ready to run: built, its evaluation tried out, its checkpoint loaded.
 
     Raises:
         ConfigError: something that the run will need is missing; nothing was trained yet.
@@ -291,7 +293,7 @@ def prepare(
     from rlearly.training.sinks import TensorBoard
 
     events = TensorBoard(folder / "events")
-    loop = builder.build(
+    trainer = builder.build(
         config,
         folder,
         make_sinks=lambda: make_sinks(config, folder, events),
@@ -300,14 +302,14 @@ def prepare(
         stop_requested=stop,
     )
     try:
-        loop.try_evaluation()
+        trainer.try_evaluation()
         if resume:
-            frames = loop.resume()
+            frames = trainer.resume()
             events.purge_from = frames + 1 if frames else 0
     except ConfigError:
-        loop.close()
+        trainer.close()
         raise
-    return loop
+    return trainer
 
 
 def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:

@@ -142,7 +142,7 @@ class Memory(Stateful, Protocol):
         ...
 
 
-class Cadence(Stateful, Protocol):
+class UpdateSchedule(Stateful, Protocol):
     """Decides how many updates a step of the env pays for."""
 
     def updates_due(self, step: int) -> int: ...

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import gymnasium
     import torch
 
-    from rlearly.core.types import Agent, Cadence, EnvSpec, Memory
+    from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
     from rlearly.training.executors import EnvExecutor
     from rlearly.training.sinks import Sinks
     from rlearly.training.trainer import Callback, Trainer
@@ -212,7 +212,7 @@ def build(
     from rlearly.envs.state.resumable import ResumableEnv
     from rlearly.system import machine
     from rlearly.system.seeding import Seeds
-    from rlearly.training.trainer import Plan, Trainer
+    from rlearly.training.trainer import Trainer, TrainerConfig
 
     seeds = Seeds(config.seed)
     executors = env_executors(config)
@@ -238,7 +238,7 @@ def build(
     if config.train_frames < first_update:
         callback.message(f"this run ends before its first update, at {first_update:,} frames")
     return Trainer(
-        Plan(
+        TrainerConfig(
             frames_per_step=spec.frames_per_step,
             train_frames=config.train_frames,
             seed_frames=_seed_frames(config),
@@ -317,7 +317,7 @@ class DataPipeline:
     """What an agent learns from, how much at once, and when; and a line on it to read."""
 
     memory: Memory
-    update_schedule: Cadence
+    update_schedule: UpdateSchedule
     batch_size: int
     said: str
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.spaces import Observation, clip_actions, together
-from rlearly.core.types import Agent, Cadence, Memory, Metrics, Progress
+from rlearly.core.types import Agent, Memory, Metrics, Progress, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training.checkpoint import Checkpoints, found
 from rlearly.training.evaluation import (
@@ -32,7 +32,7 @@ from rlearly.training.video import Video
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainerConfig:
     """How long, and how often what. 0 means never."""
 
     frames_per_step: int
@@ -75,8 +75,7 @@ class Trainer:
     """One run. `run()` trains to the end, or until asked to stop, and is resumable either way.
 
     The order of a step is DrQ-v2's: act; update with what is in memory; step the env; store (or,
-    by the plan, update last). The env's copies step together; `steps` counts the steps of all of
-    them, and the last round may overshoot the end by fewer steps than there are copies. A copy
+    with `update_last`, update last). The env's copies step together; `steps` counts all their steps, and the last round may overshoot the end by fewer steps than there are copies. A copy
     whose episode ends begins another at its next step.
 
     A copy in a place of its own steps there while the update goes on here: neither needs the
@@ -89,14 +88,14 @@ class Trainer:
 
     def __init__(
         self,
-        plan: Plan,
+        config: TrainerConfig,
         *,
         agent: Agent,
         envs: Sequence[gymnasium.Env],
         make_eval_env: Callable[[], gymnasium.Env],
         frame_renderer: Callable[[gymnasium.Env], Callable[[int], np.ndarray]],
         memory: Memory,
-        update_schedule: Cadence,
+        update_schedule: UpdateSchedule,
         sinks: Sinks,
         callback: Callback,
         seeds: Seeds,
@@ -109,7 +108,7 @@ class Trainer:
 
         `places`: where each copy of the env lives; default: here.
         """
-        self.plan = plan
+        self.config = config
         self.agent = agent
         self.envs = list(envs)
         self.executors = list(executors) or [InlineExecutor() for _ in envs]
@@ -121,7 +120,7 @@ class Trainer:
         self.callback = callback
         self.seeds = seeds
         self.folder = folder
-        self.checkpoints = Checkpoints(folder / "checkpoints", plan.keep_checkpoints)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         self.stop_requested = stop_requested
         self.settings = dict(settings or {})
 
@@ -144,20 +143,20 @@ class Trainer:
 
     @property
     def at(self) -> Progress:
-        return Progress(frames=self.steps * self.plan.frames_per_step, steps=self.steps)
+        return Progress(frames=self.steps * self.config.frames_per_step, steps=self.steps)
 
     def try_evaluation(self) -> None:
         """Make the evaluation env and take a picture of it, so that it cannot fail hours later."""
-        if not self.plan.eval_every_frames:
+        if not self.config.eval_every_frames:
             return
         self._make_eval_envs()
         env, executor = self._eval_envs[0], self._eval_executors[0]
-        if self.plan.video_size:
+        if self.config.video_size:
             executor.run(checked_reset, env, "its first reset", seed=0)
-            executor.run(self.frame_renderer(env), self.plan.video_size)
+            executor.run(self.frame_renderer(env), self.config.video_size)
 
     def _make_eval_envs(self) -> None:
-        count = min(self.plan.eval_workers, self.plan.eval_episodes)
+        count = min(self.config.eval_workers, self.config.eval_episodes)
         self._eval_executors = [
             ThreadExecutor() if count > 1 else InlineExecutor() for _ in range(count)
         ]
@@ -177,7 +176,7 @@ class Trainer:
         try:
             while True:
                 self._do_what_is_due()
-                if self.steps * self.plan.frames_per_step >= self.plan.train_frames:
+                if self.steps * self.config.frames_per_step >= self.config.train_frames:
                     break
                 if self.stop_requested():
                     raise Interrupted
@@ -209,15 +208,15 @@ class Trainer:
                 self.executors, self.envs, clip_actions(actions), strict=True
             )
         ]
-        if not self.plan.update_last:
+        if not self.config.update_last:
             self._update(self.steps)
         before = self.steps
         for env_index, answer in enumerate(steps):
             self._store(env_index, actions[env_index], answer())
-        forget_at = self.plan.clear_replay_at_steps
+        forget_at = self.config.clear_replay_at_steps
         if forget_at is not None and before < forget_at <= self.steps:
             self.memory.clear()
-        if self.plan.update_last:
+        if self.config.update_last:
             self._update(self.steps - len(self.envs))
         self.callback.on_progress(self.at, self.updates, self.latest)
 
@@ -250,11 +249,11 @@ class Trainer:
     def _update(self, first_step: int) -> None:
         """The updates that this round's steps pay for; each copy's step is asked about once."""
         for step in range(first_step, first_step + len(self.envs)):
-            if step * self.plan.frames_per_step < self.plan.seed_frames:
+            if step * self.config.frames_per_step < self.config.seed_frames:
                 continue
             due = self.update_schedule.updates_due(step)
             for _ in range(due if len(self.memory) else 0):
-                batch = self.memory.sample(self.plan.batch_size)
+                batch = self.memory.sample(self.config.batch_size)
                 metrics: Metrics = self.agent.update(batch, step=step)
                 self.update_schedule.observe(metrics)
                 self._note(metrics)
@@ -316,14 +315,14 @@ class Trainer:
     # --- what happens every so many frames ---
 
     def _do_what_is_due(self) -> None:
-        frames = self.steps * self.plan.frames_per_step
-        if self._is_due("log", self.plan.log_every_frames, frames):
+        frames = self.steps * self.config.frames_per_step
+        if self._is_due("log", self.config.log_every_frames, frames):
             self._write_row()
             self.marks["log"] = frames
-        if self._is_due("eval", self.plan.eval_every_frames, frames):
+        if self._is_due("eval", self.config.eval_every_frames, frames):
             self._evaluate()
             self.marks["eval"] = frames
-        if self._is_due("checkpoint", self.plan.checkpoint_every_frames, frames):
+        if self._is_due("checkpoint", self.config.checkpoint_every_frames, frames):
             self.marks["checkpoint"] = frames
             try:
                 self.save()
@@ -347,8 +346,8 @@ class Trainer:
         row["train/updates"] = self.updates
         row["replay/transitions"] = len(self.memory)
         row |= self.memory.metrics()
-        frames = (self.steps - steps) * self.plan.frames_per_step
-        if not self.plan.update_last and self.steps > self.at_last_row["steps"]:
+        frames = (self.steps - steps) * self.config.frames_per_step
+        if not self.config.update_last and self.steps > self.at_last_row["steps"]:
             new = {name: getattr(self, name) - done for name, done in self.at_last_row.items()}
             row["train/replay_ratio"] = new["updates"] / new["steps"]
         self.at_last_row = {"steps": self.steps, "updates": self.updates}
@@ -397,7 +396,7 @@ class Trainer:
         def on_step(episode: int, length: int) -> None:
             if self.stop_requested():
                 raise Interrupted
-            note = {"evaluating": f"{episode + 1}/{self.plan.eval_episodes}, step {length}"}
+            note = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
             self.callback.on_progress(self.at, self.updates, self.latest | note)
 
         def play(film: Callable[[], None] | None) -> Evaluation:
@@ -405,19 +404,19 @@ class Trainer:
                 self.agent,
                 *self._eval_envs,
                 executors=self._eval_executors,
-                episodes=self.plan.eval_episodes,
+                episodes=self.config.eval_episodes,
                 seeds=self.seeds.sequence("evaluation", self.steps),
                 step=self.steps,
                 film=film,
                 on_step=on_step,
             )
 
-        if not self.plan.video_size:
+        if not self.config.video_size:
             return play(None)
         picture = self.frame_renderer(self._eval_envs[0])
         path = self.folder / "videos" / f"eval_{self.at.frames:012d}.mp4"
         with Video(path) as video:
-            result = play(lambda: video.add(picture(self.plan.video_size)))
+            result = play(lambda: video.add(picture(self.config.video_size)))
         self.sinks.video(self.at, str(path))
         return result
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlearly.config.schema import AdaptiveRatioConfig
 from rlearly.core.errors import ConfigError
-from rlearly.core.types import Cadence, Metrics
+from rlearly.core.types import Metrics, UpdateSchedule
 from rlearly.nn.schedules import Decay, Schedule, Step, schedule_of, values_of
 
 
@@ -207,7 +207,7 @@ MOST = 100.0
 """Updates a step beyond which a request is taken for a slip."""
 
 
-def off_policy_schedule(replay_ratio: Any, adaptive: AdaptiveRatioConfig) -> Cadence:
+def off_policy_schedule(replay_ratio: Any, adaptive: AdaptiveRatioConfig) -> UpdateSchedule:
     """The cadence that `replay_ratio` asks for.
 
     Raises:

@@ -25,13 +25,13 @@ STANDING_STILL = 7.0
 """What the best blind policy of StateReach gets in these episodes (see tiny_envs)."""
 
 
-def returns(loop, env):
+def returns(trainer, env):
     return evaluate(
-        loop.agent, env, episodes=20, seeds=Seeds(7).sequence("evaluation"), step=10**6
+        trainer.agent, env, episodes=20, seeds=Seeds(7).sequence("evaluation"), step=10**6
     ).returns
 
 
-def make_loop(folder, config):
+def make_trainer(folder, config):
     return builder.build(
         config,
         folder,
@@ -44,11 +44,11 @@ def make_loop(folder, config):
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 def test_agent_learns_to_look(tmp_path, agent):
     config = resolve.compose([*TINY, f"agent={agent}", "train_frames=1500", "replay_ratio=1"])
-    loop = make_loop(tmp_path, config)
+    trainer = make_trainer(tmp_path, config)
     env = builder.make_env(config)
-    assert min(returns(loop, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
-    loop.run()
-    assert min(returns(loop, env)) >= THRESHOLD
+    assert min(returns(trainer, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
+    trainer.run()
+    assert min(returns(trainer, env)) >= THRESHOLD
 
 
 class Blank(gymnasium.ObservationWrapper):
@@ -74,11 +74,11 @@ def test_agent_learns_from_either_part_of_a_fused_observation(tmp_path, monkeypa
     monkeypatch.setattr(envs, "make", make)
     words = ["agent=drqv2", f"train_frames={frames}", "replay_ratio=1"]
     config = resolve.compose([*TINY, *words])
-    loop = make_loop(tmp_path, config)
+    trainer = make_trainer(tmp_path, config)
     env = builder.make_env(config)
-    assert min(returns(loop, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
-    loop.run()
-    assert min(returns(loop, env)) >= THRESHOLD
+    assert min(returns(trainer, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
+    trainer.run()
+    assert min(returns(trainer, env)) >= THRESHOLD
 
 
 SWITCHES = {
@@ -93,11 +93,11 @@ def test_agent_learns_with_every_switch_on(tmp_path, agent):
     words = [*own, f"agent={agent}", *SWITCHES[agent].split(), "replay_ratio=1"]
     if agent == "td3":
         words.append("train_frames=900")
-    loop = make_loop(tmp_path, resolve.compose(words))
-    loop.run()
+    trainer = make_trainer(tmp_path, resolve.compose(words))
+    trainer.run()
     env = builder.make_env(resolve.compose(words))
-    result = returns(loop, env)
-    loop.close()
+    result = returns(trainer, env)
+    trainer.close()
     assert min(result) >= THRESHOLD if agent == "drqv2" else np.mean(result) >= 8.5
 
 
@@ -108,8 +108,8 @@ def test_agent_learns_to_reach(tmp_path, agent, frames, num_envs):
     if agent == "ppo":
         words.append(f"agent.rollout_steps={128 // num_envs}")
     config = resolve.compose([*TINY_STATE[agent], *words])
-    loop = make_loop(tmp_path, config)
+    trainer = make_trainer(tmp_path, config)
     env = builder.make_env(config)
-    assert np.mean(returns(loop, env)) <= STANDING_STILL, "an untrained agent must not pass"
-    loop.run()
-    assert np.mean(returns(loop, env)) >= 8.5
+    assert np.mean(returns(trainer, env)) <= STANDING_STILL, "an untrained agent must not pass"
+    trainer.run()
+    assert np.mean(returns(trainer, env)) >= 8.5

@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY_STATE
 from test_commands import rlearly
 from test_state import assert_same, check_contract, record
-from test_trainer import make_loop, plain
+from test_trainer import make_trainer, plain
 
 from rlearly import envs
 from rlearly.config import resolve
@@ -412,15 +412,15 @@ def test_pixels_show_the_restored_world_three_times():
 def test_resumed_run_equals_uninterrupted_run(tmp_path):
     words = ("env=metaworld/reach", "env.action_repeat=2", "train_frames=700")
 
-    def loop(folder):
-        return make_loop(tmp_path / folder, *words, base=TINY_STATE["td3"])
+    def trainer(folder):
+        return make_trainer(tmp_path / folder, *words, base=TINY_STATE["td3"])
 
-    straight, stopped = loop("straight"), loop("resumed")
+    straight, stopped = trainer("straight"), trainer("resumed")
     assert straight.run()
     stopped.stop_requested = lambda: stopped.steps >= 270
     assert not stopped.run()
     stopped.close()
-    resumed = loop("resumed")
+    resumed = trainer("resumed")
     resumed.resume()
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())

@@ -766,7 +766,7 @@ def test_minari_dataset_without_simulator_states_is_refused(minari_dataset):
         from_minari("tiny/nothing-v0")
 
 
-# --- in our loop ---
+# --- in the trainer ---
 
 
 @pytest.fixture(scope="module")
@@ -777,16 +777,16 @@ def reach_file(tmp_path_factory):
     return path
 
 
-def reach_loop(folder, agent, path, *words):
+def reach_trainer(folder, agent, path, *words):
     from conftest import TINY_STATE
-    from test_trainer import make_loop
+    from test_trainer import make_trainer
 
     words = (f"agent={agent}", "train_frames=330", "log_every_frames=50", *words)
     rule = [w for w in words if w.startswith("snapshot_phase.selection=")]
     clusters = [] if rule and not rule[0].endswith("=clusters") else ["snapshot_phase.clusters=3"]
     started = (f"snapshot={path}", *clusters, "snapshot_phase.until_steps=200")
     more = ("agent.rollout_steps=32",) if agent == "ppo" else ()
-    return make_loop(folder, *words, *started, *more, base=TINY_STATE[agent])
+    return make_trainer(folder, *words, *started, *more, base=TINY_STATE[agent])
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -804,16 +804,16 @@ def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agen
         "eval_every_frames=110",
         "eval_episodes=1",
     )
-    straight = reach_loop(tmp_path / "straight", agent, reach_file, *words)
+    straight = reach_trainer(tmp_path / "straight", agent, reach_file, *words)
     assert straight.run()
     assert not any(env.get_wrapper_attr("in_phase") for env in straight.envs)
     for stop_at in (7, 150, 260):
         folder = tmp_path / f"at{stop_at}"
-        stopped = reach_loop(folder, agent, reach_file, *words)
-        stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
+        stopped = reach_trainer(folder, agent, reach_file, *words)
+        stopped.stop_requested = lambda trainer=stopped, at=stop_at: trainer.steps >= at
         assert not stopped.run()
         stopped.close()
-        resumed = reach_loop(folder, agent, reach_file, *words)
+        resumed = reach_trainer(folder, agent, reach_file, *words)
         resumed.resume()
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
@@ -822,11 +822,11 @@ def test_resumed_student_equals_uninterrupted_student(tmp_path, reach_file, agen
 
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
-    from test_trainer import make_loop
+    from test_trainer import make_trainer
 
     path = tmp_path / "pixels.h5"
     play("tiny_envs:PixelReach-v0", episodes=4).save(path)
-    loop = make_loop(
+    trainer = make_trainer(
         tmp_path / "run",
         f"agent={agent}",
         f"snapshot={path}",
@@ -835,7 +835,7 @@ def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
         "snapshot_phase.until_steps=90",
         "train_frames=140",
     )
-    assert loop.run() and loop.updates > 0
+    assert trainer.run() and trainer.updates > 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     started, plain = (
@@ -850,18 +850,18 @@ def test_run_says_that_its_teacher_was_paid_by_other_rules(tmp_path):
     path = tmp_path / "teacher.h5"
     taught = play("tiny_envs:StateReach-v0", episodes=2)
     replace(taught, provenance={"env_rules": "package"}).save(path)
-    said = reach_loop(tmp_path / "run", "td3", path).callback.said
+    said = reach_trainer(tmp_path / "run", "td3", path).callback.messages
     assert any("of the rewards of env.rules=package, and this run's are of" in t for t in said)
     replace(taught, provenance={"env_rules": "paper"}).save(path)
-    said = reach_loop(tmp_path / "other", "td3", path).callback.said
+    said = reach_trainer(tmp_path / "other", "td3", path).callback.messages
     assert not any("env.rules" in text for text in said)
 
 
 def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_file):
-    loop = reach_loop(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
-    (said,) = [text for text in loop.callback.said if text.startswith("snapshots: ")]
+    trainer = reach_trainer(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
+    (said,) = [text for text in trainer.callback.messages if text.startswith("snapshots: ")]
     assert f"from {reach_file}, 3 clusters, for the first 200 agent steps, cut after 4" in said
-    loop.run()
+    trainer.run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     started = [r["steps"] for r in rows if "train/snapshot_episode_return" in r]
     plain = [r["steps"] for r in rows if "train/episode_return" in r]
@@ -925,9 +925,9 @@ def test_settings_of_a_phase_that_is_not_there_are_refused(reach_file):
 
 def test_truncated_student_episodes_still_bootstrap(tmp_path, reach_file):
     words = ("snapshot_phase.truncate_steps=1", "snapshot_phase.until_steps=10000")
-    loop = reach_loop(tmp_path, "td3", reach_file, *words, "agent.learning_starts_steps=1000")
-    loop.run()
-    batch = loop.memory.sample(200)
+    trainer = reach_trainer(tmp_path, "td3", reach_file, *words, "agent.learning_starts_steps=1000")
+    trainer.run()
+    batch = trainer.memory.sample(200)
     fell = batch.next_obs[:, 1].abs() == 1
     assert (batch.discount[~fell] == 0.9).all() and (batch.discount[fell] == 0).all()
 
@@ -936,11 +936,11 @@ def test_evaluation_never_starts_at_a_snapshot(tmp_path, reach_file):
     from test_trainer import rows
 
     words = ("snapshot_phase.until_steps=10000", "eval_every_frames=100", "eval_episodes=3")
-    loop = reach_loop(tmp_path, "td3", reach_file, *words, "snapshot_phase.truncate_steps=2")
+    trainer = reach_trainer(tmp_path, "td3", reach_file, *words, "snapshot_phase.truncate_steps=2")
     seen = []
-    make = loop.make_eval_env
-    loop.make_eval_env = lambda: seen.append(make()) or seen[-1]
-    loop.run()
+    make = trainer.make_eval_env
+    trainer.make_eval_env = lambda: seen.append(make()) or seen[-1]
+    trainer.run()
     for env in seen:
         while isinstance(env, gymnasium.Wrapper):
             assert not isinstance(env, SnapshotRL)
@@ -950,17 +950,17 @@ def test_evaluation_never_starts_at_a_snapshot(tmp_path, reach_file):
 
 
 def test_phase_and_copies_count_agent_steps_together(tmp_path, reach_file):
-    loop = reach_loop(tmp_path, "td3", reach_file, "num_envs=3", "train_frames=198")
-    loop.run()
-    assert all(env.get_wrapper_attr("in_phase") for env in loop.envs)
-    assert loop.envs[0].get_wrapper_attr("counter").steps == 198
+    trainer = reach_trainer(tmp_path, "td3", reach_file, "num_envs=3", "train_frames=198")
+    trainer.run()
+    assert all(env.get_wrapper_attr("in_phase") for env in trainer.envs)
+    assert trainer.envs[0].get_wrapper_attr("counter").steps == 198
 
 
 @pytest.mark.parametrize("keep, fewest, most", [("true", 330, 330), ("false", 130, 131)])
 def test_replay_of_the_phase_is_kept_or_forgotten(tmp_path, reach_file, keep, fewest, most):
-    loop = reach_loop(tmp_path, "td3", reach_file, f"snapshot_phase.keep_replay={keep}")
-    loop.run()
-    assert fewest <= len(loop.memory) <= most
+    trainer = reach_trainer(tmp_path, "td3", reach_file, f"snapshot_phase.keep_replay={keep}")
+    trainer.run()
+    assert fewest <= len(trainer.memory) <= most
 
 
 # --- with other people's learners ---

@@ -10,7 +10,7 @@ from conftest import TINY, TINY_STATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved import equal, plain, rows
-from test_trainer import make_loop
+from test_trainer import make_trainer
 
 from rlearly.config import resolve
 from rlearly.config.schema import ReplayConfig
@@ -205,15 +205,15 @@ def test_a_run_and_its_resumption_are_the_same_however_frames_are_kept(tmp_path,
     """Resumed with the switch from a checkpoint without it, as well."""
     words = ("agent=drqv2", "train_frames=180", "replay.capacity=120", "log_every_frames=40")
     other = (*words, *SWITCHES[switch])
-    straight = make_loop(tmp_path / "straight", *words)
+    straight = make_trainer(tmp_path / "straight", *words)
     assert straight.run()
-    whole = make_loop(tmp_path / "whole", *other)
+    whole = make_trainer(tmp_path / "whole", *other)
     assert whole.run()
     for name, before in (("resumed", other), ("switched", words)):
-        stopped = make_loop(tmp_path / name, *before)
-        stopped.stop_requested = lambda loop=stopped: loop.steps >= 133
+        stopped = make_trainer(tmp_path / name, *before)
+        stopped.stop_requested = lambda trainer=stopped: trainer.steps >= 133
         assert not stopped.run()
-        resumed = make_loop(tmp_path / name, *other)
+        resumed = make_trainer(tmp_path / name, *other)
         resumed.resume()
         assert resumed.run()
         whole_state, state = plain(whole.state_dict()), plain(resumed.state_dict())
@@ -234,23 +234,23 @@ def test_a_resumed_run_may_keep_its_frames_elsewhere(tmp_path):
 
 def test_a_run_says_where_its_frames_are_and_refuses_what_does_not_fit(tmp_path, monkeypatch):
     long = ("train_frames=4000000", "replay.capacity=3000000")
-    said = make_loop(tmp_path / "a", "replay.compression=zstd").callback.said[0]
+    said = make_trainer(tmp_path / "a", "replay.compression=zstd").callback.messages[0]
     assert "5,000 transitions of about 648 bytes (an estimate)" in said
-    said = make_loop(tmp_path / "b", "replay.storage=disk").callback.said[0]
+    said = make_trainer(tmp_path / "b", "replay.storage=disk").callback.messages[0]
     assert "1,742 bytes" in said and f"free in {tmp_path / 'b'}" in said
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     with pytest.raises(ConfigError, match=r"grow to 5\.23 GB"):
-        make_loop(tmp_path / "c", *long)
-    make_loop(tmp_path / "d", *long, "replay.compression=zstd").close()
+        make_trainer(tmp_path / "c", *long)
+    make_trainer(tmp_path / "d", *long, "replay.compression=zstd").close()
     usage = type("Usage", (), {"free": 4_000_000_000})
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ConfigError, match=r"grow to 5\.18 GB, but only 4\.00 GB are free in") as e:
-        make_loop(tmp_path / "e", *long, "replay.storage=disk")
+        make_trainer(tmp_path / "e", *long, "replay.storage=disk")
     capacity = int(str(e.value).split("replay.capacity=")[1].split(",")[0])
     assert 0.9 * 4e9 < capacity * 1728 < 4e9
     usage.free = 0
     with pytest.raises(ConfigError, match=r"only 0\.0 MB are free in .*: add replay\.folder= on a"):
-        make_loop(tmp_path / "f", *long, "replay.storage=disk")
+        make_trainer(tmp_path / "f", *long, "replay.storage=disk")
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,9 @@ def test_what_cannot_be_is_one_sentence(words, sentence):
 def test_a_missing_package_or_folder_and_states_are_one_sentence(tmp_path, monkeypatch):
     words = ("replay.storage=disk", f"replay.folder={tmp_path / 'nowhere'}")
     with pytest.raises(ConfigError, match=r"replay\.folder: .*nowhere cannot be used"):
-        make_loop(tmp_path / "a", *words)
+        make_trainer(tmp_path / "a", *words)
     with pytest.raises(ConfigError, match=r"zstd: compresses images, .* observed by states; leave"):
-        make_loop(tmp_path / "b", "replay.compression=zstd", base=TINY_STATE["td3"])
+        make_trainer(tmp_path / "b", "replay.compression=zstd", base=TINY_STATE["td3"])
     monkeypatch.setattr(storage, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="is not installed here: pip install zstandard"):
         storage.check(ReplayConfig(compression="zstd"))

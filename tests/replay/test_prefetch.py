@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved import equal, plain, rows
 from test_frame_store import assert_same_batches, live, make
-from test_trainer import make_loop
+from test_trainer import make_trainer
 
 from rlearly.replay import prefetch
 from rlearly.replay.buffer import EmptyReplayBuffer, gather
@@ -164,7 +164,7 @@ def test_a_run_and_its_resumption_are_the_same_with_it(tmp_path, monkeypatch, nu
     )
 
     def make(name, *more):
-        return make_loop(tmp_path / name, *words, *more, base=TINY_STATE["td3"])
+        return make_trainer(tmp_path / name, *words, *more, base=TINY_STATE["td3"])
 
     straight = make("straight")
     assert straight.run() and not done

@@ -10,7 +10,7 @@ import pytest
 import tiny_envs
 from conftest import TINY, TINY_STATE
 from saved import plain, rows
-from test_trainer import make_loop
+from test_trainer import make_trainer
 
 from rlearly import envs, train
 from rlearly import evaluate as command
@@ -47,12 +47,12 @@ def now_and_then(monkeypatch, owner, name, seen=None):
 
 @pytest.mark.parametrize("agent", sorted(RUNS))
 def test_overlapped_run_equals_the_one_in_turn_whoever_is_late(tmp_path, monkeypatch, agent):
-    in_turn = make_loop(tmp_path / "in_turn", *WORDS, "overlap=false", base=RUNS[agent])
+    in_turn = make_trainer(tmp_path / "in_turn", *WORDS, "overlap=false", base=RUNS[agent])
     assert in_turn.run() and in_turn.updates >= 2
     seen = []
     env = tiny_envs.PixelReach if agent == "drm" else tiny_envs.StateReach
     now_and_then(monkeypatch, env, "step", seen)
-    overlapped = make_loop(tmp_path / "overlapped", *WORDS, "overlap=true", base=RUNS[agent])
+    overlapped = make_trainer(tmp_path / "overlapped", *WORDS, "overlap=true", base=RUNS[agent])
     now_and_then(monkeypatch, overlapped.agent, "update", seen)
     assert overlapped.run()
     assert plain(in_turn.state_dict()) == plain(overlapped.state_dict())
@@ -62,8 +62,8 @@ def test_overlapped_run_equals_the_one_in_turn_whoever_is_late(tmp_path, monkeyp
 
 
 def test_steps_go_on_while_the_agent_updates(tmp_path, monkeypatch):
-    loop = make_loop(tmp_path, "train_frames=70", "overlap=true", base=RUNS["drm"])
-    entered, update = threading.Event(), loop.agent.update
+    trainer = make_trainer(tmp_path, "train_frames=70", "overlap=true", base=RUNS["drm"])
+    entered, update = threading.Event(), trainer.agent.update
     step = tiny_envs.PixelReach.step
 
     def note(env, action):
@@ -72,29 +72,29 @@ def test_steps_go_on_while_the_agent_updates(tmp_path, monkeypatch):
 
     def wait(batch, step):
         assert entered.wait(10), "the step does not begin before the update is over"
-        assert loop.steps == step, "it is stored after the update"
+        assert trainer.steps == step, "it is stored after the update"
         return update(batch, step=step)
 
     monkeypatch.setattr(tiny_envs.PixelReach, "step", note)
-    now_and_then(monkeypatch, loop.agent, "act")
-    act = loop.agent.act
-    loop.agent.act = lambda obs, **more: entered.clear() or act(obs, **more)
-    loop.agent.update = wait
-    assert loop.run() and loop.updates > 0
-    loop.close()
+    now_and_then(monkeypatch, trainer.agent, "act")
+    act = trainer.agent.act
+    trainer.agent.act = lambda obs, **more: entered.clear() or act(obs, **more)
+    trainer.agent.update = wait
+    assert trainer.run() and trainer.updates > 0
+    trainer.close()
 
 
 @pytest.mark.parametrize("agent", sorted(RUNS))
 def test_overlapped_run_resumes_to_the_bit_in_turn_or_not(tmp_path, agent):
-    straight = make_loop(tmp_path / "straight", *WORDS, "overlap=false", base=RUNS[agent])
+    straight = make_trainer(tmp_path / "straight", *WORDS, "overlap=false", base=RUNS[agent])
     assert straight.run()
     for first, second in (("true", "true"), ("true", "false"), ("false", "true")):
         folder = tmp_path / f"{first}_{second}"
-        stopped = make_loop(folder, *WORDS, f"overlap={first}", base=RUNS[agent])
-        stopped.stop_requested = lambda loop=stopped: loop.steps >= 107
+        stopped = make_trainer(folder, *WORDS, f"overlap={first}", base=RUNS[agent])
+        stopped.stop_requested = lambda trainer=stopped: trainer.steps >= 107
         assert not stopped.run()
         stopped.close()
-        resumed = make_loop(folder, *WORDS, f"overlap={second}", base=RUNS[agent])
+        resumed = make_trainer(folder, *WORDS, f"overlap={second}", base=RUNS[agent])
         resumed.resume()
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
@@ -108,19 +108,19 @@ def test_failing_env_fails_alike_in_a_thread_of_its_own(tmp_path, fault):
     base += [f"env.kwargs={{fault: {fault}, at_step: 75}}", "train_frames=300"]
     ends = {}
     for overlap in ("false", "true"):
-        loop = make_loop(tmp_path / overlap, f"overlap={overlap}", base=base)
+        trainer = make_trainer(tmp_path / overlap, f"overlap={overlap}", base=base)
         with pytest.raises(RunFailed) as failed:
-            loop.run()
-        part = {name: plain(loop.state_dict()[name]) for name in ("trainer", "agent", "replay")}
+            trainer.run()
+        part = {name: plain(trainer.state_dict()[name]) for name in ("trainer", "agent", "replay")}
         ends[overlap] = (str(failed.value), repr(failed.value.__cause__), part)
-        assert loop.updates > 0
-        loop.close()
+        assert trainer.updates > 0
+        trainer.close()
     assert ends["false"] == ends["true"]
     assert rows(tmp_path / "false") == rows(tmp_path / "true")
 
 
 def test_env_is_closed_after_its_last_step_when_an_update_fails(tmp_path, monkeypatch):
-    loop = make_loop(tmp_path, "train_frames=200", "overlap=true", base=RUNS["drm"])
+    trainer = make_trainer(tmp_path, "train_frames=200", "overlap=true", base=RUNS["drm"])
     events = []
     step = tiny_envs.PixelReach.step
 
@@ -133,20 +133,20 @@ def test_env_is_closed_after_its_last_step_when_an_update_fails(tmp_path, monkey
         monkeypatch.setattr(tiny_envs.PixelReach, "step", slow, raising=True)
         raise KeyboardInterrupt
 
-    loop.agent.update = fail
+    trainer.agent.update = fail
     monkeypatch.setattr(tiny_envs.PixelReach, "close", lambda env: events.append("closed"))
-    act = loop.agent.act
+    act = trainer.agent.act
 
     def slow_from_the_first_update_on(obs, **more):
-        if loop.steps == 60:
+        if trainer.steps == 60:
             monkeypatch.setattr(tiny_envs.PixelReach, "step", slow)
         return act(obs, **more)
 
-    loop.agent.act = slow_from_the_first_update_on
+    trainer.agent.act = slow_from_the_first_update_on
     with pytest.raises(KeyboardInterrupt):
-        loop.run()
-    loop.close()
-    assert events == ["stepped", "closed"] and loop.steps == 60, "the step is not stored"
+        trainer.run()
+    trainer.close()
+    assert events == ["stepped", "closed"] and trainer.steps == 60, "the step is not stored"
 
 
 class Homely(tiny_envs.PixelReach):
@@ -180,11 +180,11 @@ gymnasium.register("Homely-v0", Homely)
 def test_all_of_an_env_happens_in_one_thread_and_each_has_its_own(tmp_path):
     words = ["env=Homely-v0", "overlap=true", "num_envs=2", "train_frames=60", "video_size=24"]
     words += ["eval_every_frames=30", "eval_episodes=3", "eval_workers=3", "seed_frames=1000"]
-    loop = make_loop(tmp_path, *words)
+    trainer = make_trainer(tmp_path, *words)
     Homely.asked.clear()
-    loop.run()  # the training envs were made before
-    kept = [env.unwrapped for env in loop.envs]
-    loop.close()
+    trainer.run()  # the training envs were made before
+    kept = [env.unwrapped for env in trainer.envs]
+    trainer.close()
     threads = {}
     for env, thread in Homely.asked:
         threads.setdefault(env, set()).add(thread)
@@ -223,10 +223,10 @@ def test_student_on_terrain_that_each_reset_uploads_overlaps_from_a_snapshot_on(
     words += ["eval_every_frames=0", "video_size=0"]
     ends = {}
     for overlap in ("false", "true"):
-        loop = make_loop(tmp_path / overlap, f"overlap={overlap}", base=words)
-        assert loop.run()
-        ends[overlap] = plain(loop.state_dict())
-        loop.close()
+        trainer = make_trainer(tmp_path / overlap, f"overlap={overlap}", base=words)
+        assert trainer.run()
+        ends[overlap] = plain(trainer.state_dict())
+        trainer.close()
     assert ends["false"] == ends["true"]
 
 
@@ -333,32 +333,32 @@ def filmed(monkeypatch):
 
 
 def test_evaluating_side_by_side_changes_neither_training_nor_its_rows(tmp_path, filmed):
-    quiet = make_loop(tmp_path / "quiet", "train_frames=130")
+    quiet = make_trainer(tmp_path / "quiet", "train_frames=130")
     quiet.run()
     films = []
     for workers in (1, 3):
         filmed.clear()
-        loop = make_loop(tmp_path / f"{workers}", *EVALUATED, f"eval_workers={workers}")
-        loop.try_evaluation()
-        assert loop.run()
+        trainer = make_trainer(tmp_path / f"{workers}", *EVALUATED, f"eval_workers={workers}")
+        trainer.try_evaluation()
+        assert trainer.run()
         for part in ("agent", "replay", "env", "update_schedule"):
-            assert plain(quiet.state_dict()[part]) == plain(loop.state_dict()[part])
-        loop.close()
+            assert plain(quiet.state_dict()[part]) == plain(trainer.state_dict()[part])
+        trainer.close()
         films.append(np.stack(filmed))
     assert rows(tmp_path / "1") == rows(tmp_path / "3")
     assert len(films[0]) == 20 and np.array_equal(*films)
 
 
 def test_stop_during_episodes_side_by_side_repeats_them_after_resuming(tmp_path):
-    straight = make_loop(tmp_path / "straight", *EVALUATED)
+    straight = make_trainer(tmp_path / "straight", *EVALUATED)
     straight.run()
-    stopped = make_loop(tmp_path / "stopped", *EVALUATED, "eval_workers=2")
+    stopped = make_trainer(tmp_path / "stopped", *EVALUATED, "eval_workers=2")
     asked = []
     stopped.stop_requested = lambda: asked.append(0) or len(asked) > 65
     assert not stopped.run() and stopped.steps == 60
     stopped.close()
     assert not list((tmp_path / "stopped" / "videos").iterdir()), "no half-written video is left"
-    resumed = make_loop(tmp_path / "stopped", *EVALUATED, "eval_workers=3")
+    resumed = make_trainer(tmp_path / "stopped", *EVALUATED, "eval_workers=3")
     resumed.resume()
     resumed.run()
     resumed.close()

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY_STATE
 from saved import plain, rows
 from test_kills import once
-from test_trainer import make_loop
+from test_trainer import make_trainer
 
 from rlearly.core.errors import RunFailed
 from rlearly.training import checkpoint
@@ -86,12 +86,12 @@ def test_failing_env_in_an_evaluation_ends_the_run(zygote, tmp_path):
 
 
 def test_lost_rows_are_said(tmp_path, caplog):
-    loop = make_loop(tmp_path, "train_frames=200", base=TINY_STATE["td3"])
-    assert loop.run()
-    loop.close()
+    trainer = make_trainer(tmp_path, "train_frames=200", base=TINY_STATE["td3"])
+    assert trainer.run()
+    trainer.close()
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(file.read_bytes()[:-40])
-    later = make_loop(tmp_path, "train_frames=240", base=TINY_STATE["td3"])
+    later = make_trainer(tmp_path, "train_frames=240", base=TINY_STATE["td3"])
     assert later.resume() == 200 and "rows were lost" in caplog.text
     assert later.run()
     assert [row["frames"] for row in rows(tmp_path)][-1] == 240, "no row is torn"
@@ -183,29 +183,29 @@ def test_diverged_learning_ends_with_the_last_good_checkpoint_kept(zygote, tmp_p
 
 
 def test_no_checkpoint_holds_a_weight_that_is_no_number(tmp_path):
-    loop = make_loop(tmp_path, "train_frames=200", base=TINY_STATE["td3"])
-    assert loop.run()
+    trainer = make_trainer(tmp_path, "train_frames=200", base=TINY_STATE["td3"])
+    assert trainer.run()
     with torch.no_grad():
-        loop.agent.critic.q1[0].weight[0, 0] = float("inf")
-    loop.steps += 1
+        trainer.agent.critic.q1[0].weight[0, 0] = float("inf")
+    trainer.steps += 1
     with pytest.raises(RunFailed, match=r"learning diverged: .*critic.* are not finite"):
-        loop.save()
+        trainer.save()
     assert newest(tmp_path)[0] == 200
 
 
 def test_loss_that_is_no_number_ends_the_run_at_the_next_row(tmp_path):
     words = ("train_frames=300", "log_every_frames=20", "plasticity.every_steps=0")
-    loop = make_loop(tmp_path, *words, base=TINY_STATE["td3"])
-    real = loop.agent.update
+    trainer = make_trainer(tmp_path, *words, base=TINY_STATE["td3"])
+    real = trainer.agent.update
 
     def update(batch, *, step):
         metrics = dict(real(batch, step=step))
         return metrics | ({"train/critic_loss": float("nan")} if step == 133 else {})
 
-    loop.agent.update = update
+    trainer.agent.update = update
     with pytest.raises(RunFailed, match="learning diverged: train/critic_loss nan"):
-        loop.run()
-    assert loop.steps == 140
+        trainer.run()
+    assert trainer.steps == 140
 
 
 def test_what_is_not_finite_is_counted_by_name():
@@ -233,11 +233,11 @@ def test_sigterm_during_a_checkpoint_completes_it_and_saves_another(zygote, tmp_
 
 def test_clock_that_jumps_changes_no_result(tmp_path, monkeypatch):
     words = ("agent=td3", "train_frames=200", "eval_every_frames=60", "checkpoint_every_frames=50")
-    straight = make_loop(tmp_path / "straight", *words, base=TINY_STATE["td3"])
+    straight = make_trainer(tmp_path / "straight", *words, base=TINY_STATE["td3"])
     assert straight.run()
     days = iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: 1e9 - 86400 * next(days) * (-1) ** next(days))
-    jumped = make_loop(tmp_path / "jumped", *words, base=TINY_STATE["td3"])
+    jumped = make_trainer(tmp_path / "jumped", *words, base=TINY_STATE["td3"])
     assert jumped.run() and 0 <= jumped.elapsed_seconds < 600
     assert plain(straight.state_dict()) == plain(jumped.state_dict())
     assert rows(tmp_path / "straight") == rows(tmp_path / "jumped")
@@ -278,7 +278,7 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     assert status == 2, log.read_text()
     said = log.read_text()
     assert "No space left on device); make room or mend it, then continue" in said, said
-    assert "in loop" not in said, "no traceback of ours"
+    assert "trainer.py" not in said, "no traceback of ours"
     status, said = zygote.run(f"resume={run}", log=log)
     assert status == 2 and "make room or mend it, then continue" in said, said
     assert newest(run)[0] >= 400

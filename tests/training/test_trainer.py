@@ -1,4 +1,4 @@
-"""The loop's laws: what is due when, nothing outside touches training, resuming is exact."""
+"""The trainer's laws: what is due when, nothing outside touches training, resuming is exact."""
 
 import json
 
@@ -22,16 +22,16 @@ STATE = TINY_STATE["td3"]
 
 class Silent:
     def __init__(self):
-        self.said = []
+        self.messages = []
 
     def on_progress(self, at, updates, latest):
         pass
 
     def message(self, text):
-        self.said.append(text)
+        self.messages.append(text)
 
 
-def make_loop(folder, *words, stop=lambda: False, base=TINY):
+def make_trainer(folder, *words, stop=lambda: False, base=TINY):
     folder.mkdir(exist_ok=True)
     config = resolve.compose([*base, *words])
     return builder.build(
@@ -45,13 +45,13 @@ def make_loop(folder, *words, stop=lambda: False, base=TINY):
 
 
 def test_updates_start_after_the_seed_frames_at_the_given_ratio(tmp_path):
-    loop = make_loop(tmp_path, "train_frames=180", "seed_frames=100", "replay_ratio=0.5")
-    assert loop.run()
-    assert loop.steps == 180 and loop.updates == 40 and loop.episodes == 18
+    trainer = make_trainer(tmp_path, "train_frames=180", "seed_frames=100", "replay_ratio=0.5")
+    assert trainer.run()
+    assert trainer.steps == 180 and trainer.updates == 40 and trainer.episodes == 18
 
 
 def test_rows_and_evaluations_come_when_due_and_not_at_step_zero(tmp_path):
-    loop = make_loop(
+    trainer = make_trainer(
         tmp_path,
         "train_frames=200",
         "log_every_frames=50",
@@ -59,7 +59,7 @@ def test_rows_and_evaluations_come_when_due_and_not_at_step_zero(tmp_path):
         "eval_episodes=2",
         "video_size=24",
     )
-    loop.run()
+    trainer.run()
     written = rows(tmp_path)
     assert [r["frames"] for r in written if "eval/episode_return" in r] == [100, 200]
     assert [r["frames"] for r in written if "train/updates" in r] == [50, 100, 150, 200]
@@ -73,7 +73,7 @@ def test_rows_and_evaluations_come_when_due_and_not_at_step_zero(tmp_path):
 def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, capsys):
     words = [word for word in STATE if not word.startswith(("env=", "eval_every"))]
     words += ["env=tiny_envs:GoalReach-v0", "train_frames=300", "eval_every_frames=150"]
-    loop = make_loop(tmp_path, "eval_episodes=40", base=words)
+    trainer = make_trainer(tmp_path, "eval_episodes=40", base=words)
     played = []
 
     def count(*asked, **more):
@@ -81,32 +81,32 @@ def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, ca
         return played[-1]
 
     monkeypatch.setattr("rlearly.training.trainer.evaluate", count)
-    loop.run()
+    trainer.run()
     written = rows(tmp_path)
     rates = [r["eval/success_rate"] for r in written if "eval/success_rate" in r]
     assert rates == [sum(result.successes) / 40 for result in played] and len(rates) == 2
     assert 0 < rates[-1] < 1  # some goals are at hand, others are not reached yet
     episodes = [r["train/episode_success"] for r in written if "train/episode_return" in r]
     assert set(episodes) == {0.0, 1.0}
-    assert any(f", success in {rates[0]:.0%}" in line for line in loop.callback.said)
+    assert any(f", success in {rates[0]:.0%}" in line for line in trainer.callback.messages)
     assert not any("success" in name for row in rows_of_a_run_without(tmp_path) for name in row)
 
 
 def rows_of_a_run_without(folder):
     words = ["train_frames=150", "eval_every_frames=150", "eval_episodes=1"]
-    make_loop(folder / "none", *words, base=STATE).run()
+    make_trainer(folder / "none", *words, base=STATE).run()
     return rows(folder / "none")
 
 
 def test_updates_after_the_last_row_are_written_at_the_end(tmp_path):
-    make_loop(tmp_path, "train_frames=130", "log_every_frames=1000").run()
+    make_trainer(tmp_path, "train_frames=130", "log_every_frames=1000").run()
     (row,) = [r for r in rows(tmp_path) if "train/updates" in r]
     assert (row["frames"], row["train/updates"]) == (130, 15) and row["loss/critic"] > 0
 
 
 def test_evaluation_logging_and_videos_change_nothing_in_training(tmp_path):
-    quiet = make_loop(tmp_path / "quiet", "train_frames=200")
-    busy = make_loop(
+    quiet = make_trainer(tmp_path / "quiet", "train_frames=200")
+    busy = make_trainer(
         tmp_path / "busy",
         "train_frames=200",
         "eval_every_frames=30",
@@ -134,15 +134,15 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
         "replay.capacity=120",
         *(["agent.perturb_every_steps=50"] if agent == "drm" else []),
     )
-    straight = make_loop(tmp_path / "straight", *words)
+    straight = make_trainer(tmp_path / "straight", *words)
     assert straight.run()
-    stopped = make_loop(tmp_path / "resumed", *words)
+    stopped = make_trainer(tmp_path / "resumed", *words)
     stopped.stop_requested = lambda: stopped.steps >= stop_at
     assert not stopped.run() and stopped.steps == stop_at
     stopped.close()
     with (tmp_path / "resumed" / "metrics.jsonl").open("a") as stream:
         stream.write("a row that was written after the checkpoint\n")
-    resumed = make_loop(tmp_path / "resumed", *words)
+    resumed = make_trainer(tmp_path / "resumed", *words)
     resumed.resume()
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
@@ -166,13 +166,13 @@ def test_run_resumed_in_mid_episode_of_a_manipulation_task_equals_an_uninterrupt
         pytest.importorskip("gymnasium_robotics")
     words = [*words, "train_frames=600", "eval_every_frames=400", "eval_episodes=1"]
     words += ["seed_frames=40", "video_size=24"] if base is TINY else ["video_size=0"]
-    straight = make_loop(tmp_path / "straight", *words, base=base)
+    straight = make_trainer(tmp_path / "straight", *words, base=base)
     assert straight.run()
-    stopped = make_loop(tmp_path / "resumed", *words, base=base)
+    stopped = make_trainer(tmp_path / "resumed", *words, base=base)
     stopped.stop_requested = lambda: stopped.steps >= 37
     assert not stopped.run() and stopped.steps == 37
     stopped.close()
-    resumed = make_loop(tmp_path / "resumed", *words, base=base)
+    resumed = make_trainer(tmp_path / "resumed", *words, base=base)
     resumed.resume()
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
@@ -194,13 +194,13 @@ def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent,
     )
 
     def make(name):
-        return make_loop(tmp_path / name, *words, base=TINY_STATE[agent])
+        return make_trainer(tmp_path / name, *words, base=TINY_STATE[agent])
 
     straight = make("straight")
     assert straight.run() and straight.updates >= 3
     for stop_at in (5, 192, 233):  # early; where every rollout is full; in the midst of all
         stopped = make(f"resumed{stop_at}")
-        stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
+        stopped.stop_requested = lambda trainer=stopped, at=stop_at: trainer.steps >= at
         assert not stopped.run() and 0 <= stopped.steps - stop_at < num_envs
         stopped.close()
         resumed = make(f"resumed{stop_at}")
@@ -238,7 +238,7 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
 
     def make(name):
         base = [*(TINY_STATE[agent] if state else TINY), *ADAPTIVE]
-        return make_loop(tmp_path / name, *words, base=base)
+        return make_trainer(tmp_path / name, *words, base=base)
 
     straight = make("straight")
     assert straight.run()
@@ -253,7 +253,7 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
     assert straight.updates == (at - 100 + 1) // 2 + 2 * (200 - at)
     for stop_at in (139, 183):
         stopped = make(f"resumed{stop_at}")
-        stopped.stop_requested = lambda loop=stopped, at=stop_at: loop.steps >= at
+        stopped.stop_requested = lambda trainer=stopped, at=stop_at: trainer.steps >= at
         assert not stopped.run()
         stopped.close()
         resumed = make(f"resumed{stop_at}")
@@ -266,15 +266,15 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
 
 def test_drm_perturbs_once_an_interval_after_the_switch_to_more_updates(tmp_path):
     words = ("agent=drm", "train_frames=260", "agent.perturb_every_steps=30", "seed_frames=50")
-    loop = make_loop(tmp_path, *words, *ADAPTIVE, "adaptive_ratio.check_every_episodes=8")
-    assert loop.run()
+    trainer = make_trainer(tmp_path, *words, *ADAPTIVE, "adaptive_ratio.check_every_episodes=8")
+    assert trainer.run()
     found = rows(tmp_path)
     (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
     assert switch == 80
     perturbed = [r["steps"] for r in found if "event/perturbation_alpha" in r]
     assert perturbed == [60, 90, 120, 150, 180, 210, 240], "not in the one that learning began in"
     ratios = [r["train/replay_ratio"] for r in found if "train/replay_ratio" in r]
-    assert loop.updates == 15 + 360 and ratios[-1] == pytest.approx(loop.updates / 260)
+    assert trainer.updates == 15 + 360 and ratios[-1] == pytest.approx(trainer.updates / 260)
 
 
 def test_drm_on_dog_run_perturbs_once_an_interval_at_two_updates_a_step(tmp_path):
@@ -285,8 +285,8 @@ def test_drm_on_dog_run_perturbs_once_an_interval_at_two_updates_a_step(tmp_path
         "agent.feature_dim=8 agent.batch_size=8 replay.capacity=2000 eval_every_frames=0 "
         "checkpoint_every_frames=0 video_size=0"
     )
-    loop = make_loop(tmp_path, base=words.split())
-    assert loop.run() and loop.updates == 150 + 600
+    trainer = make_trainer(tmp_path, base=words.split())
+    assert trainer.run() and trainer.updates == 150 + 600
     found = rows(tmp_path)
     (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
     assert switch == 500, "an episode is 1000 frames"
@@ -295,74 +295,76 @@ def test_drm_on_dog_run_perturbs_once_an_interval_at_two_updates_a_step(tmp_path
 
 
 def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):
-    loop = make_loop(tmp_path, "agent=td3", "num_envs=3", "train_frames=95", base=STATE)
+    trainer = make_trainer(tmp_path, "agent=td3", "num_envs=3", "train_frames=95", base=STATE)
     seen = []
-    act = loop.agent.act
-    loop.agent.act = lambda obs, **more: seen.append(obs) or act(obs, **more)
-    assert loop.run()
-    assert loop.steps == 96, "the last round is whole"
+    act = trainer.agent.act
+    trainer.agent.act = lambda obs, **more: seen.append(obs) or act(obs, **more)
+    assert trainer.run()
+    assert trainer.steps == 96, "the last round is whole"
     assert all(obs.shape == (3, 2) for obs in seen) and len(seen) == 32
     first_goals = seen[0][:, 0]
     assert len(set(first_goals.tolist())) == 3, "copies draw their episodes apart"
     episodes = [r for r in rows(tmp_path) if "train/episode_return" in r]
-    assert [r["train/episodes"] for r in episodes] == list(range(1, loop.episodes + 1))
+    assert [r["train/episodes"] for r in episodes] == list(range(1, trainer.episodes + 1))
     assert all(r["train/episode_length_steps"] <= 10 for r in episodes)
     done = sum(r["train/episode_length_steps"] for r in episodes)
-    assert done + sum(loop.episode_steps) == loop.steps, "no step is lost between episodes"
+    assert done + sum(trainer.episode_steps) == trainer.steps, "no step is lost between episodes"
     words = (*STATE, "agent=td3", "num_envs=3")
     train.refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=94"]))
     with pytest.raises(ConfigError, match="expected at least the 96 frames"):
         train.refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=93"]))
-    alone = make_loop(tmp_path / "alone", "agent=td3", "train_frames=1", base=STATE)
+    alone = make_trainer(tmp_path / "alone", "agent=td3", "train_frames=1", base=STATE)
     alone.run()
     assert alone.obs[0][0] == first_goals[0], "the first copy is the one of a run with one"
 
 
 def test_replay_ratio_counts_the_steps_of_all_copies(tmp_path):
     words = ("agent=td3", "train_frames=180", "seed_frames=61", "replay_ratio=0.5")
-    loop = make_loop(tmp_path, "num_envs=4", *words, base=STATE)
+    trainer = make_trainer(tmp_path, "num_envs=4", *words, base=STATE)
     asked = []
-    due = loop.update_schedule.updates_due
-    loop.update_schedule.updates_due = lambda step: asked.append(step) or due(step)
-    loop.run()
-    assert loop.updates == 60 and asked == list(range(61, 180))
+    due = trainer.update_schedule.updates_due
+    trainer.update_schedule.updates_due = lambda step: asked.append(step) or due(step)
+    trainer.run()
+    assert trainer.updates == 60 and asked == list(range(61, 180))
 
 
 def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
     words = ("num_envs=3", "train_frames=192", "agent.rollout_steps=32")
-    loop = make_loop(tmp_path, *words, base=TINY_STATE["ppo"])
+    trainer = make_trainer(tmp_path, *words, base=TINY_STATE["ppo"])
     events = []
-    act, update = loop.agent.act, loop.agent.update
-    loop.agent.act = lambda obs, **more: events.append("act") or act(obs, **more)
-    loop.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
-    loop.run()
+    act, update = trainer.agent.act, trainer.agent.update
+    trainer.agent.act = lambda obs, **more: events.append("act") or act(obs, **more)
+    trainer.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
+    trainer.run()
     assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
-    assert loop.callback.said[0] == "rollouts: 3 x 32 steps, each learnt from once"
+    assert trainer.callback.messages[0] == "rollouts: 3 x 32 steps, each learnt from once"
 
 
 def test_env_is_given_cut_actions_and_the_rollout_those_that_were_drawn(tmp_path):
     words = ("train_frames=60", "agent.rollout_steps=128")
-    loop = make_loop(tmp_path, *words, base=TINY_STATE["ppo"])
+    trainer = make_trainer(tmp_path, *words, base=TINY_STATE["ppo"])
     given = []
-    step = loop.envs[0].step
-    loop.envs[0].step = lambda action: given.append(action) or step(action)
-    loop.run()
-    drawn = loop.memory.arrays["action"][:60, 0]
+    step = trainer.envs[0].step
+    trainer.envs[0].step = lambda action: given.append(action) or step(action)
+    trainer.run()
+    drawn = trainer.memory.arrays["action"][:60, 0]
     assert np.abs(drawn).max() > 1
     assert np.array_equal(np.stack(given), np.clip(drawn, -1, 1))
 
 
 def test_first_copy_draws_its_episodes_as_the_only_one_does_and_the_others_apart(tmp_path):
-    loop = make_loop(tmp_path, "agent=td3", "num_envs=3", base=STATE)
+    trainer = make_trainer(tmp_path, "agent=td3", "num_envs=3", base=STATE)
     sequences = [Seeds(0).sequence("env"), *(Seeds(0).sequence("env", i) for i in (1, 2))]
-    for env, sequence in zip(loop.envs, sequences, strict=True):
+    for env, sequence in zip(trainer.envs, sequences, strict=True):
         assert env.generator.bit_generator.state == np.random.PCG64(sequence).state
-    assert [ring.capacity for ring in loop.memory.buffers] == [5000 // 3] * 3, "shared evenly"
+    assert [buffer.capacity for buffer in trainer.memory.buffers] == [5000 // 3] * 3, (
+        "shared evenly"
+    )
 
 
 def test_learning_rate_falls_over_the_whole_run_if_nothing_else_is_asked_for(tmp_path):
     def agent(*words):
-        return make_loop(tmp_path, *words, base=TINY_STATE["ppo"]).agent
+        return make_trainer(tmp_path, *words, base=TINY_STATE["ppo"]).agent
 
     assert agent("train_frames=601", "env.action_repeat=2").config.anneal_steps == 301
     assert agent("train_frames=601", "agent.anneal_steps=50").config.anneal_steps == 50
@@ -384,9 +386,9 @@ def test_what_only_a_replay_has_is_refused_on_policy():
 
 
 def test_changed_intervals_take_effect_on_resuming(tmp_path):
-    first = make_loop(tmp_path, "train_frames=200", "eval_every_frames=20", "eval_episodes=1")
+    first = make_trainer(tmp_path, "train_frames=200", "eval_every_frames=20", "eval_episodes=1")
     first.run()
-    later = make_loop(tmp_path, "train_frames=320", "eval_every_frames=50", "eval_episodes=1")
+    later = make_trainer(tmp_path, "train_frames=320", "eval_every_frames=50", "eval_episodes=1")
     later.resume()
     later.run()
     frames = [r["frames"] for r in rows(tmp_path) if "eval/episode_return" in r]
@@ -394,7 +396,7 @@ def test_changed_intervals_take_effect_on_resuming(tmp_path):
 
 
 def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
-    loop = make_loop(tmp_path, "train_frames=130", "checkpoint_every_frames=50")
+    trainer = make_trainer(tmp_path, "train_frames=130", "checkpoint_every_frames=50")
     save, calls = Checkpoints.save, []
 
     def full_disk_once(checkpoints, frames, state):
@@ -404,20 +406,20 @@ def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
         return save(checkpoints, frames, state)
 
     monkeypatch.setattr(Checkpoints, "save", full_disk_once)
-    assert loop.run() and calls == [50, 100, 130]
-    assert any("No space left" in text for text in loop.callback.said)
+    assert trainer.run() and calls == [50, 100, 130]
+    assert any("No space left" in text for text in trainer.callback.messages)
 
 
 def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
     words = ("train_frames=130", "eval_every_frames=60", "eval_episodes=2", "video_size=24")
-    straight = make_loop(tmp_path / "straight", *words)
+    straight = make_trainer(tmp_path / "straight", *words)
     straight.run()
-    stopped = make_loop(tmp_path / "stopped", *words)
+    stopped = make_trainer(tmp_path / "stopped", *words)
     asked = []
     stopped.stop_requested = lambda: asked.append(0) or len(asked) > 65  # the fifth step of it
     assert not stopped.run() and stopped.steps == 60
     assert not list((tmp_path / "stopped" / "videos").iterdir()), "no half-written video is left"
-    resumed = make_loop(tmp_path / "stopped", *words)
+    resumed = make_trainer(tmp_path / "stopped", *words)
     resumed.resume()
     resumed.run()
     assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
@@ -426,18 +428,18 @@ def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
 def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, monkeypatch):
     from rlearly.system import machine
 
-    loop = make_loop(tmp_path / "a", "train_frames=200")
-    assert "replay: 5,000 transitions of 1,742 bytes" in loop.callback.said[0]
+    trainer = make_trainer(tmp_path / "a", "train_frames=200")
+    assert "replay: 5,000 transitions of 1,742 bytes" in trainer.callback.messages[0]
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     folder = tmp_path / "b"
     with pytest.raises(ConfigError) as error:
-        make_loop(folder, "replay.capacity=3000000", "train_frames=5000000")
+        make_trainer(folder, "replay.capacity=3000000", "train_frames=5000000")
     sentence = str(error.value)
     assert "5.23 GB" in sentence and "4.00 GB" in sentence
     capacity = int(sentence.split("replay.capacity=")[1].split()[0])
     room = 4_000_000_000 - machine.WORKING_BYTES
     assert 0.9 * room < capacity * 1742 < room
-    make_loop(folder, f"replay.capacity={capacity}", "train_frames=5000000")
+    make_trainer(folder, f"replay.capacity={capacity}", "train_frames=5000000")
 
 
 def test_failing_tracker_costs_itself_only(tmp_path, caplog):
@@ -456,7 +458,7 @@ def test_failing_tracker_costs_itself_only(tmp_path, caplog):
 
 def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
     words = ("train_frames=160", "checkpoint_every_frames=50", "log_every_frames=40")
-    assert make_loop(tmp_path, *words).run()
+    assert make_trainer(tmp_path, *words).run()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     told = [row["frames"] for row in map(json.loads, lines) if "speed/checkpoint_seconds" in row]
     assert told == [80, 120, 160]
@@ -465,10 +467,10 @@ def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
 def test_annealed_nstep_and_discount_are_logged_as_they_are(tmp_path):
     schedules = ["agent.nstep_schedule=linear(5,1,100)", "agent.discount_schedule=step(0.5,0.9,60)"]
     words = ["agent=drm", "train_frames=120", "log_every_frames=40", *schedules]
-    make_loop(tmp_path, *words).run()
+    make_trainer(tmp_path, *words).run()
     found = [(r["steps"], r["replay/nstep"], r["replay/discount"]) for r in updates(tmp_path)]
     assert found == [(40, 3, 0.5), (80, 1, 0.9), (120, 1, 0.9)]
-    make_loop(tmp_path / "none", *words[:3]).run()
+    make_trainer(tmp_path / "none", *words[:3]).run()
     assert not any("replay/nstep" in row for row in updates(tmp_path / "none"))
 
 
@@ -500,26 +502,26 @@ def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, words):
         "eval_episodes=2",
         "replay.capacity=120",
     ]
-    straight = make_loop(tmp_path / "straight", *words, base=FUSED)
+    straight = make_trainer(tmp_path / "straight", *words, base=FUSED)
     assert straight.run()
-    stopped = make_loop(tmp_path / "resumed", *words, base=FUSED)
+    stopped = make_trainer(tmp_path / "resumed", *words, base=FUSED)
     stopped.stop_requested = lambda: stopped.steps >= 133
     assert not stopped.run()
-    resumed = make_loop(tmp_path / "resumed", *words, base=FUSED)
+    resumed = make_trainer(tmp_path / "resumed", *words, base=FUSED)
     assert resumed.resume() > 0
     assert resumed.obs[0]["vector"].tolist()[1] in range(10)
     assert resumed.run()
     one, two = plain(straight.state_dict()), plain(resumed.state_dict())
     for part in ("agent", "replay", "env", "update_schedule"):
         assert one[part] == two[part], part
-    for loop in (straight, stopped, resumed):
-        loop.close()
+    for trainer in (straight, stopped, resumed):
+        trainer.close()
 
 
 def test_an_agent_of_states_refuses_pixels_with_a_vector(tmp_path):
     words = [w for w in STATE if not w.startswith("env=")]
     with pytest.raises(ConfigError, match=r"td3 learns from states only, and env=.* by images"):
-        make_loop(tmp_path, "env=tiny_envs:FusedReach-v0", base=words)
+        make_trainer(tmp_path, "env=tiny_envs:FusedReach-v0", base=words)
 
 
 @pytest.mark.parametrize(
@@ -538,8 +540,8 @@ def test_an_agent_of_states_refuses_pixels_with_a_vector(tmp_path):
     ],
 )
 def test_a_wrong_part_of_an_observation_is_said(tmp_path, broken, sentence):
-    loop = make_loop(tmp_path, "agent=drm", "train_frames=50", base=FUSED)
-    env = loop.envs[0]
+    trainer = make_trainer(tmp_path, "agent=drm", "train_frames=50", base=FUSED)
+    env = trainer.envs[0]
     step = env.step
 
     def stepped(action):
@@ -548,5 +550,5 @@ def test_a_wrong_part_of_an_observation_is_said(tmp_path, broken, sentence):
 
     env.step = stepped
     with pytest.raises(RunFailed, match=sentence):
-        loop.run()
-    loop.close()
+        trainer.run()
+    trainer.close()
