@@ -16,27 +16,28 @@ if TYPE_CHECKING:
         Uniform,
         ValueClusters,
     )
-    from rlearly.envs.snapshots.wrapper import SnapshotRL, StepCounter
-    from rlearly.envs.state.exact import EnvState, restore, save, self_test
+    from rlearly.envs.snapshots.step_counter import StepCounter
+    from rlearly.envs.snapshots.wrapper import SnapshotRL
+    from rlearly.envs.state.save_restore import EnvState, restore, save, self_test
 
 __version__ = "0.1.0"
 
 MODULES = {
-    "EnvState": "envs.state.exact",
+    "EnvState": "envs.state.save_restore",
     "LearnerError": "envs.snapshots.selection",
     "Novelty": "envs.snapshots.selection",
     "ReturnToGo": "envs.snapshots.selection",
     "SnapshotRL": "envs.snapshots.wrapper",
     "Snapshots": "envs.snapshots.dataset",
-    "StepCounter": "envs.snapshots.wrapper",
+    "StepCounter": "envs.snapshots.step_counter",
     "Uniform": "envs.snapshots.selection",
     "ValueClusters": "envs.snapshots.selection",
     "from_actions": "envs.snapshots.recording",
     "from_minari": "envs.snapshots.minari",
     "record": "envs.snapshots.recording",
-    "restore": "envs.state.exact",
-    "save": "envs.state.exact",
-    "self_test": "envs.state.exact",
+    "restore": "envs.state.save_restore",
+    "save": "envs.state.save_restore",
+    "self_test": "envs.state.save_restore",
 }
 """Public name -> the module that defines it, imported when the name is first used."""
 
