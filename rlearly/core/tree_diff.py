@@ -1,4 +1,4 @@
-"""Where two nested states differ, to the bit."""
+"""Find the first place where two nested states differ, to the bit."""
 
 from __future__ import annotations
 
@@ -9,50 +9,48 @@ import numpy as np
 import torch
 
 from rlearly.core.append_log import AppendLog
+from rlearly.core.tree import children
 
 
 def first_difference(one: Any, two: Any, where: str = "") -> str | None:
-    """The path of the first thing that differs and both its values, or None if nothing does.
+    """The path of the first difference with both values, or None if the states are equal.
 
-    Dicts (in any order), lists, tuples, numpy arrays, tapes, tensors on any device and plain values
-    are compared by type, shape and bits: NaN equals itself, 0.0 does not equal -0.0.
+    Dicts (in any order), lists, tuples, numpy arrays, append logs, tensors on any device and plain
+    values are compared by type, shape and bits: NaN equals itself, 0.0 does not equal -0.0.
+
+    Args:
+        where: the path that leads to both.
     """
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return _of_mappings(one, two, where)
     if isinstance(one, AppendLog) and isinstance(two, AppendLog):
-        return _of_mappings(_laid_out(one), _laid_out(two), where)
-    if isinstance(one, list | tuple) and type(one) is type(two):
-        return _of_sequences(one, two, where)
+        one, two = _as_dict(one), _as_dict(two)
+    mappings = isinstance(one, Mapping) and isinstance(two, Mapping)
+    if mappings or (isinstance(one, list | tuple) and type(one) is type(two)):
+        return _of_containers(one, two, where)
     for kind in (torch.Tensor, np.ndarray | np.generic):
         if isinstance(one, kind) and isinstance(two, kind):
             return _of_arrays(one, two, where)
     if type(one) is not type(two):
         return f"{where}: {_kind(one)} and {_kind(two)}"
-    same = one.hex() == two.hex() if isinstance(one, float) else one == two
+    same = float.hex(one) == float.hex(two) if isinstance(one, float) else one == two
     return None if same else f"{where}: {one!r} and {two!r}"
 
 
-def _of_mappings(one: Mapping[Any, Any], two: Mapping[Any, Any], where: str) -> str | None:
-    for key in [*one, *(key for key in two if key not in one)]:
-        inner = f"{where}/{key}" if where else str(key)
-        if key not in one or key not in two:
-            return f"{inner}: only in the {'first' if key in one else 'second'}"
-        found = first_difference(one[key], two[key], inner)
-        if found:
+def _of_containers(one: Any, two: Any, where: str) -> str | None:
+    sequences = not isinstance(one, Mapping)
+    left, right = children(one) or {}, children(two) or {}
+    for key in {**left, **right}:
+        inner = f"{where}[{key}]" if sequences else f"{where}/{key}" if where else str(key)
+        if key not in left or key not in right:
+            if sequences:
+                return f"{where}: {len(left)} and {len(right)} entries"
+            return f"{inner}: only in the {'first' if key in left else 'second'}"
+        if found := first_difference(left[key], right[key], inner):
             return found
     return None
 
 
-def _laid_out(tape: AppendLog) -> dict[str, Any]:
-    return {"first": tape.first, "end": tape.end, **tape.rows()}
-
-
-def _of_sequences(one: Any, two: Any, where: str) -> str | None:
-    for number, (left, right) in enumerate(zip(one, two, strict=False)):
-        found = first_difference(left, right, f"{where}[{number}]")
-        if found:
-            return found
-    return None if len(one) == len(two) else f"{where}: {len(one)} and {len(two)} entries"
+def _as_dict(log: AppendLog) -> dict[str, Any]:
+    return {"first": log.first, "end": log.end, **log.rows()}
 
 
 def _of_arrays(one: Any, two: Any, where: str) -> str | None:
@@ -67,7 +65,7 @@ def _of_arrays(one: Any, two: Any, where: str) -> str | None:
 
 
 def _bits(array: Any) -> np.ndarray:
-    """The bytes of a tensor or an array, uint8 [numbers, bytes each]."""
+    """The bytes of a tensor or an array, uint8 [elements, bytes per element]."""
     if isinstance(array, torch.Tensor):
         flat = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return flat.reshape(array.numel(), array.element_size())
