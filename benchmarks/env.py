@@ -126,7 +126,7 @@ def _actions(count: int) -> Any:
 
 
 def _plain_suite(name: str, *, pixels: bool) -> Callable[[], None]:
-    from rlearly.envs.rendering import choose_backend
+    from rlearly.envs.gl_backend import choose_backend
 
     choose_backend()
     from dm_control import suite
@@ -160,7 +160,7 @@ def _plain_suite(name: str, *, pixels: bool) -> Callable[[], None]:
 
 
 def _plain_gymnasium(name: str, *, pixels: bool) -> Callable[[], None]:
-    from rlearly.envs.rendering import choose_backend
+    from rlearly.envs.gl_backend import choose_backend
 
     choose_backend()
     import gymnasium

@@ -186,7 +186,7 @@ def stable_baselines(agent: str, env: str) -> Any:
 
 def prepare_env_libraries() -> None:
     """Choose what draws, and keep warnings about models that are not ours off the screen."""
-    from rlearly.envs.rendering import choose_backend
+    from rlearly.envs.gl_backend import choose_backend
 
     choose_backend()
     mujoco: Any = importlib.import_module("mujoco")

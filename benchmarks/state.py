@@ -27,9 +27,9 @@ import gymnasium
 
 from rlearly import envs
 from rlearly.envs import dm_control
-from rlearly.envs.rendering import choose_backend
+from rlearly.envs.gl_backend import choose_backend
 from rlearly.envs.state.action_replay import same, with_action_recorder
-from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
+from rlearly.envs.state.save_restore import EnvState, method_of, restore, save, self_test
 
 choose_backend()
 STEPS = 100

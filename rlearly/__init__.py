@@ -1,4 +1,7 @@
-"""rlearly: reinforcement learning's first hours, in one small framework."""
+"""Methods that speed up the first hours of reinforcement learning, in one small framework.
+
+Public names are imported on first use, so `import rlearly` loads neither torch nor gymnasium.
+"""
 
 from __future__ import annotations
 
@@ -6,64 +9,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlearly.envs.snapshots.dataset import Snapshots
-    from rlearly.envs.snapshots.minari import from_minari
-    from rlearly.envs.snapshots.recording import from_actions, record
-    from rlearly.envs.snapshots.selection import (
-        LearnerError,
-        Novelty,
-        ReturnToGo,
-        Uniform,
-        ValueClusters,
-    )
-    from rlearly.envs.snapshots.wrapper import SnapshotRL, StepCounter
-    from rlearly.envs.state.exact import EnvState, restore, save, self_test
+    from rlearly.envs.snapshots.dataset import Snapshots as Snapshots
+    from rlearly.envs.snapshots.minari import from_minari as from_minari
+    from rlearly.envs.snapshots.recording import from_actions as from_actions
+    from rlearly.envs.snapshots.recording import record as record
+    from rlearly.envs.snapshots.selection import LearnerError as LearnerError
+    from rlearly.envs.snapshots.selection import Novelty as Novelty
+    from rlearly.envs.snapshots.selection import ReturnToGo as ReturnToGo
+    from rlearly.envs.snapshots.selection import Uniform as Uniform
+    from rlearly.envs.snapshots.selection import ValueClusters as ValueClusters
+    from rlearly.envs.snapshots.step_counter import StepCounter as StepCounter
+    from rlearly.envs.snapshots.wrapper import SnapshotRL as SnapshotRL
+    from rlearly.envs.state.save_restore import EnvState as EnvState
+    from rlearly.envs.state.save_restore import restore as restore
+    from rlearly.envs.state.save_restore import save as save
+    from rlearly.envs.state.save_restore import self_test as self_test
 
 __version__ = "0.1.0"
 
-MODULES = {
-    "EnvState": "envs.state.exact",
-    "LearnerError": "envs.snapshots.selection",
-    "Novelty": "envs.snapshots.selection",
-    "ReturnToGo": "envs.snapshots.selection",
-    "SnapshotRL": "envs.snapshots.wrapper",
-    "Snapshots": "envs.snapshots.dataset",
-    "StepCounter": "envs.snapshots.wrapper",
-    "Uniform": "envs.snapshots.selection",
-    "ValueClusters": "envs.snapshots.selection",
-    "from_actions": "envs.snapshots.recording",
-    "from_minari": "envs.snapshots.minari",
-    "record": "envs.snapshots.recording",
-    "restore": "envs.state.exact",
-    "save": "envs.state.exact",
-    "self_test": "envs.state.exact",
+_MODULES = {
+    "envs.snapshots.dataset": "Snapshots",
+    "envs.snapshots.minari": "from_minari",
+    "envs.snapshots.recording": "from_actions record",
+    "envs.snapshots.selection": "LearnerError Novelty ReturnToGo Uniform ValueClusters",
+    "envs.snapshots.step_counter": "StepCounter",
+    "envs.snapshots.wrapper": "SnapshotRL",
+    "envs.state.save_restore": "EnvState restore save self_test",
 }
-"""Public name -> the module that defines it, imported when the name is first used."""
-
-__all__ = [
-    "EnvState",
-    "LearnerError",
-    "Novelty",
-    "ReturnToGo",
-    "SnapshotRL",
-    "Snapshots",
-    "StepCounter",
-    "Uniform",
-    "ValueClusters",
-    "from_actions",
-    "from_minari",
-    "record",
-    "restore",
-    "save",
-    "self_test",
-]
+"""Module -> its public names. The imports above say the same to type checkers and docs."""
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'rlearly' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"rlearly.{MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"rlearly.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *MODULES])
+    return sorted([*globals(), *_PUBLIC])

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
-from rlearly.envs import rendering
+from rlearly.envs import gl_backend
 
 NEEDED = ("torch", "gymnasium", "dm_control", "mujoco", "hydra-core", "av", "tensorboardX", "wandb")
 
@@ -87,10 +87,10 @@ def disk() -> str:
 
 def opengl() -> str:
     named = os.environ.get("MUJOCO_GL")
-    backend = rendering.choose_backend()
+    backend = gl_backend.choose_backend()
     if backend is None:
-        raise Problem(f"nothing can be drawn here: {rendering.remedy()}")
-    states = [f"{n}: {rendering.reason_against(n) or 'works'}" for n in rendering.BACKENDS]
+        raise Problem(f"nothing can be drawn here: {gl_backend.why_no_backend()}")
+    states = [f"{n}: {gl_backend.backend_error(n) or 'works'}" for n in gl_backend.BACKENDS]
     told = f"MUJOCO_GL={named} is set; " if named else ""
     return f"{told}using {backend} ({'; '.join(states)})"
 
@@ -115,7 +115,7 @@ def drawing() -> str:
     if done.returncode:
         last = _last_line(done.stderr)
         _, refused, sentence = last.partition("ConfigError: ")
-        raise Problem(sentence if refused else f"drawing fails ({last}); {rendering.INSTALL}")
+        raise Problem(sentence if refused else f"drawing fails ({last}); {gl_backend.INSTALL}")
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -158,7 +158,7 @@ PIXEL_AGENTS = ("drm",)
 
 def determinism() -> str:
     """Whether runs repeat to the bit here: the same command again, and stopped and resumed."""
-    drawn = rendering.choose_backend()
+    drawn = gl_backend.choose_backend()
     agents = [name for name in REPEATED if drawn or name not in PIXEL_AGENTS]
     ground = ""
     for name in agents:

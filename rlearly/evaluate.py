@@ -100,8 +100,8 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         executors.ThreadExecutor() if count > 1 else executors.InlineExecutor()
         for _ in range(count)
     ]
-    pictures = bool(config.video_size)
-    worlds = [home.run(builder.make_env, run_config, pictures=pictures) for home in homes]
+    videos = bool(config.video_size)
+    worlds = [home.run(builder.make_env, run_config, videos=videos) for home in homes]
     spec = envs.env_spec(worlds[0], run_config.env)
     agent = builder.make_agent(run_config, spec, device)
     agent.load_state_dict(state["agent"])

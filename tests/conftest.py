@@ -11,7 +11,7 @@ from forked import Zygote
 from gymnasium.spaces import Box, Dict
 
 from rlearly.core.types import Batch, EnvSpec, Rollout
-from rlearly.envs.rendering import choose_backend
+from rlearly.envs.gl_backend import choose_backend
 
 choose_backend()  # before anything imports mujoco
 torch.set_num_threads(1)

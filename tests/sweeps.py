@@ -11,7 +11,9 @@ from rlearly.experiments.plan import Plan, Run
 FAU = "plasticity/fau_critic"
 
 
-def write_run(folder, env, returns, every_frames=1000, done=True, family="gym", success_rates=()):
+def write_run(
+    folder, env, returns, every_frames=1000, done=True, family="gymnasium", success_rates=()
+):
     """A run's directory with an evaluation for each return, and the first ones' success rates."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"env: {{name: {json.dumps(env)}, family: {family}}}\n")
@@ -42,6 +44,6 @@ def make_sweep(sweep, arms, envs, seeds, points=20, **plan):
         curve = np.clip(curve * random.normal(1, 0.06), 0, 1000)
         control = run.env.startswith("dog_")
         shown = curve if control else 3 * curve - 1500
-        write_run(sweep / run.name, run.env, shown, family="control" if control else "gym")
+        write_run(sweep / run.name, run.env, shown, family="dm_control" if control else "gymnasium")
         record(sweep, run, "done", 600 + 100 * random.random())
     return sweep

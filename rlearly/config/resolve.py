@@ -81,7 +81,7 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     if not isinstance(env, str) or not env:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
-    if view.env.family == "gym" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
+    if view.env.family == "gymnasium" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
         set_key(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = [*agent_spec(agent).run_defaults, *presets.tuned(agent, env)]
     if chosen.get("preset") == "cpu":
@@ -105,8 +105,8 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     config = _resolve_snapshot(config, keys)
     config = _resolve_interventions(config, keys)
     _check_ratio(config, keys)
-    if config.env.kwargs and config.env.family not in ("gym", "adroit"):
-        maker = {"control": "dm_control"}.get(config.env.family, config.env.family)
+    if config.env.kwargs and config.env.family not in ("gymnasium", "adroit"):
+        maker = config.env.family
         raise ConfigError(
             f"env.kwargs: goes to gymnasium.make, and env={env} is a {maker} task, which takes "
             f"none; received {config.env.kwargs}: leave it out."
@@ -146,7 +146,7 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
         if pixels is not None and pixels != (obs == "pixels"):
             raise ConfigError(f"obs={obs} contradicts env.pixels={str(pixels).lower()}; keep one.")
         pixels = obs == "pixels"
-    if pixels is None and config.env.family != "gym":
+    if pixels is None and config.env.family != "gymnasium":
         pixels = agent_spec(config.agent_name).observes_pixels
     return replace(config, env=replace(config.env, pixels=pixels))
 

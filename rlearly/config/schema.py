@@ -30,7 +30,7 @@ class EnvConfig:
     """The world."""
 
     name: str = setting("", "what `env=` named")
-    family: str = setting("control", "the file of rlearly/envs that makes it")
+    family: str = setting("dm_control", "the file of rlearly/envs that makes it")
     pixels: bool | None = setting(None, "observe rendered images; null: gymnasium no, others yes")
     action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
     frame_stack: int = setting(3, "images in one pixel observation", at_least=1)

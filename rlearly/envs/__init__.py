@@ -40,20 +40,20 @@ def config_for(name: str) -> EnvConfig:
 
 
 def make(
-    config: EnvConfig, *, pixels: bool | None, model_seed: int, pictures: bool = False
+    config: EnvConfig, *, pixels: bool | None, model_seed: int, videos: bool = False
 ) -> gymnasium.Env:
     """The env that a config describes: actions float32 [A] in [-1, 1], uint8 or float32 obs."""
     from rlearly.envs import adroit, dm_control, gymnasium_envs, metaworld
 
     if config.family == "adroit":
-        return adroit.make(config, pixels=pixels is not False, pictures=pictures)
+        return adroit.make(config, pixels=pixels is not False, videos=videos)
     if config.family == "metaworld":
-        return metaworld.make(config, pixels=pixels, pictures=pictures)
-    if config.family == "control":
+        return metaworld.make(config, pixels=pixels, videos=videos)
+    if config.family == "dm_control":
         return dm_control.make(
-            config, pixels=pixels is not False, model_seed=model_seed, pictures=pictures
+            config, pixels=pixels is not False, model_seed=model_seed, videos=videos
         )
-    return gymnasium_envs.make(config, pixels=pixels, pictures=pictures)
+    return gymnasium_envs.make(config, pixels=pixels, videos=videos)
 
 
 def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
@@ -66,4 +66,4 @@ def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
 
 def frame_renderer(env: gymnasium.Env) -> Callable[[int], np.ndarray]:
     """Takes pictures of a made env: side in pixels -> uint8 [side, side, 3]."""
-    return env.get_wrapper_attr("picture")
+    return env.get_wrapper_attr("render_frame")

@@ -38,15 +38,15 @@ import numpy as np
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
+from rlearly.envs.gl_backend import choose_backend, require_rendering
 from rlearly.envs.gymnasium_envs import RenderWrapper, registered
-from rlearly.envs.rendering import choose_backend, require_drawing
-from rlearly.envs.success import SuccessTracker
 from rlearly.envs.wrappers import (
     ActionRepeat,
     FlatObservation,
-    Pixels,
+    PixelObservation,
     PixelVectorObservation,
     ScaledActions,
+    SuccessTracker,
 )
 
 HAND_JOINTS = 24
@@ -193,16 +193,16 @@ class PaperRules(gymnasium.Wrapper):
         return obs, frame.reward * self.reward_scale, terminated or frame.lost, truncated, info
 
 
-def make(config: EnvConfig, *, pixels: bool, pictures: bool = False) -> gymnasium.Env:
+def make(config: EnvConfig, *, pixels: bool, videos: bool = False) -> gymnasium.Env:
     """A task as agents see it: [A] actions in [-1, 1]; images and joint angles, or a flat state.
 
-    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
+    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
         ConfigError: gymnasium-robotics is not installed or does not take these arguments, nothing
             here can draw, or fast drawing is asked for where no image is observed.
     """
-    require_drawing(config, pixels=pixels, pictures=pictures)
+    require_rendering(config, pixels=pixels, videos=videos)
     task = TASKS[config.name]
     base = _base(config, task)
     photographed = RenderWrapper(base, config.camera, fast=config.render == "fast", usual=task.view)
@@ -213,7 +213,7 @@ def make(config: EnvConfig, *, pixels: bool, pictures: bool = False) -> gymnasiu
     if not pixels:
         return FlatObservation(env)
     size, data = config.image_size, base.unwrapped.data  # pyright: ignore[reportAttributeAccessIssue]
-    env = Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)
+    env = PixelObservation(env, lambda: photographed.render_frame(size), config.frame_stack, size)
     return PixelVectorObservation(env, lambda: data.qpos[slice(*task.hand)], HAND_JOINTS)
 
 

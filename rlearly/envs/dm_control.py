@@ -11,10 +11,15 @@ from gymnasium.spaces import Box
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
+from rlearly.envs.gl_backend import choose_backend, require_rendering
 from rlearly.envs.mujoco_rendering import DMControlRenderer
-from rlearly.envs.rendering import choose_backend, require_drawing
-from rlearly.envs.success import SuccessTracker
-from rlearly.envs.wrappers import ActionRepeat, FlatObservation, Pixels, ScaledActions
+from rlearly.envs.wrappers import (
+    ActionRepeat,
+    FlatObservation,
+    PixelObservation,
+    ScaledActions,
+    SuccessTracker,
+)
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 QUADRUPED_CAMERA = 2
@@ -53,7 +58,7 @@ def names() -> list[str]:
 def config_for(name: str) -> EnvConfig | None:
     """The config of a task by its name, or None if there is no such task."""
     known = name in suite_tasks() or name in manipulation_tasks()
-    return EnvConfig(name=name, family="control") if known else None
+    return EnvConfig(name=name, family="dm_control") if known else None
 
 
 class DMControlEnv(gymnasium.Env):
@@ -161,13 +166,13 @@ class DMControlEnv(gymnasium.Env):
     def _observation(self, time_step: Any) -> dict[str, np.ndarray]:
         return {key: np.atleast_1d(value) for key, value in time_step.observation.items()}
 
-    def picture(self, size: int) -> np.ndarray:
+    def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]; if exact, byte for byte what physics.render gives for this
         state."""
         return self._cached_camera.take(self._control.physics, size)
 
     def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.picture(256)
+        return self.render_frame(256)
 
     def close(self) -> None:
         self._cached_camera.cameras = {}
@@ -187,21 +192,21 @@ def _own_clock(control: Any) -> int:
 
 
 def make(
-    config: EnvConfig, *, pixels: bool, model_seed: int, pictures: bool = False
+    config: EnvConfig, *, pixels: bool, model_seed: int, videos: bool = False
 ) -> gymnasium.Env:
     """A dm_control task as agents see it: [A] actions in [-1, 1], pixels or a flat state.
 
-    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
+    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
         ConfigError: there is no such variant or camera, nothing here can draw, or fast drawing is
             asked for where no image is observed.
     """
-    require_drawing(config, pixels=pixels, pictures=pictures)
+    require_rendering(config, pixels=pixels, videos=videos)
     base = DMControlEnv(config, pixels=pixels, model_seed=model_seed)
     frames = SuccessTracker(base) if config.name in manipulation_tasks() else base
     env = ActionRepeat(ScaledActions(frames), config.action_repeat)
     if not pixels:
         return FlatObservation(env)
     size = config.image_size
-    return Pixels(env, lambda: base.picture(size), config.frame_stack, size)
+    return PixelObservation(env, lambda: base.render_frame(size), config.frame_stack, size)

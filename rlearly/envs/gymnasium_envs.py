@@ -16,18 +16,18 @@ from gymnasium.spaces import Box, Dict, flatdim
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR
-from rlearly.envs.mujoco_rendering import MujocoRenderer
-from rlearly.envs.rendering import (
+from rlearly.envs.gl_backend import (
     NOT_DRAWN,
     WITHOUT_PIXELS,
     WITHOUT_VIDEOS,
     choose_backend,
     require_backend,
 )
+from rlearly.envs.mujoco_rendering import MujocoRenderer
 from rlearly.envs.wrappers import (
     ActionRepeat,
     FlatObservation,
-    Pixels,
+    PixelObservation,
     PixelVectorObservation,
     ScaledActions,
     resized,
@@ -75,7 +75,7 @@ def config_for(name: str) -> EnvConfig | None:
                 f"{remedy.format(name=name)}."
             )
         return None
-    return EnvConfig(name=name, family="gym", action_repeat=1)
+    return EnvConfig(name=name, family="gymnasium", action_repeat=1)
 
 
 class RenderWrapper(gymnasium.Wrapper):
@@ -115,7 +115,7 @@ class RenderWrapper(gymnasium.Wrapper):
         self._obs, reward, terminated, truncated, info = self.env.step(action)
         return self._obs, reward, terminated, truncated, info
 
-    def picture(self, size: int) -> np.ndarray:
+    def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]."""
         if self.by_observation:
             return resized(self._obs[PIXELS] if self.beside else self._obs, size)
@@ -254,10 +254,10 @@ def registered(config: EnvConfig, render_mode: str | None = None) -> gymnasium.E
         raise ConfigError(f"env={config.name}: gymnasium cannot make it: {reason}.") from error
 
 
-def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium.Env:
+def make(config: EnvConfig, *, pixels: bool | None, videos: bool) -> gymnasium.Env:
     """A gymnasium env as agents see it: [A] actions in [-1, 1], pixels or a flat state.
 
-    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
+    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
         ConfigError: it cannot be made, its actions are not a Box, nothing here can draw, or fast
@@ -266,7 +266,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
     choose_backend()
     spec = gymnasium.spec(config.name) if ":" not in config.name else None
     mujoco = spec is not None and "mujoco" in str(spec.entry_point)
-    asks = (pixels or pictures) and not mujoco and _draws_itself(config.name)
+    asks = (pixels or videos) and not mujoco and _draws_itself(config.name)
     render_mode = "rgb_array" if asks else None
     base = registered(config, render_mode)
     fast = config.render == "fast"
@@ -278,13 +278,13 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool) -> gymnasium
         base.close()
         what = "drawn by itself" if pixels else "observed by states here"
         raise ConfigError(NOT_DRAWN.format(config.name, what))
-    if (pixels or pictures) and _is_mujoco(base):
+    if (pixels or videos) and _is_mujoco(base):
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
     env = ActionRepeat(ScaledActions(photographed), config.action_repeat)
     if not pixels:
         return FlatObservation(env)
     size = config.image_size
-    env = Pixels(env, lambda: photographed.picture(size), config.frame_stack, size)
+    env = PixelObservation(env, lambda: photographed.render_frame(size), config.frame_stack, size)
     if not photographed.beside:
         return env
     return PixelVectorObservation(env, photographed.vector, photographed.beside)

@@ -26,11 +26,16 @@ import numpy as np
 from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
+from rlearly.envs.gl_backend import choose_backend, require_rendering
 from rlearly.envs.gymnasium_envs import RenderWrapper, without_known_noise
-from rlearly.envs.rendering import choose_backend, require_drawing
-from rlearly.envs.state.exact import installed
-from rlearly.envs.success import SuccessTracker
-from rlearly.envs.wrappers import ActionRepeat, FlatObservation, Pixels, ScaledActions
+from rlearly.envs.state.save_restore import installed
+from rlearly.envs.wrappers import (
+    ActionRepeat,
+    FlatObservation,
+    PixelObservation,
+    ScaledActions,
+    SuccessTracker,
+)
 
 PREFIX = "metaworld/"
 VERSION = "-v3"
@@ -135,23 +140,23 @@ class Seeded(gymnasium.Wrapper):
         mujoco.mj_camlight(base.model, base.data)
         return obs, info
 
-    def picture(self, size: int) -> np.ndarray:
+    def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3], upright and mirrored."""
         photographed: Any = self.env
-        return np.ascontiguousarray(photographed.picture(size)[::-1])
+        return np.ascontiguousarray(photographed.render_frame(size)[::-1])
 
 
-def make(config: EnvConfig, *, pixels: bool | None, pictures: bool = False) -> gymnasium.Env:
+def make(config: EnvConfig, *, pixels: bool | None, videos: bool = False) -> gymnasium.Env:
     """A MetaWorld task as agents see it: [4] actions in [-1, 1], pixels or the 39 numbers.
 
-    `pictures`: it will be asked for pictures (videos) even if it is not observed by them.
+    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
 
     Raises:
         ConfigError: MetaWorld is not installed, or not with a MuJoCo that it works with; nothing
             here can draw; or fast drawing is asked for where no image is observed.
     """
     pixels = pixels is not False
-    require_drawing(config, pixels=pixels, pictures=pictures)
+    require_rendering(config, pixels=pixels, videos=videos)
     choose_backend()
     base = _base(config.name)
     camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
@@ -160,7 +165,7 @@ def make(config: EnvConfig, *, pixels: bool | None, pictures: bool = False) -> g
     if not pixels:
         return FlatObservation(env)
     size = config.image_size
-    return Pixels(env, lambda: world.picture(size), config.frame_stack, size)
+    return PixelObservation(env, lambda: world.render_frame(size), config.frame_stack, size)
 
 
 def _base(name: str) -> Any:

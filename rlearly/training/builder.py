@@ -11,6 +11,7 @@ from rlearly import envs
 from rlearly.agents import agent_spec
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
+from rlearly.core.spaces import together
 
 if TYPE_CHECKING:
     import gymnasium
@@ -25,12 +26,12 @@ from rlearly.config.resolve import OF_IMAGES, _seed_frames, _sha256, fixed_setti
 # --- config -> parts ---
 
 
-def make_env(config: RunConfig, *, pictures: bool = False) -> gymnasium.Env:
+def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
     """The env of a run. Every copy is built alike; episodes differ by their seeds alone."""
     from rlearly.system.seeding import Seeds
 
     seed = Seeds(config.seed).integer("env") % 2**32
-    return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, pictures=pictures)
+    return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, videos=videos)
 
 
 def add_snapshot_starts(
@@ -52,7 +53,8 @@ def add_snapshot_starts(
         return worlds
     from rlearly.envs.snapshots import selection
     from rlearly.envs.snapshots.dataset import Snapshots
-    from rlearly.envs.snapshots.wrapper import Count, SnapshotRL, numpy_critic, student_clusters
+    from rlearly.envs.snapshots.step_counter import LocalStepCounter
+    from rlearly.envs.snapshots.wrapper import SnapshotRL
     from rlearly.nn.schedules import Linear
 
     path = Path(config.snapshot)
@@ -70,9 +72,13 @@ def add_snapshot_starts(
     probability: Any = phase.probability
     if phase.probability_end is not None:
         probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
-    clusters = phase.clusters or student_clusters(config.agent_name)
-    rule = selection.named(phase.selection, clusters)
-    snapshots, counter = Snapshots.load(path), Count()
+    clusters = phase.clusters or selection.student_clusters(config.agent_name)
+    rule = selection.make_selection(phase.selection, clusters)
+
+    def critic(obs: Any) -> float:
+        return float(agent.value(together([obs]))[0])
+
+    snapshots, counter = Snapshots.load(path), LocalStepCounter()
     rules = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
     cut = f"cut after {phase.truncate_steps}" if phase.truncate_steps else "not cut"
     say(
@@ -102,7 +108,7 @@ def add_snapshot_starts(
             until_steps=phase.until_steps,
             probability=probability,
             counter=counter,
-            critic=numpy_critic(agent.value) if phase.selection == "learner_error" else None,
+            critic=critic if phase.selection == "learner_error" else None,
             discount=config.agent.discount,
         )
         for world, executor in zip(worlds, executors, strict=True)
@@ -255,7 +261,7 @@ def build(
         ),
         agent=agent,
         envs=num_envs,
-        make_eval_env=lambda: make_env(config, pictures=bool(config.video_size)),
+        make_eval_env=lambda: make_env(config, videos=bool(config.video_size)),
         settings=fixed_settings(config),
         executors=executors,
         frame_renderer=envs.frame_renderer,

@@ -15,8 +15,8 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs import adroit
 from rlearly.envs.snapshots.recording import record
 from rlearly.envs.snapshots.wrapper import SnapshotRL
-from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
 from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.state.save_restore import EnvState, method_of, restore, save, self_test
 from rlearly.envs.state.simulators import _checksums
 
 pytest.importorskip("gymnasium_robotics")

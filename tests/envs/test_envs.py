@@ -17,16 +17,15 @@ from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.spaces import clip_actions
 from rlearly.envs import dm_control, gymnasium_envs
 from rlearly.envs.state.resumable import ResumableEnv
-from rlearly.envs.success import SuccessTracker
-from rlearly.envs.wrappers import ActionRepeat, ScaledActions, flat
+from rlearly.envs.wrappers import ActionRepeat, ScaledActions, SuccessTracker, flat
 from rlearly.training.evaluation import checked_step
 
 
-def make(name, pixels=None, pictures=False, **changes):
+def make(name, pixels=None, videos=False, **changes):
     from dataclasses import replace
 
     config = replace(envs.config_for(name), **changes)
-    return envs.make(config, pixels=pixels, model_seed=0, pictures=pictures)
+    return envs.make(config, pixels=pixels, model_seed=0, videos=videos)
 
 
 class Scripted(gymnasium.Env):
@@ -271,7 +270,7 @@ def test_fast_drawing_asks_for_none_of_the_three():
 )
 def test_fast_drawing_is_refused_where_mujoco_draws_no_observation(name, pixels, what):
     with pytest.raises(ConfigError, match=f"env.render=fast: .* env={name} is {what}; leave it"):
-        make(name, pixels, render="fast", pictures=True)
+        make(name, pixels, render="fast", videos=True)
 
 
 @pytest.mark.parametrize(("name", "camera"), [("cheetah_run", 0), ("quadruped_walk", 2)])
@@ -502,10 +501,10 @@ def test_known_noise_is_silent_and_other_warnings_are_not(tmp_path, caplog):
         "from importlib.util import find_spec\n"
         "names = [('HalfCheetah-v5', False), ('Pendulum-v1', True)]\n"
         "names += [('adroit/pen', True)] if find_spec('gymnasium_robotics') else []\n"
-        "for name, pictures in names:\n"
-        "    env = envs.make(envs.config_for(name), pixels=None, model_seed=0, pictures=pictures)\n"
+        "for name, videos in names:\n"
+        "    env = envs.make(envs.config_for(name), pixels=None, model_seed=0, videos=videos)\n"
         "    env.reset(seed=0)\n"
-        "    if pictures: envs.picture_of(env)(32)\n"
+        "    if videos: envs.frame_renderer(env)(32)\n"
         "    env.close()\n"
         "assert mujoco.get_mju_user_warning() is None\n"
         "print('heard')\n"
@@ -586,7 +585,7 @@ class Undrawn(gymnasium.Env):
 def test_an_env_that_draws_nothing_but_its_observation_needs_no_render_mode():
     gymnasium.register("Undrawn-v0", Undrawn)
     try:
-        env = make("Undrawn-v0", pictures=True)
+        env = make("Undrawn-v0", videos=True)
         obs, _ = env.reset(seed=0)
         assert obs["pixels"].shape == (9, 84, 84) and obs["vector"].dtype == np.float32
         assert envs.frame_renderer(env)(32).shape == (32, 32, 3)
@@ -594,7 +593,7 @@ def test_an_env_that_draws_nothing_but_its_observation_needs_no_render_mode():
         del gymnasium.registry["Undrawn-v0"]
 
 
-@pytest.mark.parametrize("pictures", [False, True])
-def test_a_camera_that_is_none_is_refused_before_anything_is_learnt(pictures):
+@pytest.mark.parametrize("videos", [False, True])
+def test_a_camera_that_is_none_is_refused_before_anything_is_learnt(videos):
     with pytest.raises(ConfigError, match=r"env.camera: expected a number from -1 .* received 99"):
-        make("HalfCheetah-v5", pixels=False, pictures=pictures, camera=99)
+        make("HalfCheetah-v5", pixels=False, videos=videos, camera=99)

@@ -24,8 +24,8 @@ from rlearly.envs import metaworld
 from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.recording import from_actions
 from rlearly.envs.snapshots.wrapper import SnapshotRL
-from rlearly.envs.state.exact import EnvState, restore, save, self_test
 from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.state.save_restore import EnvState, restore, save, self_test
 
 ROOT = Path(__file__).parents[2]
 TASK = "metaworld/coffee-push"
@@ -35,9 +35,9 @@ ONE_GOAL = {"metaworld/bin-picking", "metaworld/hammer", "metaworld/sweep-into"}
 """Tasks that place only their objects anew in each episode."""
 
 
-def ours(name=TASK, pixels=False, pictures=False, **changes):
+def ours(name=TASK, pixels=False, videos=False, **changes):
     config = replace(envs.config_for(name), **changes)
-    return envs.make(config, pixels=pixels, model_seed=0, pictures=pictures)
+    return envs.make(config, pixels=pixels, model_seed=0, videos=videos)
 
 
 # --- wherever rlearly is: names, settings, messages, versions ---
@@ -205,7 +205,7 @@ def test_images_are_upright_and_mirrored():
         return np.argwhere((green > 150) & (blue > 150) & (red < 90)).mean(0)
 
     for action, place in (((0, 0, 1, 0), 0), ((0, 1, 0, 0), 1)):
-        env = ours("metaworld/reach", pictures=True)
+        env = ours("metaworld/reach", videos=True)
         env.reset(seed=0)
         before = hand(envs.frame_renderer(env)(128))
         for _ in range(10):

@@ -32,7 +32,8 @@ from rlearly.envs.snapshots.selection import (
     ValueClusters,
     cluster_numbers,
 )
-from rlearly.envs.snapshots.wrapper import SnapshotRL, StepCounter
+from rlearly.envs.snapshots.step_counter import StepCounter
+from rlearly.envs.snapshots.wrapper import SnapshotRL
 from rlearly.envs.wrappers import ActionRepeat, ScaledActions
 from rlearly.nn.schedules import Linear
 

@@ -19,8 +19,8 @@ from rlearly import envs
 from rlearly.core.errors import ConfigError
 from rlearly.envs import dm_control
 from rlearly.envs.state.action_replay import ActionRecorder, InexactState, with_action_recorder
-from rlearly.envs.state.exact import EnvState, method_of, restore, save, self_test
 from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.state.save_restore import EnvState, method_of, restore, save, self_test
 from rlearly.envs.state.serialization import DamagedState, to_bytes
 from rlearly.envs.wrappers import ActionRepeat, ScaledActions
 from rlearly.training import checkpoint
@@ -511,12 +511,12 @@ def test_another_model_is_refused():
 
 
 def test_wrapper_with_hidden_state_is_named():
-    class HiddenLayer(gymnasium.Wrapper):
+    class Hidden(gymnasium.Wrapper):
         def __init__(self, env):
             super().__init__(env)
             self.secret = itertools.count()
 
-    env = HiddenLayer(gymnasium.make("Pendulum-v1"))
+    env = Hidden(gymnasium.make("Pendulum-v1"))
     env.reset(seed=0)
     with pytest.raises(
         InexactState, match=r"wrapper Hidden cannot be saved: secret is a itertools"
@@ -532,7 +532,9 @@ def test_attribute_that_is_no_data_asks_for_a_recording():
 
     env = Odd()
     env.reset(seed=0)
-    with pytest.raises(InexactState, match=r"by its attributes: odd is a itertools.*recorded\(env"):
+    with pytest.raises(
+        InexactState, match=r"by its attributes: odd is a itertools.*with_action_recorder\(env"
+    ):
         save(env)
     check_contract(lambda: with_action_recorder(Odd()), "attributes")
     assert save_after_reset(with_action_recorder(Odd())).method == "replay"
@@ -546,7 +548,9 @@ def save_after_reset(env):
 def test_replay_needs_a_recording_from_the_reset_on():
     env = gymnasium.make("PixelReach-v0")
     env.reset(seed=0)
-    with pytest.raises(InexactState, match=r"its actions were not recorded: wrap it with recorded"):
+    with pytest.raises(
+        InexactState, match=r"its actions were not recorded: call with_action_recorder"
+    ):
         save(env)
     outer = with_action_recorder(env)
     assert outer is env and with_action_recorder(env) is env
@@ -655,12 +659,12 @@ class Start(PixelReach):
 
 
 def test_episode_that_cannot_be_saved_does_not_stop_a_run(caplog):
-    class HiddenLayer(gymnasium.Wrapper):
+    class Hidden(gymnasium.Wrapper):
         def __init__(self, env):
             super().__init__(env)
             self.secret = itertools.count()
 
-    env = ResumableEnv(HiddenLayer(gymnasium.make("Pendulum-v1")), np.random.default_rng(0))
+    env = ResumableEnv(Hidden(gymnasium.make("Pendulum-v1")), np.random.default_rng(0))
     env.reset()
     state = env.state_dict()
     assert "would begin a new episode" in caplog.text and state["episode"] is None

@@ -109,8 +109,8 @@ def rich(tmp_path_factory):
     for run in (going, waiting, broken):
         shutil.rmtree(sweep / run.name)
     (sweep / failed.name / "done.json").unlink()
-    write_run(sweep / going.name, "dog_run", [900] * 7, done=False, family="control")
-    write_run(sweep / broken.name, "dog_run", [3] * 20, family="control")
+    write_run(sweep / going.name, "dog_run", [900] * 7, done=False, family="dm_control")
+    write_run(sweep / broken.name, "dog_run", [3] * 20, family="dm_control")
     record(sweep, going, "running", 60)
     record(sweep, failed, "failed", 60)
     log_of(sweep, failed.name).write_text("rlearly: first\nMuJoCoError: <NaN>\n")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs import rendering
+from rlearly.envs import gl_backend
 from rlearly.nn.augmentation import centred, random_shift, shift
 from rlearly.nn.distributions import truncated_normal
 from rlearly.nn.networks import PixelEncoder, initialise_
@@ -134,10 +134,10 @@ def test_means_go_on_from_a_saved_state_and_add_in_double_precision():
 
 
 def test_missing_gl_names_the_packages(monkeypatch):
-    monkeypatch.setattr(rendering, "reason_against", lambda backend: f"no {backend}")
-    monkeypatch.setattr(rendering, "choose_backend", lambda: None)
+    monkeypatch.setattr(gl_backend, "backend_error", lambda backend: f"no {backend}")
+    monkeypatch.setattr(gl_backend, "choose_backend", lambda: None)
     with pytest.raises(ConfigError, match=r"egl: no egl; osmesa: no osmesa.*libegl1.*libosmesa6"):
-        rendering.require_backend(rendering.WITHOUT_VIDEOS)
+        gl_backend.require_backend(gl_backend.WITHOUT_VIDEOS)
 
 
 def test_threads_are_those_asked_for_then_the_schedulers_then_all(monkeypatch):

@@ -19,7 +19,7 @@ import numpy as np
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import codec
 from rlearly.envs.state.action_replay import id_of
-from rlearly.envs.state.exact import EnvState, installed
+from rlearly.envs.state.save_restore import EnvState, installed
 from rlearly.envs.state.serialization import DamagedState, from_bytes
 
 FORMAT = 2

@@ -19,7 +19,7 @@ from rlearly.envs.state.action_replay import (
     innermost,
     with_action_recorder,
 )
-from rlearly.envs.state.exact import installed, save, self_test
+from rlearly.envs.state.save_restore import installed, save, self_test
 from rlearly.envs.state.serialization import to_bytes
 
 # --- made from a teacher ---

@@ -224,7 +224,7 @@ class LearnerError:
         self.scores = np.array(state["scores"])
 
 
-def named(name: str, clusters: int = 6) -> Selection:
+def make_selection(name: str, clusters: int = 6) -> Selection:
     """A selection by its name on the command line."""
     made: dict[str, Any] = {
         "uniform": Uniform,
@@ -236,3 +236,8 @@ def named(name: str, clusters: int = 6) -> Selection:
     if name not in made:
         raise ConfigError(f"selection: expected one of {', '.join(made)}, received {name!r}.")
     return made[name]()
+
+
+def student_clusters(agent: str) -> int:
+    """The number of clusters that the paper uses for a student: 4 for SAC, 6 for the others."""
+    return 4 if agent == "sac" else 6

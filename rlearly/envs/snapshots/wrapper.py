@@ -2,92 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
-import tempfile
-import threading
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import together
 from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.selection import Selection as Selection
 from rlearly.envs.snapshots.selection import (
     Uniform,
 )
+from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
 from rlearly.envs.state.action_replay import (
     InexactState,
     InnermostWrapper,
     innermost,
     with_action_recorder,
 )
-from rlearly.envs.state.exact import restore, self_test
-
-
-class StepCounter:
-    """Steps of all the envs that hold it, in one process or in a vector env's workers.
-
-    Envs in worker processes count in the order in which they happen to run: within the vector step
-    in which the phase ends, which of them still starts at a snapshot may differ from run to run.
-    """
-
-    def __init__(self) -> None:
-        handle, path = tempfile.mkstemp(prefix="rlearly_steps_")
-        os.write(handle, bytes(8))
-        os.close(handle)
-        self._open(path)
-        weakref.finalize(self, _remove_own, path, os.getpid())
-
-    def _open(self, path: str) -> None:
-        self.path = path
-        self._file = open(path, "r+b", buffering=0)  # noqa: PTH123, SIM115
-        self._shared = mmap.mmap(self._file.fileno(), 8)
-
-    def __getstate__(self) -> str:
-        """Copies in other processes share the count; it is gone when the first one is."""
-        return self.path
-
-    def __setstate__(self, path: str) -> None:
-        self._open(path)
-
-    @property
-    def steps(self) -> int:
-        return int.from_bytes(self._shared[:], "little")
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        self._shared[:] = steps.to_bytes(8, "little")
-
-    def add(self) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        self.steps += 1
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
-
-
-def _remove_own(path: str, maker: int) -> None:
-    """Delete a counter's file, unless this process is a fork of the one that made it."""
-    if os.getpid() == maker:
-        Path(path).unlink(missing_ok=True)
-
-
-class Count:
-    """The same within one process: for one env, or for copies stepped in turn or in threads."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self._lock = threading.Lock()
-
-    def add(self) -> None:
-        with self._lock:
-            self.steps += 1
+from rlearly.envs.state.save_restore import restore, self_test
 
 
 class SnapshotReset(InnermostWrapper):
@@ -133,8 +68,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics, SB3's Monitor) belong
     outside, where they see the truncation.
 
-    `counter`: a StepCounter shared by the copies of a vector env (or a Count, if they are all in
-    one process); None: this env's steps alone.
+    `counter`: a StepCounter shared by the copies of a vector env (or a
+    LocalStepCounter, if they are all in one process); None: this env's steps alone.
     `critic(obs)`: the learner's value of this wrapper's observations; with it, each episode from a
     snapshot reports |TD error| over all its steps at `discount` to the selection. Or call `report`.
 
@@ -154,7 +89,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         truncate_steps: int | None = 100,
         until_steps: int = 100_000,
         probability: float | Callable[[int], float] = 1.0,
-        counter: StepCounter | Count | None = None,
+        counter: StepCounter | LocalStepCounter | None = None,
         critic: Callable[[Any], float] | None = None,
         discount: float = 0.99,
     ):
@@ -196,7 +131,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.probability = probability
         self.critic = critic
         self.discount = discount
-        self.counter: Any = counter or Count()
+        self.counter: Any = counter or LocalStepCounter()
         self.snapshot: int | None = None
         self._wanted: int | None = None
         self._elapsed = 0
@@ -298,13 +233,3 @@ def _prove_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
         )
     if wanted == "replay":
         with_action_recorder(env)
-
-
-def student_clusters(agent: str) -> int:
-    """The paper's number of clusters for a student: 4 for SAC, 6 for the others."""
-    return 4 if agent == "sac" else 6
-
-
-def numpy_critic(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[Any], float]:
-    """A critic of one observation from an agent's `value` of many."""
-    return lambda obs: float(value(together([obs]))[0])

@@ -109,8 +109,8 @@ def log_of(base: gymnasium.Env, recording: ActionRecorder | None) -> dict[str, A
     if recording is None or recording.seed is None:
         why = "its actions were not recorded" if recording is None else "it was not reset"
         raise InexactState(
-            f"{id_of(base)} can be saved only by repeating its actions, and {why}: wrap it with "
-            "recorded(env) before the reset, and reset it with a seed."
+            f"{id_of(base)} can be saved only by repeating its actions, and {why}: call "
+            "with_action_recorder(env) before the reset, and reset it with a seed."
         )
     actions: Any = recording.actions
     first = actions[0] if actions else None

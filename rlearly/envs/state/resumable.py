@@ -15,7 +15,7 @@ from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
 )
-from rlearly.envs.state.exact import EnvState, method_of, restore, save
+from rlearly.envs.state.save_restore import EnvState, method_of, restore, save
 from rlearly.envs.state.serialization import DamagedState
 from rlearly.system.seeding import episode_seed
 

@@ -96,7 +96,7 @@ def _bounded(plan: Plan, sweep: Path) -> set[str]:
         if run.env not in found:
             with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
                 config: Any = OmegaConf.load(sweep / run.name / "config.yaml")
-                if config.env.family == "control":
+                if config.env.family in ("dm_control", "control"):
                     found.add(run.env)
     return found
 

@@ -39,9 +39,9 @@ def choose_backend() -> str | None:
         ConfigError: MUJOCO_GL names a backend that does not work here, or none that exists.
     """
     named = os.environ.get("MUJOCO_GL", "").lower()
-    chosen = named or next((name for name in BACKENDS if reason_against(name) is None), None)
+    chosen = named or next((name for name in BACKENDS if backend_error(name) is None), None)
     if named in BACKENDS:
-        reason = reason_against(named)
+        reason = backend_error(named)
         if reason:
             raise ConfigError(
                 f"MUJOCO_GL={named} is set, but it does not work here ({reason}): unset it, "
@@ -58,15 +58,15 @@ def choose_backend() -> str | None:
     return None if chosen is None or chosen in NONE else chosen
 
 
-def require_drawing(config: EnvConfig, *, pixels: bool, pictures: bool) -> None:
-    """Have a backend if a task is observed by images, or is to be filmed (`pictures`).
+def require_rendering(config: EnvConfig, *, pixels: bool, videos: bool) -> None:
+    """Have a backend if a task is observed by images, or is to be filmed (`videos`).
 
     Raises:
         ConfigError: none works here, or fast drawing is asked for where no image is observed.
     """
     if config.render == "fast" and not pixels:
         raise ConfigError(NOT_DRAWN.format(config.name, "observed by states here"))
-    if pixels or pictures:
+    if pixels or videos:
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
 
 
@@ -78,13 +78,15 @@ def require_backend(otherwise: str) -> str:
     """
     backend = choose_backend()
     if backend is None:
-        raise ConfigError(f"Pixels and videos cannot be drawn here: {remedy()}; or {otherwise}.")
+        raise ConfigError(
+            f"Pixels and videos cannot be drawn here: {why_no_backend()}; or {otherwise}."
+        )
     return backend
 
 
-def remedy() -> str:
+def why_no_backend() -> str:
     """Why no backend was chosen, and what to do: let MUJOCO_GL allow one, or install one."""
-    reasons = {name: reason_against(name) for name in BACKENDS}
+    reasons = {name: backend_error(name) for name in BACKENDS}
     working = [name for name, reason in reasons.items() if reason is None]
     if working:  # only a MUJOCO_GL that forbids drawing passes a working one by
         forbids = os.environ.get("MUJOCO_GL", "")
@@ -93,7 +95,7 @@ def remedy() -> str:
     return f"no OpenGL library draws without a screen ({told}); {INSTALL}"
 
 
-def reason_against(backend: str) -> str | None:
+def backend_error(backend: str) -> str | None:
     """Why a backend cannot be used here, or None if it can."""
     finished = subprocess.run(
         [sys.executable, "-I", "-S", str(PROBE), backend],

@@ -129,8 +129,8 @@ def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
             if method or recording is None:
                 raise InexactState(
                     f"{id_of(base)} cannot be saved by its attributes: {error}, expected numbers, "
-                    "text, arrays and containers of them; wrap it with recorded(env) before its "
-                    "reset: its actions are then repeated."
+                    "text, arrays and containers of them; call with_action_recorder(env) before "
+                    "its reset: its actions are then repeated."
                 ) from None
             chosen = "replay"
     if chosen == "replay":
