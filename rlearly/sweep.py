@@ -7,7 +7,6 @@ import difflib
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -68,7 +67,7 @@ class SweepConfig:
     teachers: str | None = setting(
         None, "folder of ENV.h5 files for a study's teachers; null: they are trained first"
     )
-    dry_run: bool = setting(False, "say what would be run and what it would take, and exit")
+    dry_run: bool = setting(False, "print the commands and the memory they need, and exit")
     status: str | None = setting(None, "a sweep's directory: say where its runs stand")
     watch: bool = setting(False, "with status=: keep saying")
     cancel: str | None = setting(None, "a sweep's directory: save and stop its runs")
@@ -280,46 +279,36 @@ def local_workers(config: SweepConfig, gpus: Sequence[str]) -> int:
 
 
 def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
-    """Print every command that is still to be run, and then what all of it will take."""
-    from rlearly.experiments.forecast import forecast
+    """Print every command that is still to be run, their number, and the memory of the replays."""
     from rlearly.experiments.job import commands
     from rlearly.experiments.launchers.local import usable_gpus
-    from rlearly.system.machine import gigabytes, set_threads
-    from rlearly.training.display import duration
 
     left = [job for job in jobs if not job.finished(folder)]
     for job in left:
         for command in commands(plan, folder, job.name):
             print(format_command(["python", "-m", *command]))
-    print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.", flush=True)
-    if not left:
-        return DONE
-    set_threads(1)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # dm_control's, on MuJoCo's next release
-    found = forecast(
-        plan.job_configs(folder, [job.name for job in left]),
-        lambda text: print(f"rlearly: {text}", file=sys.stderr, flush=True),
-    )
-    at_once = len(left)
-    if config.launcher == "local":
-        at_once = min(local_workers(config, usable_gpus()), len(left))
-    seconds = sum(found.seconds.values())
-    together = sum(sorted(found.replay_bytes.values())[-at_once:])
-    if found.seconds:
-        print(
-            f"Timed here, beside whatever else this machine is doing, they take "
-            f"{duration(seconds)} of run time in all and {duration(seconds / at_once)} with "
-            f"{at_once} at once, whose replays fill up to {gigabytes(together)}."
-        )
-    for names, what in (
-        (found.estimated, "were not timed: their pace is taken from the same agent elsewhere"),
-        (found.unknown, "were not timed, and are not counted"),
-    ):
-        if names:
-            print(f"{len(names)} of the jobs {what}.")
-    if any(job.name.startswith("teachers/") for job in left):
-        print("The recording of the teachers' episodes is not counted.")
+    print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.")
+    if left:
+        at_once = len(left)
+        if config.launcher == "local":
+            at_once = min(local_workers(config, usable_gpus()), len(left))
+        configs = plan.job_configs(folder, [job.name for job in left])
+        print(replay_memory(list(configs.values()), at_once))
     return DONE
+
+
+def replay_memory(configs: Sequence[RunConfig], at_once: int) -> str:
+    """How much memory the replays of runs need when the largest `at_once` run together."""
+    from rlearly.system.machine import gigabytes
+    from rlearly.training.builder import known_replay_bytes
+
+    sizes = [known_replay_bytes(config) for config in configs]
+    largest = sorted(size for size in sizes if size is not None)[-at_once:]
+    if not largest:
+        return "The memory of the replays depends on the envs' observations; it is not counted."
+    text = f"With {at_once} at once, the replays grow to {gigabytes(sum(largest))}"
+    unknown = sizes.count(None)
+    return f"{text}, without {unknown} runs that observe states." if unknown else f"{text}."
 
 
 @contextlib.contextmanager

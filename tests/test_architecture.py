@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "training.forecast": "core config config.resolve agents envs replay training training.builder",
     "training.builder": "core config config.resolve system nn plasticity replay agents envs "
     "training",
-    "experiments": "core config config.resolve system training training.builder training.forecast",
+    "experiments": "core config config.resolve system training training.builder",
     "commands": "core config config.resolve config.help system agents envs training "
     "training.builder training.forecast experiments",
 }

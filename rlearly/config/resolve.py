@@ -81,7 +81,9 @@ def compose(arguments: Sequence[str]) -> RunConfig:
     if not isinstance(env, str) or not env:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
     view = _editable(agent, envs.config_for(env))
-    if view.env.family == "gymnasium" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(pairs):
+    if view.env.family == "gymnasium" and {("obs", "pixels"), ("env.pixels", True)} & _hashable(
+        pairs
+    ):
         set_key(view, "env.action_repeat", 2)  # DrQ-v2's, for pixels
     base = [*agent_spec(agent).run_defaults, *presets.tuned(agent, env)]
     if chosen.get("preset") == "cpu":

@@ -201,6 +201,23 @@ def replay_slots(config: RunConfig) -> int:
     return min(config.replay.capacity, int(steps * 1.04) + 100)
 
 
+def known_replay_bytes(config: RunConfig) -> int | None:
+    """What the replay will take, from the config alone: 0 on policy, frames for pixels.
+
+    None where only the env knows the size of an observation.
+    """
+    from rlearly.replay.buffer import TransitionLayout
+    from rlearly.replay.storage import transition_bytes
+
+    if agent_spec(config.agent_name).on_policy:
+        return 0
+    if not config.env.pixels:
+        return None
+    size = config.env.image_size
+    frame = TransitionLayout((3, size, size), "uint8", config.env.frame_stack, actions=0)
+    return replay_bytes(config, transition_bytes(config.replay, frame))
+
+
 def build(
     config: RunConfig,
     folder: Path,

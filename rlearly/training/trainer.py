@@ -75,8 +75,9 @@ class Trainer:
     """One run. `run()` trains to the end, or until asked to stop, and is resumable either way.
 
     The order of a step is DrQ-v2's: act; update with what is in memory; step the env; store (or,
-    with `update_last`, update last). The env's copies step together; `steps` counts all their steps, and the last round may overshoot the end by fewer steps than there are copies. A copy
-    whose episode ends begins another at its next step.
+    with `update_last`, update last). All envs step together; `steps` counts the steps of all of
+    them, and the last round may overshoot the end by fewer steps than there are envs. An env whose
+    episode has ended begins another at its next step.
 
     A copy in a place of its own steps there while the update goes on here: neither needs the
     other, and its step is stored after the update and in the order of the copies all the same, so

@@ -20,18 +20,16 @@ import psutil
 import pytest
 from saved import agent_state, equal
 
-from rlearly import report, sweep
+from rlearly import envs, report, sweep
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.overrides import format_command, format_override, parse_overrides, sweep_values
 from rlearly.core.errors import ConfigError
-from rlearly.experiments import forecast as forecasts
 from rlearly.experiments.job import Job, JobRunner, Record, jobs_of, log_of
 from rlearly.experiments.launchers import local
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
-from rlearly.training.forecast import Pace
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -362,46 +360,22 @@ def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
     assert "7 jobs: 7 done" in capsys.readouterr().out
 
 
-def test_dry_run_says_the_commands_before_it_times_anything(tmp_path, monkeypatch, capsys):
-    seen = []
-
-    def timed(config, device):
-        seen.append((config.agent_name, config.env.name, capsys.readouterr().out))
-        return Pace(0.0, 0.0, 1, 200, 100)
-
-    monkeypatch.setattr(forecasts, "timed", timed)
-    words = ["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "replay_ratio=1,2", "train_frames=30"]
-    assert sweep.main([*words, "seeds=2", "dry_run=true", f"sweep_dir={tmp_path / 'x'}"]) == 0
-    assert [kind[:2] for kind in seen] == [
-        ("td3", "Pendulum-v1"),
-        ("sac", "Pendulum-v1"),
-        ("td3", "Hopper-v5"),
-        ("sac", "Hopper-v5"),
-    ], "each agent on each env once, whatever its replay ratio, and every agent before a second env"
-    assert seen[0][2].count("rlearly.train") == 16 and "16 of 16 jobs" in seen[0][2]
-    said = capsys.readouterr().out
-    assert "they take 1 min of run time in all" in said
-    assert "teachers" not in said
-
-
-def test_forecast_ends_in_time_and_says_what_it_did_not_time(monkeypatch):
-    monkeypatch.setattr(forecasts, "timed", lambda config, device: Pace(1.0, 0.0, 1, 200, 100))
-    clock = iter(range(0, 1000, 5))
-    monkeypatch.setattr(forecasts.time, "monotonic", lambda: next(clock))
-    plan = grid(["agent=td3,sac", "env=Pendulum-v1,Hopper-v5", "eval_every_frames=0"], [0])
-    names = [run.name for run in plan.runs]
-    told = []
-    found = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=12)
-    assert told == [
-        "timing td3 on Pendulum-v1, 1 of 4 (5 s so far, 12 s at most)",
-        "timing sac on Pendulum-v1, 2 of 4 (10 s so far, 12 s at most)",
-    ]
-    assert found.estimated == ["runs/td3/Hopper-v5/0", "runs/sac/Hopper-v5/0"]
-    assert found.unknown == [] and set(found.seconds) == set(names)
-    assert found.seconds[names[0]] == 1_000_000 + forecasts.START_SECONDS
-    clock = iter(range(0, 1000, 5))
-    few = forecasts.forecast(plan.job_configs(Path(), names), told.append, timing_seconds=7)
-    assert few.unknown == ["runs/sac/Pendulum-v1/0", "runs/sac/Hopper-v5/0"]
+def test_dry_run_prints_commands_count_and_memory_and_makes_no_env(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(envs, "make", lambda *a, **k: pytest.fail("an env was made"))
+    overrides = ["agent=td3,drqv2", "env=cartpole_swingup,dog_run", "train_frames=20000"]
+    overrides += ["replay.capacity=5000", f"sweep_dir={tmp_path / 'x'}", "dry_run=true"]
+    assert sweep.main([*overrides, "seeds=2", "workers=2"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("rlearly.train") == 8 and "8 of 8 jobs are to be run" in printed
+    frames = 2 * 5000 * (3 * 84 * 84 + 10)  # two runs at once, and 10 bytes of bookkeeping
+    assert f"With 2 at once, the replays grow to {frames / 1e9:.2f} GB" in printed
+    assert "without 4 runs that observe states" in printed and "teachers" not in printed
+    assert (
+        sweep.main([*overrides[1:], "agent=ppo", "obs=state", "seeds=1"]) == 2
+    )  # no replay to set
+    assert sweep.main(["agent=td3", *overrides[1:], "seeds=1"]) == 0
+    assert "depends on the envs' observations" in capsys.readouterr().out
+    assert not (tmp_path / "x").exists()
 
 
 def test_names_and_folders_may_hold_any_character(tmp_path):
