@@ -40,21 +40,21 @@ def has_images(space: Space) -> bool:
     return is_image(space) or is_fused(space)
 
 
-def together(many: Sequence[Observation]) -> Observation:
+def stack_observations(many: Sequence[Observation]) -> Observation:
     """Observations [*O] as one [N, *O]."""
     if isinstance(many[0], Mapping):
-        return {key: together([one[key] for one in many]) for key in many[0]}
+        return {key: stack_observations([one[key] for one in many]) for key in many[0]}
     return np.asarray(many[0])[None] if len(many) == 1 else np.stack(many)
 
 
-def copied(obs: Observation) -> Observation:
+def copy_observation(obs: Observation) -> Observation:
     """One that nothing else writes to."""
     if isinstance(obs, Mapping):
         return {key: np.array(part) for key, part in obs.items()}
     return np.array(obs)
 
 
-def parts_of(obs: Any) -> list[Any]:
+def observation_arrays(obs: Any) -> list[Any]:
     """The arrays, or tensors, that an observation is made of."""
     return list(obs.values()) if isinstance(obs, Mapping) else [obs]
 

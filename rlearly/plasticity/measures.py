@@ -105,7 +105,7 @@ def weight_norm(parameters: Iterable[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([p.detach().norm() for p in parameters]))
 
 
-def distance(parameters: Iterable[Tensor], origin: Iterable[Tensor]) -> Tensor:
+def weight_distance(parameters: Iterable[Tensor], origin: Iterable[Tensor]) -> Tensor:
     """The Euclidean distance of all parameters from where they were, as one vector."""
     moved = [(p.detach() - o).norm() for p, o in zip(parameters, origin, strict=True)]
     return torch.linalg.vector_norm(torch.stack(moved))

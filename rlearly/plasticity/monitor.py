@@ -12,13 +12,13 @@ from rlearly.nn.layers import ACTIVATIONS, CReLU
 from rlearly.nn.surgery import recorded_stacks, trained_parameters
 from rlearly.plasticity.measures import (
     active_fraction,
-    distance,
     dormant_ratio,
     effective_rank,
     gradient_norm,
     singular_values,
     stable_rank,
     threshold_rank,
+    weight_distance,
     weight_norm,
 )
 
@@ -73,7 +73,9 @@ class PlasticityMonitor:
                 continue
             parameters, origin = list(in_use.values()), self.origin[name]
             metrics[f"weight_norm_{name}"] = weight_norm(parameters)
-            metrics[f"distance_{name}"] = distance(parameters, [origin[key] for key in in_use])
+            metrics[f"distance_{name}"] = weight_distance(
+                parameters, [origin[key] for key in in_use]
+            )
             metrics[f"gradient_norm_{name}"] = gradient_norm(parameters)
             metrics |= self._activity(name, network, units[name])
         return {f"plasticity/{name}": value for name, value in metrics.items()}

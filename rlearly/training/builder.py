@@ -370,13 +370,13 @@ def _learning_from_replay(
         ReplayBuffer(
             layout,
             capacity=capacity,
-            nstep=annealing.most_steps if annealing else config.agent.nstep,
+            nstep=annealing.max_nstep if annealing else config.agent.nstep,
             discount=config.agent.discount,
             annealing=annealing,
             num_envs=config.num_envs,
             generator=generator,
             device=device,
-            frames=storage.frames(capacity),
+            frames=storage.make_store(capacity),
         )
         for _ in range(config.num_envs)
     ]
@@ -384,4 +384,4 @@ def _learning_from_replay(
     memory: Any = VectorReplayBuffer(buffers, generator)
     if config.replay.prefetch:
         memory = PrefetchedReplay(memory, config.replay.prefetch)
-    return DataPipeline(memory, update_schedule, config.agent.batch_size, storage.said)
+    return DataPipeline(memory, update_schedule, config.agent.batch_size, storage.summary)

@@ -7,11 +7,11 @@ from conftest import random_rollout
 
 from rlearly.agents import ppo
 from rlearly.kernels.ppo_gradient import Rows, minibatches
-from rlearly.plasticity.interventions.architecture import LayerNorm, SpectralNorm
-from rlearly.plasticity.interventions.injection import Injection
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm
+from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
 from rlearly.plasticity.interventions.regularisers import WeightRegularizer
-from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
+from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import threads
 from rlearly.system.seeding import Seeds
@@ -177,13 +177,13 @@ IN_CLOSED_FORM = {
     "weight_decay": lambda: WeightRegularizer("weight_decay", 0.1, to_start=False),
     "l2_init": lambda: WeightRegularizer("l2_init", 0.1, to_start=True, networks=["critic"]),
     "shrink_perturb": lambda: ShrinkAndPerturb(2, alpha=0.5, weights=stream()),
-    "reset": lambda: Reset(2, layers="last", networks=["actor"], weights=stream()),
+    "reset": lambda: ResetLayers(2, layers="last", networks=["actor"], weights=stream()),
     "redo": lambda: ReDo(2, threshold=0.9, weights=stream()),
 }
 BY_AUTOGRAD = {
-    "layer_norm": lambda: LayerNorm(["actor"]),
-    "spectral_norm": lambda: SpectralNorm(["critic"]),
-    "injection": lambda: Injection(2, networks=["critic"], weights=stream()),
+    "layer_norm": lambda: AddLayerNorm(["actor"]),
+    "spectral_norm": lambda: AddSpectralNorm(["critic"]),
+    "injection": lambda: PlasticityInjection(2, networks=["critic"], weights=stream()),
 }
 
 

@@ -18,7 +18,7 @@ from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import initialise_, mlp, set_hidden_dtype
 from rlearly.nn.optim import adam, frozen, optimize
 from rlearly.nn.precision import ComputeOptions
-from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
@@ -207,7 +207,7 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
     assert mean.dtype == short.value(obs).dtype == "float32"
 
 
-@pytest.mark.parametrize("part", [LayerNorm, CReLU, SpectralNorm])
+@pytest.mark.parametrize("part", [AddLayerNorm, UseCReLU, AddSpectralNorm])
 @pytest.mark.parametrize("agent", ["drm", "td3"])
 def test_bfloat16_works_with_other_layers(agent, part, pixel_spec, state_spec):
     spec = pixel_spec if agent == "drm" else state_spec
@@ -229,7 +229,7 @@ def test_descending_in_bfloat16_lowers_a_loss():
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.parametrize("part", [None, LayerNorm])
+@pytest.mark.parametrize("part", [None, AddLayerNorm])
 def test_few_rows_are_computed_in_the_weights_format(part, pixel_spec):
     parts = [part()] if part else []
     exact = build(("drm", "pixels"), pixel_spec, "fp32", parts)

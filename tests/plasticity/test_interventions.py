@@ -19,11 +19,11 @@ from rlearly.core.types import EnvSpec
 from rlearly.nn.networks import layers
 from rlearly.nn.surgery import hidden_layers, injected_heads, recorded_stacks, spectral_layers
 from rlearly.plasticity.interventions import registry
-from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
-from rlearly.plasticity.interventions.injection import Injection
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
+from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
 from rlearly.plasticity.interventions.regularisers import WeightRegularizer
-from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
+from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
 from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
 from rlearly.plasticity.measures import unit_scores
 from rlearly.plasticity.monitor import PlasticityMonitor
@@ -145,7 +145,7 @@ def test_shrink_and_perturb_of_one_network_leaves_the_others_and_their_optimizer
 
 def test_shrink_and_perturb_leaves_what_is_frozen(pixel_spec):
     shrink = ShrinkAndPerturb(30, alpha=0.5, scope="all", weights=stream())
-    frozen = [FreezeEncoder(21), Injection(21, networks=["critic"], weights=stream())]
+    frozen = [FreezeEncoder(21), PlasticityInjection(21, networks=["critic"], weights=stream())]
     agent = build("drqv2", pixel_spec, *frozen, shrink)
     learn(agent, pixel_spec, 3)
     before = weights(agent)
@@ -160,7 +160,7 @@ def test_shrink_and_perturb_leaves_what_is_frozen(pixel_spec):
 
 @pytest.mark.parametrize("which", ["heads", "last"])
 def test_reset_gives_heads_fresh_weights_and_targets_the_same(pixel_spec, which):
-    part = Reset(100, layers=which, weights=stream())
+    part = ResetLayers(100, layers=which, weights=stream())
     agent = build("drqv2", pixel_spec, part)
     learn(agent, pixel_spec, 2)
     before = weights(agent)
@@ -268,7 +268,7 @@ def test_redo_clears_what_reads_a_recycled_channel_of_the_encoder(pixel_spec):
 
 def test_redo_knows_both_halves_of_a_crelu_unit(state_spec):
     part = ReDo(100, threshold=0.0, weights=stream())
-    agent = build("td3", state_spec, CReLU(), part)
+    agent = build("td3", state_spec, UseCReLU(), part)
     with torch.no_grad():
         agent.actor.policy[2].weight[3] = 0.0
         agent.actor.policy[2].bias[3] = 0.0  # zero whatever comes: both halves are silent
@@ -282,7 +282,7 @@ def test_redo_knows_both_halves_of_a_crelu_unit(state_spec):
 
 def test_recycled_unit_also_loses_its_normalisation(state_spec):
     part = ReDo(100, threshold=0.0, weights=stream())
-    agent = build("td3", state_spec, LayerNorm(), part)
+    agent = build("td3", state_spec, AddLayerNorm(), part)
     norm = agent.actor.policy[1]
     with torch.no_grad():
         norm.weight.fill_(3.0)
@@ -298,7 +298,7 @@ def test_recycled_unit_also_loses_its_normalisation(state_spec):
 
 
 def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_spec):
-    part = Injection(50, weights=stream())
+    part = PlasticityInjection(50, weights=stream())
     agent = build("drqv2", pixel_spec, part)
     plain = build("drqv2", pixel_spec)
     learn(agent, pixel_spec, 2)
@@ -328,9 +328,9 @@ def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_s
 
 
 def test_injected_agent_is_restored_with_what_it_learns(state_spec):
-    agent = build("td3", state_spec, Injection(21, weights=stream()))
+    agent = build("td3", state_spec, PlasticityInjection(21, weights=stream()))
     learn(agent, state_spec, 4)
-    fresh = build("td3", state_spec, Injection(21, weights=torch.Generator()), seed=7)
+    fresh = build("td3", state_spec, PlasticityInjection(21, weights=torch.Generator()), seed=7)
     fresh.load_state_dict(copy.deepcopy(agent.state_dict()))
     obs = random_batch(state_spec).obs.numpy()
     assert np.array_equal(agent.value(obs), fresh.value(obs))
@@ -345,7 +345,7 @@ def test_injected_agent_is_restored_with_what_it_learns(state_spec):
 
 
 def test_layer_norm_comes_before_every_activation(pixel_spec):
-    agent = build("drm", pixel_spec, LayerNorm())
+    agent = build("drm", pixel_spec, AddLayerNorm())
     for name in ("encoder", "actor", "critic", "value"):
         for _, head in recorded_stacks(agent.networks[name]):
             parts = [type(p) for p in head]
@@ -356,26 +356,26 @@ def test_layer_norm_comes_before_every_activation(pixel_spec):
     normed = agent.encoder.convolutions[:2](batch.obs.float() / 255)
     torch.testing.assert_close(normed.mean((1, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
     torch.testing.assert_close(normed.std((1, 2, 3)), torch.ones(16), atol=1e-2, rtol=0)
-    only = build("drm", pixel_spec, LayerNorm(["critic"]))
+    only = build("drm", pixel_spec, AddLayerNorm(["critic"]))
     assert not any(isinstance(m, nn.LayerNorm) for m in only.actor.policy)
     assert any(isinstance(m, nn.LayerNorm) for m in only.critic.q2)
 
 
 def test_crelu_passes_both_signs_on(state_spec, pixel_spec):
-    agent = build("td3", state_spec, CReLU())
+    agent = build("td3", state_spec, UseCReLU())
     first, second, third = (m for m in agent.actor.policy if isinstance(m, nn.Linear))
     x = random_batch(state_spec).obs
     one = first(x)
     two = second(torch.cat([one.clamp(min=0), (-one).clamp(min=0)], 1))
     expected = third(torch.cat([two.clamp(min=0), (-two).clamp(min=0)], 1))
     torch.testing.assert_close(agent.actor(x), expected)
-    visual, plain = build("drm", pixel_spec, CReLU()), build("drm", pixel_spec)
+    visual, plain = build("drm", pixel_spec, UseCReLU()), build("drm", pixel_spec)
     assert visual.encoder.features == 2 * plain.encoder.features
     assert visual.encoder(random_batch(pixel_spec).obs).shape[1] == visual.encoder.features
 
 
 def test_spectral_norm_holds_hidden_layers_at_one_and_acting_does_not_move_it(state_spec):
-    agent = build("sac", state_spec, SpectralNorm())
+    agent = build("sac", state_spec, AddSpectralNorm())
     learn(agent, state_spec, 6)
     found = spectral_layers(agent.critic) + spectral_layers(agent.critic_target)
     assert len(found) == 8, "two hidden layers of two heads, and the target's"
@@ -401,11 +401,11 @@ def norms(network):
 @pytest.mark.parametrize("kind", ["reset", "shrink", "redo"])
 def test_spectral_norm_holds_when_weights_are_replaced(state_spec, agent, kind):
     other = {
-        "reset": Reset(21, weights=stream()),
+        "reset": ResetLayers(21, weights=stream()),
         "shrink": ShrinkAndPerturb(21, alpha=0.0, weights=stream()),
         "redo": ReDo(21, threshold=1.0, weights=stream()),
     }[kind]
-    learner = build(agent, state_spec, SpectralNorm(), other)
+    learner = build(agent, state_spec, AddSpectralNorm(), other)
     for i in range(4):
         (metrics,) = learn(learner, state_spec, 1, first_step=20 + i, seed=i)
         assert float(metrics["loss/critic"]) < 100.0
@@ -441,7 +441,7 @@ def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec
 
 
 def test_reset_after_an_injection_begins_anew(state_spec):
-    injection, reset = Injection(21, weights=stream()), Reset(30, weights=stream())
+    injection, reset = PlasticityInjection(21, weights=stream()), ResetLayers(30, weights=stream())
     agent = build("td3", state_spec, injection, reset)
     learn(agent, state_spec, 6)
     assert all(head.active for head in injected_heads(agent.critic))
@@ -458,7 +458,7 @@ def test_reset_after_an_injection_begins_anew(state_spec):
 
 
 def test_spectral_norms_gradient_is_torchs(state_spec):
-    agent = build("td3", state_spec, SpectralNorm())
+    agent = build("td3", state_spec, AddSpectralNorm())
     layer = spectral_layers(agent.actor)[0]
     layer.iterate(200)
     theirs = nn.Linear(layer.in_features, layer.out_features)
@@ -644,7 +644,7 @@ def test_no_global_randomness_is_used_by_any_intervention(pixel_spec):
 
 
 def test_fresh_weights_are_the_agents_own_kind(state_spec):
-    ppo = build("ppo", state_spec, Injection(0, weights=stream()))
+    ppo = build("ppo", state_spec, PlasticityInjection(0, weights=stream()))
     fresh = ppo.modules.fresh_copy("actor", stream())
     last = [layer for layer in layers(fresh) if isinstance(layer, nn.Linear)][2::3]
     for layer in last:  # of base, fresh and anchor
@@ -732,7 +732,7 @@ def test_strengths_of_pulls_are_of_the_term_in_the_loss():
 def test_layer_norm_adds_none_where_q_heads_have_one(pixel_spec):
     own = {"q_dropout": 0.01, "q_layer_norm": True}
     plain = build("drqv2", pixel_spec, **own)
-    both = build("drqv2", pixel_spec, LayerNorm(), **own)
+    both = build("drqv2", pixel_spec, AddLayerNorm(), **own)
     for name, more in (("critic", 0), ("actor", 2)):
         norms = [
             sum(isinstance(m, nn.LayerNorm) for m in agent.networks[name].modules())

@@ -8,7 +8,6 @@ import torch
 from rlearly.nn.networks import StateCritic
 from rlearly.plasticity.measures import (
     active_fraction,
-    distance,
     dormant_ratio,
     effective_rank,
     gradient_norm,
@@ -16,6 +15,7 @@ from rlearly.plasticity.measures import (
     stable_rank,
     threshold_rank,
     unit_scores,
+    weight_distance,
     weight_norm,
 )
 from rlearly.plasticity.monitor import PlasticityMonitor
@@ -70,7 +70,7 @@ def test_norms_and_distances_are_of_one_long_vector():
     parameters = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
     assert float(weight_norm(parameters)) == 5.0
     origin = [torch.tensor([3.0, 12.0]), torch.tensor([[-1.0]])]
-    assert float(distance(parameters, origin)) == 13.0
+    assert float(weight_distance(parameters, origin)) == 13.0
 
 
 def test_gradient_norm_is_of_what_the_last_backward_left():

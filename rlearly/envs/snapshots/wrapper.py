@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import together
+from rlearly.core.spaces import stack_observations
 from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.selection import Selection as Selection
 from rlearly.envs.snapshots.selection import (
@@ -307,4 +307,4 @@ def student_clusters(agent: str) -> int:
 
 def numpy_critic(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[Any], float]:
     """A critic of one observation from an agent's `value` of many."""
-    return lambda obs: float(value(together([obs]))[0])
+    return lambda obs: float(value(stack_observations([obs]))[0])

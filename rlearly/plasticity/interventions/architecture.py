@@ -15,12 +15,12 @@ from rlearly.nn.surgery import (
     use_crelu,
     use_spectral_norm,
 )
-from rlearly.plasticity.interventions.base import AgentModules, Intervention, _owned
+from rlearly.plasticity.interventions.base import Intervention, ModulesView, _owned
 
 # --- other layers ---
 
 
-class LayerNorm(Intervention):
+class AddLayerNorm(Intervention):
     """A LayerNorm before every activation."""
 
     name = "layer_norm"
@@ -30,7 +30,7 @@ class LayerNorm(Intervention):
             add_layer_norm(network)
 
 
-class CReLU(Intervention):
+class UseCReLU(Intervention):
     """relu(x) beside relu(-x) in the place of relu(x)."""
 
     name = "crelu"
@@ -40,7 +40,7 @@ class CReLU(Intervention):
             use_crelu(network)
 
 
-class SpectralNorm(Intervention):
+class AddSpectralNorm(Intervention):
     """Linear layers that make hidden units have spectral norm 1 (arXiv 2105.05246).
 
     The norms are followed at each step of the optimizer that a network learns by, its target's
@@ -53,7 +53,7 @@ class SpectralNorm(Intervention):
         if self.applies_to(name):
             use_spectral_norm(network)
 
-    def attach(self, modules: AgentModules) -> None:
+    def attach(self, modules: ModulesView) -> None:
         super().attach(modules)
         self.weights_changed()
         for optimizer in modules.optimizers.values():

@@ -18,7 +18,7 @@ from rlearly.nn.optim import Adam
 from rlearly.system.seeding import restore
 
 
-class AgentModules(Protocol):
+class ModulesView(Protocol):
     """What an intervention sees of an agent: `rlearly.agents.modules.Body`."""
 
     networks: dict[str, nn.Module]
@@ -60,7 +60,7 @@ class Intervention:
     def initialised(self, name: str, network: nn.Module) -> None:
         """A network has its weights."""
 
-    def attach(self, modules: AgentModules) -> None:
+    def attach(self, modules: ModulesView) -> None:
         """The agent is complete."""
         self.modules = modules
 

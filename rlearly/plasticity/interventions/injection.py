@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 from rlearly.plasticity.interventions.base import Intervention
 
 
-class Injection(Intervention):
+class PlasticityInjection(Intervention):
     """At one step, heads go on learning with fresh weights, their outputs unchanged.
 
     arXiv 2305.15555, section 3, on every head of the networks it is for. Until then, and but for

@@ -12,12 +12,12 @@ from rlearly.system.seeding import Seeds
 
 if TYPE_CHECKING:
     pass
-from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
 from rlearly.plasticity.interventions.base import Intervention
-from rlearly.plasticity.interventions.injection import Injection
+from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
 from rlearly.plasticity.interventions.regularisers import WeightRegularizer
-from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
+from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
 from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
 
 # --- by name ---
@@ -31,10 +31,10 @@ def build_interventions(config: RunConfig, seeds: Seeds) -> list[Intervention]:
 
     c = config
     make = {
-        "layer_norm": lambda: LayerNorm(c.layer_norm.networks),
-        "crelu": lambda: CReLU(c.crelu.networks),
-        "spectral_norm": lambda: SpectralNorm(c.spectral_norm.networks),
-        "injection": lambda: Injection(
+        "layer_norm": lambda: AddLayerNorm(c.layer_norm.networks),
+        "crelu": lambda: UseCReLU(c.crelu.networks),
+        "spectral_norm": lambda: AddSpectralNorm(c.spectral_norm.networks),
+        "injection": lambda: PlasticityInjection(
             c.injection.at_step, networks=c.injection.networks, weights=weights("injection")
         ),
         "weight_decay": lambda: WeightRegularizer(
@@ -58,7 +58,7 @@ def build_interventions(config: RunConfig, seeds: Seeds) -> list[Intervention]:
             networks=c.shrink_perturb.networks,
             weights=weights("shrink_perturb"),
         ),
-        "reset": lambda: Reset(
+        "reset": lambda: ResetLayers(
             c.reset.every_steps,
             layers=c.reset.layers,
             networks=c.reset.networks,

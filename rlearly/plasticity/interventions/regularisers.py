@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlearly.plasticity.interventions.base import AgentModules, Intervention, _owned
+from rlearly.plasticity.interventions.base import Intervention, ModulesView, _owned
 
 # --- other gradients ---
 
@@ -31,7 +31,7 @@ class WeightRegularizer(Intervention):
         self.to_start = to_start
         self.start: dict[str, list[Tensor]] = {}
 
-    def attach(self, modules: AgentModules) -> None:
+    def attach(self, modules: ModulesView) -> None:
         super().attach(modules)
         if self.to_start:
             self.start = {

@@ -106,7 +106,7 @@ class ShrinkAndPerturb(PeriodicIntervention):
         return {"event/perturbation_alpha": alpha}
 
 
-class Reset(PeriodicIntervention):
+class ResetLayers(PeriodicIntervention):
     """Heads, or only their last layers, begin anew once an interval (arXiv 2205.07802).
 
     layers "heads": the whole stacks of linear layers after encoder and trunk; "last": the layer

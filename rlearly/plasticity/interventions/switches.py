@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlearly.core.types import Metrics
-from rlearly.plasticity.interventions.base import AgentModules, Intervention
+from rlearly.plasticity.interventions.base import Intervention, ModulesView
 
 
 class FreezeEncoder(Intervention):
@@ -47,7 +47,7 @@ class SwitchAugmentation(Intervention):
         self.at_step = at_step
         self.on = on
 
-    def attach(self, modules: AgentModules) -> None:
+    def attach(self, modules: ModulesView) -> None:
         super().attach(modules)
         modules.augments = self.on == (self.at_step == 0)
 
