@@ -276,10 +276,10 @@ def bytes_each(side: str, case: str, images: np.ndarray | None) -> float | None:
     ring = _ring(side, images, len(images))
     rest = ring.layout.transition_bytes - ring.layout.frame_bytes
     if side == "rlearly, zstd":
-        from rlearly.replay.storage import NOTED_BYTES
+        from rlearly.replay.storage import INDEX_BYTES
 
         ring.frames.write(0, images)
-        return rest + NOTED_BYTES + ring.frames.coded_bytes / len(images)
+        return rest + INDEX_BYTES + ring.frames.compressed_bytes / len(images)
     return rest if side == "rlearly, disk" else ring.layout.transition_bytes
 
 

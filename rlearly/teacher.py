@@ -126,7 +126,7 @@ def from_run(config: TeacherConfig) -> Teacher:
 
     from rlearly import envs
     from rlearly.config import resolve
-    from rlearly.core.spaces import together
+    from rlearly.core.spaces import stack_observations
     from rlearly.evaluate import load_checkpoint
     from rlearly.system import machine
     from rlearly.training import builder, checkpoint
@@ -143,8 +143,8 @@ def from_run(config: TeacherConfig) -> Teacher:
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
     return Teacher(
         env,
-        policy=lambda obs: agent.act(together([obs]), step=step, explore=False)[0],
-        value=lambda obs: float(agent.value(together([obs]))[0]),
+        policy=lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0],
+        value=lambda obs: float(agent.value(stack_observations([obs]))[0]),
         description={
             "teacher": run_config.agent_name,
             "run": run.name,

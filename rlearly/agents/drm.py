@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlearly.agents import drqv2
 from rlearly.agents.drqv2 import DrQv2, network_builder, noise_schedule
 from rlearly.config.fields import setting
+from rlearly.config.interventions import ShrinkPerturbConfig
 from rlearly.core.types import EnvSpec, Metrics
 from rlearly.nn.networks import Features, Value, encoder_for
 from rlearly.nn.optim import Adam, adam, optimize
@@ -146,10 +147,12 @@ def make(
 ) -> DrQv2:
     """DrQ-v2 with DrM's three mechanisms, and the interventions beside them."""
     perturbation = ShrinkAndPerturb(
-        config.perturb_every_steps,
-        alpha_min=config.alpha_min,
-        alpha_max=config.alpha_max,
-        scope=config.perturb_scope,
+        ShrinkPerturbConfig(
+            every_steps=config.perturb_every_steps,
+            alpha_min=config.alpha_min,
+            alpha_max=config.alpha_max,
+            scope=config.perturb_scope,
+        ),
         weights=seeds.torch("perturbation"),
     )
     builder = network_builder(seeds, device, [*interventions, perturbation], compute)

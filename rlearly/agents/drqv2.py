@@ -20,7 +20,7 @@ from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.spaces import PIXELS as IMAGE
-from rlearly.core.spaces import Observation, has_images, on_device, parts_of
+from rlearly.core.spaces import Observation, has_images, observation_arrays, on_device
 from rlearly.core.types import Batch, EnvSpec, Metrics, Stateful
 from rlearly.nn.augmentation import random_shift
 from rlearly.nn.distributions import truncated_normal
@@ -251,7 +251,7 @@ class DrQv2:
         """Actions [N, A] in [-1, 1] for observations [N, *O]; uniform for the first steps."""
         noise = self.generators["exploration"]
         if explore and step < self.config.exploration_steps:
-            count = len(parts_of(obs)[0])
+            count = len(observation_arrays(obs)[0])
             return torch.rand((count, self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
         features = self.encoder(on_device(obs, self.device))
         action = self.actor(features).cpu()

@@ -1,4 +1,8 @@
-"""TODO."""
+"""The settings of the interventions on networks, and the only place that states their defaults.
+
+Each dataclass is a group of settings under its intervention's name, and is what its class in
+`rlearly.plasticity.interventions` takes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 
 from rlearly.config.fields import setting
 
-NETWORKS = "networks it is for, as in [actor,critic]; null: all"
+NETWORKS = "networks to apply it to, as in [actor,critic]; null: all"
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class LayerNormConfig:
 
 @dataclass(frozen=True)
 class CReLUConfig:
-    """CReLU in the place of ReLU."""
+    """CReLU instead of ReLU."""
 
     networks: list[str] | None = setting(None, NETWORKS)
 
@@ -42,7 +46,7 @@ class InjectionConfig:
 class WeightDecayConfig:
     """Adam's L2 term: gradient + strength * weight."""
 
-    strength: float = setting(1e-5, "of the pull to 0", above=0)
+    strength: float = setting(1e-5, "factor of the weights in the gradient", above=0)
     networks: list[str] | None = setting(None, NETWORKS)
 
 
@@ -50,7 +54,7 @@ class WeightDecayConfig:
 class L2InitConfig:
     """Loss + strength * |weights - initial weights|^2."""
 
-    strength: float = setting(1e-2, "of the pull to the initial weights", above=0)
+    strength: float = setting(1e-2, "factor of the squared distance in the loss", above=0)
     networks: list[str] | None = setting(None, NETWORKS)
 
 
@@ -58,7 +62,7 @@ class L2InitConfig:
 class FreezeEncoderConfig:
     """The encoder stops learning."""
 
-    at_step: int = setting(0, "agent step from which it does", at_least=0)
+    at_step: int = setting(0, "agent step from which it is frozen", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -73,23 +77,25 @@ class AugmentationConfig:
 class ShrinkPerturbConfig:
     """Weights are mixed with fresh ones."""
 
-    every_steps: int = setting(100_000, "agent steps between two", at_least=1)
+    every_steps: int = setting(100_000, "agent steps between perturbations", at_least=1)
     alpha: float | None = setting(
-        None, "weight that is kept; null: by the actor's dormant ratio", at_least=0, at_most=1
+        None, "share of the old weights; null: by the actor's dormant ratio", at_least=0, at_most=1
     )
-    alpha_min: float = setting(0.2, "least that is kept, by dormancy", at_least=0, at_most=1)
-    alpha_max: float = setting(1.0, "most that is kept, by dormancy", at_least=0, at_most=1)
+    alpha_min: float = setting(0.2, "smallest share, by dormancy", at_least=0, at_most=1)
+    alpha_max: float = setting(1.0, "largest share, by dormancy", at_least=0, at_most=1)
     scope: str = setting(
-        "linear", "linear: linear layers, not the encoder; all: all", choices=("linear", "all")
+        "linear",
+        "linear: linear layers outside the encoder; all: all layers",
+        choices=("linear", "all"),
     )
     networks: list[str] | None = setting(None, NETWORKS)
 
 
 @dataclass(frozen=True)
 class ResetConfig:
-    """Heads begin anew."""
+    """Heads get fresh weights."""
 
-    every_steps: int = setting(200_000, "agent steps between two", at_least=1)
+    every_steps: int = setting(200_000, "agent steps between resets", at_least=1)
     layers: str = setting(
         "heads",
         "heads: all after encoder and trunk; last: output layers",
@@ -102,22 +108,25 @@ class ResetConfig:
 class ReDoConfig:
     """Dormant units are recycled."""
 
-    every_steps: int = setting(1000, "agent steps between two", at_least=1)
-    threshold: float = setting(0.1, "a unit of at most this score is", at_least=0, at_most=1)
+    every_steps: int = setting(1000, "agent steps between recyclings", at_least=1)
+    threshold: float = setting(0.1, "largest score of a dormant unit", at_least=0, at_most=1)
     networks: list[str] | None = setting(None, NETWORKS)
 
 
 INTERVENTIONS = {
     "augmentation": "switch data augmentation on or off at a step",
-    "crelu": "relu(x) beside relu(-x) in the place of ReLU",
-    "freeze_encoder": "no more learning of the encoder from a step on",
-    "injection": "plasticity injection: fresh heads whose outputs begin at the old ones'",
-    "l2_init": "pull the weights to where they began",
+    "crelu": "CReLU, the concatenation of relu(x) and relu(-x), instead of ReLU",
+    "freeze_encoder": "stop training the encoder at a step",
+    "injection": "plasticity injection: fresh heads that start at the old ones' outputs",
+    "l2_init": "pull weights towards their initial values",
     "layer_norm": "LayerNorm before every activation",
     "redo": "recycle dormant units (ReDo)",
     "reset": "give heads, or their last layers, fresh weights",
-    "shrink_perturb": "mix the weights with fresh ones, by dormancy or by a fixed share",
+    "shrink_perturb": "mix weights with fresh ones, by dormancy or by a fixed share",
     "spectral_norm": "divide the weights of hidden layers by their spectral norm",
-    "weight_decay": "pull the weights to 0",
+    "weight_decay": "pull weights towards 0",
 }
-"""Name -> one line. Each has a group of settings of its name."""
+"""Name, which is also that of its group of settings -> one line of help.
+
+Append new names at the end: a position selects the intervention's random stream.
+"""

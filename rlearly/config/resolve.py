@@ -265,7 +265,7 @@ def _check_sizes(config: RunConfig) -> None:
 
     storage.check(config.replay)
     annealing = annealing_for(config.agent)
-    nstep = annealing.most_steps if annealing else config.agent.nstep
+    nstep = annealing.max_nstep if annealing else config.agent.nstep
     of = f"the {nstep} of agent.nstep_schedule" if annealing else "agent.nstep"
     least = nstep + config.env.frame_stack + 1
     if config.replay.capacity // config.num_envs < least:

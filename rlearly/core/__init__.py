@@ -1,1 +1,1 @@
-"""Types, observations and errors that every other package uses."""
+"""What every other folder uses: the shared types, observations, nested states and errors."""

@@ -1,4 +1,4 @@
-"""Rows that are added at one end and forgotten at the other, as a checkpoint sees them."""
+"""An append-only log: how a state dict holds rows that are too big to be written every time."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 
 LogChunk = tuple[int, dict[str, np.ndarray]]
-"""The number of its first row, and the fields of its rows: arrays [rows, ...]."""
+"""The number of its first row, and arrays [rows, ...] by field."""
 
 
 @dataclass(frozen=True)
 class AppendLog:
-    """Rows `first` to `end`, numbered from the first one ever added; a row never changes.
+    """Rows `first` to `end` of a log, numbered from the first row ever added; rows never change.
 
-    In a state dict it stands for arrays that are too big to be written anew each time: a checkpoint
-    writes the rows that the one before it has not.
+    A checkpoint writes only the rows that the previous checkpoint does not have.
     """
 
     first: int
     end: int
     read: Callable[[int, int], Iterator[LogChunk]]
-    """Rows from one number to another, in order, as pieces: views, that may change later."""
-
-    def rows(self) -> dict[str, np.ndarray]:
-        """All of them, field by field, in memory; nothing if there are none."""
-        chunks = [fields for _, fields in self.chunks()]
-        names = chunks[0] if chunks else ()
-        return {name: np.concatenate([fields[name] for fields in chunks]) for name in names}
+    """read(first, end) yields these rows in order, in chunks of views that may change later."""
 
     def chunks(self) -> Iterator[LogChunk]:
         return self.read(self.first, self.end)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """All rows in memory, by field; an empty dict if there are none."""
+        chunks = [fields for _, fields in self.chunks()]
+        names = chunks[0] if chunks else ()
+        return {name: np.concatenate([fields[name] for fields in chunks]) for name in names}

@@ -1,4 +1,4 @@
-"""Observations: an array, or pixels and a vector in a dict; and what is done to both alike."""
+"""Observations are arrays, or dicts of pixels and a vector; these functions handle both alike."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
-if TYPE_CHECKING:  # an env needs no torch
+if TYPE_CHECKING:  # envs work without importing torch
     import torch
     from torch import Tensor
 
 PIXELS, VECTOR = "pixels", "vector"
-"""The keys of a dict: uint8 [C, H, W], frames stacked on C, and float32 [D], the newest frame's."""
+"""The keys of a dict: uint8 [C, H, W], stacked frames on C, and float32 [D] of the newest frame."""
 
 Observation = Any
 """np.ndarray, or {PIXELS: np.ndarray, VECTOR: np.ndarray}."""
 
 
 def is_image(space: Space) -> bool:
-    """True for uint8 [C, H, W] observations."""
+    """Whether observations are uint8 [C, H, W]."""
     return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3
 
 
 def is_fused(space: Space) -> bool:
-    """True for dicts of an image and a vector."""
+    """Whether observations are dicts of an image and a vector."""
     return (
         isinstance(space, Dict)
         and set(space.spaces) == {PIXELS, VECTOR}
@@ -40,27 +40,27 @@ def has_images(space: Space) -> bool:
     return is_image(space) or is_fused(space)
 
 
-def together(many: Sequence[Observation]) -> Observation:
-    """Observations [*O] as one [N, *O]."""
+def stack_observations(many: Sequence[Observation]) -> Observation:
+    """N observations [*O] as one [N, *O]."""
     if isinstance(many[0], Mapping):
-        return {key: together([one[key] for one in many]) for key in many[0]}
+        return {key: stack_observations([one[key] for one in many]) for key in many[0]}
     return np.asarray(many[0])[None] if len(many) == 1 else np.stack(many)
 
 
-def copied(obs: Observation) -> Observation:
-    """One that nothing else writes to."""
+def copy_observation(obs: Observation) -> Observation:
+    """A copy that shares no memory with `obs`."""
     if isinstance(obs, Mapping):
         return {key: np.array(part) for key, part in obs.items()}
     return np.array(obs)
 
 
-def parts_of(obs: Any) -> list[Any]:
-    """The arrays, or tensors, that an observation is made of."""
+def observation_arrays(obs: Any) -> list[Any]:
+    """The arrays, or tensors, of an observation."""
     return list(obs.values()) if isinstance(obs, Mapping) else [obs]
 
 
 def on_device(obs: Observation, device: torch.device) -> Tensor | dict[str, Tensor]:
-    """Observations [N, *O] where a network computes."""
+    """Observations [N, *O] as tensors on a device."""
     import torch
 
     if isinstance(obs, Mapping):
@@ -69,7 +69,7 @@ def on_device(obs: Observation, device: torch.device) -> Tensor | dict[str, Tens
 
 
 def mismatch(obs: Observation, space: Any) -> tuple[str, str] | None:
-    """What an observation is and what was expected, if it is not of its space's kind and shape."""
+    """Descriptions of (obs, space) if their kinds, dtypes or shapes differ, otherwise None."""
     if isinstance(space, Dict):
         if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
             keys = f"a dict of {', '.join(obs)}" if isinstance(obs, Mapping) else type(obs).__name__
@@ -85,5 +85,5 @@ LOWEST, HIGHEST = np.array(-1.0, np.float32), np.array(1.0, np.float32)
 
 
 def clip_actions(actions: np.ndarray) -> np.ndarray:
-    """Within [-1, 1]: np.clip takes twice as long, and so do Python's numbers as bounds."""
+    """Actions clipped to [-1, 1]; np.clip, or Python floats as bounds, would take twice as long."""
     return np.minimum(np.maximum(actions, LOWEST), HIGHEST)

@@ -1,4 +1,7 @@
-"""The few types that every part speaks: what an agent sees of an env, a batch, and the seams."""
+"""The types that all parts share: env specs, batches, and the interfaces of replaceable parts.
+
+A `Protocol` here is an interface: any class with these methods will do, without inheriting from it.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from gymnasium.spaces import Box
 
-if TYPE_CHECKING:  # keeps --help and the config free of a second's import
+if TYPE_CHECKING:  # importing torch takes a second, which --help and the config do without
     from torch import Tensor
 
 Metrics = Mapping[str, "Tensor | float"]
-"""Values by `group/name`. Tensors are detached and 0-dimensional."""
+"""Values by `group/name`; tensors are detached and 0-dimensional."""
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """All that an agent sees of an env.
+    """All that an agent knows about an env.
 
-    `observation`: a Box of uint8 [C, H, W] pixels or float32 [D] state, or a Dict of "pixels" and
-    "vector", which are one of each. `action`: float32 [A] in [-1, 1]. `frames_per_step`: simulator
-    frames in one agent step (the action repeat).
+    observation: Box of uint8 [C, H, W] pixels or float32 [D] states, or a Dict with "pixels" and
+        "vector", one of each.
+    action: Box of float32 [A] in [-1, 1].
+    frames_per_step: simulator frames per agent step (the action repeat).
     """
 
     observation: Any
@@ -32,11 +36,12 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """B transitions of up to n steps.
+    """B transitions of up to n steps, sampled from a replay buffer.
 
-    obs, next_obs [B, *O] as stored, or a dict of them; action [B, A] in [-1, 1]; reward [B, 1] the
-    discounted sum of the window's rewards; discount [B, 1] gamma^(steps in the window), 0 only on
-    termination: a truncated episode still bootstraps.
+    obs, next_obs: [B, *O] as stored, or a dict of such tensors.
+    action: [B, A] in [-1, 1].
+    reward: [B, 1] discounted sum of the rewards of the k <= n steps from obs to next_obs.
+    discount: [B, 1] gamma^k; 0 if next_obs is terminal. A truncated episode still bootstraps.
     """
 
     obs: Any
@@ -48,10 +53,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rollout:
-    """T steps of N copies of the env, in order, all of them taken by the policy as it is now.
+    """T consecutive steps of each of N envs, all taken by the current policy; numpy arrays.
 
-    action [T, N, A] as the agent gave it; reward, terminated, truncated [T, N]; next_obs
-    [T, N, *O]: what each step led to, an episode's final observation included. Arrays on the host.
+    action: [T, N, A] as the agent returned it.
+    reward, terminated, truncated: [T, N].
+    next_obs: [T, N, *O] the observation after each step; at an episode's end, its final one.
     """
 
     action: np.ndarray
@@ -62,16 +68,17 @@ class Rollout:
 
 
 class Progress(NamedTuple):
-    """Where a run stands. frames = steps * action repeat."""
+    """How far a run has come; frames = steps * action repeat."""
 
     frames: int
     steps: int
 
 
 class Stateful(Protocol):
-    """`load_state_dict(state_dict())` in a fresh instance continues to the bit.
+    """Something that a checkpoint saves and restores.
 
-    States are nested dicts and lists of plain Python values, tensors, numpy arrays and tapes.
+    After `load_state_dict(state_dict())`, a new instance continues exactly, to the bit. States are
+    nested dicts, lists and tuples of plain Python values, tensors, numpy arrays and `AppendLog`s.
     """
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -83,37 +90,40 @@ class Agent(Stateful, Protocol):
     """Acts and learns; knows nothing of update ratios, replay, logging or files."""
 
     def act(self, obs: Any, *, step: int, explore: bool) -> np.ndarray:
-        """Actions [N, A] in [-1, 1] for observations [N, *O], an array or a dict of arrays as the
-        env gives them; the mean action if not `explore`.
+        """Actions [N, A] in [-1, 1] for observations [N, *O], an array or a dict of arrays.
 
-        An agent on policy may return actions beyond [-1, 1] when it explores: it must learn from
-        the action that it drew, and the loop, like `ScaledActions`, cuts what an env is given.
+        Without `explore` they are the policy's mean actions. An on-policy agent may exceed [-1, 1]
+        when it explores, because it must learn from the action that it drew: the trainer and
+        `ScaledActions` clip what the env receives.
         """
         ...
 
     def value(self, obs: Any) -> np.ndarray:
-        """What the critic expects from following the policy [N] from observations [N, *O]."""
+        """The critic's estimate [N] of the return of the policy from observations [N, *O]."""
         ...
 
     def update(self, batch: Any, *, step: int) -> Metrics:
-        """Learn once from what memory gave: off policy one gradient step on a Batch, on policy all
-        that a Rollout is good for. `step` counts agent steps, not updates.
+        """Learn from one sample of a `Memory`.
 
-        Metrics named `event/...` tell of something that happened in this update, and `now/NAME`
-        is NAME as it is now: both are logged at once. All others are logged as means over updates.
+        Off policy that is one gradient step on a `Batch`; on policy, all epochs on a `Rollout`.
+        `step` counts agent steps, not updates.
+
+        Metrics are logged as means over updates, with two exceptions, which are logged at once:
+        `event/NAME` reports something that happened in this update, and `now/NAME` is the current
+        value of NAME.
         """
         ...
 
 
 class Memory(Stateful, Protocol):
-    """What the agent learns from. Each of the env's copies adds its own experience, in order."""
+    """The experience that an agent learns from; each env adds its own steps in order."""
 
     def __len__(self) -> int:
-        """Transitions that can be learnt from now."""
+        """The number of transitions that can be sampled now."""
         ...
 
     def begin_episode(self, obs: Any, *, env_index: int) -> None:
-        """A copy's episode starts at `obs` [*O]."""
+        """Start an episode of one env at its first observation [*O]."""
         ...
 
     def add(
@@ -126,38 +136,42 @@ class Memory(Stateful, Protocol):
         truncated: bool,
         env_index: int,
     ) -> None:
-        """A copy's step from its newest observation. action [A], next_obs [*O]."""
+        """Add the step that one env took from its last observation: action [A], next_obs [*O]."""
         ...
 
     def sample(self, batch_size: int) -> Any:
-        """What `Agent.update` takes."""
+        """The argument of `Agent.update`: a `Batch` or a `Rollout`."""
         ...
 
     def clear(self) -> None:
-        """Nothing that was added before is learnt from again; running episodes go on."""
+        """Never sample again what was added so far; running episodes go on."""
         ...
 
     def metrics(self) -> Mapping[str, float]:
-        """What is worth logging of what samples are like now."""
+        """Properties of the samples that change during a run, to be logged."""
         ...
 
 
 class UpdateSchedule(Stateful, Protocol):
-    """Decides how many updates a step of the env pays for."""
+    """Decides how many updates follow each env step (the updates-to-data ratio)."""
 
-    def updates_due(self, step: int) -> int: ...
+    def updates_due(self, step: int) -> int:
+        """The number of updates after this agent step; call once per step."""
+        ...
 
-    def observe(self, metrics: Metrics) -> None: ...
+    def observe(self, metrics: Metrics) -> None:
+        """Take note of an update's metrics."""
+        ...
 
     def end_episode(self) -> None: ...
 
     def events(self) -> Metrics:
-        """What it decided since it was last asked, under `event/` names; mostly nothing."""
+        """Its decisions since the last call, under `event/` names; usually none."""
         ...
 
 
 class Sink(Stateful, Protocol):
-    """Somewhere that metrics and videos go."""
+    """A destination for metrics and videos: a file, TensorBoard, wandb."""
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Measure the plasticity of an agent's networks during its own updates."""
 
 from __future__ import annotations
 
@@ -10,35 +10,23 @@ from torch import Tensor, nn
 from rlearly.core.types import Metrics
 from rlearly.nn.layers import ACTIVATIONS, CReLU
 from rlearly.nn.surgery import recorded_stacks, trained_parameters
-from rlearly.plasticity.measures import (
-    active_fraction,
-    distance,
-    dormant_ratio,
-    effective_rank,
-    gradient_norm,
-    singular_values,
-    stable_rank,
-    threshold_rank,
-    weight_norm,
-)
+from rlearly.plasticity import measures
 
 
 class PlasticityMonitor:
-    """Reads the plasticity of networks from updates that happen anyway.
+    """Turns the activations, weights and gradients of an update into metrics.
 
-    At the first update in each `every_steps` agent steps (0: never) it has the hidden activations
-    of that update's own forward passes noted, and turns them, the weights and the gradients into
-    metrics, per network and per head:
+    It measures at the first update in each `every_steps` agent steps (0: never), from the hidden
+    activations of that update's own forward passes, per network and per head:
 
-    - `dormant_ratio_*`: share of dormant units at `threshold` (Sokar's definition);
-    - `fau_*`: share of active units, of ReLUs (tanh and CReLU units are always active, and have
-      none);
+    - `dormant_ratio_*`: share of dormant units at `threshold` (tau of arXiv 2302.12902);
+    - `fau_*`: share of active ReLU units (tanh and CReLU units are always active: no metric);
     - `effective_rank_*`, `stable_rank_*`, `threshold_rank_*`: of a head's last hidden layer;
     - `weight_norm_*`, `distance_*` (from the initial weights), `gradient_norm_*`: of an injected
-      head, of the part that learns.
+      head, the part that learns.
 
-    With `critic_each_update` the critic's FAU is read at every update, which the adaptive replay
-    ratio decides by. Reading draws nothing and changes nothing.
+    `critic_each_update` makes the agent measure the critic's FAU at every update, which the
+    adaptive replay ratio needs. Measuring draws no random numbers and changes no weight.
     """
 
     def __init__(
@@ -48,12 +36,12 @@ class PlasticityMonitor:
         self.threshold = threshold
         self.critic_each_update = critic_each_update
         self.intervals_done = -1
-        self.origin: dict[str, dict[str, Tensor]] = {}
+        self.initial_weights: dict[str, dict[str, Tensor]] = {}
 
     def start_from(self, networks: Mapping[str, nn.Module]) -> None:
-        """Take these weights for the initial ones."""
+        """Take the networks' weights as the initial ones."""
         if self.every_steps:
-            self.origin = {
+            self.initial_weights = {
                 name: {key: p.detach().clone() for key, p in network.named_parameters()}
                 for name, network in networks.items()
             }
@@ -62,45 +50,52 @@ class PlasticityMonitor:
         return self.every_steps > 0 and step // self.every_steps > self.intervals_done
 
     def read(
-        self, networks: Mapping[str, nn.Module], units: Mapping[str, list[Tensor]], *, step: int
+        self,
+        networks: Mapping[str, nn.Module],
+        activations: Mapping[str, list[Tensor]],
+        *,
+        step: int,
     ) -> Metrics:
-        """All metrics of these networks; `units`: what each of them noted, in order."""
+        """All metrics of these networks; `activations`: of each, in forward order."""
         self.intervals_done = step // self.every_steps
         metrics: dict[str, Tensor] = {}
         for name, network in networks.items():
-            in_use = trained_parameters(network)
-            if not in_use:
+            trained = trained_parameters(network)
+            if not trained:
                 continue
-            parameters, origin = list(in_use.values()), self.origin[name]
-            metrics[f"weight_norm_{name}"] = weight_norm(parameters)
-            metrics[f"distance_{name}"] = distance(parameters, [origin[key] for key in in_use])
-            metrics[f"gradient_norm_{name}"] = gradient_norm(parameters)
-            metrics |= self._activity(name, network, units[name])
+            parameters = list(trained.values())
+            initial = [self.initial_weights[name][key] for key in trained]
+            metrics[f"weight_norm_{name}"] = measures.weight_norm(parameters)
+            metrics[f"distance_{name}"] = measures.weight_distance(parameters, initial)
+            metrics[f"gradient_norm_{name}"] = measures.gradient_norm(parameters)
+            metrics |= self._of_activations(name, network, activations[name])
         return {f"plasticity/{name}": value for name, value in metrics.items()}
 
-    def _activity(
-        self, name: str, network: nn.Module, noted: Sequence[Tensor]
+    def _of_activations(
+        self, name: str, network: nn.Module, activations: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        metrics = self._shares(name, network, noted)
-        parts = dict(recorded_stacks(network))
-        only = [head for head in parts if not head.startswith("fusion_")]
-        left = iter(noted)
-        for head_name, head in parts.items():
-            own = [next(left) for layer in head if isinstance(layer, ACTIVATIONS)]
-            label = name if only == [head_name] else f"{name}_{head_name}"
+        metrics = self._unit_shares(name, network, activations)
+        stacks = dict(recorded_stacks(network))
+        heads = [stack_name for stack_name in stacks if not stack_name.startswith("fusion_")]
+        remaining = iter(activations)
+        for stack_name, stack in stacks.items():
+            own = [next(remaining) for layer in stack if isinstance(layer, ACTIVATIONS)]
+            label = name if heads == [stack_name] else f"{name}_{stack_name}"
             if label != name:
-                metrics |= self._shares(label, head, own)
-            singular = singular_values(own[-1])
-            metrics[f"effective_rank_{label}"] = effective_rank(singular)
-            metrics[f"stable_rank_{label}"] = stable_rank(singular)
-            metrics[f"threshold_rank_{label}"] = threshold_rank(singular)
+                metrics |= self._unit_shares(label, stack, own)
+            singular = measures.singular_values(own[-1])
+            metrics[f"effective_rank_{label}"] = measures.effective_rank(singular)
+            metrics[f"stable_rank_{label}"] = measures.stable_rank(singular)
+            metrics[f"threshold_rank_{label}"] = measures.threshold_rank(singular)
         return metrics
 
-    def _shares(self, name: str, part: nn.Module, noted: Sequence[Tensor]) -> dict[str, Tensor]:
-        shares = {f"dormant_ratio_{name}": dormant_ratio(noted, self.threshold)}
-        hidden = [type(layer) for _, head in recorded_stacks(part) for layer in head]
-        if nn.Tanh not in hidden and CReLU not in hidden:
-            shares[f"fau_{name}"] = active_fraction(noted)
+    def _unit_shares(
+        self, name: str, part: nn.Module, activations: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        shares = {f"dormant_ratio_{name}": measures.dormant_ratio(activations, self.threshold)}
+        kinds = {type(layer) for _, stack in recorded_stacks(part) for layer in stack}
+        if not kinds & {nn.Tanh, CReLU}:
+            shares[f"fau_{name}"] = measures.active_fraction(activations)
         return shares
 
     def state_dict(self) -> dict[str, Any]:

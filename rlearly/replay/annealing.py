@@ -9,7 +9,7 @@ from typing import Any
 from rlearly.core.errors import ConfigError
 from rlearly.nn.schedules import Schedule, schedule_of, values_of
 
-MOST_NSTEP = 1000
+MAX_NSTEP = 1000
 """An n beyond which a schedule is taken for a slip."""
 
 
@@ -30,7 +30,7 @@ class Annealing:
         return math.floor(self.nstep(step)), float(self.discount(step))
 
     @property
-    def most_steps(self) -> int:
+    def max_nstep(self) -> int:
         """The most that n ever is."""
         return math.floor(max(values_of(self.nstep)))
 
@@ -45,7 +45,7 @@ def annealing_for(agent: Any) -> Annealing | None:
     if not any(words.values()):
         return None
     made: dict[str, Schedule] = {}
-    for key, (least, most) in {"nstep": (1, MOST_NSTEP), "discount": (0, 1)}.items():
+    for key, (least, most) in {"nstep": (1, MAX_NSTEP), "discount": (0, 1)}.items():
         try:
             made[key] = schedule_of(words[key] or getattr(agent, key))
         except ValueError:

@@ -13,7 +13,13 @@ from rlearly.core.append_log import AppendLog, LogChunk
 from rlearly.core.spaces import PIXELS, VECTOR, Observation
 from rlearly.core.types import Batch
 from rlearly.replay.annealing import Annealing
-from rlearly.replay.frame_store import Buffers, DeviceFrameStore, FrameStore, RawFrameStore, reserve
+from rlearly.replay.frame_store import (
+    BatchMemory,
+    DeviceFrameStore,
+    FrameStore,
+    RawFrameStore,
+    reserve,
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class ReplayBuffer:
         self._age = 0  # steps since the running episode's first slot
         self._discount = discount  # that `_powers` are of
         self._powers = self._powers_of(discount)
-        self._buffers = Buffers()
+        self._buffers = BatchMemory()
 
     def __len__(self) -> int:
         """Transitions that can be sampled now."""

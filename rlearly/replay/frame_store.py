@@ -88,7 +88,7 @@ class DiskMemory:
             self._has += step
 
 
-class Buffers:
+class BatchMemory:
     """Memory for batches, used again once nothing refers to the tensor that was made of it.
 
     Whoever keeps a batch, or any part of it, keeps its memory: it then comes from elsewhere. Memory
@@ -224,13 +224,13 @@ class CompressedFrameStore:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     @property
-    def taken_bytes(self) -> int:
+    def allocated_bytes(self) -> int:
         """Memory for the frames that are here, the places in which they are noted included."""
         blocks = len(self._blocks) + len(self._spare)
         return blocks * self.block_bytes + self._starts.nbytes + self._sizes.nbytes
 
     @property
-    def coded_bytes(self) -> int:
+    def compressed_bytes(self) -> int:
         """Of the frames that are here."""
         return int(self._sizes.sum())
 

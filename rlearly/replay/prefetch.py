@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlearly.core.spaces import Observation, parts_of
+from rlearly.core.spaces import Observation, observation_arrays
 from rlearly.core.types import Batch
 from rlearly.replay.buffer import Draw, VectorReplayBuffer, gather
 
@@ -151,7 +151,7 @@ class PrefetchedReplay:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)
             for field in fields(batch):
-                for part in parts_of(getattr(batch, field.name)):
+                for part in observation_arrays(getattr(batch, field.name)):
                     part.record_stream(stream)
         return batch
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rlearly.replay.buffer import TransitionLayout
     from rlearly.replay.frame_store import FrameStore
 
-COMPRESSED_SHARE = 0.36
+COMPRESSED_FRACTION = 0.36
 """What compressed frames are taken to need before there are any: the most of thirteen envs tried
 (cheetah_run's); dog_run's need 0.31, fish_swim's 0.17."""
 
-NOTED_BYTES = 12
+INDEX_BYTES = 12
 """Of a compressed frame: where it is, and its size."""
 
-LEAST_MEMORY_BYTES = 500_000_000
+MIN_FREE_BYTES = 500_000_000
 """Compressed frames stop growing when less is left."""
 
 GPU_WORKING_BYTES = 6_000_000_000
@@ -55,12 +55,12 @@ def transition_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
     """Memory for one more transition; where frames are compressed, an estimate."""
     rest = layout.transition_bytes - layout.frame_bytes
     if replay.compression != "none":
-        rest += NOTED_BYTES
+        rest += INDEX_BYTES
     return rest + (0 if replay.storage == "disk" else _frame_bytes(replay, layout))
 
 
 def _frame_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
-    share = 1.0 if replay.compression == "none" else COMPRESSED_SHARE
+    share = 1.0 if replay.compression == "none" else COMPRESSED_FRACTION
     return int(layout.frame_bytes * share)
 
 
@@ -92,9 +92,9 @@ class ReplayStorage:
         self.layout = layout
         self.folder = Path(replay.folder).expanduser() if replay.folder else folder
         self.device = self._device(device)
-        self.said = self._fits(slots)
+        self.summary = self._fits(slots)
 
-    def frames(self, capacity: int) -> FrameStore:
+    def make_store(self, capacity: int) -> FrameStore:
         """A store for a ring of `capacity` slots."""
         from rlearly.replay.frame_store import CompressedFrameStore, DeviceFrameStore, RawFrameStore
 
@@ -104,7 +104,7 @@ class ReplayStorage:
             return DeviceFrameStore(capacity, shape, dtype, device=self.device)
         if self.replay.compression == "zstd":
             return CompressedFrameStore(
-                capacity, shape, folder=folder, check_room=refuse_to_fill_up
+                capacity, shape, folder=folder, check_room=check_free_memory
             )
         return RawFrameStore(capacity, shape, dtype, folder=folder)
 
@@ -145,7 +145,7 @@ class ReplayStorage:
             each -= layout.frame_bytes
             size += f", frames on {self.device}"
         elif replay.compression != "none":
-            about = layout.transition_bytes - layout.frame_bytes + NOTED_BYTES
+            about = layout.transition_bytes - layout.frame_bytes + INDEX_BYTES
             size = f"about {about + _frame_bytes(replay, layout):,} bytes (an estimate)"
         line = check_memory(slots * each, each)
         if replay.storage == "disk":
@@ -171,14 +171,14 @@ class ReplayStorage:
         return f"{gigabytes(slots * frame_bytes)} of {gigabytes(free)} free in {self.folder}"
 
 
-def refuse_to_fill_up() -> None:
+def check_free_memory() -> None:
     """Raises:
     OSError: there is too little memory left for more compressed frames.
     """
     from rlearly.system import machine
 
     left = machine.available_bytes()
-    if left < LEAST_MEMORY_BYTES:
+    if left < MIN_FREE_BYTES:
         raise OSError(
             errno.ENOMEM,
             f"only {machine.gigabytes(left)} of memory are left for the replay, whose frames "

@@ -11,7 +11,7 @@ from rlearly import envs
 from rlearly.agents import agent_spec
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import together
+from rlearly.core.spaces import stack_observations
 
 if TYPE_CHECKING:
     import gymnasium
@@ -76,7 +76,7 @@ def add_snapshot_starts(
     rule = selection.make_selection(phase.selection, clusters)
 
     def critic(obs: Any) -> float:
-        return float(agent.value(together([obs]))[0])
+        return float(agent.value(stack_observations([obs]))[0])
 
     snapshots, counter = Snapshots.load(path), LocalStepCounter()
     rules = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
@@ -393,13 +393,13 @@ def _learning_from_replay(
         ReplayBuffer(
             layout,
             capacity=capacity,
-            nstep=annealing.most_steps if annealing else config.agent.nstep,
+            nstep=annealing.max_nstep if annealing else config.agent.nstep,
             discount=config.agent.discount,
             annealing=annealing,
             num_envs=config.num_envs,
             generator=generator,
             device=device,
-            frames=storage.frames(capacity),
+            frames=storage.make_store(capacity),
         )
         for _ in range(config.num_envs)
     ]
@@ -407,4 +407,4 @@ def _learning_from_replay(
     memory: Any = VectorReplayBuffer(buffers, generator)
     if config.replay.prefetch:
         memory = PrefetchedReplay(memory, config.replay.prefetch)
-    return DataPipeline(memory, update_schedule, config.agent.batch_size, storage.said)
+    return DataPipeline(memory, update_schedule, config.agent.batch_size, storage.summary)

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.core.spaces import Observation, mismatch, parts_of, together
+from rlearly.core.spaces import Observation, mismatch, observation_arrays, stack_observations
 from rlearly.core.types import Agent
 from rlearly.system.seeding import episode_seed
 from rlearly.training.executors import EnvExecutor, InlineExecutor
@@ -77,7 +77,7 @@ def evaluate(
                 else lambda env, action: checked_step(env, action, where)
             )
             while not done:
-                action = agent.act(together([obs]), step=step, explore=False)[0]
+                action = agent.act(stack_observations([obs]), step=step, explore=False)[0]
                 answer = executor.submit(take, env, action)
                 yield
                 obs, reward, terminated, truncated, info = answer()
@@ -152,7 +152,7 @@ def _asked(
             f"the env returned an observation of {received} in {where}, expected {expected}",
             asked=words,
         )
-    if any(part.dtype.kind == "f" and not _is_finite(part) for part in parts_of(obs)):
+    if any(part.dtype.kind == "f" and not _is_finite(part) for part in observation_arrays(obs)):
         raise RunFailed(
             f"the env returned an observation that is not finite in {where}",
             asked=words,

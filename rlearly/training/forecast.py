@@ -93,11 +93,11 @@ def _update_seconds(
     """The shortest of three updates from one observation."""
     import torch
 
-    from rlearly.core.spaces import on_device, together
+    from rlearly.core.spaces import on_device, stack_observations
     from rlearly.core.types import Batch
 
     size = config.agent.batch_size
-    many = on_device(together([obs] * size), device)
+    many = on_device(stack_observations([obs] * size), device)
     ones = torch.ones(size, 1, device=device)
     zeros = torch.zeros(size, *spec.action.shape, device=device)
     batch = Batch(many, zeros, ones, ones, many)

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.core.spaces import Observation, clip_actions, together
+from rlearly.core.spaces import Observation, clip_actions, stack_observations
 from rlearly.core.types import Agent, Memory, Metrics, Progress, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training.checkpoint import Checkpoints, found
@@ -202,7 +202,7 @@ class Trainer:
     def _step(self) -> None:
         """One agent step of every copy."""
         seen = [self._observed(env_index) for env_index in range(len(self.envs))]
-        actions = self.agent.act(together(seen), step=self.steps, explore=True)
+        actions = self.agent.act(stack_observations(seen), step=self.steps, explore=True)
         steps = [
             executor.submit(checked_step, env, action, "a training step")
             for executor, env, action in zip(

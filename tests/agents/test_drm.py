@@ -12,6 +12,7 @@ from torch import nn
 from rlearly.agents import drm, drqv2
 from rlearly.agents.drm import AwakenExploration, DormancyGuidedTarget
 from rlearly.agents.modules import AgentModules, NetworkBuilder
+from rlearly.config.interventions import ShrinkPerturbConfig
 from rlearly.nn.layers import draw_dropout_from
 from rlearly.nn.networks import Actor, Critic, FusedFeatures, Value, initialise_
 from rlearly.nn.schedules import Linear
@@ -246,7 +247,8 @@ def perturbed(scope, dormancy, alpha_min=0.2, alpha_max=0.9):
         for k, p in net.named_parameters()
     }
     perturb = ShrinkAndPerturb(
-        100, alpha_min=alpha_min, alpha_max=alpha_max, scope=scope, weights=generator
+        ShrinkPerturbConfig(100, alpha_min=alpha_min, alpha_max=alpha_max, scope=scope),
+        weights=generator,
     )
     modules = body_of(networks, perturb, optimizers)
     modules.dormancy = torch.tensor(dormancy)
@@ -293,7 +295,7 @@ def test_scope_all_touches_every_parameter():
 def test_perturbation_fires_once_an_interval_at_any_replay_ratio():
     generator = torch.Generator().manual_seed(0)
     for updates_per_step in (0.25, 0.5, 1, 2, 4):
-        perturb = ShrinkAndPerturb(100, weights=generator)
+        perturb = ShrinkAndPerturb(ShrinkPerturbConfig(100), weights=generator)
         modules = body_of({"actor": nn.Linear(2, 2)}, perturb, {})
         modules.dormancy = torch.tensor(0.3)
         fired, credit = [], 0.0

@@ -8,11 +8,17 @@ from torch import nn
 
 from rlearly.agents import agent_spec
 from rlearly.agents.ppo import PPO
+from rlearly.config.interventions import (
+    InjectionConfig,
+    LayerNormConfig,
+    ResetConfig,
+    SpectralNormConfig,
+)
 from rlearly.kernels import numpy_forward
 from rlearly.nn.networks import StateActor, fan_in_, initialise_, mlp
-from rlearly.plasticity.interventions.architecture import LayerNorm, SpectralNorm
-from rlearly.plasticity.interventions.injection import Injection
-from rlearly.plasticity.interventions.resets import Reset
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm
+from rlearly.plasticity.interventions.injection import PlasticityInjection
+from rlearly.plasticity.interventions.resets import ResetLayers
 from rlearly.system.seeding import Seeds
 
 SETTINGS = {
@@ -62,7 +68,11 @@ def test_plain_networks_act_in_numpy_and_all_others_are_called(name, state_spec)
     kinds = [type(getattr(agent, forward)) for forward in FORWARDS[name]]
     assert set(kinds) == {numpy_forward.NumpyForward}
     weights = torch.Generator()
-    for other in (LayerNorm(), SpectralNorm(), Injection(1000, weights=weights)):
+    for other in (
+        AddLayerNorm(LayerNormConfig()),
+        AddSpectralNorm(SpectralNormConfig()),
+        PlasticityInjection(InjectionConfig(1000), weights=weights),
+    ):
         agent = make(name, state_spec, interventions=[other])
         kinds = [type(getattr(agent, forward)) for forward in FORWARDS[name]]
         assert set(kinds) == {numpy_forward.TorchForward}
@@ -113,7 +123,7 @@ def test_a_state_is_answered_alike_whatever_is_beside_it(name, state_spec):
 @agents
 def test_answers_follow_whatever_changes_the_weights(name, state_spec):
     def build(seed):
-        reset = Reset(4, weights=torch.Generator().manual_seed(0))
+        reset = ResetLayers(ResetConfig(4), weights=torch.Generator().manual_seed(0))
         return make(name, state_spec, seed, [reset])
 
     def answers(agent):

@@ -6,12 +6,22 @@ import torch
 from conftest import random_rollout
 
 from rlearly.agents import ppo
+from rlearly.config.interventions import (
+    InjectionConfig,
+    L2InitConfig,
+    LayerNormConfig,
+    ReDoConfig,
+    ResetConfig,
+    ShrinkPerturbConfig,
+    SpectralNormConfig,
+    WeightDecayConfig,
+)
 from rlearly.kernels.ppo_gradient import Rows, minibatches
-from rlearly.plasticity.interventions.architecture import LayerNorm, SpectralNorm
-from rlearly.plasticity.interventions.injection import Injection
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm
+from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
-from rlearly.plasticity.interventions.regularisers import WeightRegularizer
-from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
+from rlearly.plasticity.interventions.regularisers import L2Init, WeightDecay
+from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import threads
 from rlearly.system.seeding import Seeds
@@ -174,16 +184,20 @@ def stream():
 
 
 IN_CLOSED_FORM = {
-    "weight_decay": lambda: WeightRegularizer("weight_decay", 0.1, to_start=False),
-    "l2_init": lambda: WeightRegularizer("l2_init", 0.1, to_start=True, networks=["critic"]),
-    "shrink_perturb": lambda: ShrinkAndPerturb(2, alpha=0.5, weights=stream()),
-    "reset": lambda: Reset(2, layers="last", networks=["actor"], weights=stream()),
-    "redo": lambda: ReDo(2, threshold=0.9, weights=stream()),
+    "weight_decay": lambda: WeightDecay(WeightDecayConfig(0.1)),
+    "l2_init": lambda: L2Init(L2InitConfig(0.05, networks=["critic"])),
+    "shrink_perturb": lambda: ShrinkAndPerturb(ShrinkPerturbConfig(2, alpha=0.5), weights=stream()),
+    "reset": lambda: ResetLayers(
+        ResetConfig(2, layers="last", networks=["actor"]), weights=stream()
+    ),
+    "redo": lambda: ReDo(ReDoConfig(2, threshold=0.9), weights=stream()),
 }
 BY_AUTOGRAD = {
-    "layer_norm": lambda: LayerNorm(["actor"]),
-    "spectral_norm": lambda: SpectralNorm(["critic"]),
-    "injection": lambda: Injection(2, networks=["critic"], weights=stream()),
+    "layer_norm": lambda: AddLayerNorm(LayerNormConfig(["actor"])),
+    "spectral_norm": lambda: AddSpectralNorm(SpectralNormConfig(["critic"])),
+    "injection": lambda: PlasticityInjection(
+        InjectionConfig(2, networks=["critic"]), weights=stream()
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from rlearly.agents import agent_spec
 from rlearly.config import resolve
+from rlearly.config.interventions import CReLUConfig, LayerNormConfig, SpectralNormConfig
 from rlearly.core.errors import ConfigError
 from rlearly.kernels import onednn
 from rlearly.kernels.onednn import Layer, layer_specs
@@ -18,7 +19,7 @@ from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import initialise_, mlp, set_hidden_dtype
 from rlearly.nn.optim import adam, frozen, optimize
 from rlearly.nn.precision import ComputeOptions
-from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
@@ -207,7 +208,15 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
     assert mean.dtype == short.value(obs).dtype == "float32"
 
 
-@pytest.mark.parametrize("part", [LayerNorm, CReLU, SpectralNorm])
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: AddLayerNorm(LayerNormConfig()),
+        lambda: UseCReLU(CReLUConfig()),
+        lambda: AddSpectralNorm(SpectralNormConfig()),
+    ],
+    ids=["layer_norm", "crelu", "spectral_norm"],
+)
 @pytest.mark.parametrize("agent", ["drm", "td3"])
 def test_bfloat16_works_with_other_layers(agent, part, pixel_spec, state_spec):
     spec = pixel_spec if agent == "drm" else state_spec
@@ -229,9 +238,9 @@ def test_descending_in_bfloat16_lowers_a_loss():
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.parametrize("part", [None, LayerNorm])
-def test_few_rows_are_computed_in_the_weights_format(part, pixel_spec):
-    parts = [part()] if part else []
+@pytest.mark.parametrize("normalised", [False, True])
+def test_few_rows_are_computed_in_the_weights_format(normalised, pixel_spec):
+    parts = [AddLayerNorm(LayerNormConfig())] if normalised else []
     exact = build(("drm", "pixels"), pixel_spec, "fp32", parts)
     short = build(("drm", "pixels"), pixel_spec, "bf16", parts)
     obs = random_batch(pixel_spec).obs.numpy()

@@ -11,7 +11,20 @@ from gymnasium.spaces import Box
 from torch import nn
 
 from rlearly.agents import AGENTS, agent_spec, drqv2
-from rlearly.config.interventions import INTERVENTIONS
+from rlearly.config.interventions import (
+    INTERVENTIONS,
+    AugmentationConfig,
+    CReLUConfig,
+    FreezeEncoderConfig,
+    InjectionConfig,
+    L2InitConfig,
+    LayerNormConfig,
+    ReDoConfig,
+    ResetConfig,
+    ShrinkPerturbConfig,
+    SpectralNormConfig,
+    WeightDecayConfig,
+)
 from rlearly.config.resolve import compose
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
@@ -19,11 +32,11 @@ from rlearly.core.types import EnvSpec
 from rlearly.nn.networks import layers
 from rlearly.nn.surgery import hidden_layers, injected_heads, recorded_stacks, spectral_layers
 from rlearly.plasticity.interventions import registry
-from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
-from rlearly.plasticity.interventions.injection import Injection
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
+from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
-from rlearly.plasticity.interventions.regularisers import WeightRegularizer
-from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
+from rlearly.plasticity.interventions.regularisers import L2Init, WeightDecay
+from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
 from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
 from rlearly.plasticity.measures import unit_scores
 from rlearly.plasticity.monitor import PlasticityMonitor
@@ -100,7 +113,7 @@ def moments(agent, parameter):
 
 
 def test_shrink_and_perturb_mixes_in_a_fixed_share(state_spec):
-    part = ShrinkAndPerturb(100, alpha=0.75, weights=stream())
+    part = ShrinkAndPerturb(ShrinkPerturbConfig(100, alpha=0.75), weights=stream())
     agent = build("td3", state_spec, part)
     learn(agent, state_spec, 2)
     before = weights(agent)
@@ -120,7 +133,7 @@ def test_shrink_and_perturb_mixes_in_a_fixed_share(state_spec):
 
 
 def test_dormancy_decides_at_the_end_of_an_update_where_it_is_not_measured_at_each(state_spec):
-    part = ShrinkAndPerturb(100, alpha_min=0.3, weights=stream())
+    part = ShrinkAndPerturb(ShrinkPerturbConfig(100, alpha_min=0.3), weights=stream())
     agent = build("sac", state_spec, part)
     with torch.no_grad():
         agent.actor.policy[0].weight.zero_()
@@ -133,7 +146,9 @@ def test_dormancy_decides_at_the_end_of_an_update_where_it_is_not_measured_at_ea
 
 
 def test_shrink_and_perturb_of_one_network_leaves_the_others_and_their_optimizers(state_spec):
-    part = ShrinkAndPerturb(100, alpha=0.5, networks=["critic"], weights=stream())
+    part = ShrinkAndPerturb(
+        ShrinkPerturbConfig(100, alpha=0.5, networks=["critic"]), weights=stream()
+    )
     agent = build("td3", state_spec, part)
     learn(agent, state_spec, 2)
     before = weights(agent)
@@ -144,8 +159,11 @@ def test_shrink_and_perturb_of_one_network_leaves_the_others_and_their_optimizer
 
 
 def test_shrink_and_perturb_leaves_what_is_frozen(pixel_spec):
-    shrink = ShrinkAndPerturb(30, alpha=0.5, scope="all", weights=stream())
-    frozen = [FreezeEncoder(21), Injection(21, networks=["critic"], weights=stream())]
+    shrink = ShrinkAndPerturb(ShrinkPerturbConfig(30, alpha=0.5, scope="all"), weights=stream())
+    frozen = [
+        FreezeEncoder(FreezeEncoderConfig(21)),
+        PlasticityInjection(InjectionConfig(21, networks=["critic"]), weights=stream()),
+    ]
     agent = build("drqv2", pixel_spec, *frozen, shrink)
     learn(agent, pixel_spec, 3)
     before = weights(agent)
@@ -160,7 +178,7 @@ def test_shrink_and_perturb_leaves_what_is_frozen(pixel_spec):
 
 @pytest.mark.parametrize("which", ["heads", "last"])
 def test_reset_gives_heads_fresh_weights_and_targets_the_same(pixel_spec, which):
-    part = Reset(100, layers=which, weights=stream())
+    part = ResetLayers(ResetConfig(100, layers=which), weights=stream())
     agent = build("drqv2", pixel_spec, part)
     learn(agent, pixel_spec, 2)
     before = weights(agent)
@@ -197,7 +215,7 @@ def kill(layer, rows):
 
 
 def test_redo_recycles_dormant_units_and_nothing_else(state_spec):
-    part = ReDo(100, threshold=0.0, weights=stream())
+    part = ReDo(ReDoConfig(100, threshold=0.0), weights=stream())
     agent = build("td3", state_spec, part)
     learn(agent, state_spec, 4)
     kill(agent.critic.q2[2], [1, 5])
@@ -244,7 +262,7 @@ def test_redo_recycles_dormant_units_and_nothing_else(state_spec):
 
 
 def test_redo_clears_what_reads_a_recycled_channel_of_the_encoder(pixel_spec):
-    part = ReDo(100, threshold=0.0, weights=stream())
+    part = ReDo(ReDoConfig(100, threshold=0.0), weights=stream())
     agent = build("drm", pixel_spec, part)
     learn(agent, pixel_spec, 1)
     conv = agent.encoder.convolutions[6]
@@ -267,8 +285,8 @@ def test_redo_clears_what_reads_a_recycled_channel_of_the_encoder(pixel_spec):
 
 
 def test_redo_knows_both_halves_of_a_crelu_unit(state_spec):
-    part = ReDo(100, threshold=0.0, weights=stream())
-    agent = build("td3", state_spec, CReLU(), part)
+    part = ReDo(ReDoConfig(100, threshold=0.0), weights=stream())
+    agent = build("td3", state_spec, UseCReLU(CReLUConfig()), part)
     with torch.no_grad():
         agent.actor.policy[2].weight[3] = 0.0
         agent.actor.policy[2].bias[3] = 0.0  # zero whatever comes: both halves are silent
@@ -281,8 +299,8 @@ def test_redo_knows_both_halves_of_a_crelu_unit(state_spec):
 
 
 def test_recycled_unit_also_loses_its_normalisation(state_spec):
-    part = ReDo(100, threshold=0.0, weights=stream())
-    agent = build("td3", state_spec, LayerNorm(), part)
+    part = ReDo(ReDoConfig(100, threshold=0.0), weights=stream())
+    agent = build("td3", state_spec, AddLayerNorm(LayerNormConfig()), part)
     norm = agent.actor.policy[1]
     with torch.no_grad():
         norm.weight.fill_(3.0)
@@ -298,7 +316,7 @@ def test_recycled_unit_also_loses_its_normalisation(state_spec):
 
 
 def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_spec):
-    part = Injection(50, weights=stream())
+    part = PlasticityInjection(InjectionConfig(50), weights=stream())
     agent = build("drqv2", pixel_spec, part)
     plain = build("drqv2", pixel_spec)
     learn(agent, pixel_spec, 2)
@@ -328,9 +346,14 @@ def test_injection_changes_no_output_and_then_only_the_fresh_head_learns(pixel_s
 
 
 def test_injected_agent_is_restored_with_what_it_learns(state_spec):
-    agent = build("td3", state_spec, Injection(21, weights=stream()))
+    agent = build("td3", state_spec, PlasticityInjection(InjectionConfig(21), weights=stream()))
     learn(agent, state_spec, 4)
-    fresh = build("td3", state_spec, Injection(21, weights=torch.Generator()), seed=7)
+    fresh = build(
+        "td3",
+        state_spec,
+        PlasticityInjection(InjectionConfig(21), weights=torch.Generator()),
+        seed=7,
+    )
     fresh.load_state_dict(copy.deepcopy(agent.state_dict()))
     obs = random_batch(state_spec).obs.numpy()
     assert np.array_equal(agent.value(obs), fresh.value(obs))
@@ -345,7 +368,7 @@ def test_injected_agent_is_restored_with_what_it_learns(state_spec):
 
 
 def test_layer_norm_comes_before_every_activation(pixel_spec):
-    agent = build("drm", pixel_spec, LayerNorm())
+    agent = build("drm", pixel_spec, AddLayerNorm(LayerNormConfig()))
     for name in ("encoder", "actor", "critic", "value"):
         for _, head in recorded_stacks(agent.networks[name]):
             parts = [type(p) for p in head]
@@ -356,26 +379,26 @@ def test_layer_norm_comes_before_every_activation(pixel_spec):
     normed = agent.encoder.convolutions[:2](batch.obs.float() / 255)
     torch.testing.assert_close(normed.mean((1, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
     torch.testing.assert_close(normed.std((1, 2, 3)), torch.ones(16), atol=1e-2, rtol=0)
-    only = build("drm", pixel_spec, LayerNorm(["critic"]))
+    only = build("drm", pixel_spec, AddLayerNorm(LayerNormConfig(["critic"])))
     assert not any(isinstance(m, nn.LayerNorm) for m in only.actor.policy)
     assert any(isinstance(m, nn.LayerNorm) for m in only.critic.q2)
 
 
 def test_crelu_passes_both_signs_on(state_spec, pixel_spec):
-    agent = build("td3", state_spec, CReLU())
+    agent = build("td3", state_spec, UseCReLU(CReLUConfig()))
     first, second, third = (m for m in agent.actor.policy if isinstance(m, nn.Linear))
     x = random_batch(state_spec).obs
     one = first(x)
     two = second(torch.cat([one.clamp(min=0), (-one).clamp(min=0)], 1))
     expected = third(torch.cat([two.clamp(min=0), (-two).clamp(min=0)], 1))
     torch.testing.assert_close(agent.actor(x), expected)
-    visual, plain = build("drm", pixel_spec, CReLU()), build("drm", pixel_spec)
+    visual, plain = build("drm", pixel_spec, UseCReLU(CReLUConfig())), build("drm", pixel_spec)
     assert visual.encoder.features == 2 * plain.encoder.features
     assert visual.encoder(random_batch(pixel_spec).obs).shape[1] == visual.encoder.features
 
 
 def test_spectral_norm_holds_hidden_layers_at_one_and_acting_does_not_move_it(state_spec):
-    agent = build("sac", state_spec, SpectralNorm())
+    agent = build("sac", state_spec, AddSpectralNorm(SpectralNormConfig()))
     learn(agent, state_spec, 6)
     found = spectral_layers(agent.critic) + spectral_layers(agent.critic_target)
     assert len(found) == 8, "two hidden layers of two heads, and the target's"
@@ -401,11 +424,11 @@ def norms(network):
 @pytest.mark.parametrize("kind", ["reset", "shrink", "redo"])
 def test_spectral_norm_holds_when_weights_are_replaced(state_spec, agent, kind):
     other = {
-        "reset": Reset(21, weights=stream()),
-        "shrink": ShrinkAndPerturb(21, alpha=0.0, weights=stream()),
-        "redo": ReDo(21, threshold=1.0, weights=stream()),
+        "reset": ResetLayers(ResetConfig(21), weights=stream()),
+        "shrink": ShrinkAndPerturb(ShrinkPerturbConfig(21, alpha=0.0), weights=stream()),
+        "redo": ReDo(ReDoConfig(21, threshold=1.0), weights=stream()),
     }[kind]
-    learner = build(agent, state_spec, SpectralNorm(), other)
+    learner = build(agent, state_spec, AddSpectralNorm(SpectralNormConfig()), other)
     for i in range(4):
         (metrics,) = learn(learner, state_spec, 1, first_step=20 + i, seed=i)
         assert float(metrics["loss/critic"]) < 100.0
@@ -441,7 +464,10 @@ def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec
 
 
 def test_reset_after_an_injection_begins_anew(state_spec):
-    injection, reset = Injection(21, weights=stream()), Reset(30, weights=stream())
+    injection, reset = (
+        PlasticityInjection(InjectionConfig(21), weights=stream()),
+        ResetLayers(ResetConfig(30), weights=stream()),
+    )
     agent = build("td3", state_spec, injection, reset)
     learn(agent, state_spec, 6)
     assert all(head.active for head in injected_heads(agent.critic))
@@ -458,7 +484,7 @@ def test_reset_after_an_injection_begins_anew(state_spec):
 
 
 def test_spectral_norms_gradient_is_torchs(state_spec):
-    agent = build("td3", state_spec, SpectralNorm())
+    agent = build("td3", state_spec, AddSpectralNorm(SpectralNormConfig()))
     layer = spectral_layers(agent.actor)[0]
     layer.iterate(200)
     theirs = nn.Linear(layer.in_features, layer.out_features)
@@ -476,7 +502,7 @@ def test_spectral_norms_gradient_is_torchs(state_spec):
 
 
 def test_weight_decay_is_adams(state_spec):
-    ours = build("td3", state_spec, WeightRegularizer("weight_decay", 0.1, to_start=False))
+    ours = build("td3", state_spec, WeightDecay(WeightDecayConfig(0.1)))
     theirs = build("td3", state_spec)
     for name, optimizer in theirs.optimizers.items():
         (group,) = optimizer.param_groups
@@ -494,7 +520,7 @@ def test_l2_init_is_a_term_in_the_loss(state_spec):
     agent = build(
         "td3",
         state_spec,
-        WeightRegularizer("l2_init", 2 * 0.05, to_start=True, networks=["critic"]),
+        L2Init(L2InitConfig(0.05, networks=["critic"])),
     )
     start = [p.detach().clone() for p in agent.critic.parameters()]
     learn(agent, state_spec, 3)
@@ -523,14 +549,14 @@ def test_l2_init_is_a_term_in_the_loss(state_spec):
 
 
 def test_frozen_encoder_learns_no_more_and_the_rest_does(pixel_spec):
-    agent = build("drqv2", pixel_spec, FreezeEncoder(21))
+    agent = build("drqv2", pixel_spec, FreezeEncoder(FreezeEncoderConfig(21)))
     learn(agent, pixel_spec, 1)
     before = weights(agent)
     frozen, after = learn(agent, pixel_spec, 2, first_step=21)
     assert frozen["event/freeze_encoder"] == 1.0 and "event/freeze_encoder" not in after
     networks = {key.split(".")[0] for key in changed(before, weights(agent))}
     assert networks == {"actor", "critic", "critic_target"}
-    resumed = build("drqv2", pixel_spec, FreezeEncoder(21))
+    resumed = build("drqv2", pixel_spec, FreezeEncoder(FreezeEncoderConfig(21)))
     resumed.load_state_dict(copy.deepcopy(agent.state_dict()))
     assert "event/freeze_encoder" not in learn(resumed, pixel_spec, 1, first_step=23)[0]
     assert not [k for k in changed(before, weights(resumed)) if k.startswith("encoder")]
@@ -542,7 +568,7 @@ def test_augmentation_is_switched_at_its_step(pixel_spec, on, monkeypatch):
     monkeypatch.setattr(
         drqv2, "random_shift", lambda images, pad, generator: shifted.append(1) or images
     )
-    agent = build("drqv2", pixel_spec, SwitchAugmentation(22, on=on))
+    agent = build("drqv2", pixel_spec, SwitchAugmentation(AugmentationConfig(22, on=on)))
     counts = []
     for step in range(20, 24):
         (metrics,) = learn(agent, pixel_spec, 1, first_step=step)
@@ -644,7 +670,7 @@ def test_no_global_randomness_is_used_by_any_intervention(pixel_spec):
 
 
 def test_fresh_weights_are_the_agents_own_kind(state_spec):
-    ppo = build("ppo", state_spec, Injection(0, weights=stream()))
+    ppo = build("ppo", state_spec, PlasticityInjection(InjectionConfig(0), weights=stream()))
     fresh = ppo.modules.fresh_copy("actor", stream())
     last = [layer for layer in layers(fresh) if isinstance(layer, nn.Linear)][2::3]
     for layer in last:  # of base, fresh and anchor
@@ -696,7 +722,7 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(words, sentence):
 
 def test_smallest_share_above_the_largest_is_refused():
     with pytest.raises(ConfigError, match=r"alpha_min: expected at most alpha_max = 0\.3"):
-        ShrinkAndPerturb(10, alpha_min=0.9, alpha_max=0.3, weights=stream())
+        ShrinkAndPerturb(ShrinkPerturbConfig(10, alpha_min=0.9, alpha_max=0.3), weights=stream())
 
 
 def test_env_that_turns_out_to_give_states_has_no_encoder_to_act_on():
@@ -726,13 +752,13 @@ def test_strengths_of_pulls_are_of_the_term_in_the_loss():
     """Adam's weight decay adds strength * w; the gradient of strength * |w - w0|^2 has a 2."""
     for name, strength, pull in (("weight_decay", 1e-5, 1e-5), ("l2_init", 1e-2, 2e-2)):
         (part,) = registry.build_interventions(RunConfig(intervention=[name]), Seeds(0))
-        assert getattr(RunConfig(), name).strength == strength and part.strength == pull
+        assert getattr(RunConfig(), name).strength == strength and part.gradient_scale == pull
 
 
 def test_layer_norm_adds_none_where_q_heads_have_one(pixel_spec):
     own = {"q_dropout": 0.01, "q_layer_norm": True}
     plain = build("drqv2", pixel_spec, **own)
-    both = build("drqv2", pixel_spec, LayerNorm(), **own)
+    both = build("drqv2", pixel_spec, AddLayerNorm(LayerNormConfig()), **own)
     for name, more in (("critic", 0), ("actor", 2)):
         norms = [
             sum(isinstance(m, nn.LayerNorm) for m in agent.networks[name].modules())

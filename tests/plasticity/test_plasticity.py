@@ -8,7 +8,6 @@ import torch
 from rlearly.nn.networks import StateCritic
 from rlearly.plasticity.measures import (
     active_fraction,
-    distance,
     dormant_ratio,
     effective_rank,
     gradient_norm,
@@ -16,6 +15,7 @@ from rlearly.plasticity.measures import (
     stable_rank,
     threshold_rank,
     unit_scores,
+    weight_distance,
     weight_norm,
 )
 from rlearly.plasticity.monitor import PlasticityMonitor
@@ -70,7 +70,7 @@ def test_norms_and_distances_are_of_one_long_vector():
     parameters = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
     assert float(weight_norm(parameters)) == 5.0
     origin = [torch.tensor([3.0, 12.0]), torch.tensor([[-1.0]])]
-    assert float(distance(parameters, origin)) == 13.0
+    assert float(weight_distance(parameters, origin)) == 13.0
 
 
 def test_gradient_norm_is_of_what_the_last_backward_left():
@@ -104,14 +104,15 @@ def test_gauge_reads_each_head_and_the_whole_network_by_hand():
     critic = heads_of_two()
     monitor = PlasticityMonitor(every_steps=10, threshold=0.025)
     monitor.start_from({"critic": critic})
-    noted = []
-    sum(q.sum() for q in critic(torch.ones(4, 2), torch.ones(4, 1), noted)).backward()
+    activations = []
+    sum(q.sum() for q in critic(torch.ones(4, 2), torch.ones(4, 1), activations)).backward()
     with torch.no_grad():
         critic.q1[4].bias += 3.0
         critic.q2[4].bias -= 4.0
     assert monitor.is_due(0)
     got = {
-        k: float(v) for k, v in monitor.read({"critic": critic}, {"critic": noted}, step=0).items()
+        k: float(v)
+        for k, v in monitor.read({"critic": critic}, {"critic": activations}, step=0).items()
     }
     # q1: all units positive. q2: two of three silent in its first layer, none in its second.
     expected = {"fau_critic_q1": 1.0, "fau_critic_q2": 4 / 6, "fau_critic": 10 / 12}
@@ -130,12 +131,12 @@ def test_gauge_reads_each_head_and_the_whole_network_by_hand():
 def test_gauge_is_due_once_an_interval_and_keeps_its_place():
     monitor, critic = PlasticityMonitor(every_steps=10), heads_of_two()
     monitor.start_from({"critic": critic})
-    noted = []
-    critic(torch.ones(4, 2), torch.ones(4, 1), noted)
+    activations = []
+    critic(torch.ones(4, 2), torch.ones(4, 1), activations)
     due = []
     for step in (3, 3, 4, 9, 10, 11, 35, 36, 40):
         if monitor.is_due(step):
-            monitor.read({"critic": critic}, {"critic": noted}, step=step)
+            monitor.read({"critic": critic}, {"critic": activations}, step=step)
             due.append(step)
     assert due == [3, 10, 35, 40]
     later = PlasticityMonitor(every_steps=10)

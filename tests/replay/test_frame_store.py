@@ -160,10 +160,10 @@ def test_smooth_images_take_a_third_and_overwritten_ones_nothing():
         noise = random.integers(0, 3, (1, 84, 84))
         image = np.stack([height + step, width, height // 2 + width]) + noise
         compressed.write(step % 200, image.astype(np.uint8)[None])
-        taken.append(compressed.taken_bytes)
-    assert compressed.coded_bytes < 200 * 84 * 84 * 3 * 0.36
+        taken.append(compressed.allocated_bytes)
+    assert compressed.compressed_bytes < 200 * 84 * 84 * 3 * 0.36
     assert taken[-1] <= taken[199] + 2 * 100_000
-    assert taken[-1] - compressed.coded_bytes < 4 * 100_000
+    assert taken[-1] - compressed.compressed_bytes < 4 * 100_000
 
 
 def test_a_full_disk_or_memory_is_an_error_and_no_killed_process(tmp_path, monkeypatch):
@@ -174,8 +174,8 @@ def test_a_full_disk_or_memory_is_an_error_and_no_killed_process(tmp_path, monke
     for kind in ("disk", "zstd on disk"):
         with pytest.raises(OSError, match="No space left"):
             live([make(kind, 20, tmp_path)], 2, 0)
-    monkeypatch.setattr(machine, "available_bytes", lambda: storage.LEAST_MEMORY_BYTES - 1)
-    compressed = CompressedFrameStore(20, (3, 5, 7), check_room=storage.refuse_to_fill_up)
+    monkeypatch.setattr(machine, "available_bytes", lambda: storage.MIN_FREE_BYTES - 1)
+    compressed = CompressedFrameStore(20, (3, 5, 7), check_room=storage.check_free_memory)
     with pytest.raises(OSError, match=r"only 0\.50 GB of memory are left .* replay\.storage=disk"):
         compressed.write(0, np.zeros((1, 3, 5, 7), np.uint8))
 
@@ -293,7 +293,7 @@ def test_frames_lie_on_the_learners_gpu_if_all_of_them_fit(tmp_path, monkeypatch
         return storage.ReplayStorage(replay, layout, slots=10, device=learner, folder=tmp_path)
 
     big, small = 80_000_000_000, 24_000_000_000
-    assert kept(gpu, big).device == gpu and "frames on cuda" in kept(gpu, big).said
+    assert kept(gpu, big).device == gpu and "frames on cuda" in kept(gpu, big).summary
     assert kept(gpu, small).device is None
     assert kept(gpu, small, capacity=500_000).device == gpu
     assert kept(cpu, big).device is None

@@ -91,7 +91,7 @@ class _Rings:
 
     def __init__(self, memory):
         self.buffers = memory.memory.buffers
-        self.begin, self.add = memory.begin, memory.add
+        self.begin_episode, self.add = memory.begin_episode, memory.add
 
 
 @pytest.mark.parametrize(("ratio", "every"), [(4, 1), (1, 1), (1, 2), (1, 3)])

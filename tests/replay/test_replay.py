@@ -364,11 +364,11 @@ def test_annealed_windows_worked_by_hand():
     the n and gamma of the time at which they are sampled.
     """
     annealing = Annealing(Decay(1.0, ((2.0, 4.0),)), Step(0.5, 0.9, 4))
-    assert annealing.most_steps == 3
+    assert annealing.max_nstep == 3
     memory = ReplayBuffer(
         TransitionLayout((1,), "float32", 1, 1),
         capacity=30,
-        nstep=annealing.most_steps,
+        nstep=annealing.max_nstep,
         discount=0.9,
         annealing=annealing,
         generator=np.random.default_rng(0),
@@ -408,7 +408,7 @@ def test_drms_annealing_on_metaworld():
         gamma = 0.997 - 0.02 * math.exp(-step / 5e5) - 0.007 * math.exp(-step / 1.6e6)
         assert annealing.at(step) == (n, pytest.approx(gamma))
     assert [annealing.at(step)[0] for step in (0, 153_000, 154_200)] == [10, 9, 8]
-    assert annealing.most_steps == 10
+    assert annealing.max_nstep == 10
     assert annealing.at(0)[1] == pytest.approx(0.97)
 
 
@@ -456,7 +456,7 @@ def test_an_annealed_replay_goes_on_where_it_was_saved():
 )
 def test_a_schedule_that_is_none_or_leaves_its_range_gets_one_sentence(word):
     if word.endswith("=7"):
-        assert annealing_for(resolve.compose(["env=HalfCheetah-v5", word]).agent).most_steps == 7
+        assert annealing_for(resolve.compose(["env=HalfCheetah-v5", word]).agent).max_nstep == 7
         return
     of_range = {"decay(0,7,1000)": "goes from 7 to 0", "decay(0.997,0.02,1000)": "from 1.017 to"}
     expected = of_range.get(word.partition("=")[2], r"expected linear\(START,END,STEPS\), step")

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import copied
+from rlearly.core.spaces import copy_observation
 from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
@@ -64,7 +64,7 @@ class ResumableEnv(gymnasium.Wrapper):
             "generator": self.generator.bit_generator.state,
             "seed": self.seed,
             "episode": episode,
-            "obs": None if self.obs is None else copied(self.obs),
+            "obs": None if self.obs is None else copy_observation(self.obs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -88,4 +88,4 @@ class ResumableEnv(gymnasium.Wrapper):
                 error,
             )
             return
-        self.seed, self.obs = state["seed"], copied(state["obs"])
+        self.seed, self.obs = state["seed"], copy_observation(state["obs"])

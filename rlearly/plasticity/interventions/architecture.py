@@ -1,4 +1,4 @@
-"""TODO."""
+"""Interventions that change layers: normalisation before activations, CReLU, spectral norms."""
 
 from __future__ import annotations
 
@@ -8,64 +8,61 @@ from typing import Any
 
 from torch import nn
 
+from rlearly.config.interventions import CReLUConfig, LayerNormConfig, SpectralNormConfig
 from rlearly.nn.layers import SpectralLinear
-from rlearly.nn.surgery import (
-    add_layer_norm,
-    spectral_layers,
-    use_crelu,
-    use_spectral_norm,
-)
-from rlearly.plasticity.interventions.base import AgentModules, Intervention, _owned
-
-# --- other layers ---
+from rlearly.nn.surgery import add_layer_norm, spectral_layers, use_crelu, use_spectral_norm
+from rlearly.plasticity.interventions.base import Intervention, ModulesView, parameter_ids
 
 
-class LayerNorm(Intervention):
+class AddLayerNorm(Intervention):
     """A LayerNorm before every activation."""
 
     name = "layer_norm"
+    config: LayerNormConfig
 
     def modify(self, name: str, network: nn.Module) -> None:
         if self.applies_to(name):
             add_layer_norm(network)
 
 
-class CReLU(Intervention):
-    """relu(x) beside relu(-x) in the place of relu(x)."""
+class UseCReLU(Intervention):
+    """CReLU, the concatenation of relu(x) and relu(-x), instead of every ReLU."""
 
     name = "crelu"
+    config: CReLUConfig
 
     def modify(self, name: str, network: nn.Module) -> None:
         if self.applies_to(name):
             use_crelu(network)
 
 
-class SpectralNorm(Intervention):
-    """Linear layers that make hidden units have spectral norm 1 (arXiv 2105.05246).
+class AddSpectralNorm(Intervention):
+    """Hidden linear layers divided by their spectral norm (arXiv 2105.05246).
 
-    The norms are followed at each step of the optimizer that a network learns by, its target's
-    too, and estimated anew where another intervention has changed weights.
+    The estimated norms move on at each step of the optimizer that updates a network, those of its
+    target included. They restart when another intervention has changed weights.
     """
 
     name = "spectral_norm"
+    config: SpectralNormConfig
 
     def modify(self, name: str, network: nn.Module) -> None:
         if self.applies_to(name):
             use_spectral_norm(network)
 
-    def attach(self, modules: AgentModules) -> None:
+    def attach(self, modules: ModulesView) -> None:
         super().attach(modules)
         self.weights_changed()
         for optimizer in modules.optimizers.values():
-            owned = _owned(optimizer)
-            follows = [
+            updated = parameter_ids(optimizer)
+            layers = [
                 layer
-                for name, leader in modules.online.items()
-                if owned & {id(p) for p in leader.parameters()}
+                for name, online in modules.online.items()
+                if updated & {id(p) for p in online.parameters()}
                 for network in modules.online_and_targets(name)
                 for layer in spectral_layers(network)
             ]
-            optimizer.register_step_post_hook(partial(_iterate, follows))
+            optimizer.register_step_post_hook(partial(_iterate, layers))
 
     def weights_changed(self) -> None:
         for network in self.modules.networks.values():
@@ -73,6 +70,6 @@ class SpectralNorm(Intervention):
                 layer.begin_anew()
 
 
-def _iterate(follows: Sequence[SpectralLinear], *step: Any) -> None:
-    for layer in follows:
+def _iterate(layers: Sequence[SpectralLinear], *_: Any) -> None:
+    for layer in layers:
         layer.iterate()

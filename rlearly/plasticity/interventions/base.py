@@ -1,8 +1,10 @@
-"""What one can do to an agent's networks, from outside, before and between updates.
+"""The hooks through which an intervention changes an agent's networks, from outside the agent.
 
-Each class is one intervention, complete. An agent takes a list of them; `chosen` makes the list
-that a config names. They act on the networks that learn; a target is kept consistent with the
-network it follows.
+An intervention acts on online networks and keeps their targets consistent. To add one, write:
+
+- its class, an `Intervention`, in a module of this folder;
+- its settings, a dataclass in `rlearly.config.interventions`, and a field of `RunConfig` for them;
+- its line in `rlearly.plasticity.interventions.registry`.
 """
 
 from __future__ import annotations
@@ -15,17 +17,24 @@ from torch import Tensor, nn
 
 from rlearly.core.types import Metrics
 from rlearly.nn.optim import Adam
+from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import restore
 
 
-class AgentModules(Protocol):
-    """What an intervention sees of an agent: `rlearly.agents.modules.Body`."""
+class ModulesView(Protocol):
+    """What an intervention sees of an agent: `rlearly.agents.modules.AgentModules`.
+
+    networks: all by name; online: those without targets; targets: target -> online network;
+    readers: the linear layers that read the outputs of a network whose outputs are hidden units.
+    dormancy: the actor's dormant ratio in the last update, where the agent measures it each time.
+    """
 
     networks: dict[str, nn.Module]
     online: dict[str, nn.Module]
     targets: dict[str, str]
     readers: dict[str, Sequence[nn.Linear]]
     optimizers: dict[str, Adam]
+    monitor: PlasticityMonitor
     dormancy: Tensor | None
     augments: bool
 
@@ -41,42 +50,52 @@ class AgentModules(Protocol):
 
 
 class Intervention:
-    """The points at which an intervention may do something; at each, by default, nothing.
+    """The hooks of an intervention; each does nothing by default.
 
-    `networks`: names of those it is for; None: all.
+    Args:
+        config: its settings, from `rlearly.config.interventions`.
+        weights: the random stream for fresh weights, for interventions that draw some.
     """
 
-    name = "none"
+    name = ""
+    """Its name in a config, which is also the name of its group of settings."""
 
-    def __init__(self, networks: Sequence[str] | None = None):
-        self.networks = networks
+    config: Any
+
+    def __init__(self, config: Any, *, weights: torch.Generator | None = None):
+        self.config = config
 
     def applies_to(self, network: str) -> bool:
-        return self.networks is None or network in self.networks
+        """Whether `config.networks` selects this network; None selects all."""
+        return self.config.networks is None or network in self.config.networks
+
+    def selected(self) -> list[str]:
+        """The names of the online networks that it applies to."""
+        return [name for name in self.modules.online if self.applies_to(name)]
 
     def modify(self, name: str, network: nn.Module) -> None:
         """Change a network's layers before its weights are drawn."""
 
     def initialised(self, name: str, network: nn.Module) -> None:
-        """A network has its weights."""
+        """Called when a network has its weights."""
 
-    def attach(self, modules: AgentModules) -> None:
-        """The agent is complete."""
+    def attach(self, modules: ModulesView) -> None:
+        """Called when the agent is complete."""
         self.modules = modules
 
     def weights_changed(self) -> None:
-        """Weights were changed by an intervention, not by a gradient."""
+        """Called after an intervention, not a gradient step, has changed weights."""
 
     def before_update(self, step: int) -> Metrics:
-        """Act before an update, at most once an agent step."""
+        """Act before an update, at most once per agent step."""
         return {}
 
     def needs_activations(self, step: int) -> bool:
-        """Whether the hidden units of this update are to be noted for `after_update`."""
+        """Whether `after_update` needs the hidden activations of this update."""
         return False
 
-    def after_update(self, step: int, units: Mapping[str, list[Tensor]]) -> Metrics:
-        """Act after an update, by the hidden units that each network noted in it."""
+    def after_update(self, step: int, activations: Mapping[str, list[Tensor]]) -> Metrics:
+        """Act after an update; `activations`: of each online network, layer by layer."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,54 +104,37 @@ class Intervention:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         pass
 
-    def _named(self) -> list[str]:
-        """The body's networks that this is for, targets left out."""
-        return [name for name in self.modules.online if self.applies_to(name)]
 
+class PeriodicIntervention(Intervention):
+    """Acts once in each interval of `config.every_steps` agent steps except the first.
 
-class Timer:
-    """Once in each interval of agent steps but the first, whatever the number of updates in it.
-
-    The interval in which learning begins is the first: nothing was learnt yet. The official
-    `step % interval == 0` fires once per update at such a step: twice at a replay ratio of 2, and
-    at ratios under 1 perhaps never.
+    The first interval is the one in which learning begins: nothing has been learned yet. The
+    official `step % interval == 0` fires once per update at such a step: twice at a replay ratio
+    of 2, and at ratios below 1 perhaps never.
     """
 
-    def __init__(self, every_steps: int):
-        self.every_steps = every_steps
+    def __init__(self, config: Any, *, weights: torch.Generator):
+        super().__init__(config)
+        self.weights = weights
         self.intervals_done: int | None = None
 
     def is_due(self, step: int) -> bool:
         if self.intervals_done is None:
-            self.done(step)
+            self.mark_done(step)
         assert self.intervals_done is not None
-        return step // self.every_steps > self.intervals_done
+        return step // self.config.every_steps > self.intervals_done
 
-    def done(self, step: int) -> None:
-        self.intervals_done = step // self.every_steps
-
-
-class PeriodicIntervention(Intervention):
-    """What is done once an interval, with fresh weights from a stream of its own."""
-
-    def __init__(
-        self, every_steps: int, *, networks: Sequence[str] | None, weights: torch.Generator
-    ):
-        super().__init__(networks)
-        self.timer = Timer(every_steps)
-        self.weights = weights
+    def mark_done(self, step: int) -> None:
+        self.intervals_done = step // self.config.every_steps
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "intervals_done": self.timer.intervals_done,
-            "weights": self.weights.get_state(),
-        }
+        return {"intervals_done": self.intervals_done, "weights": self.weights.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.timer.intervals_done = state["intervals_done"]
+        self.intervals_done = state["intervals_done"]
         restore(self.weights, state["weights"])
 
 
-def _owned(optimizer: Adam) -> set[int]:
-    """The ids of the parameters that an optimizer moves."""
+def parameter_ids(optimizer: Adam) -> set[int]:
+    """The ids of the parameters that an optimizer updates."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -1,39 +1,32 @@
-"""TODO."""
+"""Plasticity injection: fresh heads that start at the output of the old ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from rlearly.config.interventions import InjectionConfig
 from rlearly.core.types import Metrics
-from rlearly.nn.surgery import (
-    injected_heads,
-    make_injectable,
-)
+from rlearly.nn.surgery import injected_heads, make_injectable
+from rlearly.plasticity.interventions.base import Intervention
 from rlearly.system.seeding import restore
 
-if TYPE_CHECKING:
-    pass
-from rlearly.plasticity.interventions.base import Intervention
 
+class PlasticityInjection(Intervention):
+    """From one step on, heads learn with fresh weights; their outputs do not jump.
 
-class Injection(Intervention):
-    """At one step, heads go on learning with fresh weights, their outputs unchanged.
-
-    arXiv 2305.15555, section 3, on every head of the networks it is for. Until then, and but for
-    them, the run is what it would be without.
+    arXiv 2305.15555, section 3, on every head of the selected networks. Until that step, and in
+    all other networks, the run equals the run without the injection.
     """
 
     name = "injection"
+    config: InjectionConfig
 
-    def __init__(
-        self, at_step: int, *, networks: Sequence[str] | None = None, weights: torch.Generator
-    ):
-        super().__init__(networks)
-        self.at_step = at_step
+    def __init__(self, config: InjectionConfig, *, weights: torch.Generator):
+        super().__init__(config)
         self.weights = weights
         self.is_done = False
 
@@ -42,16 +35,14 @@ class Injection(Intervention):
             make_injectable(network)
 
     def before_update(self, step: int) -> Metrics:
-        if self.is_done or step < self.at_step:
+        if self.is_done or step < self.config.at_step:
             return {}
         self.is_done = True
-        for name in self._named():
-            fresh = [
-                head.base for head in injected_heads(self.modules.fresh_copy(name, self.weights))
-            ]
+        for name in self.selected():
+            fresh = injected_heads(self.modules.fresh_copy(name, self.weights))
             for network in self.modules.online_and_targets(name):
                 for head, new in zip(injected_heads(network), fresh, strict=True):
-                    head.inject(new)
+                    head.inject(new.base)
         self.modules.freeze_targets()
         return {"event/injection": 1.0}
 

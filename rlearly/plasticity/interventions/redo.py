@@ -1,64 +1,46 @@
-"""TODO."""
+"""ReDo: recycle dormant units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from rlearly.config.interventions import ReDoConfig
 from rlearly.core.types import Metrics
-from rlearly.nn.surgery import (
-    HiddenLayer,
-    hidden_layers,
-)
-from rlearly.plasticity.measures import unit_scores
-
-if TYPE_CHECKING:
-    pass
+from rlearly.nn.surgery import HiddenLayer, hidden_layers
 from rlearly.plasticity.interventions.base import PeriodicIntervention
+from rlearly.plasticity.measures import unit_scores
 
 
 class ReDo(PeriodicIntervention):
-    """Dormant units are recycled once an interval (arXiv 2302.12902, algorithm 1).
+    """Recycles dormant units once per interval (arXiv 2302.12902, algorithm 1).
 
-    A unit whose score is at most `threshold` gets fresh incoming weights and bias, its outgoing
-    weights become 0, and the optimizer's moments of all these become 0. Targets get the same.
-    Scores are of the update's own batch. Where the units are the encoder's outputs, what reads
-    them in the other networks is cleared.
+    A unit with a score of at most `threshold` gets fresh incoming weights and bias, its outgoing
+    weights become 0, and so do the optimizer's moments of all of these. Targets get the same.
+    Scores come from the update's own batch. Where the units are the encoder's outputs, the weights
+    that read them in other networks are cleared.
     """
 
     name = "redo"
-
-    def __init__(
-        self,
-        every_steps: int,
-        *,
-        threshold: float = 0.1,
-        networks: Sequence[str] | None = None,
-        weights: torch.Generator,
-    ):
-        super().__init__(every_steps, networks=networks, weights=weights)
-        self.threshold = threshold
+    config: ReDoConfig
 
     def needs_activations(self, step: int) -> bool:
-        return self.timer.is_due(step)
+        return self.is_due(step)
 
     @torch.no_grad()
-    def after_update(self, step: int, units: Mapping[str, list[Tensor]]) -> Metrics:
-        self.timer.done(step)
+    def after_update(self, step: int, activations: Mapping[str, list[Tensor]]) -> Metrics:
+        self.mark_done(step)
         recycled = torch.zeros(())
-        for name in self._named():
-            noted = units[name]
-            if not noted:
-                continue
+        for name in self.selected():
             networks = self.modules.online_and_targets(name)
-            if not any(p.requires_grad for p in networks[0].parameters()):
-                continue  # frozen
+            frozen = not any(p.requires_grad for p in networks[0].parameters())
+            if frozen or not activations[name]:
+                continue
             fresh = hidden_layers(self.modules.fresh_copy(name, self.weights))
-            for at, activation in enumerate(noted):
-                dormant = unit_scores(activation) <= self.threshold
+            for at, activation in enumerate(activations[name]):
+                dormant = unit_scores(activation) <= self.config.threshold
                 recycled += dormant.sum().cpu()
                 for network in networks:
                     self._recycle(name, hidden_layers(network)[at], fresh[at], dormant)

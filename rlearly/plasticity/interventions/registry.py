@@ -1,74 +1,42 @@
-"""TODO."""
+"""Build the interventions that a config names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
-
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.schema import RunConfig
+from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
+from rlearly.plasticity.interventions.base import Intervention
+from rlearly.plasticity.interventions.injection import PlasticityInjection
+from rlearly.plasticity.interventions.redo import ReDo
+from rlearly.plasticity.interventions.regularisers import L2Init, WeightDecay
+from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
+from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
 from rlearly.system.seeding import Seeds
 
-if TYPE_CHECKING:
-    pass
-from rlearly.plasticity.interventions.architecture import CReLU, LayerNorm, SpectralNorm
-from rlearly.plasticity.interventions.base import Intervention
-from rlearly.plasticity.interventions.injection import Injection
-from rlearly.plasticity.interventions.redo import ReDo
-from rlearly.plasticity.interventions.regularisers import WeightRegularizer
-from rlearly.plasticity.interventions.resets import Reset, ShrinkAndPerturb
-from rlearly.plasticity.interventions.switches import FreezeEncoder, SwitchAugmentation
-
-# --- by name ---
+CLASSES: tuple[type[Intervention], ...] = (
+    AddLayerNorm,
+    UseCReLU,
+    AddSpectralNorm,
+    PlasticityInjection,
+    WeightDecay,
+    L2Init,
+    FreezeEncoder,
+    SwitchAugmentation,
+    ShrinkAndPerturb,
+    ResetLayers,
+    ReDo,
+)
+"""All interventions, in the order in which they act; those that change layers come first."""
 
 
 def build_interventions(config: RunConfig, seeds: Seeds) -> list[Intervention]:
-    """The interventions that a config names, layers first, in an order of their own."""
-
-    def weights(name: str) -> torch.Generator:
-        return seeds.torch("interventions", "cpu", list(INTERVENTIONS).index(name))
-
-    c = config
-    make = {
-        "layer_norm": lambda: LayerNorm(c.layer_norm.networks),
-        "crelu": lambda: CReLU(c.crelu.networks),
-        "spectral_norm": lambda: SpectralNorm(c.spectral_norm.networks),
-        "injection": lambda: Injection(
-            c.injection.at_step, networks=c.injection.networks, weights=weights("injection")
-        ),
-        "weight_decay": lambda: WeightRegularizer(
-            "weight_decay",
-            c.weight_decay.strength,
-            to_start=False,
-            networks=c.weight_decay.networks,
-        ),
-        "l2_init": lambda: WeightRegularizer(
-            "l2_init", 2 * c.l2_init.strength, to_start=True, networks=c.l2_init.networks
-        ),
-        "freeze_encoder": lambda: FreezeEncoder(c.freeze_encoder.at_step),
-        "augmentation": lambda: SwitchAugmentation(c.augmentation.at_step, on=c.augmentation.on),
-        "shrink_perturb": lambda: ShrinkAndPerturb(
-            c.shrink_perturb.every_steps,
-            alpha=c.shrink_perturb.alpha,
-            alpha_min=c.shrink_perturb.alpha_min,
-            alpha_max=c.shrink_perturb.alpha_max,
-            scope=c.shrink_perturb.scope,
-            threshold=c.plasticity.dormant_threshold,
-            networks=c.shrink_perturb.networks,
-            weights=weights("shrink_perturb"),
-        ),
-        "reset": lambda: Reset(
-            c.reset.every_steps,
-            layers=c.reset.layers,
-            networks=c.reset.networks,
-            weights=weights("reset"),
-        ),
-        "redo": lambda: ReDo(
-            c.redo.every_steps,
-            threshold=c.redo.threshold,
-            networks=c.redo.networks,
-            weights=weights("redo"),
-        ),
-    }
-    return [make[name]() for name in make if name in (config.intervention or ())]
+    """The interventions of a config, in the order of `CLASSES`, each with its own stream."""
+    streams = {name: number for number, name in enumerate(INTERVENTIONS)}
+    return [
+        cls(
+            getattr(config, cls.name),
+            weights=seeds.torch("interventions", "cpu", streams[cls.name]),
+        )
+        for cls in CLASSES
+        if cls.name in (config.intervention or ())
+    ]

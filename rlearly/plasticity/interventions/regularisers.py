@@ -1,4 +1,4 @@
-"""TODO."""
+"""Interventions that pull weights towards 0 or towards their initial values."""
 
 from __future__ import annotations
 
@@ -9,56 +9,73 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlearly.plasticity.interventions.base import AgentModules, Intervention, _owned
-
-# --- other gradients ---
+from rlearly.config.interventions import L2InitConfig, WeightDecayConfig
+from rlearly.plasticity.interventions.base import Intervention, ModulesView, parameter_ids
 
 
 class WeightRegularizer(Intervention):
-    """A pull on every weight, of `strength` times its distance from where it is pulled to.
+    """Adds `gradient_scale` times a weight's distance from its origin to its gradient.
 
-    It is added to the gradient just before the optimizer uses it, which is what a term in the loss
-    would do; only PPO's bound of the gradient's length is not for the pull. Weight decay pulls to
-    0, L2-init (arXiv 2308.11958) to the initial weights.
+    It is added just before the optimizer uses the gradient, which equals a term in the loss, except
+    that PPO's clipping of the gradient's norm does not include it.
     """
 
-    def __init__(
-        self, name: str, strength: float, *, to_start: bool, networks: Sequence[str] | None = None
-    ):
-        super().__init__(networks)
-        self.name = name
-        self.strength = strength
-        self.to_start = to_start
-        self.start: dict[str, list[Tensor]] = {}
+    config: WeightDecayConfig | L2InitConfig
+    toward_initial = False
+    """Whether the origin is the initial weight; otherwise it is 0."""
 
-    def attach(self, modules: AgentModules) -> None:
+    @property
+    def gradient_scale(self) -> float:
+        return self.config.strength
+
+    def attach(self, modules: ModulesView) -> None:
         super().attach(modules)
-        if self.to_start:
-            self.start = {
-                name: [p.detach().clone() for p in modules.networks[name].parameters()]
-                for name in self._named()
-            }
+        weights = {name: list(modules.networks[name].parameters()) for name in self.selected()}
+        self.origins = {
+            name: [p.detach().clone() for p in own]
+            for name, own in weights.items()
+            if self.toward_initial
+        }
         for optimizer in modules.optimizers.values():
-            owned = _owned(optimizer)
-            pulled = []
-            for name in self._named():
-                parameters = list(modules.networks[name].parameters())
-                origins = self.start.get(name, [None] * len(parameters))
-                pairs = zip(parameters, origins, strict=True)
-                pulled += [pair for pair in pairs if id(pair[0]) in owned]
-            optimizer.register_step_pre_hook(partial(self._add, pulled))
+            updated = parameter_ids(optimizer)
+            pairs: list[tuple[nn.Parameter, Tensor | None]] = []
+            for name, own in weights.items():
+                origins = self.origins.get(name) or [None] * len(own)
+                both = zip(own, origins, strict=True)
+                pairs += [(p, origin) for p, origin in both if id(p) in updated]
+            optimizer.register_step_pre_hook(partial(self._add, pairs))
 
     @torch.no_grad()
-    def _add(self, pulled: Sequence[tuple[nn.Parameter, Tensor | None]], *step: Any) -> None:
-        for parameter, origin in pulled:
+    def _add(self, pairs: Sequence[tuple[nn.Parameter, Tensor | None]], *_: Any) -> None:
+        for parameter, origin in pairs:
             if parameter.grad is not None:
-                away = parameter if origin is None else parameter - origin
-                parameter.grad.add_(away, alpha=self.strength)
+                distance = parameter if origin is None else parameter - origin
+                parameter.grad.add_(distance, alpha=self.gradient_scale)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self.start}
+        return {"start": self.origins}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, origins in self.start.items():
+        for name, origins in self.origins.items():
             for origin, saved in zip(origins, state["start"][name], strict=True):
                 origin.copy_(saved)
+
+
+class WeightDecay(WeightRegularizer):
+    """Pulls weights towards 0: gradient + strength * weight, as Adam's `weight_decay` does."""
+
+    name = "weight_decay"
+
+
+class L2Init(WeightRegularizer):
+    """Pulls weights towards their initial values (L2 Init, arXiv 2308.11958).
+
+    The loss gains strength * |weights - initial weights|^2; its gradient has a factor of 2.
+    """
+
+    name = "l2_init"
+    toward_initial = True
+
+    @property
+    def gradient_scale(self) -> float:
+        return 2 * self.config.strength

@@ -1,26 +1,24 @@
-"""TODO."""
+"""Interventions that switch something at one step: learning of the encoder, augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from rlearly.config.interventions import AugmentationConfig, FreezeEncoderConfig
 from rlearly.core.types import Metrics
-from rlearly.plasticity.interventions.base import AgentModules, Intervention
+from rlearly.plasticity.interventions.base import Intervention, ModulesView
 
 
 class FreezeEncoder(Intervention):
-    """From one step on the encoder learns no more."""
+    """The encoder stops learning from one step on."""
 
     name = "freeze_encoder"
-
-    def __init__(self, at_step: int):
-        super().__init__(["encoder"])
-        self.at_step = at_step
-        self.is_done = False
+    config: FreezeEncoderConfig
+    is_done = False
 
     def before_update(self, step: int) -> Metrics:
-        if self.is_done or step < self.at_step:
+        if self.is_done or step < self.config.at_step:
             return {}
         self._freeze()
         return {"event/freeze_encoder": 1.0}
@@ -38,23 +36,23 @@ class FreezeEncoder(Intervention):
 
 
 class SwitchAugmentation(Intervention):
-    """Images are augmented from one step on, or until then."""
+    """Images are augmented from one step on, or only until that step."""
 
     name = "augmentation"
+    config: AugmentationConfig
 
-    def __init__(self, at_step: int, *, on: bool):
-        super().__init__()
-        self.at_step = at_step
-        self.on = on
-
-    def attach(self, modules: AgentModules) -> None:
+    def attach(self, modules: ModulesView) -> None:
         super().attach(modules)
-        modules.augments = self.on == (self.at_step == 0)
+        self._switch(0)
 
     def before_update(self, step: int) -> Metrics:
         before = self.modules.augments
-        self.modules.augments = self.on == (step >= self.at_step)
-        return {"event/augmentation": float(self.on)} if self.modules.augments != before else {}
+        self._switch(step)
+        switched = self.modules.augments != before
+        return {"event/augmentation": float(self.config.on)} if switched else {}
+
+    def _switch(self, step: int) -> None:
+        self.modules.augments = self.config.on == (step >= self.config.at_step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"augments": self.modules.augments}
