@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.core.types import Metrics
-from rlearly.nn.networks import Initialiser, identity_, initialise_, layers, set_hidden_dtype
+from rlearly.kernels import onednn
+from rlearly.nn.layers import configure_stacks, forward_stack
+from rlearly.nn.networks import Initialiser, identity_, initialise_, layers
 from rlearly.nn.optim import Adam
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
@@ -50,7 +52,8 @@ class NetworkBuilder:
         self.initialiser(name, network, self.weights)
         for intervention in self.interventions:
             intervention.initialised(name, network)
-        set_hidden_dtype(network, self.compute.hidden_dtype)
+        forward = onednn.forward_stack if self.compute.kernels else forward_stack
+        configure_stacks(network, self.compute.hidden_dtype, forward)
         return network.to(self.device)
 
     def build(self, name: str, network: Network) -> Network:
