@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "core": "",
     "system": "core",
     "config": "core",
-    "nn": "core config kernels",
+    "nn": "core",
     "kernels": "core nn",
     "plasticity": "core config system nn",
     "replay": "core config system nn",

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.core.types import Metrics
-from rlearly.nn.networks import Initialiser, identity_, initialise_, layers, set_hidden_dtype
+from rlearly.kernels import onednn
+from rlearly.kernels.numpy_forward import Forward, TorchForward, make_forward
+from rlearly.nn.layers import configure_stacks, forward_stack
+from rlearly.nn.networks import Initialiser, identity_, initialise_, layers
 from rlearly.nn.optim import Adam
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
@@ -50,7 +53,8 @@ class NetworkBuilder:
         self.initialiser(name, network, self.weights)
         for intervention in self.interventions:
             intervention.initialised(name, network)
-        set_hidden_dtype(network, self.compute.hidden_dtype)
+        forward = onednn.forward_stack if self.compute.kernels else forward_stack
+        configure_stacks(network, self.compute.hidden_dtype, forward)
         return network.to(self.device)
 
     def build(self, name: str, network: Network) -> Network:
@@ -90,6 +94,7 @@ class AgentModules:
         self.readers = dict(readers or {})
         self.on_policy = on_policy
         self.initialiser = builder.initialiser
+        self.compute = builder.compute
         self.monitor = monitor or PlasticityMonitor()
         self.interventions = list(builder.interventions)
         self.dormancy: Tensor | None = None
@@ -172,6 +177,10 @@ class AgentModules:
     def _weights_changed(self) -> None:
         for intervention in self.interventions:
             intervention.weights_changed()
+
+    def numpy_forward(self, network: nn.Module) -> Forward:
+        """A network as a function of numpy arrays, for acting on states."""
+        return make_forward(network) if self.compute.kernels else TorchForward(network)
 
     # --- what interventions need ---
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,78 +16,73 @@ from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec, Metrics, Rollout
-from rlearly.kernels.numpy_forward import Forward, make_forward
-from rlearly.kernels.ppo_gradient import (
-    ClippedObjective,
-    PPOGradient,
-    Rows,
-    entropy,
-    gaussian,
-    minibatches,
-    normalised,
-)
+from rlearly.kernels.ppo_gradient import PPOGradient, RolloutRows
+from rlearly.nn.distributions import gaussian_entropy, gaussian_log_prob
 from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import GaussianActor, StateValue, layers
 from rlearly.nn.optim import adam, optimize
 from rlearly.nn.precision import ComputeOptions
-from rlearly.nn.running_stats import RunningMeanStd
+from rlearly.nn.running_stats import RunningMeanStd, standardized
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 from rlearly.system.threads import one_thread
 
-CUT = 10.0
-"""Normalised observations and rewards lie within +-CUT."""
+LIMIT = 10.0
+"""Normalised observations and rewards are clipped to +-LIMIT."""
 
-LOWEST, HIGHEST, EPSILON = np.array(-CUT), np.array(CUT), np.array(1e-8)
-"""As numpy has them: a number of Python's would take it twice as long."""
+LOWEST, HIGHEST, EPSILON = np.array(-LIMIT), np.array(LIMIT), np.array(1e-8)
+"""As arrays: numpy takes twice as long with a Python float."""
 
 NOISE_AHEAD = 256
-"""Rows of noise that are drawn at once: a row by itself is mostly the call."""
+"""Rows of noise drawn at once: most of the cost of one row is the call."""
 
 ONE_THREADS_WORK = 4_000_000
-"""Multiplications in the largest product of a minibatch up to which one thread learns."""
+"""Multiplications in a minibatch's largest product up to which an update uses one thread."""
 
 
 @dataclass(frozen=True)
 class Config:
     """PPO's hyper-parameters; the defaults are CleanRL's."""
 
-    lr: float = setting(3e-4, "Adam's learning rate at the start; it falls linearly", above=0)
+    lr: float = setting(3e-4, "Adam's first learning rate; decays linearly to 0", above=0)
     anneal_steps: int | None = setting(
-        None, "agent steps in which the rate falls to 0; null: the whole run", at_least=1
+        None, "agent steps until the rate is 0; null: the whole run", at_least=1
     )
-    rollout_steps: int = setting(2048, "steps of each copy of the env in an update", at_least=1)
-    minibatches: int = setting(32, "parts of a rollout, a gradient step each", at_least=1)
+    rollout_steps: int = setting(2048, "steps of each env in one rollout", at_least=1)
+    minibatches: int = setting(32, "minibatches per epoch, a gradient step each", at_least=1)
     epochs: int = setting(10, "passes over a rollout", at_least=1)
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
-    gae_lambda: float = setting(0.95, "lambda of the advantage", at_least=0, at_most=1)
-    clip: float = setting(0.2, "how far a ratio or value may move", above=0)
-    clip_value: bool = setting(True, "whether the value's move is clipped too")
-    entropy_weight: float = setting(0.0, "of the entropy in the loss", at_least=0)
-    value_weight: float = setting(0.5, "of the value in the loss", at_least=0)
-    max_grad_norm: float = setting(0.5, "bound of the whole gradient's length", above=0)
+    gae_lambda: float = setting(0.95, "lambda of generalised advantages", at_least=0, at_most=1)
+    clip: float = setting(0.2, "clip range of probability ratio and value", above=0)
+    clip_value: bool = setting(True, "whether to clip the value loss too")
+    entropy_weight: float = setting(0.0, "weight of the entropy in the loss", at_least=0)
+    value_weight: float = setting(0.5, "weight of the value loss", at_least=0)
+    max_grad_norm: float = setting(0.5, "largest norm of the whole gradient", above=0)
     hidden_dim: int = setting(64, "width of the hidden layers", at_least=1)
 
     def seed_frames(self, frames_per_step: int) -> int:
-        """Simulator frames before the first rollout is learnt from: none but its own."""
+        """Simulator frames before the first rollout counts: 0."""
         return 0
 
 
 class PPO:
     """The agent. One instance learns on one device, from rollouts of its own actions.
 
-    It normalises what it sees and is paid by running moments of its own, which only exploring
-    moves: an evaluation uses them as they are. Each observation is kept as it was normalised when
-    it was acted on, so the log-probabilities of a rollout are those of its behaviour.
+    Observations and rewards are normalised by running statistics, which only exploring updates; an
+    evaluation uses them unchanged. Observations are stored as they were normalised when acted on,
+    so the log-probabilities of a rollout are those of the policy that acted.
+
+    The loss is `_loss`, in plain autograd. Where `PPOGradient` supports the networks (plain tanh
+    stacks on a CPU), its gradient is computed by hand, which is several times faster.
 
     Deviations from CleanRL: a truncated episode bootstraps with V(its final observation), where
-    CleanRL takes truncation for an end. Final observations are normalised by the moments at the
-    rollout's end and do not enter them. All copies of the env share their moments. The discounted
-    return whose variance scales the rewards starts anew with each episode (gymnasium's wrapper
-    carries it over truncations, and drops it one step before a termination). Learning rates fall
-    by steps learnt from / anneal_steps, which is CleanRL's where rollouts divide the run. Losses
-    and clip fractions are means over the update's minibatches, not the last one's.
+    CleanRL treats truncation as termination. Final observations are normalised by the statistics
+    at the rollout's end and do not enter them. All envs share their statistics. The discounted
+    return, whose variance scales the rewards, restarts with each episode (gymnasium's wrapper
+    carries it over truncations, and drops it one step before a termination). Learning rates decay
+    with steps learnt from / anneal_steps, which is CleanRL's rule where rollouts divide the run.
+    Losses and clip fractions are means over the update's minibatches, not the last one's.
     """
 
     def __init__(
@@ -110,14 +104,13 @@ class PPO:
             )
         self.config = config
         self.device = device
-        features = int(np.prod(spec.observation.shape))
+        features, actions = int(np.prod(spec.observation.shape)), spec.action.shape[0]
+        compute = compute or ComputeOptions()
         builder = NetworkBuilder(
-            _initialise, seeds.torch("weights"), device, interventions, compute or ComputeOptions()
+            _initialise, seeds.torch("weights"), device, interventions, compute
         )
-        critic = StateValue(features, config.hidden_dim)
-        actor = GaussianActor(features, spec.action.shape[0], config.hidden_dim)
-        self.critic = builder.build("critic", critic)
-        self.actor = builder.build("actor", actor)
+        self.critic = builder.build("critic", StateValue(features, config.hidden_dim))
+        self.actor = builder.build("actor", GaussianActor(features, actions, config.hidden_dim))
         self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
         self.optimizers = {"both": adam(nn.ModuleDict(self.networks), config.lr, eps=1e-5)}
         self.generators = {
@@ -132,40 +125,34 @@ class PPO:
             monitor=monitor,
             on_policy=True,
         )
-        self.objective = ClippedObjective(
-            clip=config.clip,
-            clip_value=config.clip_value,
-            entropy_weight=config.entropy_weight,
-            value_weight=config.value_weight,
-        )
-        self.analytic: PPOGradient | None = None
-        exact = builder.compute.hidden_dtype is None
-        if exact and PPOGradient.fits(self.actor, self.critic):
-            self.analytic = PPOGradient(self.actor, self.critic, self.objective)
+        self._mean = self.modules.numpy_forward(self.actor.policy)
+        self._value = self.modules.numpy_forward(self.critic.v)
+        self.fast_gradient: PPOGradient | None = None
+        if compute.kernels and compute.hidden_dtype is None:
+            self.fast_gradient = PPOGradient.of(
+                self.actor,
+                self.critic,
+                clip=config.clip,
+                clip_value=config.clip_value,
+                entropy_weight=config.entropy_weight,
+                value_weight=config.value_weight,
+            )
         self.obs_rms = RunningMeanStd((features,))
         self.return_rms = RunningMeanStd(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
-        self.acted: list[np.ndarray] = []  # normalised [N, D] a step since the last rollout
-        self.noise = np.empty((0, spec.action.shape[0]), np.float32)  # of the steps to come
+        self.acted: list[np.ndarray] = []  # normalised [N, D] per step since the last rollout
+        self.noise = np.empty((0, actions), np.float32)  # for the next steps
         self.learnt_steps = 0
 
     # --- acting ---
 
-    @cached_property
-    def _mean(self) -> Forward:
-        return make_forward(self.actor.policy)
-
-    @cached_property
-    def _value(self) -> Forward:
-        return make_forward(self.critic.v)
-
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
-        """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or its
-        mean, cut to [-1, 1]."""
+        """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or the
+        mean clipped to [-1, 1]."""
         flat = obs.reshape(len(obs), -1)
         if explore:
             self.obs_rms.update(flat)
-        normal = self._normal(flat)
+        normal = self._normalize(flat)
         mean = self._mean(normal)
         if not explore:
             return mean.clip(-1.0, 1.0)
@@ -178,7 +165,7 @@ class PPO:
         return mean
 
     def _draw_noise(self, rows: int) -> np.ndarray:
-        """[rows, A] of the policy's deviation; to be dropped when the policy has changed."""
+        """[rows, A] with the policy's std; valid until the policy changes."""
         shape = (rows, self.noise.shape[1])
         noise = torch.randn(shape, generator=self.generators["exploration"]).numpy()
         noise *= np.exp(self.actor.log_std.numpy(force=True))
@@ -186,9 +173,9 @@ class PPO:
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of normalised reward."""
-        return self._value(self._normal(obs.reshape(len(obs), -1)))[:, 0]
+        return self._value(self._normalize(obs.reshape(len(obs), -1)))[:, 0]
 
-    def _normal(self, flat: np.ndarray) -> np.ndarray:
+    def _normalize(self, flat: np.ndarray) -> np.ndarray:
         spread = self.obs_rms.variance + EPSILON
         normal = flat - self.obs_rms.mean
         normal /= np.sqrt(spread, spread)
@@ -201,7 +188,7 @@ class PPO:
         """All epochs over one rollout, which must hold the agent's own last actions, in order.
 
         Raises:
-            ValueError: it has another number of steps than were acted since the last one.
+            ValueError: the agent has acted another number of steps since the last update.
         """
         rows = batch.reward.size // self.config.minibatches
         small = rows * self.config.hidden_dim**2 <= ONE_THREADS_WORK
@@ -214,16 +201,16 @@ class PPO:
         if len(self.acted) != steps:
             raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
         self.modules.begin_update(step)
-        if self.analytic is not None:
-            self.analytic.begin()
+        if self.fast_gradient is not None:
+            self.fast_gradient.begin()
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
         action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
         with torch.no_grad():
             mean, value = self._outputs(obs)
-            log_prob, _ = gaussian(mean, self.actor.log_std, action)
+            log_prob = gaussian_log_prob(mean, self.actor.log_std, action)
         values = value.view(steps, num_envs).cpu().numpy()
         advantage = advantages(
-            self._rewards(batch),
+            self._scaled_rewards(batch),
             values,
             self._next_values(batch, values),
             terminated=batch.terminated,
@@ -231,18 +218,12 @@ class PPO:
             discount=config.discount,
             gae_lambda=config.gae_lambda,
         )
-        data = (
-            obs,
-            action,
-            log_prob,
-            value,
-            torch.from_numpy(advantage.astype(np.float32)).to(self.device).flatten(),
-        )
-        rate = config.lr * self._rate_left()
+        advantage = torch.from_numpy(advantage.astype(np.float32)).to(self.device).flatten()
+        rate = config.lr * self._lr_left()
         for group in self.optimizers["both"].param_groups:
             group["lr"] = rate
-        metrics = self._descend(data)
-        target = data[4] + value
+        metrics = self._run_epochs((obs, action, log_prob, value, advantage))
+        target = advantage + value
         spread = target.var(unbiased=False)
         unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
         self.acted, self.noise = [], self.noise[:0]
@@ -256,88 +237,73 @@ class PPO:
         return {**metrics, **self.modules.end_update()}
 
     def _outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean actions [B, A] and values [B]; the networks note their units if they are to."""
-        form, noted = (
-            self.analytic,
-            {name: self.modules.activations(name) for name in self.networks},
-        )
-        if form is None or any(units is not None for units in noted.values()):
-            value = self.critic(obs, noted["critic"])
-            mean, _ = self.actor(obs, noted["actor"])
-        if form is not None:  # what is learnt from does not depend on whether units are noted
-            mean, value = map(torch.from_numpy, form.outputs(obs.numpy(), self.config.minibatches))
+        """Mean actions [B, A] and values [B]; records activations if they are needed."""
+        fast = self.fast_gradient
+        recorded = {name: self.modules.activations(name) for name in self.networks}
+        if fast is None or any(units is not None for units in recorded.values()):
+            value = self.critic(obs, recorded["critic"])
+            mean, _ = self.actor(obs, recorded["actor"])
+        if fast is not None:  # so that recording does not change what is learnt
+            mean, value = map(torch.from_numpy, fast.outputs(obs.numpy(), self.config.minibatches))
         return mean, value
 
-    def _rate_left(self) -> float:
+    def _lr_left(self) -> float:
         """The share of the learning rate that is left, in [0, 1]."""
         if self.config.anneal_steps is None:
             return 1.0
         return max(0.0, 1.0 - self.learnt_steps / self.config.anneal_steps)
 
-    def _rewards(self, batch: Rollout) -> np.ndarray:
-        """Rewards [T, N] over the running spread of the discounted return, within +-CUT."""
+    def _scaled_rewards(self, batch: Rollout) -> np.ndarray:
+        """Rewards [T, N] / the running std of the discounted return, clipped to +-LIMIT."""
         steps, num_envs = batch.reward.shape
         running = np.zeros(num_envs) if self.returns is None else self.returns
         over = batch.terminated | batch.truncated
         keep = np.full((steps, num_envs), self.config.discount)
         keep[1:] *= ~over[:-1]
-        returns = _summed(batch.reward, keep, running)
+        returns = _discounted_sums(batch.reward, keep, running)
         self.returns = np.where(over[-1], 0.0, returns[-1])
         variance = self.return_rms.update_in_order(returns)
-        return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CUT, CUT)
+        return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -LIMIT, LIMIT)
 
     @torch.no_grad()
     def _next_values(self, batch: Rollout, values: np.ndarray) -> np.ndarray:
-        """V [T, N] of what each step led to: the next row's, or a final observation's own."""
+        """V [T, N] of each step's next state: the next row's, or the final observation's."""
         after = np.empty_like(values)
         after[:-1] = values[1:]
-        own = batch.truncated.copy()
-        own[-1] = True
-        after[own] = self.value(batch.next_obs[own])
+        final = batch.truncated.copy()
+        final[-1] = True
+        after[final] = self.value(batch.next_obs[final])
         return after
 
-    def _descend(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
-        """Every epoch's gradient steps; returns the means of their metrics."""
-        rows = None if self.analytic is None else Rows.of(*data)
+    def _run_epochs(self, data: tuple[Tensor, ...]) -> dict[str, Tensor | float]:
+        """A gradient step per minibatch and epoch; returns the means of their metrics.
+
+        data: the rollout's observations, actions, log-probabilities, values and advantages.
+        """
+        config, optimizer, fast = self.config, self.optimizers["both"], self.fast_gradient
+        rows = None if fast is None else RolloutRows.of(*data)
         sums: dict[str, Tensor] = {}
-        for _ in range(self.config.epochs):
+        for _ in range(config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
-            parts = self._epoch(data, order) if rows is None else self._epoch_in_numpy(rows, order)
-            for name, part in parts.items():
-                sums[name] = sums[name] + part if name in sums else part
-        count = self.config.epochs * self.config.minibatches
+            if fast is not None and rows is not None:
+                shuffled = rows.shuffled(order, config.minibatches)
+                parts = fast.run_epoch(
+                    shuffled, config.minibatches, optimizer, config.max_grad_norm, self._loss_terms
+                )
+            else:
+                parts = self._run_epoch(data, order)
+            _add(sums, parts)
+        count = config.epochs * config.minibatches
         return {name: value / count for name, value in sums.items()}
 
-    def _epoch(self, data: tuple[Tensor, ...], order: Tensor) -> dict[str, Tensor]:
-        """A gradient step a minibatch, by autograd; returns the sums of their metrics."""
+    def _run_epoch(self, data: tuple[Tensor, ...], order: Tensor) -> dict[str, Tensor]:
+        """A gradient step per minibatch; returns the sums of their metrics."""
         sums: dict[str, Tensor] = {}
         for rows in order.to(self.device).tensor_split(self.config.minibatches):
-            total, parts = self._loss(*(tensor[rows] for tensor in data))
-            optimize(total, self.optimizers["both"], max_norm=self.config.max_grad_norm)
-            for name, part in parts.items():
-                sums[name] = sums[name] + part if name in sums else part
+            loss, parts = self._loss(*(tensor[rows] for tensor in data))
+            optimize(loss, self.optimizers["both"], max_norm=self.config.max_grad_norm)
+            _add(sums, parts)
         return sums
-
-    def _epoch_in_numpy(self, rows: Rows, order: Tensor) -> dict[str, Tensor]:
-        """The same by the closed form; metrics are worked out for all rows together."""
-        assert self.analytic is not None
-        optimizer, log_std = self.optimizers["both"], self.actor.log_std.detach().numpy()
-        rows = rows.shuffled(order, self.config.minibatches)
-        log_prob, value, share = np.empty((3, len(rows)), np.float32)
-        log_stds = np.empty((self.config.minibatches, len(log_std)), np.float32)
-        with np.errstate(all="ignore"):  # numbers that are not finite are the loop's to refuse
-            for at, (start, end) in enumerate(minibatches(len(rows), self.config.minibatches)):
-                share[start:end] = 1 / (end - start)
-                log_stds[at] = log_std
-                self.analytic.differentiate(
-                    rows.part(start, end), log_prob[start:end], value[start:end]
-                )
-                self.analytic.clip_gradients(self.config.max_grad_norm)
-                optimizer.step(self.analytic.flat)
-        found = map(torch.from_numpy, (log_prob, value))
-        terms = self.objective.terms(*found, **rows.as_tensors())
-        sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
-        return sums | {"policy/entropy": entropy(torch.from_numpy(log_stds)).sum()}
 
     def _loss(
         self,
@@ -347,19 +313,57 @@ class PPO:
         old_value: Tensor,
         advantage: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one minibatch and its parts, detached; `advantage` is the advantage [B]."""
+        """The loss of one minibatch (equation 9), and its parts, detached; advantage [B]."""
         mean, log_std = self.actor(obs)
-        log_prob, spread = gaussian(mean, log_std, action)
-        terms = self.objective.terms(
-            log_prob,
+        terms = self._loss_terms(
+            gaussian_log_prob(mean, log_std, action),
             self.critic(obs),
             old_log_prob=old_log_prob,
             old_value=old_value,
-            advantage=normalised(advantage),
+            advantage=standardized(advantage),
             target=advantage + old_value,
         )
-        parts = {name: term.mean() for name, term in terms.items()} | {"policy/entropy": spread}
-        return self.objective.total(parts), {name: part.detach() for name, part in parts.items()}
+        parts = {name: term.mean() for name, term in terms.items()}
+        parts["policy/entropy"] = gaussian_entropy(log_std)
+        loss = (
+            parts["loss/actor"]
+            - self.config.entropy_weight * parts["policy/entropy"]
+            + self.config.value_weight * parts["loss/critic"]
+        )
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+    def _loss_terms(
+        self,
+        log_prob: Tensor,
+        value: Tensor,
+        *,
+        old_log_prob: Tensor,
+        old_value: Tensor,
+        advantage: Tensor,
+        target: Tensor,
+    ) -> dict[str, Tensor]:
+        """Each row's loss terms and metrics [B]; `advantage` is normalised.
+
+        Actor: -min(A r, A clip(r)), r = pi(a|s) / pi_old(a|s) (equation 7). Critic: half the
+        squared error, or that of the value clipped to old value +- clip if it is larger.
+        """
+        clip = self.config.clip
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - clip, 1 + clip)
+        error = (value - target).square()
+        if self.config.clip_value:
+            near = old_value + (value - old_value).clamp(-clip, clip)
+            error = torch.max(error, (near - target).square())
+        with torch.no_grad():
+            kl = ratio - 1 - log_ratio
+            clip_fraction = ((ratio - 1).abs() > clip).float()
+        return {
+            "loss/actor": -torch.min(advantage * ratio, advantage * clipped),
+            "loss/critic": 0.5 * error,
+            "policy/kl": kl,
+            "policy/clip_fraction": clip_fraction,
+        }
 
     # --- state ---
 
@@ -380,7 +384,7 @@ class PPO:
         self.return_rms.load_state_dict(state["return_rms"])
         self.returns = None if state["returns"] is None else np.array(state["returns"])
         self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
-        self.noise = np.array(state.get("noise", self.noise[:0]))  # it was not always drawn ahead
+        self.noise = np.array(state.get("noise", self.noise[:0]))  # absent in old checkpoints
         self.learnt_steps = state["learnt_steps"]
 
 
@@ -396,40 +400,43 @@ def advantages(
 ) -> np.ndarray:
     """Generalised advantages [T, N] (arXiv 1506.02438, equation 16) of a rollout [T, N].
 
-    A termination is worth nothing afterwards; a truncation, and the rollout's end, are worth
-    `next_value`. No sum goes on from one episode into the next.
+    A terminated step bootstraps with 0; a truncated one, and the rollout's last, with `next_value`.
+    No sum continues from one episode into the next.
     """
     error = reward + discount * next_value * ~terminated - value
     keep = discount * gae_lambda * ~(terminated | truncated)
-    return _summed(error[::-1], keep[::-1], np.zeros(error.shape[1]))[::-1]
+    return _discounted_sums(error[::-1], keep[::-1], np.zeros(error.shape[1]))[::-1]
 
 
-def _summed(terms: np.ndarray, keep: np.ndarray, before: np.ndarray) -> np.ndarray:
+def _discounted_sums(terms: np.ndarray, keep: np.ndarray, before: np.ndarray) -> np.ndarray:
     """y [T, N] with y[t] = terms[t] + keep[t] * y[t - 1], where y[-1] is `before` [N].
 
-    In Python's numbers, a column at a time: they are float64 too, and numpy would take ten times
-    as long for a row of one.
+    In Python floats, which are float64 too: numpy takes ten times as long for rows of one number.
     """
     sums = np.empty(terms.shape)
     for env_index, total in enumerate(before.tolist()):
         column = []
-        for term, share in zip(
-            terms[:, env_index].tolist(), keep[:, env_index].tolist(), strict=True
-        ):
+        steps = zip(terms[:, env_index].tolist(), keep[:, env_index].tolist(), strict=True)
+        for term, share in steps:
             total = term + share * total
             column.append(total)
         sums[:, env_index] = column
     return sums
 
 
+def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    for name, part in parts.items():
+        sums[name] = sums[name] + part if name in sums else part
+
+
 def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
-    """Orthogonal weights of advantage sqrt(2), in the last layer 1 or 0.01 (actor); no biases."""
+    """Orthogonal weights with gain sqrt(2), in the last layer 1 or (actor) 0.01; zero biases."""
     last_gain = 0.01 if name == "actor" else 1.0
     for head in (m for m in network.modules() if isinstance(m, RecordedStack)):
         *hidden, last = (layer for layer in layers(head) if isinstance(layer, nn.Linear))
         for layer in (*hidden, last):
-            advantage = last_gain if layer is last else 2**0.5
-            nn.init.orthogonal_(layer.weight, advantage, generator=weights)
+            gain = last_gain if layer is last else 2**0.5
+            nn.init.orthogonal_(layer.weight, gain, generator=weights)
             nn.init.zeros_(layer.bias)
 
 

@@ -1,8 +1,8 @@
-"""Networks as functions from numpy to numpy, for acting: fast where a network is a plain stack.
+"""Networks as functions of numpy arrays, for acting; plain stacks are computed in numpy.
 
-A state agent acts on one observation at a time, by networks so small that torch's calls cost six
-times what they compute. A plain stack on the CPU is therefore evaluated in numpy, on views of its
-own parameters; any other network is called.
+A state agent acts on one observation at a time with small networks, and torch's calls take six
+times as long as the arithmetic. A plain stack on a CPU is therefore computed in numpy, on views of
+its own parameters; any other network is called.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import torch
 from torch import nn
 
 Forward = Callable[[np.ndarray], np.ndarray]
-"""float32 [N, inputs] -> float32 [N, outputs], which nobody else holds."""
+"""float32 [N, inputs] -> a new array float32 [N, outputs]."""
 
 
-class Layer(NamedTuple):
-    """A linear layer, and the activation of what it gives (None: none)."""
+class DenseLayer(NamedTuple):
+    """A linear layer and the activation after it (None: none)."""
 
     linear: nn.Linear
     activation: type[nn.ReLU] | type[nn.Tanh] | None
 
 
-def dense_layers(network: nn.Module) -> list[Layer] | None:
+def dense_layers(network: nn.Module) -> list[DenseLayer] | None:
     """The layers of a Sequential of linear layers, ReLUs and tanhs; None if it is anything else."""
     if not isinstance(network, nn.Sequential):
         return None
-    found: list[Layer] = []
+    found: list[DenseLayer] = []
     for part in network:
         if type(part) is nn.Linear and part.weight.dtype == torch.float32:
-            found.append(Layer(part, None))
+            found.append(DenseLayer(part, None))
         elif isinstance(part, nn.ReLU | nn.Tanh) and found and found[-1].activation is None:
-            found[-1] = Layer(found[-1].linear, type(part))
+            found[-1] = DenseLayer(found[-1].linear, type(part))
         else:
             return None
     return found or None
 
 
 def make_forward(network: nn.Module) -> Forward:
-    """The network as it is now and will be, its layers taken for settled."""
+    """The network as a function, which follows its weights but not a change of its layers."""
     layers = dense_layers(network)
     if layers is None or any(p.device.type != "cpu" for p in network.parameters()):
         return TorchForward(network)
@@ -49,7 +49,7 @@ def make_forward(network: nn.Module) -> Forward:
 
 
 class TorchForward:
-    """A network, called."""
+    """Calls the network."""
 
     def __init__(self, network: nn.Module):
         self.network = network
@@ -61,20 +61,20 @@ class TorchForward:
 
 
 class NumpyForward:
-    """A plain stack on the CPU, evaluated row by row.
+    """A plain stack on the CPU, computed row by row.
 
-    A row's outputs are thus the same to the bit whatever rows are beside it, which products of
-    whole matrices do not promise. They are the network's own within rounding.
+    A row's outputs are the same to the bit whatever the other rows are, which matrix products do
+    not guarantee. They equal the network's own within rounding.
     """
 
-    def __init__(self, layers: Sequence[Layer]):
+    def __init__(self, layers: Sequence[DenseLayer]):
         self.layers = layers
         self.parameters = [p for layer in layers for p in (layer.linear.weight, layer.linear.bias)]
         self._bind()
 
     def _bind(self) -> None:
-        """Find the parameters in memory, and buffer for what each layer gives."""
-        self.places = [p.data_ptr() for p in self.parameters]
+        """Look up the parameters in memory, and allocate a buffer for each layer's output."""
+        self.addresses = [p.data_ptr() for p in self.parameters]
         arrays = [p.detach().numpy() for p in self.parameters]
         products = [weight.dot for weight in arrays[::2]]
         activations = [ACTIVATIONS[layer.activation] for layer in self.layers]
@@ -82,7 +82,7 @@ class NumpyForward:
         self.steps = list(zip(products, arrays[1::2], activations, buffers, strict=True))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        if [p.data_ptr() for p in self.parameters] != self.places:  # they were put elsewhere
+        if [p.data_ptr() for p in self.parameters] != self.addresses:  # they have moved
             self._bind()
         out = np.empty((len(rows), len(self.steps[-1][-1])), np.float32)
         for at, units in enumerate(rows):
@@ -104,4 +104,4 @@ def _relu(units: np.ndarray, out: np.ndarray) -> None:
 
 
 ACTIVATIONS = {None: None, nn.ReLU: _relu, nn.Tanh: np.tanh}
-"""From one array into another, which may be the same."""
+"""Activation -> a function of an input and an output array, which may be the same."""

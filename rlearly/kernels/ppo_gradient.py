@@ -1,91 +1,29 @@
-"""PPO's loss of a minibatch, and its gradient in closed form where the networks are plain stacks.
+"""PPO's gradient by hand, for two plain stacks of tanh layers on a CPU.
 
-`terms` states the loss; the rest only differentiates it. A minibatch of 64 rows is so small that
-autograd spends ten times what the sums themselves cost; written out they are some seventy calls of
-numpy.
+The loss itself is stated in `rlearly.agents.ppo`. A minibatch of 64 rows is so small that autograd
+takes ten times as long as the arithmetic; written out, the gradient is some seventy calls of numpy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlearly.kernels.numpy_forward import Layer, dense_layers
-from rlearly.nn.distributions import HALF_LOG_TAU
+from rlearly.kernels.numpy_forward import DenseLayer, dense_layers
+from rlearly.nn.distributions import HALF_LOG_TAU, gaussian_entropy
 from rlearly.nn.networks import GaussianActor, StateValue
-from rlearly.nn.optim import Flat
+from rlearly.nn.optim import Adam, FlatParameters
+from rlearly.nn.running_stats import standardized
 
 
 @dataclass(frozen=True)
-class ClippedObjective:
-    """What there is to choose in the loss: mean policy term - entropy + mean value term."""
-
-    clip: float
-    clip_value: bool
-    entropy_weight: float
-    value_weight: float
-
-    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The loss, of the means of the terms and the policy's entropy."""
-        spread = parts["policy/entropy"]
-        return (
-            parts["loss/actor"]
-            - self.entropy_weight * spread
-            + self.value_weight * parts["loss/critic"]
-        )
-
-    def terms(
-        self,
-        log_prob: Tensor,
-        value: Tensor,
-        *,
-        old_log_prob: Tensor,
-        old_value: Tensor,
-        advantage: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """Each row's loss terms and metrics [B]; `advantage` is normalised."""
-        log_ratio = log_prob - old_log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
-        error = (value - target).square()
-        if self.clip_value:
-            near = old_value + (value - old_value).clamp(-self.clip, self.clip)
-            error = torch.max(error, (near - target).square())
-        terms = {
-            "loss/actor": -torch.min(advantage * ratio, advantage * clipped),
-            "loss/critic": 0.5 * error,
-        }
-        with torch.no_grad():
-            terms["policy/kl"] = ratio - 1 - log_ratio
-            terms["policy/clip_fraction"] = ((ratio - 1).abs() > self.clip).float()
-        return terms
-
-
-def gaussian(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [B] of actions [B, A] under N(mean [B, A], std [A]), and the entropy []."""
-    noise = (action - mean) / log_std.exp()
-    log_prob = (-0.5 * noise.square() - log_std - HALF_LOG_TAU).sum(-1)
-    return log_prob, entropy(log_std)
-
-
-def entropy(log_std: Tensor) -> Tensor:
-    """Of a Gaussian, in nats [...]; log_std [..., A]."""
-    return (log_std + HALF_LOG_TAU + 0.5).sum(-1)
-
-
-def normalised(advantage: Tensor) -> Tensor:
-    """The advantages [..., B] of a minibatch, with mean 0 and deviation 1."""
-    return (advantage - advantage.mean(-1, keepdim=True)) / (advantage.std(-1, keepdim=True) + 1e-8)
-
-
-@dataclass(frozen=True)
-class Rows:
+class RolloutRows:
     """Rows of a rollout in numpy: obs [n, D], action [A, n], all others [n]."""
 
     obs: np.ndarray
@@ -98,8 +36,8 @@ class Rows:
     @classmethod
     def of(
         cls, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, advantage: Tensor
-    ) -> Rows:
-        """Of tensors [n, ...] on the CPU; the advantages as they are."""
+    ) -> RolloutRows:
+        """From tensors [n, ...] on the CPU; the advantages are not normalised."""
         target = advantage + old_value
         rows = (obs, action.T, old_log_prob, old_value, advantage, target)
         return cls(*(tensor.numpy() for tensor in rows))
@@ -107,16 +45,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.obs)
 
-    def shuffled(self, order: Tensor, parts: int) -> Rows:
-        """A copy in another order, its advantages normalised in each of the minibatches."""
+    def shuffled(self, order: Tensor, parts: int) -> RolloutRows:
+        """A copy in another order, with the advantages normalised in each minibatch."""
         rows = order.numpy()
         advantage = torch.from_numpy(self.advantage)[order]
         size, larger = divmod(len(self), parts)
-        cut = larger * (size + 1)
-        if cut:
-            advantage[:cut] = normalised(advantage[:cut].view(-1, size + 1)).view(-1)
-        advantage[cut:] = normalised(advantage[cut:].view(-1, size)).view(-1)
-        return Rows(
+        split = larger * (size + 1)
+        if split:
+            advantage[:split] = standardized(advantage[:split].view(-1, size + 1)).view(-1)
+        advantage[split:] = standardized(advantage[split:].view(-1, size)).view(-1)
+        return RolloutRows(
             self.obs.take(rows, axis=0),
             self.action.take(rows, axis=1),
             self.old_log_prob.take(rows),
@@ -125,9 +63,9 @@ class Rows:
             self.target.take(rows),
         )
 
-    def part(self, start: int, end: int) -> Rows:
+    def minibatch(self, start: int, end: int) -> RolloutRows:
         """A view of some rows."""
-        return Rows(
+        return RolloutRows(
             self.obs[start:end],
             self.action[:, start:end],
             self.old_log_prob[start:end],
@@ -136,8 +74,7 @@ class Rows:
             self.target[start:end],
         )
 
-    def as_tensors(self) -> dict[str, Tensor]:
-        """What `ClippedObjective.terms` is told of them."""
+    def loss_inputs(self) -> dict[str, Tensor]:
         names = ("old_log_prob", "old_value", "advantage", "target")
         return {name: torch.from_numpy(getattr(self, name)) for name in names}
 
@@ -158,49 +95,64 @@ class PPOGradient:
 
     Only where two sides of a min or max are equal by chance would autograd take their mean.
 
-    Both networks' parameters, units and derivatives are kept in one array, the actor's before the
-    critic's, for whatever can be done to both at once. `flat` has the parameters and gradients.
+    If the two sides of a min or max are equal, autograd would take the mean of their gradients;
+    here one side counts.
+
+    Parameters, units and gradients of both networks are kept in one array, the actor's before the
+    critic's, so that many operations are done once for both. `flat` holds parameters and gradients.
     """
 
-    def __init__(self, actor: GaussianActor, critic: StateValue, objective: ClippedObjective):
-        """Raises ValueError where `fits` is false."""
-        stacks = _stacks(actor, critic)
-        if stacks is None:
-            raise ValueError("expected two plain stacks of tanh layers of one width on the CPU")
-        self.objective = objective
+    def __init__(
+        self,
+        stacks: tuple[list[DenseLayer], list[DenseLayer]],
+        log_std: Tensor,
+        *,
+        clip: float,
+        clip_value: bool,
+        entropy_weight: float,
+        value_weight: float,
+    ):
+        """`stacks`: the layers of the policy and of the value function; see `of`."""
+        self.clip_value = clip_value
+        self.entropy_weight = entropy_weight
+        self.value_weight = value_weight
         pairs = [[layer.linear for layer in both] for both in zip(*stacks, strict=True)]
         each = (p for both in pairs for p in (*(o.weight for o in both), *(o.bias for o in both)))
-        self.flat = Flat([*each, actor.log_std])
+        self.flat = FlatParameters([*each, log_std])
         self.parameters = self.flat.parameters
         self.gradients = self.flat.gradients.numpy()
         values, start = self.flat.values.numpy(), 0
-        self._layers: list[_Layer] = []
+        self._layers: list[_LayerPair] = []
         for one, other in pairs:
-            layer = _Layer(one, other, values[start:], self.gradients[start:])
+            layer = _LayerPair(one, other, values[start:], self.gradients[start:])
             self._layers.append(layer)
             start += layer.size
         self._log_std, self._log_std_gradient = values[start:], self.gradients[start:]
         self._workspaces: dict[int, _Workspace] = {}
-        self._near_one = _number(1 - objective.clip), _number(1 + objective.clip)
-        self._near_zero = _number(-objective.clip), _number(objective.clip)
+        self._ratio_bounds = _float32(1 - clip), _float32(1 + clip)
+        self._value_bounds = _float32(-clip), _float32(clip)
 
-    @staticmethod
-    def fits(actor: nn.Module, critic: nn.Module) -> bool:
-        """Whether these are two plain stacks of tanh layers of the same widths, on the CPU."""
-        return _stacks(actor, critic) is not None
+    @classmethod
+    def of(cls, actor: GaussianActor, critic: StateValue, **weights: Any) -> PPOGradient | None:
+        """For these networks, with the keyword arguments of the constructor.
+
+        None unless they are plain stacks of tanh layers of the same widths, on the CPU.
+        """
+        stacks = _tanh_stacks(actor, critic)
+        return None if stacks is None else cls(stacks, actor.log_std, **weights)
 
     def begin(self) -> None:
-        """Find the parameters, wherever they have been put meanwhile."""
+        """Take over the parameters again if something has moved them in memory."""
         self.flat.gather()
 
     def clip_gradients(self, max_norm: float) -> None:
-        """Bound the length of the whole gradient, as torch's `clip_grad_norm_` does."""
+        """Limit the norm of the whole gradient, as torch's `clip_grad_norm_` does."""
         share = max_norm / (math.sqrt(self.gradients.dot(self.gradients)) + 1e-6)
-        if not share >= 1:  # not a number, too
+        if not share >= 1:  # or it is NaN
             np.multiply(self.gradients, np.float32(share), out=self.gradients)
 
     def outputs(self, obs: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean actions [n, A] and values [n] of states [n, D], worked out in so many parts."""
+        """Mean actions [n, A] and values [n] of states [n, D], computed in `parts` minibatches."""
         mean = np.empty((len(self._log_std), len(obs)), np.float32)
         value = np.empty(len(obs), np.float32)
         with np.errstate(all="ignore"):
@@ -210,8 +162,36 @@ class PPOGradient:
                 mean[:, start:end], value[start:end] = workspace.nets[-1]
         return mean.T, value
 
-    def differentiate(self, rows: Rows, log_prob: np.ndarray, value: np.ndarray) -> None:
-        """Fill `gradients`, and the rows' log pi(a|s) [B] and v [B] as they are now."""
+    def run_epoch(
+        self,
+        rows: RolloutRows,
+        parts: int,
+        optimizer: Adam,
+        max_norm: float,
+        loss_terms: Callable[..., dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """A gradient step per minibatch; returns the sums of their metrics.
+
+        loss_terms: gives each row's metrics; called once, for all rows together.
+        """
+        log_prob, value, share = np.empty((3, len(rows)), np.float32)
+        log_stds = np.empty((parts, len(self._log_std)), np.float32)
+        with np.errstate(all="ignore"):  # the trainer reports numbers that are not finite
+            for at, (start, end) in enumerate(minibatches(len(rows), parts)):
+                share[start:end] = 1 / (end - start)
+                log_stds[at] = self._log_std
+                self.differentiate(
+                    rows.minibatch(start, end), log_prob[start:end], value[start:end]
+                )
+                self.clip_gradients(max_norm)
+                optimizer.step(self.flat)
+        found = map(torch.from_numpy, (log_prob, value))
+        terms = loss_terms(*found, **rows.loss_inputs())
+        sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
+        return sums | {"policy/entropy": gaussian_entropy(torch.from_numpy(log_stds)).sum()}
+
+    def differentiate(self, rows: RolloutRows, log_prob: np.ndarray, value: np.ndarray) -> None:
+        """Fill `gradients`, and the rows' present log pi(a|s) [B] and v [B]."""
         workspace = self._workspace(len(rows))
         self._forward(rows.obs.T, workspace)
         self._differentiate_policy(rows, workspace, log_prob)
@@ -221,7 +201,7 @@ class PPOGradient:
     def _workspace(self, size: int) -> _Workspace:
         workspace = self._workspaces.get(size)
         if workspace is None:
-            workspace = self._workspaces[size] = _Workspace(self._layers, size, self.objective)
+            workspace = self._workspaces[size] = _Workspace(self._layers, size, self.value_weight)
         return workspace
 
     def _forward(self, states: np.ndarray, workspace: _Workspace) -> None:
@@ -236,7 +216,7 @@ class PPOGradient:
                 np.tanh(units, units)
 
     def _differentiate_policy(
-        self, rows: Rows, workspace: _Workspace, log_prob: np.ndarray
+        self, rows: RolloutRows, workspace: _Workspace, log_prob: np.ndarray
     ) -> None:
         """From the mean action to the derivatives by it and by log std."""
         log_std, mean, by_mean = self._log_std, workspace.nets[-1][0], workspace.by_nets[-1][0]
@@ -250,7 +230,7 @@ class PPOGradient:
         ratio = np.subtract(log_prob, rows.old_log_prob, workspace.one)
         np.exp(ratio, ratio)
         unclipped = np.multiply(rows.advantage, ratio, workspace.two)
-        clipped = _clip(ratio, self._near_one, workspace.three)
+        clipped = _clip(ratio, self._ratio_bounds, workspace.three)
         np.multiply(rows.advantage, clipped, clipped)
         np.less_equal(unclipped, clipped, workspace.moves)
         by_log_prob = np.multiply(unclipped, workspace.moves, unclipped)
@@ -258,17 +238,19 @@ class PPOGradient:
         np.multiply(noise, by_log_prob, by_mean)
         np.multiply(by_mean, precision, by_mean)
         by_log_std = np.dot(squares, by_log_prob, self._log_std_gradient)
-        by_log_std -= by_log_prob.dot(workspace.ones) + np.float32(self.objective.entropy_weight)
+        by_log_std -= by_log_prob.dot(workspace.ones) + np.float32(self.entropy_weight)
 
-    def _differentiate_value(self, rows: Rows, workspace: _Workspace, value: np.ndarray) -> None:
+    def _differentiate_value(
+        self, rows: RolloutRows, workspace: _Workspace, value: np.ndarray
+    ) -> None:
         """From the value to the derivative by it."""
         value[:] = workspace.nets[-1][1][0]
         by_value = workspace.by_nets[-1][1][0]
         error = np.subtract(value, rows.target, workspace.one)
         np.multiply(error, workspace.value_share, by_value)
-        if self.objective.clip_value:
+        if self.clip_value:
             moved = np.subtract(value, rows.old_value, workspace.two)
-            near = _clip(moved, self._near_zero, workspace.three)
+            near = _clip(moved, self._value_bounds, workspace.three)
             np.equal(moved, near, workspace.inside)
             np.add(near, rows.old_value, near)
             np.subtract(near, rows.target, near)
@@ -297,7 +279,7 @@ class PPOGradient:
 
 
 def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
-    """Where the parts of `torch.tensor_split` begin and end."""
+    """Start and end of each part of `torch.tensor_split`."""
     size, larger = divmod(rows, parts)
     start = 0
     for at in range(parts):
@@ -306,9 +288,9 @@ def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _stacks(actor: nn.Module, critic: nn.Module) -> tuple[list[Layer], list[Layer]] | None:
-    if not (isinstance(actor, GaussianActor) and isinstance(critic, StateValue)):
-        return None
+def _tanh_stacks(
+    actor: GaussianActor, critic: StateValue
+) -> tuple[list[DenseLayer], list[DenseLayer]] | None:
     policy, value = dense_layers(actor.policy), dense_layers(critic.v)
     if policy is None or value is None:
         return None
@@ -323,10 +305,10 @@ def _stacks(actor: nn.Module, critic: nn.Module) -> tuple[list[Layer], list[Laye
     return (policy, value) if inputs[0] == inputs[1] else None
 
 
-class _Layer:
-    """A layer of both networks in flat arrays, the actor's outputs before the critic's.
+class _LayerPair:
+    """The same layer of both networks in flat arrays, the actor's outputs before the critic's.
 
-    weight, weight_gradient [outputs, inputs]: of both, for they have as many inputs; weights,
+    weight, weight_gradient [outputs, inputs]: of both, which have the same inputs; weights,
     weight_gradients: of each. bias [outputs, 1], bias_gradient [outputs]: of both.
     """
 
@@ -345,14 +327,14 @@ class _Layer:
         self.bias_gradient = gradients[weights : self.size]
 
     def of_each(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The actor's and the critic's rows, one for an output."""
+        """The actor's and the critic's rows, one per output."""
         return rows[: self.split], rows[self.split :]
 
 
 class _Workspace:
-    """Where the numbers of a minibatch of one size are while they are computed with."""
+    """Preallocated buffers for one minibatch size."""
 
-    def __init__(self, layers: list[_Layer], size: int, objective: ClippedObjective):
+    def __init__(self, layers: list[_LayerPair], size: int, value_weight: float):
         def empty(*shape: int) -> np.ndarray:
             return np.empty((*shape, size), np.float32)
 
@@ -368,19 +350,19 @@ class _Workspace:
         self.moves, self.inside = np.empty((2, size), bool)
         self.ones = np.ones(size, np.float32)
         self.minus_halves = np.full(actions, -0.5, np.float32)
-        self.policy_share = _number(-1 / size)
-        self.value_share = _number(objective.value_weight / size)
+        self.policy_share = _float32(-1 / size)
+        self.value_share = _float32(value_weight / size)
 
 
-def _number(value: float) -> np.ndarray:
-    """As numpy has numbers: Python's take it longer."""
+def _float32(value: float) -> np.ndarray:
+    """As an array: numpy takes longer with a Python float."""
     return np.array(value, np.float32)
 
 
-ONE = _number(1)
+ONE = _float32(1)
 
 
 def _clip(x: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> np.ndarray:
-    """`np.clip` without what it costs around the two calls."""
+    """`np.clip` without its overhead."""
     np.maximum(x, bounds[0], out=out)
     return np.minimum(out, bounds[1], out=out)

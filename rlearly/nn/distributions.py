@@ -14,9 +14,9 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 def truncated_normal(
     mean: Tensor, std: Tensor | float, generator: torch.Generator, clip: float | None = None
 ) -> Tensor:
-    """A sample of N(mean, std) with the noise cut at +-clip and the action kept inside (-1, 1).
+    """A sample of N(mean, std) with the noise clipped to +-clip and the action to (-1, 1).
 
-    The gradient passes straight through the last clamp, as in DrQ-v2. mean [N, A].
+    mean [N, A]. Gradients pass straight through the action's clamp, as in DrQ-v2.
     """
     noise = torch.randn(mean.shape, generator=generator, device=mean.device) * std
     if clip is not None:
@@ -28,10 +28,21 @@ def truncated_normal(
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """tanh of mean + std * noise [N, A], and its log-probability [N, 1].
 
-    `noise` is standard normal. The density of tanh's result is the Gaussian's divided by tanh's
-    slope 1 - y^2 (arXiv 1812.05905, appendix C); EDGE keeps its logarithm finite where a float
-    rounds y to 1, as in CleanRL.
+    `noise` is standard normal. The density of y = tanh(x) is the Gaussian's divided by tanh's slope
+    1 - y^2 (arXiv 1812.05905, appendix C); EDGE keeps its logarithm finite where y rounds to 1, as
+    in CleanRL.
     """
     action = torch.tanh(mean + log_std.exp() * noise)
     gaussian = -0.5 * noise.square() - log_std - HALF_LOG_TAU
     return action, (gaussian - torch.log(1 - action.square() + EDGE)).sum(-1, keepdim=True)
+
+
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    """Log-probabilities [B] of actions [B, A] under N(mean [B, A], std [A])."""
+    noise = (action - mean) / log_std.exp()
+    return (-0.5 * noise.square() - log_std - HALF_LOG_TAU).sum(-1)
+
+
+def gaussian_entropy(log_std: Tensor) -> Tensor:
+    """Entropy [...] of Gaussians in nats; log_std [..., A]."""
+    return (log_std + HALF_LOG_TAU + 0.5).sum(-1)

@@ -1,22 +1,25 @@
-"""Stacks of layers with hidden units: noting the units, and other layers in their place."""
+"""Stacks of layers that record their hidden activations, and layers that torch does not have."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.kernels.onednn import forward_stack, hidden_dtype_for, layer_specs
+AnyLayer = TypeVar("AnyLayer", bound=nn.Module)
 
-Layer = TypeVar("Layer", bound=nn.Module)
+FEW_ROWS = 8
+"""Below this batch size, rounding the weights costs a CPU more than bfloat16 products save."""
 
 
 class CReLU(nn.Module):
-    """[B, N, ...] -> [B, 2N, ...]: relu(x) beside relu(-x), so no unit is silent for long.
+    """[B, N, ...] -> [B, 2N, ...]: relu(x) and relu(-x), so that no unit can fall silent.
 
     arXiv 1603.05201, against the loss of plasticity in arXiv 2303.07507.
     """
@@ -26,10 +29,10 @@ class CReLU(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Each number is 0 with a probability, or else divided by its complement, while learning.
+    """Dropout that draws from a generator of its owner, not from torch's global one.
 
-    It draws from a generator that its owner gives to it and saves, where torch's would draw from
-    the global one. Copies share the generator.
+    In training mode each number is set to 0 with `probability`, else divided by 1 - `probability`.
+    Copies share the generator.
     """
 
     def __init__(self, probability: float):
@@ -52,7 +55,7 @@ class Dropout(nn.Module):
 
 
 def draw_dropout_from(generator: torch.Generator, *networks: nn.Module) -> None:
-    """Let every Dropout of the networks draw from one generator, on their device."""
+    """Let every Dropout of the networks draw from `generator`, which is on their device."""
     for network in networks:
         for part in network.modules():
             if isinstance(part, Dropout):
@@ -62,54 +65,134 @@ def draw_dropout_from(generator: torch.Generator, *networks: nn.Module) -> None:
 ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 
 
-class Stack(nn.Sequential):
-    """Layers of which those before the output can compute in a shorter number format.
+# --- stacks ---
 
-    The weights keep theirs: they are rounded as they are used. A CPU computes few rows, as an
-    agent acts on, in the weights' format, which is quicker.
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A linear layer (stride 0) or an unpadded convolution, and whether a ReLU follows it."""
+
+    stride: int
+    relu: bool
+
+
+def layer_specs(modules: Sequence[nn.Module]) -> tuple[LayerSpec, ...] | None:
+    """Describe linear layers or convolutions with ReLUs; None if there are any other modules."""
+    found: list[LayerSpec] = []
+    for module in modules:
+        if type(module) is nn.Linear:
+            found.append(LayerSpec(0, relu=False))
+        elif type(module) is nn.Conv2d:
+            found.append(LayerSpec(module.stride[0], relu=False))
+        elif type(module) is nn.ReLU and found and not found[-1].relu:
+            found[-1] = LayerSpec(found[-1].stride, relu=True)
+        else:
+            return None
+    return tuple(found)
+
+
+StackForward = Callable[
+    [Tensor, tuple[LayerSpec, ...], Sequence[Tensor], torch.dtype | None],
+    tuple[Tensor, list[Tensor]],
+]
+"""See `forward_stack`."""
+
+
+def forward_stack(
+    x: Tensor,
+    layers: tuple[LayerSpec, ...],
+    parameters: Sequence[Tensor],
+    hidden_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The output of a stack, and the outputs of its ReLUs.
+
+    parameters: weight and bias of each layer, in order. `hidden_dtype`: the format in which layers
+    with a ReLU compute (their weights are rounded on use); None: the format of their weights. A
+    last layer without a ReLU is the output, and computes in the format of its weights.
+    """
+    hidden = []
+    for at, layer in enumerate(layers):
+        dtype = compute_dtype(layer, parameters[2 * at], hidden_dtype)
+        x, weight, bias = (t.to(dtype) for t in (x, *parameters[2 * at : 2 * at + 2]))
+        x = F.conv2d(x, weight, bias, layer.stride) if layer.stride else F.linear(x, weight, bias)
+        if layer.relu:
+            x = torch.relu(x)
+            hidden.append(x)
+    return x, hidden
+
+
+def compute_dtype(
+    layer: LayerSpec, weight: Tensor, hidden_dtype: torch.dtype | None
+) -> torch.dtype:
+    """The format in which a layer of a stack computes."""
+    return hidden_dtype if layer.relu and hidden_dtype is not None else weight.dtype
+
+
+class Stack(nn.Sequential):
+    """Layers that can compute in a shorter number format, the output layer excepted.
+
+    The weights keep their format and are rounded on use. On a CPU, fewer than FEW_ROWS rows (an
+    agent acting) are computed in the format of the weights, which is faster.
     """
 
-    hidden_dtype: torch.dtype | None = None
-    """None: the weights' own."""
+    def __init__(self, *parts: nn.Module):
+        super().__init__(*parts)
+        self.hidden_dtype: torch.dtype | None = None
+        """None: the weights' own."""
+        self.forward_layers: StackForward = forward_stack
+        """Computes linear layers and convolutions with ReLUs, or a faster equivalent."""
+
+    def hidden_dtype_for(self, x: Tensor) -> torch.dtype | None:
+        """The format of the hidden layers for input `x` [B, ...]; None: the weights' own."""
+        return None if x.device.type == "cpu" and len(x) < FEW_ROWS else self.hidden_dtype
+
+
+def configure_stacks(
+    network: nn.Module, hidden_dtype: torch.dtype | None, forward: StackForward = forward_stack
+) -> None:
+    """Let all stacks of a network compute hidden layers in `hidden_dtype`, and by `forward`."""
+    for part in network.modules():
+        if isinstance(part, Stack):
+            part.hidden_dtype, part.forward_layers = hidden_dtype, forward
 
 
 class RecordedStack(Stack):
-    """A stack that can note the outputs of its hidden units while it computes.
+    """A stack that can record the activations of its hidden units in its forward pass.
 
-    A CReLU unit is noted as what its two halves are together, |x|. A last linear layer is the
-    output; where the last layer is an activation, all are hidden.
+    A CReLU unit is recorded as |x|, the sum of its two halves. A last linear layer is the output;
+    if the last layer is an activation, all units are hidden.
     """
 
     def __init__(self, *parts: nn.Module):
         super().__init__(*parts)
         self.layer_specs = layer_specs(parts)
-        """Linear layers or convolutions with ReLUs alone; None: of other layers too."""
+        """None if there are other layers than `layer_specs` knows."""
 
     def forward(self, x: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         if self.layer_specs is not None:
-            return self.computed(x, self.own_parameters(), activations)
+            return self.forward_with(self.layer_parameters(), x, activations)
         *hidden, last = self
         if not isinstance(last, nn.Linear):
             hidden, last = [*hidden, last], None
-        with autocast_to(hidden_dtype_for(self.hidden_dtype, x), x.device):
+        with _autocast(self.hidden_dtype_for(x), x.device):
             for layer in hidden:
                 x = layer(x)
                 if activations is not None and isinstance(layer, ACTIVATIONS):
-                    activations.append(_joined(x) if isinstance(layer, CReLU) else x)
+                    activations.append(_crelu_units(x) if isinstance(layer, CReLU) else x)
         return x if last is None else last(x.to(last.weight.dtype))
 
-    def own_parameters(self) -> list[Tensor]:
+    def layer_parameters(self) -> list[Tensor]:
         """Weight and bias of each layer, in order."""
         layers: Any = self._modules.values()
         return [p for layer in layers for p in layer._parameters.values()]
 
-    def computed(
-        self, x: Tensor, parameters: Sequence[Tensor], activations: list[Tensor] | None
+    def forward_with(
+        self, parameters: Sequence[Tensor], x: Tensor, activations: list[Tensor] | None
     ) -> Tensor:
-        """The output of a stack of usual layers, with these parameters in its own ones' place."""
+        """The output with these parameters instead of the stack's own; needs `layer_specs`."""
         assert self.layer_specs is not None
-        output, hidden = forward_stack(
-            x, self.layer_specs, parameters, hidden_dtype_for(self.hidden_dtype, x)
+        output, hidden = self.forward_layers(
+            x, self.layer_specs, parameters, self.hidden_dtype_for(x)
         )
         if activations is not None:
             activations += hidden
@@ -122,22 +205,24 @@ class RecordedStack(Stack):
         self.layer_specs = layer_specs(parts)
 
 
-def autocast_to(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
-    """Where layers compute in `dtype` on that device; None: in their weights' own."""
+def _autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def _joined(halves: Tensor) -> Tensor:
+def _crelu_units(halves: Tensor) -> Tensor:
     """CReLU's [B, 2N, ...] as |x| [B, N, ...]."""
     one, two = halves.chunk(2, dim=1)
     return one + two
 
 
-class SpectralLinear(nn.Linear):
-    """A linear layer whose weight is divided by its largest singular value.
+# --- other layers ---
 
-    That value is estimated by power iteration (arXiv 1802.05957, algorithm 1), which moves on by
-    `iterate` alone, once a gradient step, so acting and evaluating change nothing. Gradients pass
+
+class SpectralLinear(nn.Linear):
+    """A linear layer with its weight divided by its largest singular value.
+
+    The value is estimated by power iteration (arXiv 1802.05957, algorithm 1). Only `iterate`
+    refines it, once per gradient step, so acting and evaluating change nothing. Gradients pass
     through the division.
     """
 
@@ -151,34 +236,34 @@ class SpectralLinear(nn.Linear):
         self.register_buffer("right", torch.ones(inputs))
 
     def reset_parameters(self) -> None:
-        """Nothing, which is all that must happen here: torch would draw from its global stream."""
+        """Do nothing: torch's own would draw from its global random stream."""
 
     @torch.no_grad()
     def iterate(self, times: int = 1) -> None:
-        """Come nearer to the largest singular value."""
+        """Refine the estimate of the largest singular value."""
         for _ in range(times):
             self.right.copy_(nn.functional.normalize(self.weight.T @ self.left, dim=0, eps=1e-12))
             self.left.copy_(nn.functional.normalize(self.weight @ self.right, dim=0, eps=1e-12))
 
     @torch.no_grad()
     def begin_anew(self) -> None:
-        """Estimate afresh: the weights are not those that the estimate was of."""
-        self.left.copy_(torch.linspace(1.0, 2.0, len(self.left)))  # orthogonal to few things
+        """Start the estimate again, for new weights."""
+        self.left.copy_(torch.linspace(1.0, 2.0, len(self.left)))  # orthogonal to few vectors
         self.iterate(self.FIRST_ITERATIONS)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # a norm wants all its digits
+        with torch.autocast(x.device.type, enabled=False):  # a norm needs full precision
             largest = self.left @ (self.weight @ self.right)
         return nn.functional.linear(x, self.weight / largest.clamp(min=1e-12), self.bias)
 
 
 class InjectedHead(nn.Module):
-    """A head that can be given a second, unworn one in mid-training (arXiv 2305.15555, section 3).
+    """A head that can take a plasticity injection in mid-training (arXiv 2305.15555, section 3).
 
     Until `inject` it is `base`. From then on its output is base(x) + fresh(x) - anchor(x), where
-    only `fresh` learns and `anchor` is what `fresh` was at that moment: the output does not change
-    by injecting, nor does the number of weights that learn. Room for all three is there from the
-    beginning, so a checkpoint has one shape.
+    only `fresh` is trained and `anchor` is a frozen copy of what `fresh` was at that moment. So an
+    injection changes neither the output nor the number of trained weights. All three parts exist
+    from the start, so that checkpoints always have the same shape.
     """
 
     def __init__(self, base: RecordedStack):
@@ -191,7 +276,7 @@ class InjectedHead(nn.Module):
 
     @property
     def learning(self) -> RecordedStack:
-        """The part that gradients change."""
+        """The part that is trained."""
         return self.fresh if self.active else self.base
 
     def _set_learning(self) -> None:
@@ -199,14 +284,14 @@ class InjectedHead(nn.Module):
             part.requires_grad_(part is self.learning)
 
     def inject(self, fresh: RecordedStack) -> None:
-        """Go on with these weights; a target with the same ones as its leader."""
+        """Start training these weights; a target network takes the same ones."""
         self.fresh.load_state_dict(fresh.state_dict())
         self.anchor.load_state_dict(fresh.state_dict())
         self.active = True
         self._set_learning()
 
     def retire(self) -> None:
-        """Be a plain head again: the part that has been learning."""
+        """Become a plain head again, with the weights of the part that was being trained."""
         self.base.load_state_dict(self.learning.state_dict())
         self.active = False
         self._set_learning()
@@ -224,13 +309,12 @@ class InjectedHead(nn.Module):
         self._set_learning()
 
 
-def skip_init(kind: Callable[..., Layer], *arguments: Any, **words: Any) -> Layer:
-    """A layer whose weights nothing has drawn yet: they are whatever lay in their memory.
+def skip_init(kind: Callable[..., AnyLayer], *args: Any, **kwargs: Any) -> AnyLayer:
+    """A layer with uninitialised weights.
 
-    As torch.nn.utils.skip_init, which imports a computer algebra system on its way, and so
-    makes the first step of every run half a second later.
+    Like torch.nn.utils.skip_init, which imports sympy and so delays the start of a run by 0.5 s.
     """
-    layer = kind(*arguments, device="meta", **words)
+    layer = kind(*args, device="meta", **kwargs)
     for name, parameter in list(layer.named_parameters(recurse=False)):
         setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
     return layer

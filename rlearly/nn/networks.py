@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.core.spaces import PIXELS, VECTOR, is_fused, is_image
-from rlearly.kernels.onednn import hidden_dtype_for, linear
 from rlearly.nn.augmentation import centred
-from rlearly.nn.layers import CReLU, Dropout, RecordedStack, Stack, skip_init
+from rlearly.nn.layers import CReLU, Dropout, LayerSpec, RecordedStack, Stack, skip_init
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
@@ -55,13 +54,6 @@ def layers(network: nn.Module) -> Iterator[nn.Module]:
     """Every layer of a network that holds weights."""
     kinds = nn.Conv2d | nn.Linear | nn.LayerNorm | nn.GroupNorm
     return (m for m in network.modules() if isinstance(m, kinds))
-
-
-def set_hidden_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let a network's hidden layers compute in `dtype`; None: in the weights' own."""
-    for part in network.modules():
-        if isinstance(part, Stack):
-            part.hidden_dtype = dtype
 
 
 Initialiser = Callable[[nn.Module, torch.Generator], None]
@@ -123,8 +115,12 @@ class Trunk(Stack):
 
     def project(self, features: Tensor) -> Tensor:
         """The linear layer's output, in the weights' format."""
-        first: Any = self[0]
-        return linear(features, first, hidden_dtype_for(self.hidden_dtype, features))
+        layer: Any = self[0]
+        weight = layer.weight.to(self.hidden_dtype_for(features) or layer.weight.dtype)
+        output, _ = self.forward_layers(
+            features, (LayerSpec(0, relu=False),), [weight, layer.bias], None
+        )
+        return output.to(layer.weight.dtype)
 
     def squash(self, projected: Tensor) -> Tensor:
         """What the other two layers make of it."""
@@ -170,13 +166,13 @@ class PixelEncoder(nn.Module):
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         """What is scaled by 1/255 is the first layer's weights, which are fewer than pixels."""
         stack, first = self.convolutions, cast(nn.Conv2d, self.convolutions[0])
-        dtype = hidden_dtype_for(stack.hidden_dtype, obs) or first.weight.dtype
+        dtype = stack.hidden_dtype_for(obs) or first.weight.dtype
         images = centred(obs, dtype)
         if stack.layer_specs is None:
             maps = stack(images.div_(255.0), activations)
         else:
-            weight, *rest = stack.own_parameters()
-            maps = stack.computed(images, [(weight / 255.0).to(dtype), *rest], activations)
+            weight, *rest = stack.layer_parameters()
+            maps = stack.forward_with([(weight / 255.0).to(dtype), *rest], images, activations)
         return maps.permute(0, 2, 3, 1).flatten(1)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Flat:
+class FlatParameters:
     """Parameters one after the other in `values`, and their gradients in `gradients`."""
 
     def __init__(self, parameters: Iterable[Tensor]):
@@ -60,7 +60,7 @@ class Adam:
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._steps: Tensor | None = None  # of every parameter; `state` has parts of it
         self._all: list[list[Tensor]] = []  # steps and moments of all, while none was forgotten
-        self._flat: Flat | None = None  # what `_all` is laid out by
+        self._flat: FlatParameters | None = None  # what `_all` is laid out by
         self._before: list[Callable[..., None]] = []
         self._after: list[Callable[..., None]] = []
 
@@ -73,7 +73,7 @@ class Adam:
         self._after.append(hook)
 
     @torch.no_grad()
-    def step(self, flat: Flat | None = None) -> None:
+    def step(self, flat: FlatParameters | None = None) -> None:
         """Move every parameter that has a gradient.
 
         `flat`: where all of them are now; the kernel takes them as one where all have taken as
@@ -107,7 +107,7 @@ class Adam:
         for hook in self._after:
             hook(self)
 
-    def _moments_of(self, moved: list[Tensor], flat: Flat | None) -> list[list[Tensor]]:
+    def _moments_of(self, moved: list[Tensor], flat: FlatParameters | None) -> list[list[Tensor]]:
         """Steps, counted on, first and second moments: of each, or of `flat` if all went alike."""
         every = len(moved) == len(self.param_groups[0]["params"])
         known = self._all and self._flat is flat and len(self.state) == len(moved)
@@ -122,7 +122,7 @@ class Adam:
         self._all, self._flat = found if every else [], flat
         return found
 
-    def _join(self, name: str, flat: Flat) -> Tensor:
+    def _join(self, name: str, flat: FlatParameters) -> Tensor:
         """A moment of all parameters in one tensor, of which `state` has parts from now on."""
         whole, parts = flat.joined(self.state[p][name] for p in flat.parameters)
         for parameter, part in zip(flat.parameters, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Running means and variances, for what an agent sees and is paid."""
+"""Normalisation by means and variances, running or of one batch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 
 class RunningMeanStd:
-    """Mean and variance of everything seen so far, in float64.
+    """Mean and variance of all samples so far, in float64.
 
-    It starts as mean 0 and variance 1 with the weight of 1e-4 samples, as gymnasium's do.
+    They start as mean 0 and variance 1 with the weight of 1e-4 samples, as gymnasium's do.
     """
 
     def __init__(self, shape: tuple[int, ...]):
@@ -20,10 +21,10 @@ class RunningMeanStd:
         self.count = 1e-4
 
     def update(self, batch: np.ndarray) -> None:
-        """See samples [B, *shape] (Chan et al. 1979, the parallel form)."""
+        """Add samples [B, *shape] (Chan et al. 1979, the parallel form)."""
         size = len(batch)
         count = self.count + size
-        if size == 1:  # Welford's form, of half as many sums
+        if size == 1:  # Welford's form, half as many operations
             away = batch[0] - self.mean
             moved = away / count
             self.mean = self.mean + moved
@@ -37,9 +38,9 @@ class RunningMeanStd:
         self.count = count
 
     def update_in_order(self, batches: np.ndarray) -> np.ndarray:
-        """See [T, B] numbers a row at a time; returns the variance [T] after each row."""
+        """Add numbers [T, B] row by row; returns the variance [T] after each row."""
         counts = self.count + batches.shape[1] * np.arange(1, len(batches) + 1)
-        away = batches - self.mean  # sums about the old mean: no large squares to cancel
+        away = batches - self.mean  # relative to the old mean, or large squares would cancel
         sums = np.cumsum(away.sum(axis=1))
         squares = self.variance * self.count + np.cumsum(np.square(away).sum(axis=1))
         variances = (squares - sums**2 / counts) / counts
@@ -59,3 +60,8 @@ class RunningMeanStd:
         self.mean = np.array(state["mean"])
         self.variance = np.array(state["variance"])
         self.count = state["count"]
+
+
+def standardized(values: Tensor) -> Tensor:
+    """Values [..., B] with mean 0 and standard deviation 1 along the last dimension."""
+    return (values - values.mean(-1, keepdim=True)) / (values.std(-1, keepdim=True) + 1e-8)

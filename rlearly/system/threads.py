@@ -1,45 +1,27 @@
-"""One thread for sums so small that several would only wait for each other."""
+"""One thread for computations so small that several threads would only wait for each other."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
-import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch, and numpy's products, compute in one thread in here."""
-    torch_before, blas = torch.get_num_threads(), _numpys_threads()
-    blas_before = blas[0]() if blas else 1
+    """Let torch, and numpy's matrix products, use one thread inside this context."""
+    before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        if blas:
-            blas[1](1)
-        yield
+        with _blas_libraries().limit(limits=1):
+            yield
     finally:
-        torch.set_num_threads(torch_before)
-        if blas:
-            blas[1](blas_before)
+        torch.set_num_threads(before)
 
 
 @cache
-def _numpys_threads() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """Reads and sets the threads of the OpenBLAS that numpy's wheels bring; None: of another."""
-    package = Path(np.__file__).parent
-    for path in (*package.glob("../numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")):
-        library = ctypes.CDLL(str(path))
-        try:
-            read, write = (
-                library[f"scipy_openblas_{verb}_num_threads64_"] for verb in ("get", "set")
-            )
-        except AttributeError:  # one that is built otherwise
-            return None
-        write.argtypes, write.restype = [ctypes.c_int], None
-        return read, write
-    return None
+def _blas_libraries() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")  # searching takes milliseconds

@@ -1,4 +1,4 @@
-"""The gradient of PPO's loss in closed form, and learning by it, beside autograd's."""
+"""The gradient of PPO's loss by hand, and learning by it, beside autograd's."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ from rlearly.config.interventions import (
     SpectralNormConfig,
     WeightDecayConfig,
 )
-from rlearly.kernels.ppo_gradient import Rows, minibatches
+from rlearly.kernels.ppo_gradient import RolloutRows, minibatches
+from rlearly.nn.distributions import gaussian_log_prob
 from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm
 from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
@@ -27,7 +28,7 @@ from rlearly.system import threads
 from rlearly.system.seeding import Seeds
 
 
-def make(spec, by="closed form", interventions=(), monitor=None, **settings):
+def make(spec, by="hand", interventions=(), monitor=None, **settings):
     settings = {"hidden_dim": 16, "rollout_steps": 9, "minibatches": 4, "epochs": 3} | settings
     agent = ppo.PPO(
         ppo.Config(**settings),
@@ -38,7 +39,7 @@ def make(spec, by="closed form", interventions=(), monitor=None, **settings):
         monitor=monitor,
     )
     if by == "autograd":
-        agent.analytic = None
+        agent.fast_gradient = None
     return agent
 
 
@@ -58,7 +59,7 @@ def random_data(agent, rows, seed=0):
     """obs, action, old log-probability, old value and advantage, near enough to be of a rollout."""
     generator = torch.Generator().manual_seed(seed)
     obs, action, noise = (torch.randn(rows, n, generator=generator) for n in (7, 3, 3))
-    old_log_prob, _ = ppo.gaussian(*agent.actor(obs), action)
+    old_log_prob = gaussian_log_prob(*agent.actor(obs), action)
     old_value = agent.critic(obs) + 0.4 * noise[:, 1]
     return obs, action, old_log_prob + 0.3 * noise[:, 0], old_value, noise[:, 2]
 
@@ -67,9 +68,7 @@ def random_data(agent, rows, seed=0):
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
 @pytest.mark.parametrize("value_weight", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("clip_value", [True, False])
-def test_gradient_in_closed_form_is_autograds(
-    state_spec, rows, entropy_weight, value_weight, clip_value
-):
+def test_gradient_by_hand_is_autograds(state_spec, rows, entropy_weight, value_weight, clip_value):
     agent = make(
         state_spec,
         entropy_weight=entropy_weight,
@@ -80,16 +79,16 @@ def test_gradient_in_closed_form_is_autograds(
     for seed in range(3):
         data = random_data(agent, rows, seed)
         total, parts = agent._loss(*data)
-        expected = torch.autograd.grad(total, list(agent.analytic.parameters))
+        expected = torch.autograd.grad(total, list(agent.fast_gradient.parameters))
         log_prob, value = np.empty((2, rows), np.float32)
-        shuffled = Rows.of(*data).shuffled(torch.arange(rows), 1)
-        agent.analytic.begin()
-        agent.analytic.differentiate(shuffled, log_prob, value)
-        for parameter, gradient in zip(agent.analytic.parameters, expected, strict=True):
+        shuffled = RolloutRows.of(*data).shuffled(torch.arange(rows), 1)
+        agent.fast_gradient.begin()
+        agent.fast_gradient.differentiate(shuffled, log_prob, value)
+        for parameter, gradient in zip(agent.fast_gradient.parameters, expected, strict=True):
             scale = float(gradient.abs().max())
             assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-5 * scale + 1e-9)
         with torch.no_grad():
-            ours, _ = ppo.gaussian(*agent.actor(data[0]), data[1])
+            ours = gaussian_log_prob(*agent.actor(data[0]), data[1])
             assert torch.allclose(torch.from_numpy(log_prob), ours, atol=1e-5)
             assert torch.allclose(torch.from_numpy(value), agent.critic(data[0]), atol=1e-5)
     if rows == 64:  # every case of both clips is tested
@@ -109,14 +108,14 @@ def test_outputs_are_the_networks(state_spec):
     agent = make(state_spec)
     unsettle(agent)
     obs = torch.randn(37, 7, generator=torch.Generator().manual_seed(0))
-    mean, value = agent.analytic.outputs(obs.numpy(), 4)
+    mean, value = agent.fast_gradient.outputs(obs.numpy(), 4)
     assert torch.allclose(torch.from_numpy(mean), agent.actor(obs)[0], atol=1e-5)
     assert torch.allclose(torch.from_numpy(value), agent.critic(obs), atol=1e-5)
 
 
 def test_gradients_are_clipped_as_torch_does(state_spec):
     agent = make(state_spec)
-    form, generator = agent.analytic, np.random.default_rng(0)
+    form, generator = agent.fast_gradient, np.random.default_rng(0)
     for length in (3.0, 0.3, np.nan):
         drawn = generator.normal(size=form.gradients.shape).astype(np.float32)
         form.gradients[:] = drawn * np.float32(0.3 / np.linalg.norm(drawn))
@@ -163,7 +162,7 @@ def test_learning_is_the_same_by_either_path(state_spec, num_envs, clip_value):
     settings = {"clip_value": clip_value, "entropy_weight": 0.01, "lr": 1e-3}
     one = make(state_spec, monitor=PlasticityMonitor(every_steps=2), **settings)
     two = make(state_spec, by="autograd", monitor=PlasticityMonitor(every_steps=2), **settings)
-    assert one.analytic is not None and two.analytic is None
+    assert one.fast_gradient is not None and two.fast_gradient is None
     before = [p.detach().clone() for p in one.actor.parameters()]
     one.update(random_rollout(one, state_spec, steps=9), step=0)
     one.load_state_dict(two.state_dict())
@@ -183,7 +182,7 @@ def stream():
     return torch.Generator().manual_seed(0)
 
 
-IN_CLOSED_FORM = {
+BY_HAND = {
     "weight_decay": lambda: WeightDecay(WeightDecayConfig(0.1)),
     "l2_init": lambda: L2Init(L2InitConfig(0.05, networks=["critic"])),
     "shrink_perturb": lambda: ShrinkAndPerturb(ShrinkPerturbConfig(2, alpha=0.5), weights=stream()),
@@ -201,13 +200,13 @@ BY_AUTOGRAD = {
 }
 
 
-@pytest.mark.parametrize("name", IN_CLOSED_FORM)
+@pytest.mark.parametrize("name", BY_HAND)
 def test_what_interventions_do_is_the_same_by_either_path(state_spec, name):
-    intervene = IN_CLOSED_FORM[name]
+    intervene = BY_HAND[name]
     one, plain = make(state_spec, interventions=[intervene()]), make(state_spec)
     two = make(state_spec, by="autograd", interventions=[intervene()])
     metrics = same_learning(one, two, state_spec, num_envs=2)
-    assert one.analytic is not None
+    assert one.fast_gradient is not None
     assert "weight" in name or "l2" in name or any(key.startswith("event/") for key in metrics)
     for at in range(4):
         plain.update(random_rollout(plain, state_spec, seed=at, steps=9, num_envs=2), step=at)
@@ -219,7 +218,7 @@ def test_what_interventions_do_is_the_same_by_either_path(state_spec, name):
 @pytest.mark.parametrize("name", BY_AUTOGRAD)
 def test_networks_with_other_layers_learn_by_autograd(state_spec, name):
     agent = make(state_spec, interventions=[BY_AUTOGRAD[name]()])
-    assert agent.analytic is None
+    assert agent.fast_gradient is None
     for at in range(3):
         agent.update(random_rollout(agent, state_spec, seed=at, steps=9), step=at)
 
@@ -235,21 +234,21 @@ def test_advantages_are_normalised_in_each_minibatch(state_spec):
     agent = make(state_spec)
     data = random_data(agent, 14)
     order = torch.randperm(14, generator=stream())
-    shuffled = Rows.of(*data).shuffled(order, 4)
+    shuffled = RolloutRows.of(*data).shuffled(order, 4)
     assert torch.equal(torch.from_numpy(shuffled.obs), data[0][order])
     assert torch.equal(torch.from_numpy(shuffled.target), (data[4] + data[3])[order])
     for start, end in minibatches(14, 4):
         advantage = data[4][order[start:end]].double()
         expected = (advantage - advantage.mean()) / advantage.std()
-        np.testing.assert_allclose(shuffled.part(start, end).advantage, expected, atol=1e-5)
+        np.testing.assert_allclose(shuffled.minibatch(start, end).advantage, expected, atol=1e-5)
 
 
 def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, monkeypatch):
     agent, before, seen = make(state_spec), torch.get_num_threads(), []
-    step, blas = agent.optimizers["both"].step, threads._numpys_threads()
+    step, blas = agent.optimizers["both"].step, threads._blas_libraries()
 
     def noted(flat):
-        seen.append((torch.get_num_threads(), blas[0]() if blas else 1))
+        seen.append((torch.get_num_threads(), *(lib["num_threads"] for lib in blas.info())))
         step(flat)
 
     agent.optimizers["both"].step = noted
@@ -258,10 +257,10 @@ def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, 
         with threads.one_thread():
             pass
         agent.update(random_rollout(agent, state_spec, steps=9), step=0)
-        assert set(seen) == {(1, 1)} and torch.get_num_threads() == 2
+        assert all(set(counts) == {1} for counts in seen) and seen and torch.get_num_threads() == 2
         monkeypatch.setattr(ppo, "ONE_THREADS_WORK", 0)
         seen.clear()
         agent.update(random_rollout(agent, state_spec, steps=9), step=0)
-        assert {count for count, _ in seen} == {2}
+        assert {counts[0] for counts in seen} == {2}
     finally:
         torch.set_num_threads(before)

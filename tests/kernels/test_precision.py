@@ -14,9 +14,15 @@ from rlearly.config import resolve
 from rlearly.config.interventions import CReLUConfig, LayerNormConfig, SpectralNormConfig
 from rlearly.core.errors import ConfigError
 from rlearly.kernels import onednn
-from rlearly.kernels.onednn import Layer, layer_specs
-from rlearly.nn.layers import RecordedStack
-from rlearly.nn.networks import initialise_, mlp, set_hidden_dtype
+from rlearly.nn.layers import (
+    FEW_ROWS,
+    LayerSpec,
+    RecordedStack,
+    configure_stacks,
+    forward_stack,
+    layer_specs,
+)
+from rlearly.nn.networks import initialise_, mlp
 from rlearly.nn.optim import adam, frozen, optimize
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
@@ -32,6 +38,7 @@ ODD_END = [nn.Linear(96, 7), nn.ReLU(), nn.Linear(7, 7)]
 
 def stack(modules, seed=0):
     part = RecordedStack(*modules)
+    configure_stacks(part, None, onednn.forward_stack)
     initialise_(part, torch.Generator().manual_seed(seed))
     for module in part:
         if getattr(module, "bias", None) is not None:
@@ -93,16 +100,16 @@ def test_a_stack_is_its_layers_one_after_the_other(modules, large, monkeypatch):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(part(x), got)
-    elsewhere, _ = onednn._plain(x, part.layer_specs, part.own_parameters(), None)
-    torch.testing.assert_close(elsewhere, expected)
-    for one, two in zip(gradients(elsewhere, part, x), wanted, strict=True):
+    plain, _ = forward_stack(x, part.layer_specs, part.layer_parameters(), None)
+    torch.testing.assert_close(plain, expected)
+    for one, two in zip(gradients(plain, part, x), wanted, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("modules", [LINEAR, IMAGES], ids=["linear", "images"])
 def test_bfloat16_rounds_hidden_layers_and_nothing_else(modules):
     part, x = stack(modules), given(modules).requires_grad_()
-    set_hidden_dtype(part, torch.bfloat16)
+    configure_stacks(part, torch.bfloat16, onednn.forward_stack)
     got = part(x)
     exact, _ = by_autograd(part, x)
     expected, _ = by_autograd(part, x, torch.bfloat16)
@@ -113,8 +120,8 @@ def test_bfloat16_rounds_hidden_layers_and_nothing_else(modules):
     for one, two in zip(found, gradients(expected, part, x), strict=True):
         assert one.dtype == torch.float32
         assert (one - two).norm() < 0.02 * two.norm()
-    elsewhere, _ = onednn._plain(x, part.layer_specs, part.own_parameters(), torch.bfloat16)
-    torch.testing.assert_close(elsewhere, got, rtol=2e-2, atol=2e-2)
+    plain, _ = forward_stack(x, part.layer_specs, part.layer_parameters(), torch.bfloat16)
+    torch.testing.assert_close(plain, got, rtol=2e-2, atol=2e-2)
 
 
 def test_a_gradient_that_others_use_too_is_not_overwritten():
@@ -127,8 +134,12 @@ def test_a_gradient_that_others_use_too_is_not_overwritten():
 
 
 def test_other_layers_are_not_taken_for_usual_ones():
-    assert layer_specs(LINEAR) == (Layer(0, relu=True), Layer(0, relu=True), Layer(0, relu=False))
-    assert layer_specs(IMAGES) == (Layer(2, relu=True), Layer(1, relu=True))
+    assert layer_specs(LINEAR) == (
+        LayerSpec(0, relu=True),
+        LayerSpec(0, relu=True),
+        LayerSpec(0, relu=False),
+    )
+    assert layer_specs(IMAGES) == (LayerSpec(2, relu=True), LayerSpec(1, relu=True))
     assert layer_specs([nn.Linear(2, 2), nn.Tanh()]) is None
     assert layer_specs([nn.ReLU(), nn.Linear(2, 2)]) is None
     assert mlp(3, 4, 2).layer_specs and mlp(3, 4, 2, nn.Tanh).layer_specs is None
@@ -157,7 +168,9 @@ def spec(case, pixel_spec, state_spec, fused_spec):
     return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
 
 
-def build(case, spec, precision, interventions=(), compile=False, monitor=None, **settings):
+def build(
+    case, spec, precision, interventions=(), compile=False, monitor=None, kernels=True, **settings
+):
     declared = agent_spec(case[0])
     known = {field.name for field in dataclasses.fields(declared.config_class)}
     own = METAWORLD if case[1] == "metaworld" else {}
@@ -168,13 +181,13 @@ def build(case, spec, precision, interventions=(), compile=False, monitor=None, 
         seeds=Seeds(0),
         device=torch.device("cpu"),
         interventions=interventions,
-        compute=ComputeOptions(precision, compile),
+        compute=ComputeOptions(precision, compile, kernels),
         monitor=monitor,
     )
 
 
-def learnt(case, spec, precision, times=2, interventions=()):
-    agent = build(case, spec, precision, interventions)
+def learnt(case, spec, precision, times=2, interventions=(), kernels=True):
+    agent = build(case, spec, precision, interventions, kernels=kernels)
     for seed in range(times):
         if agent_spec(case[0]).on_policy:
             metrics = agent.update(random_rollout(agent, spec, seed), step=20)
@@ -208,6 +221,25 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
     assert mean.dtype == short.value(obs).dtype == "float32"
 
 
+def test_kernels_learn_what_the_plain_code_does_but_for_rounding(case, spec):
+    fast, metrics = learnt(case, spec, "fp32")
+    plain, expected = learnt(case, spec, "fp32", kernels=False)
+    assert metrics.keys() == expected.keys()
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(expected[name]), rel=1e-3, abs=1e-4), name
+    start = build(case, spec, "fp32")
+    for name, network in plain.networks.items():
+        if flat(network) is not None:
+            moved = (flat(network) - flat(start.networks[name])).norm()
+            assert (flat(network) - flat(fast.networks[name])).norm() < 0.05 * moved, name
+    obs = observations(spec, 16)
+    for one, two in ((fast, plain), (plain, fast)):
+        one.load_state_dict(two.state_dict())
+        acts = [agent.act(obs, step=50, explore=False) for agent in (one, two)]
+        values = [agent.value(obs) for agent in (one, two)]
+        assert abs(acts[0] - acts[1]).max() < 1e-5 and abs(values[0] - values[1]).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -229,7 +261,7 @@ def test_bfloat16_works_with_other_layers(agent, part, pixel_spec, state_spec):
 
 def test_descending_in_bfloat16_lowers_a_loss():
     part, x = stack(LINEAR), given(LINEAR)
-    set_hidden_dtype(part, torch.bfloat16)
+    configure_stacks(part, torch.bfloat16, onednn.forward_stack)
     optimizer, losses = adam(part, 1e-3), []
     for _ in range(60):
         loss = (part(x) - x[:, :5]).square().mean()
@@ -244,7 +276,7 @@ def test_few_rows_are_computed_in_the_weights_format(normalised, pixel_spec):
     exact = build(("drm", "pixels"), pixel_spec, "fp32", parts)
     short = build(("drm", "pixels"), pixel_spec, "bf16", parts)
     obs = random_batch(pixel_spec).obs.numpy()
-    for rows, alike in ((onednn.FEW - 1, True), (onednn.FEW, False)):
+    for rows, alike in ((FEW_ROWS - 1, True), (FEW_ROWS, False)):
         few = obs[:rows]
         actions = [a.act(few, step=50, explore=False) for a in (exact, short)]
         assert (actions[0] == actions[1]).all() == alike

@@ -438,7 +438,7 @@ def test_spectral_norm_holds_when_weights_are_replaced(state_spec, agent, kind):
 
 @pytest.mark.parametrize("name", ["reset", "shrink_perturb", "spectral_norm", "injection", "redo"])
 def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec, name):
-    from rlearly.kernels.ppo_gradient import gaussian
+    from rlearly.nn.distributions import gaussian_log_prob
 
     settings = {
         "reset": dataclasses.replace(RunConfig().reset, every_steps=1),
@@ -449,14 +449,14 @@ def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec
     config = RunConfig(intervention=[name], **settings)
     agent = build("ppo", state_spec, *registry.build_interventions(config, Seeds(0)))
     used = []
-    optimize = agent._descend
-    agent._descend = lambda data: used.append(data) or optimize(data)
+    optimize = agent._run_epochs
+    agent._run_epochs = lambda data: used.append(data) or optimize(data)
     for step in (1, 2, 3):
         rollout = random_rollout(agent, state_spec, step)
         obs = torch.from_numpy(np.concatenate(agent.acted))
         with torch.no_grad():
             action = torch.from_numpy(rollout.action).flatten(0, 1)
-            expected, _ = gaussian(*agent.actor(obs), action)
+            expected = gaussian_log_prob(*agent.actor(obs), action)
         used.clear()
         agent.update(rollout, step=step)
         ((_, _, log_prob, _, _),) = used
