@@ -33,8 +33,9 @@ import torch
 
 from rlearly.config import resolve
 from rlearly.config.fields import setting
+from rlearly.config.help import KEYS, key_lines
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import describe_fields, from_overrides
+from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.system.seeding import Seeds
 from rlearly.training import builder
@@ -334,9 +335,7 @@ def compare(config: StudentsConfig) -> list[Result]:
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words:
-        print(f"{__doc__}\nKeys")
-        for name, type_name, text, default, _ in describe_fields(StudentsConfig):
-            print(f"  {name:22} {type_name.replace(' | None', '?')}, {default}: {text}")
+        print(f"{__doc__}\n{KEYS}", *key_lines(StudentsConfig), sep="\n")
         return 0
     try:
         results = compare(from_overrides(StudentsConfig(), words))

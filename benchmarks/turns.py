@@ -48,9 +48,9 @@ def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) 
 
     words = sys.argv[1:] if words is None else words
     if "--help" in words or "-h" in words:
-        from rlearly.config.help import key_lines
+        from rlearly.config.help import KEYS, key_lines
 
-        print(f"{about}\nKeys (type, default)", *key_lines(type(defaults), ""), sep="\n")
+        print(f"{about}\n{KEYS}", *key_lines(type(defaults)), sep="\n")
         raise SystemExit(0)
     return from_overrides(defaults, words)
 

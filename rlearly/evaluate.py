@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import describe_fields, from_overrides
+from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 
 TELL_SECONDS = 15.0
@@ -23,13 +23,13 @@ class EvaluateConfig:
     """What to play."""
 
     run: str = setting("", "run directory")
-    checkpoint: int | None = setting(None, "frames of the checkpoint; null: the newest")
+    checkpoint: int | None = setting(None, "checkpoint, by its number of frames; null: the newest")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
     workers: int = setting(1, "of them played side by side, in threads", at_least=1)
-    seed: int = setting(0, "the episodes follow from it", at_least=0)
+    seed: int = setting(0, "seed of the episodes", at_least=0)
     video_size: int = setting(
         256,
-        "side of the first episode's video; 0: none",
+        "height and width of the first episode's video, in pixels; 0: none",
         at_least=0,
         at_most=480,
         multiple_of=8,
@@ -45,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if "--help" in words or "-h" in words or not words:
-        print("Usage: python -m rlearly.evaluate run=RUN_DIR [key=value ...]\n\nKeys")
-        for name, type_name, text, default, _ in describe_fields(EvaluateConfig):
-            shown = "null" if default is None else default
-            print(f"  {name:11} {type_name.replace(' | None', '?')}, {shown}: {text}")
+        from rlearly.config.help import command_help
+
+        print(
+            command_help("python -m rlearly.evaluate run=RUN_DIR [key=value ...]", EvaluateConfig)
+        )
         return 0
     try:
         for word in words:

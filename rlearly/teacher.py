@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import describe_fields, from_overrides
+from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,27 +19,34 @@ if TYPE_CHECKING:
     from rlearly.envs.snapshots.dataset import Snapshots
 
 
+USAGE = """python -m rlearly.teacher run=RUN_DIR out=teacher.h5
+python -m rlearly.teacher model=FILE env=Hopper-v5 out=teacher.h5
+python -m rlearly.teacher hub=OWNER/NAME env=Hopper-v5 out=teacher.h5"""
+
+
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Whom to record. One of `run`, `model` and `hub` names the teacher."""
+    """Which agent to record, named by exactly one of `run`, `model` and `hub`."""
 
-    run: str | None = setting(None, "a run directory of rlearly")
-    checkpoint: int | None = setting(None, "frames of the run's checkpoint; null: the newest")
-    model: str | None = setting(
-        None, "a model file of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
+    run: str | None = setting(None, "run directory of an rlearly agent")
+    checkpoint: int | None = setting(
+        None, "checkpoint of the run, by its number of frames; null: the newest"
     )
-    hub: str | None = setting(None, "a Hugging Face model id: OWNER/NAME")
-    file: str | None = setting(None, "the model file in that repository; null: its only one")
-    env: str | None = setting(None, "the env's id, with model= and hub=")
-    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make")
-    out: str = setting("teacher.h5", "the file to write")
-    overwrite: bool = setting(False, "whether a file that is there already may be replaced")
+    model: str | None = setting(
+        None, "model file of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
+    )
+    hub: str | None = setting(None, "Hugging Face model id: OWNER/NAME")
+    file: str | None = setting(None, "model file in that repository; null: its only one")
+    env: str | None = setting(None, "id of the env, needed with model= and hub=")
+    kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
+    out: str = setting("teacher.h5", "file to write")
+    overwrite: bool = setting(False, "whether to replace an existing file")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
     best_episodes: int | None = setting(
-        None, "those of highest return that are kept; null: all", at_least=1
+        None, "keep only this many episodes, those of highest return; null: all", at_least=1
     )
-    every_steps: int = setting(10, "steps from one snapshot to the next", at_least=1)
-    seed: int = setting(0, "the episodes follow from it", at_least=0)
+    every_steps: int = setting(10, "agent steps between snapshots", at_least=1)
+    seed: int = setting(0, "seed of the episodes", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if "--help" in words or "-h" in words or not words:
-        print(
-            "Usage: python -m rlearly.teacher run=RUN_DIR out=teacher.h5\n"
-            "       python -m rlearly.teacher model=FILE env=Hopper-v5 out=teacher.h5\n"
-            "       python -m rlearly.teacher hub=OWNER/NAME env=Hopper-v5 out=teacher.h5\n\nKeys"
-        )
-        for name, type_name, text, default, _ in describe_fields(TeacherConfig):
-            shown = "null" if default is None else default
-            print(f"  {name:14} {type_name.replace(' | None', '?')}, {shown}: {text}")
+        from rlearly.config.help import command_help
+
+        print(command_help(USAGE, TeacherConfig))
         return 0
     try:
         record(from_overrides(TeacherConfig(), words))

@@ -33,15 +33,21 @@ class Config(drqv2.Config):
 
     perturb_every_steps: int = setting(100_000, "agent steps between perturbations", at_least=1)
     perturb_scope: str = setting(
-        "linear", "linear: as the official code; all: as the paper says", choices=("linear", "all")
+        "linear",
+        "layers to perturb: linear (official code), all (paper)",
+        choices=("linear", "all"),
     )
-    alpha_min: float = setting(0.2, "least weight kept by a perturbation", at_least=0, at_most=1)
-    alpha_max: float = setting(1.0, "most weight kept by a perturbation", at_least=0, at_most=1)
-    dormancy_slope: float = setting(10.0, "steepness of noise in dormancy", above=0)
-    expectile: float = setting(0.9, "expectile of Q that the value net fits", above=0, at_most=1)
-    lambda_max: float = setting(0.6, "largest share of V in the target", at_least=0, at_most=1)
-    lambda_slope: float = setting(50.0, "steepness of that share in dormancy", above=0)
-    lambda_constant: bool = setting(False, "keep the share of V at lambda_max")
+    alpha_min: float = setting(0.2, "least share of the old weights kept", at_least=0, at_most=1)
+    alpha_max: float = setting(1.0, "largest share of the old weights kept", at_least=0, at_most=1)
+    dormancy_slope: float = setting(
+        10.0, "steepness of the noise as a function of dormancy", above=0
+    )
+    expectile: float = setting(0.9, "expectile of Q that V learns", above=0, at_most=1)
+    lambda_max: float = setting(0.6, "largest weight of V in the target", at_least=0, at_most=1)
+    lambda_slope: float = setting(
+        50.0, "steepness of that weight as a function of dormancy", above=0
+    )
+    lambda_constant: bool = setting(False, "keep the weight of V at lambda_max")
 
 
 class AwakenExploration:

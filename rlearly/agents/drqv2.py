@@ -47,34 +47,34 @@ from rlearly.system.seeding import Seeds
 class Config:
     """DrQ-v2's hyper-parameters; the defaults are the paper's."""
 
-    lr: float = setting(1e-4, "Adam's learning rate, every network", above=0)
-    batch_size: int = setting(256, "transitions in one update", at_least=1)
-    nstep: int = setting(3, "steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    lr: float = setting(1e-4, "Adam's learning rate, for all networks", above=0)
+    batch_size: int = setting(256, "transitions per update", at_least=1)
+    nstep: int = setting(3, "agent steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
     nstep_schedule: str | None = setting(
-        None, "n by agent step in nstep's place: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)"
+        None, "n by agent step, replaces nstep: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)"
     )
     discount_schedule: str | None = setting(
         None,
-        "gamma in discount's place: decay(...), linear(START,END,STEPS), step(FIRST,THEN,STEP)",
+        "gamma, replaces discount: decay(...), linear(START,END,STEPS), step(FIRST,THEN,AT_STEP)",
     )
-    feature_dim: int = setting(50, "width of the trunks", at_least=1)
-    hidden_dim: int = setting(1024, "width of the hidden layers", at_least=1)
+    feature_dim: int = setting(50, "output width of the trunks", at_least=1)
+    hidden_dim: int = setting(1024, "units per hidden layer", at_least=1)
     q_dropout: float = setting(
-        0.0, "dropout in the critic's hidden layers (DrM, MetaWorld: 0.01)", at_least=0, at_most=0.9
+        0.0, "dropout rate in the critic (DrM on MetaWorld: 0.01)", at_least=0, at_most=0.9
     )
     q_layer_norm: bool = setting(
-        False, "LayerNorm in the critic's hidden layers, after any dropout (DrM, MetaWorld: true)"
+        False, "LayerNorm in the critic, after any dropout (DrM on MetaWorld: true)"
     )
-    encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
-    target_tau: float = setting(0.01, "critic target's step towards the critic", above=0, at_most=1)
-    shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)
-    exploration_steps: int = setting(2000, "agent steps of uniform actions", at_least=0)
-    std_start: float = setting(1.0, "exploration noise at first", at_least=0)
-    std_end: float = setting(0.1, "exploration noise at last", at_least=0)
-    std_duration_steps: int = setting(500_000, "agent steps from first to last", at_least=1)
-    std_clip: float = setting(0.3, "cut of the noise inside updates", at_least=0)
-    dormant_threshold: float = setting(0.025, "a neuron at or under it is dormant", at_least=0)
+    encoder_channels: int = setting(32, "channels per convolution", at_least=1)
+    target_tau: float = setting(0.01, "Polyak rate of the target critic", above=0, at_most=1)
+    shift_pixels: int = setting(4, "largest random shift in pixels", at_least=0)
+    exploration_steps: int = setting(2000, "agent steps of uniform random actions", at_least=0)
+    std_start: float = setting(1.0, "std of exploration noise at the start", at_least=0)
+    std_end: float = setting(0.1, "std of exploration noise at the end", at_least=0)
+    std_duration_steps: int = setting(500_000, "agent steps to reach std_end", at_least=1)
+    std_clip: float = setting(0.3, "clip of the noise in updates", at_least=0)
+    dormant_threshold: float = setting(0.025, "largest score of a dormant unit", at_least=0)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update: the paper's 4000, whatever the repeat."""

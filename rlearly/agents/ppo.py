@@ -45,21 +45,21 @@ ONE_THREADS_WORK = 4_000_000
 class Config:
     """PPO's hyper-parameters; the defaults are CleanRL's."""
 
-    lr: float = setting(3e-4, "Adam's first learning rate; decays linearly to 0", above=0)
+    lr: float = setting(3e-4, "Adam's learning rate at the start; decays to 0", above=0)
     anneal_steps: int | None = setting(
-        None, "agent steps until the rate is 0; null: the whole run", at_least=1
+        None, "agent steps of the linear decay of lr; null: the whole run", at_least=1
     )
-    rollout_steps: int = setting(2048, "steps of each env in one rollout", at_least=1)
-    minibatches: int = setting(32, "minibatches per epoch, a gradient step each", at_least=1)
+    rollout_steps: int = setting(2048, "agent steps per rollout and env", at_least=1)
+    minibatches: int = setting(32, "minibatches (gradient steps) per epoch", at_least=1)
     epochs: int = setting(10, "passes over a rollout", at_least=1)
-    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
-    gae_lambda: float = setting(0.95, "lambda of generalised advantages", at_least=0, at_most=1)
-    clip: float = setting(0.2, "clip range of probability ratio and value", above=0)
-    clip_value: bool = setting(True, "whether to clip the value loss too")
-    entropy_weight: float = setting(0.0, "weight of the entropy in the loss", at_least=0)
+    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
+    gae_lambda: float = setting(0.95, "lambda of GAE", at_least=0, at_most=1)
+    clip: float = setting(0.2, "clip range of ratios and values", above=0)
+    clip_value: bool = setting(True, "whether to clip the value loss")
+    entropy_weight: float = setting(0.0, "weight of the entropy bonus", at_least=0)
     value_weight: float = setting(0.5, "weight of the value loss", at_least=0)
-    max_grad_norm: float = setting(0.5, "largest norm of the whole gradient", above=0)
-    hidden_dim: int = setting(64, "width of the hidden layers", at_least=1)
+    max_grad_norm: float = setting(0.5, "the gradient is clipped to this norm", above=0)
+    hidden_dim: int = setting(64, "units per hidden layer", at_least=1)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first rollout counts: 0."""

@@ -33,19 +33,19 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 class Config:
     """SAC's hyper-parameters; the defaults are CleanRL's."""
 
-    policy_lr: float = setting(3e-4, "Adam's learning rate, actor", above=0)
-    q_lr: float = setting(1e-3, "Adam's learning rate, critic and entropy weight", above=0)
-    batch_size: int = setting(256, "transitions in one update", at_least=1)
-    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
-    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
-    target_tau: float = setting(0.005, "targets' step towards their leaders", above=0, at_most=1)
+    policy_lr: float = setting(3e-4, "Adam's learning rate for the actor", above=0)
+    q_lr: float = setting(1e-3, "Adam's learning rate for the critic and alpha", above=0)
+    batch_size: int = setting(256, "transitions per update", at_least=1)
+    nstep: int = setting(1, "agent steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
+    hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
+    target_tau: float = setting(0.005, "Polyak rate of the target critic", above=0, at_most=1)
     learning_starts_steps: int = setting(
-        5000, "agent steps of uniform actions before the first update", at_least=0
+        5000, "agent steps of uniform random actions before the first update", at_least=0
     )
-    alpha: float | None = setting(None, "weight of the entropy; null: learnt", at_least=0)
+    alpha: float | None = setting(None, "entropy weight; null: learned", at_least=0)
     policy_every_updates: int = setting(
-        2, "updates between those that move the actor, as many times at once", at_least=1
+        2, "the actor is updated this many times after as many critic updates", at_least=1
     )
 
     def seed_frames(self, frames_per_step: int) -> int:

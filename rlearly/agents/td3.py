@@ -30,19 +30,19 @@ from rlearly.system.seeding import Seeds
 class Config:
     """TD3's hyper-parameters; the defaults are CleanRL's."""
 
-    lr: float = setting(3e-4, "Adam's learning rate, both networks", above=0)
-    batch_size: int = setting(256, "transitions in one update", at_least=1)
-    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
-    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
-    target_tau: float = setting(0.005, "targets' step towards their leaders", above=0, at_most=1)
+    lr: float = setting(3e-4, "Adam's learning rate, for both networks", above=0)
+    batch_size: int = setting(256, "transitions per update", at_least=1)
+    nstep: int = setting(1, "agent steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
+    hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
+    target_tau: float = setting(0.005, "Polyak rate of the target networks", above=0, at_most=1)
     learning_starts_steps: int = setting(
-        25_000, "agent steps of uniform actions before the first update", at_least=0
+        25_000, "agent steps of uniform random actions before the first update", at_least=0
     )
-    exploration_noise: float = setting(0.1, "std of the noise when acting", at_least=0)
-    policy_noise: float = setting(0.2, "std of the noise in the critic's target", at_least=0)
-    noise_clip: float = setting(0.5, "cut of the noise in the critic's target", at_least=0)
-    policy_every_updates: int = setting(2, "updates for one of actor and targets", at_least=1)
+    exploration_noise: float = setting(0.1, "std of the exploration noise", at_least=0)
+    policy_noise: float = setting(0.2, "std of the target action's noise", at_least=0)
+    noise_clip: float = setting(0.5, "clip of the target action's noise", at_least=0)
+    policy_every_updates: int = setting(2, "critic updates per actor update", at_least=1)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update."""

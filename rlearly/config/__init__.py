@@ -1,1 +1,1 @@
-"""What a run is made of: settings, the override grammar, and how the two become one config."""
+"""The settings of a run: schema, `key=value` overrides, presets, and `--help`."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Fields of config dataclasses, each with its help text and bounds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ def setting(
     multiple_of: int | None = None,
     choices: Sequence[str] | None = None,
 ) -> Any:
-    """A config field with its one-line description and its bounds."""
-    bounds = {
+    """A config field with a one-line description and optional bounds."""
+    metadata = {
+        "help": help,
         "above": above,
         "at_least": at_least,
         "at_most": at_most,
         "multiple_of": multiple_of,
         "choices": choices,
     }
-    metadata = {"help": help} | {name: bound for name, bound in bounds.items() if bound is not None}
+    metadata = {name: value for name, value in metadata.items() if value is not None}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def group(cls: type, help: str) -> Any:
-    """A nested group of settings with its own defaults."""
+    """A nested config dataclass with its own defaults."""
     return dataclasses.field(default_factory=cls, metadata={"help": help})

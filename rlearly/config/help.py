@@ -1,8 +1,8 @@
-"""What `--help` prints: everything that can be set, read off the config itself."""
+"""What `--help` prints, generated from the config dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from rlearly.agents import AGENTS, agent_spec
@@ -13,43 +13,48 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs import FAMILIES
 
 NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256")
+KEYS = "Keys (type, default); a type with ? can be null"
 
 
-def train_help(words: list[str]) -> str:
-    """The help of the train command; with `agent=NAME` among the words, that agent's keys too."""
-    agent = next((w.partition("=")[2] for w in words if w.startswith("agent=")), None)
+def command_help(usage: str, config_class: Any, *more: str) -> str:
+    """The help of a command. `usage`: one command a line; `more`: lines after the keys."""
+    commands = usage.strip().replace("\n", "\n       ")
+    return "\n".join([f"Usage: {commands}", "", KEYS, *key_lines(config_class), *more])
+
+
+def train_help(overrides: list[str]) -> str:
+    """The help of the train command; lists an agent's keys too if agent=NAME is an override."""
+    agent = next((o.partition("=")[2] for o in overrides if o.startswith("agent=")), None)
     if agent is not None and agent not in AGENTS:
         raise ConfigError(f"There is no agent {agent!r}; {did_you_mean(agent, AGENTS)}")
     lines = [
         "Usage: python -m rlearly.train agent=AGENT env=ENV [key=value ...]",
         "       python -m rlearly.train resume=RUN_DIR",
         "       --help agent=AGENT   also lists the keys of that agent",
-        "       --cfg job            prints the config of this command and exits",
-        "",
-        "Agents",
-        *_table(AGENTS.items()),
-        "",
-        "Envs",
-        *_table(FAMILIES.items()),
-        "",
-        "Interventions",
-        *_table(INTERVENTIONS.items()),
-        "",
-        "Keys (type, default)",
-        *key_lines(RunConfig, ""),
-        *key_lines(EnvConfig, "env."),
+        "       --cfg job            prints the resolved config and exits",
     ]
-    if agent is not None:
-        declared = agent_spec(agent)
-        takes = ", ".join(
-            name for name in INTERVENTIONS if name not in declared.refused_interventions
-        )
-        lines += ["", f"Keys of {agent}", *key_lines(declared.config_class, "agent.")]
-        lines += ["", f"Networks of {agent}: {', '.join(declared.networks)}. It can take {takes}."]
-        if declared.run_defaults:
-            lines.append(f"A run with {agent} begins with {' '.join(declared.run_defaults)}.")
+    tables = {"Agents": AGENTS, "Envs": FAMILIES, "Interventions": INTERVENTIONS}
+    for title, rows in tables.items():
+        width = max(map(len, rows))
+        lines += ["", title, *(f"  {name:{width}}  {text}" for name, text in rows.items())]
+    lines += [
+        "",
+        KEYS,
+        f"  {'agent':35} name of the agent (str, drm)",
+        f"  {'env':35} name of the env (str, required)",
+        *key_lines(RunConfig, hidden=NOT_SET_BY_KEY),
+        *key_lines(EnvConfig, "env.", NOT_SET_BY_KEY),
+    ]
+    if agent is None:
+        lines.append("  agent.*                             --help agent=NAME lists them")
     else:
-        lines.append("  agent.*  --help agent=NAME lists them")
+        spec = agent_spec(agent)
+        accepted = [name for name in INTERVENTIONS if name not in spec.refused_interventions]
+        lines += ["", f"Keys of {agent}", *key_lines(spec.config_class, "agent."), ""]
+        lines += [f"Networks of {agent}: {', '.join(spec.networks)}."]
+        lines += [f"Interventions for {agent}: {', '.join(accepted)}."]
+        if spec.run_defaults:
+            lines.append(f"Run defaults of {agent}: {' '.join(spec.run_defaults)}")
     lines += [
         "",
         "Precedence: defaults < agent < env < tuned (agent, env) pair < preset < command line.",
@@ -58,21 +63,16 @@ def train_help(words: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: Any) -> Iterator[str]:
-    rows = list(rows)
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        yield f"  {name:{width}}  {text}"
-
-
-def key_lines(cls: Any, prefix: str) -> Iterator[str]:
-    """A line for each key of a config dataclass, groups and all."""
-    for name, type_name, text, default, is_group in describe_fields(cls):
+def key_lines(config_class: Any, prefix: str = "", hidden: Container[str] = ()) -> Iterator[str]:
+    """One line for each key of a config dataclass, including nested groups."""
+    for name, type_name, text, default, is_group in describe_fields(config_class):
+        key = prefix + name
         if is_group:
-            yield from key_lines(type(default), f"{prefix}{name}.")
-        elif prefix + name not in NOT_SET_BY_KEY:
+            yield from key_lines(type(default), f"{key}.", hidden)
+        elif key not in hidden:
+            choices = config_class.__dataclass_fields__[name].metadata.get("choices")
+            kind = "|".join(choices or [type_name.replace(" | None", "?")])
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):
                 shown = default or "''"
-            kind = "" if type_name == "Any" else type_name.replace(" | None", "?") + ", "
-            yield f"  {prefix + name:30} {kind}{shown}: {text}"
+            yield f"  {key:35} {text} ({kind}, {shown})".replace("(Any, ", "(")

@@ -1,10 +1,10 @@
-"""TODO."""
+"""Command-line overrides: `key=value` in Hydra's grammar."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
@@ -13,23 +13,44 @@ from hydra.errors import HydraException
 
 from rlearly.core.errors import ConfigError
 
-# --- the override grammar ---
 
-
-def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """`key=value` words in Hydra's grammar as (key, value) pairs.
+def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """Parse `key=value` strings into (key, value) pairs.
 
     Raises:
-        ConfigError: a word does not parse, adds or deletes a key, or lists several values.
+        ConfigError: an override does not parse, adds or deletes a key, or lists several values.
     """
-    _refuse_spaces(arguments)
+    _refuse_spaces(overrides)
+    parser = _parser()
+    parsed = [_parse(parser, override) for override in overrides]
     return [
-        (override.key_or_group, _value(override, word)) for override, word in _parsed(arguments)
+        (one.key_or_group, _single_value(one, text))
+        for one, text in zip(parsed, overrides, strict=True)
     ]
 
 
+def sweep_values(override: str) -> tuple[str, list[str]]:
+    """Split an override into its key and the values that it lists, as text.
+
+    `a=1,2` gives ("a", ["1", "2"]); `a=[1,2]` is one value.
+
+    Raises:
+        ConfigError: it does not parse, adds or deletes a key, or does not list plain values.
+    """
+    parsed = _parse(_parser(), override)
+    if not parsed.is_sweep_override():
+        _single_value(parsed, override)
+        return parsed.key_or_group, [override.split("=", 1)[1]]
+    try:
+        if parsed.type == OverrideType.CHANGE and parsed.is_choice_sweep():
+            return parsed.key_or_group, list(parsed.sweep_string_iterator())
+    except HydraException:  # the sweep is not a list of values, as in glob(*)
+        pass
+    raise ConfigError(f"Expected key=VALUE,VALUE,..., received {override!r}.")
+
+
 def format_override(key: str, value: object) -> str:
-    """`key=value`, or `key='value'` where the grammar would read other than this text."""
+    """`key=value`, or `key='value'` where the grammar would not read back the same text."""
     with contextlib.suppress(ConfigError):
         if parse_overrides([f"{key}={value}"]) == [(key, str(value))]:
             return f"{key}={value}"
@@ -37,73 +58,61 @@ def format_override(key: str, value: object) -> str:
     return f"{key}='{quoted}'"
 
 
-def format_command(words: Iterable[str]) -> str:
-    """A command as a shell takes it: quoted where it must be, in double quotes if they do."""
+def format_command(arguments: Iterable[str]) -> str:
+    """A command line for a shell; quotes arguments only if needed, with " rather than ' if safe."""
     shown = []
-    for word in words:
-        quoted = shlex.quote(word)
-        plain = quoted == word or set(word) & set('"$`\\!')
-        shown.append(quoted if plain else f'"{word}"')
+    for argument in arguments:
+        quoted = shlex.quote(argument)
+        keep = quoted == argument or set(argument) & set('"$`\\!')
+        shown.append(quoted if keep else f'"{argument}"')
     return " ".join(shown)
 
 
-def sweep_values(word: str) -> tuple[str, list[str]]:
-    """The key of a word, and each of the values that it lists, as words write them: `a=1,2` gives
-    a, [1, 2], and `a=[1,2]` one value.
-
-    Raises:
-        ConfigError: it does not parse, or adds or deletes a key, or lists no plain values.
-    """
-    ((override, _),) = _parsed([word])
-    if not override.is_sweep_override():
-        _value(override, word)
-        return override.key_or_group, [word.split("=", 1)[1]]
-    try:
-        if override.type == OverrideType.CHANGE and override.is_choice_sweep():
-            return override.key_or_group, list(override.sweep_string_iterator())
-    except HydraException:  # of a choice that is none, as glob(*)
-        pass
-    raise ConfigError(f"Expected key=VALUE,VALUE,..., received {word!r}.")
-
-
-def _parsed(words: Sequence[str]) -> Iterator[tuple[Override, str]]:
+def _parser() -> OverridesParser:
     functions = create_functions()
     for name in ("linear", "step", "decay"):
-        functions.register(name, _as_text(name))
-    parser = OverridesParser(functions)
-    for word in words:
-        try:
-            yield parser.parse_override(word), word
-        except HydraException:
-            if word.endswith(","):
-                raise ConfigError(
-                    f"Expected key=value, received {word!r}, which ends in a comma: write "
-                    f"{word.rstrip(',')}, or another value after it."
-                ) from None
-            key = word.partition("=")[0]
-            raise ConfigError(
-                f"Expected key=value, received {word!r}, which is not in the grammar; a value with "
-                f"spaces at its ends, commas, brackets or = in it wants quotes: \"{key}='VALUE'\"."
-            ) from None
+        functions.register(name, _schedule_text(name))
+    return OverridesParser(functions)
 
 
-def _as_text(name: str) -> Any:
-    """A function of the grammar whose value is its own text, as in linear(0.5,2,1000)."""
+def _schedule_text(name: str) -> Any:
+    """A grammar function that returns its own text, so that linear(0.5,2,1000) stays a string."""
 
-    def text(*arguments):  # unannotated: the grammar would check the types
+    def text(*arguments):  # no annotations: the grammar would check the argument types
         return f"{name}({','.join(map(str, arguments))})"
 
     return text
 
 
-def _refuse_spaces(words: Sequence[str]) -> None:
-    """`agent = td3` arrives as three words, `agent= td3` and `agent =td3` as two."""
-    for at, word in enumerate(words):
-        after = words[at + 1 : at + 2]
-        if word.startswith("=") and at:
-            parts = [words[at - 1], word, *(after if word == "=" else [])]
-        elif word.endswith("=") and after and "=" not in after[0] and not word.startswith("="):
-            parts = [word, *after]
+def _parse(parser: OverridesParser, override: str) -> Override:
+    try:
+        return parser.parse_override(override)
+    except HydraException:
+        if override.endswith(","):
+            raise ConfigError(
+                f"Expected key=value, received {override!r}, which ends in a comma: write "
+                f"{override.rstrip(',')}, or add a value after the comma."
+            ) from None
+        key = override.partition("=")[0]
+        raise ConfigError(
+            f"Expected key=value, received {override!r}, which does not parse. Quote a value that "
+            f"begins or ends with a space or contains commas, brackets or =: \"{key}='VALUE'\"."
+        ) from None
+
+
+def _refuse_spaces(overrides: Sequence[str]) -> None:
+    """`agent = td3` arrives as three arguments, `agent= td3` and `agent =td3` as two."""
+    for index, override in enumerate(overrides):
+        following = overrides[index + 1 : index + 2]
+        if override.startswith("=") and index:
+            parts = [overrides[index - 1], override, *(following if override == "=" else [])]
+        elif (
+            override.endswith("=")
+            and following
+            and "=" not in following[0]
+            and not override.startswith("=")
+        ):
+            parts = [override, *following]
         else:
             continue
         raise ConfigError(
@@ -112,16 +121,16 @@ def _refuse_spaces(words: Sequence[str]) -> None:
         )
 
 
-def _value(override: Override, word: str) -> Any:
-    if override.type != OverrideType.CHANGE:
+def _single_value(parsed: Override, override: str) -> Any:
+    key = parsed.key_or_group
+    if parsed.type != OverrideType.CHANGE:
         raise ConfigError(
-            f"Expected key=value, received {word!r}: keys cannot be added or deleted, "
+            f"Expected key=value, received {override!r}: keys cannot be added or deleted, "
             "only set (see --help)."
         )
-    if override.is_sweep_override():
+    if parsed.is_sweep_override():
         raise ConfigError(
-            f"{override.key_or_group}: expected one value, received the list {word!r}; "
-            "a run has one of each, so start one run for each value (a list as one value is "
-            f"written '{override.key_or_group}=[A,B]')."
+            f"{key}: expected one value, received the list {override!r}. Start one run for each "
+            f"value; to pass a list as one value, write '{key}=[A,B]'."
         )
-    return override.value()
+    return parsed.value()

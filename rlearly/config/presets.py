@@ -1,35 +1,21 @@
-"""Settings that belong to a task, or to an agent on a task, as command-line overrides.
+"""Tuned settings for (agent, env) pairs and presets, as command-line overrides.
 
 The numbers are DrM's (arXiv 2310.19668, appendix; official configs) and, for easy tasks,
-DrQ-v2's (arXiv 2107.09645, appendix). A task that neither paper ran takes the medium row.
+DrQ-v2's (arXiv 2107.09645, appendix). A task that is in neither paper gets the medium row.
 """
 
 from __future__ import annotations
 
 EASY = {
-    "ball_in_cup_catch",
-    "cartpole_balance",
-    "cartpole_balance_sparse",
-    "cartpole_swingup",
-    "cup_catch",
-    "finger_spin",
-    "hopper_stand",
-    "pendulum_swingup",
-    "walker_stand",
-    "walker_walk",
-}
+    "ball_in_cup_catch", "cartpole_balance", "cartpole_balance_sparse", "cartpole_swingup",
+    "cup_catch", "finger_spin", "hopper_stand", "pendulum_swingup", "walker_stand", "walker_walk",
+}  # fmt: skip
 HARD = {
-    "dog_stand": 0.6,
-    "dog_walk": 0.6,
-    "dog_run": 0.6,
-    "humanoid_run": 0.6,
-    "dog_trot": 0.9,
-    "humanoid_stand": 0.9,
-    "humanoid_walk": 0.9,
-    "manipulator_bring_ball": 0.9,
-    "acrobot_swingup_sparse": 0.9,
+    **dict.fromkeys(("dog_stand", "dog_walk", "dog_run", "humanoid_run"), 0.6),
+    **dict.fromkeys(("dog_trot", "humanoid_stand", "humanoid_walk"), 0.9),
+    **dict.fromkeys(("manipulator_bring_ball", "acrobot_swingup_sparse"), 0.9),
 }
-"""Hard task -> DrM's alpha_max. Other tasks of these bodies are hard too, with alpha_max 0.9."""
+"""Hard task -> DrM's alpha_max. Other tasks with a body in HARD_BODIES are hard too, with 0.9."""
 
 HARD_BODIES = ("dog", "humanoid", "manipulator")
 WIDE_BODIES = ("dog", "humanoid")
@@ -38,16 +24,16 @@ NOISE_STEPS = {"easy": 40_000, "medium": 500_000, "hard": 2_000_000}
 
 
 def difficulty(env: str) -> str:
-    """easy, medium or hard."""
+    """The difficulty of a dm_control task: easy, medium or hard."""
     if env in EASY:
         return "easy"
     return "hard" if env in HARD or env.split("_")[0] in HARD_BODIES else "medium"
 
 
 def tuned(agent: str, env: str) -> list[str]:
-    """The overrides for an agent on an env, in the command line's grammar.
+    """The overrides for an agent on an env.
 
-    They are the same for `drqv2` and `drm` but for what only DrM has.
+    `drqv2` and `drm` share them, except for the settings that only DrM has.
     """
     if agent not in ("drqv2", "drm"):
         return []
@@ -56,7 +42,7 @@ def tuned(agent: str, env: str) -> list[str]:
         return _metaworld(agent)
     if family == "adroit":
         return _adroit(agent, task)
-    if env[:1].isupper() or ":" in env or "/" in env:  # a gymnasium id: nobody's table has it
+    if env[:1].isupper() or ":" in env or "/" in env:  # a gymnasium id: in neither paper
         return []
     level = difficulty(env)
     body = env.split("_")[0]
@@ -79,7 +65,7 @@ def tuned(agent: str, env: str) -> list[str]:
 
 
 def _metaworld(agent: str) -> list[str]:
-    """cfgs/task/metaworld.yaml and agents/drm_mw.py of the official code."""
+    """From cfgs/task/metaworld.yaml and agents/drm_mw.py of DrM's official code."""
     overrides = [
         "train_frames=2100000",
         "agent.nstep=3",
@@ -99,7 +85,7 @@ def _metaworld(agent: str) -> list[str]:
 
 
 def _adroit(agent: str, task: str) -> list[str]:
-    """cfgs/agent/drm_adroit.yaml, cfgs/task/adroit_medium.yaml and door.yaml."""
+    """From cfgs/agent/drm_adroit.yaml, cfgs/task/adroit_medium.yaml and door.yaml (official)."""
     overrides = ["train_frames=6100000", "env.frame_stack=1"]
     if agent == "drm":
         overrides += ["agent.alpha_max=0.9", "agent.lambda_max=0.6"]
@@ -107,34 +93,23 @@ def _adroit(agent: str, task: str) -> list[str]:
     return overrides
 
 
-def cpu(agent: str) -> list[str]:
-    """`preset=cpu`: a setting of ours, not any paper's, that learns on a laptop's processor.
+CPU_PIXELS = (
+    "env.image_size=48 env.action_repeat=4 replay_ratio=1 train_frames=60000 seed_frames=4000 "
+    "eval_every_frames=5000 eval_episodes=3 checkpoint_every_frames=10000 replay.capacity=100000 "
+    "video_size=128 agent.lr=3e-4 agent.batch_size=64 agent.hidden_dim=256 "
+    "agent.encoder_channels=16 agent.shift_pixels=2 agent.exploration_steps=500 "
+    "agent.std_duration_steps=4000"
+)
 
-    Smaller images, networks and batches, an action repeat of 4, an update every agent step, noise
-    that falls sooner, a perturbation every 5000 steps. For trying things out; its curves are not
-    comparable with published ones.
+
+def cpu(agent: str) -> list[str]:
+    """The overrides of `preset=cpu`, which learns on a laptop's CPU.
+
+    The settings are ours, not from a paper: smaller images, networks and batches, an action repeat
+    of 4, one update every agent step, faster decay of the exploration noise, and for DrM a
+    perturbation every 5000 steps. Use it to try things out; its learning curves are not comparable
+    with published ones.
     """
     if agent not in ("drqv2", "drm"):
         return ["train_frames=200000", "eval_every_frames=5000", "checkpoint_every_frames=50000"]
-    overrides = [
-        "env.image_size=48",
-        "env.action_repeat=4",
-        "replay_ratio=1",
-        "train_frames=60000",
-        "seed_frames=4000",
-        "eval_every_frames=5000",
-        "eval_episodes=3",
-        "checkpoint_every_frames=10000",
-        "replay.capacity=100000",
-        "video_size=128",
-        "agent.lr=3e-4",
-        "agent.batch_size=64",
-        "agent.hidden_dim=256",
-        "agent.encoder_channels=16",
-        "agent.shift_pixels=2",
-        "agent.exploration_steps=500",
-        "agent.std_duration_steps=4000",
-    ]
-    if agent == "drm":
-        overrides += ["agent.perturb_every_steps=5000"]
-    return overrides
+    return CPU_PIXELS.split() + (["agent.perturb_every_steps=5000"] if agent == "drm" else [])

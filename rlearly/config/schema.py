@@ -1,7 +1,7 @@
-"""What a run is made of: RunConfig and its groups, validated, and the override grammar on them.
+"""The settings of a run: `RunConfig` and its groups.
 
-Each field says in one place what it is, its default and its bounds; `--help`, the checks and the
-error sentences are all read off that. Agents keep their own group beside their code.
+Each field states its default, its bounds and its help text; `--help`, the checks and the errors
+all come from there. Each agent keeps its own group beside its code.
 """
 
 from __future__ import annotations
@@ -27,49 +27,51 @@ from rlearly.config.interventions import (
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """The world."""
+    """The env."""
 
-    name: str = setting("", "what `env=` named")
-    family: str = setting("dm_control", "the file of rlearly/envs that makes it")
-    pixels: bool | None = setting(None, "observe rendered images; null: gymnasium no, others yes")
-    action_repeat: int = setting(2, "simulator frames in one agent step", at_least=1)
-    frame_stack: int = setting(3, "images in one pixel observation", at_least=1)
-    image_size: int = setting(84, "side of an image in pixels", at_least=15, at_most=480)
+    name: str = setting("", "name given with env=NAME")
+    family: str = setting("dm_control", "module of rlearly/envs that makes the env")
+    pixels: bool | None = setting(None, "observe images; null: yes, except for gymnasium envs")
+    action_repeat: int = setting(2, "simulator frames per agent step", at_least=1)
+    frame_stack: int = setting(3, "images stacked in one pixel observation", at_least=1)
+    image_size: int = setting(84, "height and width of images, in pixels", at_least=15, at_most=480)
     render: str = setting(
         "exact",
-        "fast: no shadows, reflections and multisampling, which is another observation",
+        "fast: without shadows, reflections and multisampling, so images differ",
         choices=("exact", "fast"),
     )
-    camera: int | None = setting(None, "camera number; null: the family's usual one")
+    camera: int | None = setting(None, "camera number; null: the default of the env's family")
     rules: str = setting(
         "paper",
-        "Adroit's rewards, goals and horizons: DrM's, or package: gymnasium-robotics'",
+        "Adroit tasks as in the DrM paper, or in the package gymnasium-robotics",
         choices=("paper", "package"),
     )
-    kwargs: dict[str, Any] = setting({}, "further arguments for gymnasium.make; dm_control: none")
+    kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """The memory that off-policy agents learn from."""
+    """The replay buffer of off-policy agents."""
 
-    capacity: int = setting(1_000_000, "transitions kept, of all copies", at_least=10)
+    capacity: int = setting(1_000_000, "transitions kept, over all envs together", at_least=10)
     compression: str = setting(
-        "none", "of images, without loss; zstd: a third of the memory", choices=("none", "zstd")
+        "none",
+        "zstd: compress images, without loss, to about a third of the memory",
+        choices=("none", "zstd"),
     )
     storage: str = setting(
         "memory",
-        "of frames; disk: in a file that is gone when the run ends",
+        "disk: keep frames in a file, which is deleted when the run ends",
         choices=("memory", "disk"),
     )
-    folder: str | None = setting(None, "of that file; null: the run's directory")
+    folder: str | None = setting(None, "folder of that file; null: the run directory")
     device: str = setting(
         "auto",
-        "where frames lie; auto: on the learner's GPU if all of them fit there",
+        "where frames are kept; auto: on the learner's GPU if they all fit",
         choices=("auto", "cpu", "cuda"),
     )
     prefetch: int = setting(
-        0, "batches gathered ahead by a thread, at most; they are the same", at_least=0, at_most=8
+        0, "batches that a thread samples ahead (same results); 0: off", at_least=0, at_most=8
     )
 
 
@@ -79,46 +81,53 @@ class SnapshotConfig:
 
     selection: str = setting(
         "clusters",
-        "clusters (S3RL), uniform, return_to_go, novelty or learner_error",
+        "how snapshots are chosen; clusters is S3RL's way",
         choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
     )
-    clusters: int | None = setting(None, "null: the paper's, 4 for sac, else 6", at_least=1)
+    clusters: int | None = setting(
+        None, "number of clusters; null: the paper's, 4 for sac and 6 for other agents", at_least=1
+    )
     truncate_steps: int | None = setting(
-        100, "agent steps of an episode that began at a snapshot; null: no cut", at_least=1
+        100, "agent steps of an episode that began at a snapshot; null: no limit", at_least=1
     )
     until_steps: int = setting(
-        100_000, "agent steps of the phase (paper: of a million)", at_least=0
+        100_000,
+        "agent steps in which episodes start at snapshots (paper: of a million)",
+        at_least=0,
     )
     probability: float = setting(
-        1.0, "of starting at a snapshot, in the phase", at_least=0, at_most=1
+        1.0, "probability that an episode starts at a snapshot", at_least=0, at_most=1
     )
     probability_end: float | None = setting(
-        None, "to which it falls in a line over the phase; null: constant", at_least=0, at_most=1
+        None,
+        "probability at the end of the phase, reached linearly; null: constant",
+        at_least=0,
+        at_most=1,
     )
-    keep_replay: bool = setting(True, "false: forget the phase's transitions when it ends")
+    keep_replay: bool = setting(True, "false: clear the replay buffer at the end of the phase")
 
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases; the local files are written whatever this says."""
+    """Weights & Biases tracking, in addition to the local files."""
 
     mode: str = setting(
         "disabled",
-        "offline needs neither network nor key",
+        "offline needs neither network nor API key",
         choices=("disabled", "offline", "online"),
     )
-    project: str = setting("rlearly", "project that runs are filed under")
-    entity: str | None = setting(None, "user or team; null: the account's own")
-    group: str | None = setting(None, "label that groups runs")
+    project: str = setting("rlearly", "project of the run")
+    entity: str | None = setting(None, "user or team; null: the account's default")
+    group: str | None = setting(None, "group of the run")
 
 
 @dataclass(frozen=True)
 class PlasticityConfig:
-    """What is measured of every network while it learns; it changes nothing in training."""
+    """Plasticity measurements of every network; they do not affect training."""
 
-    every_steps: int = setting(1000, "agent steps between two measurements; 0: never", at_least=0)
+    every_steps: int = setting(1000, "agent steps between measurements; 0: never", at_least=0)
     dormant_threshold: float = setting(
-        0.025, "a unit of at most this score is dormant", at_least=0, at_most=1
+        0.025, "a unit is dormant if its score is at most this", at_least=0, at_most=1
     )
 
 
@@ -126,86 +135,97 @@ class PlasticityConfig:
 class AdaptiveRatioConfig:
     """`replay_ratio=adaptive`: raise the ratio once the critic's plasticity has recovered."""
 
-    low: float = setting(0.5, "updates a step until then", above=0, at_most=100)
-    high: float = setting(2.0, "updates a step from then on", above=0, at_most=100)
+    low: float = setting(0.5, "updates per agent step before the switch", above=0, at_most=100)
+    high: float = setting(2.0, "updates per agent step after the switch", above=0, at_most=100)
     threshold: float = setting(
-        0.001, "change of the critic's FAU that counts as none", above=0, at_most=1
+        0.001,
+        "switch if the critic's active fraction (FAU) changes by at most this",
+        above=0,
+        at_most=1,
     )
-    check_every_episodes: int = setting(50, "episodes from one check to the next", at_least=1)
+    check_every_episodes: int = setting(50, "episodes between checks", at_least=1)
     check_every_steps: int | None = setting(
-        None, "agent steps instead of episodes (paper, Atari: 2000)", at_least=1
+        None, "agent steps between checks, instead of episodes (paper, Atari: 2000)", at_least=1
     )
     window: str = setting(
         "episode",
-        "whose mean FAU is compared: the last episode's (official), or the whole interval's",
+        "the FAU is averaged over the last episode (official) or since the last check",
         choices=("episode", "interval"),
     )
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, completely: the same config gives the same run."""
+    """All settings of one run: the same config gives the same run."""
 
-    agent: Any = setting(None, "who learns (a name)")
-    env: Any = setting(None, "where (a name)")
-    agent_name: str = setting("drm", "what `agent=` named")
-    preset: str = setting("paper", "size of the whole setting", choices=("paper", "cpu"))
-    obs: str = setting(
-        "auto", "auto, pixels or state: sets env.pixels", choices=("auto", "pixels", "state")
+    agent: Any = setting(None, "settings of the agent, named by agent=NAME")
+    env: Any = setting(None, "settings of the env, named by env=NAME")
+    agent_name: str = setting("drm", "name given with agent=NAME")
+    preset: str = setting(
+        "paper",
+        "cpu: smaller images, networks and runs, to try things out",
+        choices=("paper", "cpu"),
     )
-    seed: int = setting(0, "everything random in the run follows from it", at_least=0)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    obs: str = setting(
+        "auto", "what the agent observes; sets env.pixels", choices=("auto", "pixels", "state")
+    )
+    seed: int = setting(0, "seed of everything random in the run", at_least=0)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto: a GPU if there is one")
     threads: int | None = setting(
-        None,
-        "CPU threads; null: OMP_NUM_THREADS, or as many as help the agent and are free",
-        at_least=1,
+        None, "CPU threads; null: OMP_NUM_THREADS, or as many as help the agent", at_least=1
     )
     precision: str = setting(
         "fp32",
-        "of hidden layers: fp32, tf32 (GPUs only) or bf16; weights, losses and outputs are fp32",
+        "format of hidden layers; tf32: GPUs only; weights, losses and outputs stay fp32",
         choices=("fp32", "tf32", "bf16"),
     )
-    compile: bool = setting(False, "compile networks (for GPUs): a slow start, faster updates")
-    num_envs: int = setting(1, "copies of the env stepped together", at_least=1)
+    compile: bool = setting(False, "compile the networks (for GPUs): slower start, faster updates")
+    num_envs: int = setting(1, "envs stepped together", at_least=1)
     overlap: bool | None = setting(
-        None, "step each copy in a thread of its own, beside the update; null: if it draws images"
+        None, "step each env in a thread during updates; null: if it renders images"
     )
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int | None = setting(
-        None, "frames before the first update; null: the agent's own", at_least=0
+        None, "simulator frames before the first update; null: the agent's default", at_least=0
     )
     replay_ratio: Any = setting(
         0.5,
-        "updates in one agent step: a number, adaptive, 'linear(START,END,STEPS)' or "
+        "updates per agent step: a number, adaptive, 'linear(START,END,STEPS)' or "
         "'step(FIRST,THEN,AT_STEP)'",
     )
     adaptive_ratio: AdaptiveRatioConfig = group(AdaptiveRatioConfig, "replay_ratio=adaptive")
-    eval_every_frames: int = setting(10_000, "0: never", at_least=0)
-    eval_episodes: int = setting(10, "episodes in one evaluation, mean action", at_least=1)
+    eval_every_frames: int = setting(
+        10_000, "simulator frames between evaluations; 0: never", at_least=0
+    )
+    eval_episodes: int = setting(10, "episodes per evaluation, with the mean action", at_least=1)
     eval_workers: int = setting(1, "of them played side by side, in threads", at_least=1)
     video_size: int = setting(
-        256, "side of evaluation videos; 0: none", at_least=0, at_most=480, multiple_of=8
+        256, "height and width of videos in pixels; 0: none", at_least=0, at_most=480, multiple_of=8
     )
-    log_every_frames: int = setting(1000, "how often update metrics are written", at_least=1)
-    checkpoint_every_frames: int = setting(100_000, "0: at the end only", at_least=0)
-    keep_checkpoints: int = setting(2, "newest ones kept", at_least=1)
-    replay: ReplayConfig = group(ReplayConfig, "the memory")
+    log_every_frames: int = setting(1000, "simulator frames between rows of metrics", at_least=1)
+    checkpoint_every_frames: int = setting(
+        100_000, "simulator frames between checkpoints; 0: only at the end", at_least=0
+    )
+    keep_checkpoints: int = setting(2, "newest checkpoints to keep", at_least=1)
+    replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
-    snapshot_sha256: str | None = setting(None, "of that file; filled in, and checked on resuming")
-    snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how they are used")
-    plasticity: PlasticityConfig = group(PlasticityConfig, "what is measured of the networks")
-    intervention: Any = setting(None, "what is done to the networks: a name, or [NAME,NAME,...]")
-    augmentation: AugmentationConfig = group(AugmentationConfig, "an intervention")
-    crelu: CReLUConfig = group(CReLUConfig, "an intervention")
-    freeze_encoder: FreezeEncoderConfig = group(FreezeEncoderConfig, "an intervention")
-    injection: InjectionConfig = group(InjectionConfig, "an intervention")
-    l2_init: L2InitConfig = group(L2InitConfig, "an intervention")
-    layer_norm: LayerNormConfig = group(LayerNormConfig, "an intervention")
-    redo: ReDoConfig = group(ReDoConfig, "an intervention")
-    reset: ResetConfig = group(ResetConfig, "an intervention")
-    shrink_perturb: ShrinkPerturbConfig = group(ShrinkPerturbConfig, "an intervention")
-    spectral_norm: SpectralNormConfig = group(SpectralNormConfig, "an intervention")
-    weight_decay: WeightDecayConfig = group(WeightDecayConfig, "an intervention")
-    wandb: WandbConfig = group(WandbConfig, "tracking beside the local files")
-    run_dir: str | None = setting(None, "null: runs/<agent>/<env>/<seed>-<time>")
-    resume: str | None = setting(None, "a run directory to continue; everything else is read there")
+    snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set by itself")
+    snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how snapshots are used")
+    plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
+    intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")
+    augmentation: AugmentationConfig = group(AugmentationConfig, "settings of the intervention")
+    crelu: CReLUConfig = group(CReLUConfig, "settings of the intervention")
+    freeze_encoder: FreezeEncoderConfig = group(FreezeEncoderConfig, "settings of the intervention")
+    injection: InjectionConfig = group(InjectionConfig, "settings of the intervention")
+    l2_init: L2InitConfig = group(L2InitConfig, "settings of the intervention")
+    layer_norm: LayerNormConfig = group(LayerNormConfig, "settings of the intervention")
+    redo: ReDoConfig = group(ReDoConfig, "settings of the intervention")
+    reset: ResetConfig = group(ResetConfig, "settings of the intervention")
+    shrink_perturb: ShrinkPerturbConfig = group(ShrinkPerturbConfig, "settings of the intervention")
+    spectral_norm: SpectralNormConfig = group(SpectralNormConfig, "settings of the intervention")
+    weight_decay: WeightDecayConfig = group(WeightDecayConfig, "settings of the intervention")
+    wandb: WandbConfig = group(WandbConfig, "Weights & Biases tracking")
+    run_dir: str | None = setting(
+        None, "directory of the run; null: runs/<agent>/<env>/<seed>-<time>"
+    )
+    resume: str | None = setting(None, "run directory to continue; it has its own settings")

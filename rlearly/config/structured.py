@@ -1,10 +1,10 @@
-"""TODO."""
+"""Config dataclasses: set keys by name, describe fields, check bounds."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,52 +14,53 @@ from rlearly.config.overrides import parse_overrides
 from rlearly.core.errors import ConfigError
 
 
-def set_key(config: DictConfig, key: str, value: Any) -> None:
-    """Set one dotted key of a structured config, converting `value` to the field's type.
+def from_overrides(defaults: Any, overrides: Sequence[str]) -> Any:
+    """A copy of a config dataclass with `key=value` overrides applied and checked.
 
     Raises:
-        ConfigError: there is no such key (the nearest ones are named), or the type is wrong.
+        ConfigError: an override does not parse, names no key, or has a value of the wrong type or
+            out of bounds.
+    """
+    config = as_dictconfig(defaults)
+    set_keys(config, parse_overrides(overrides))
+    return as_dataclass(config)
+
+
+def set_keys(config: DictConfig, pairs: Iterable[tuple[str, Any]]) -> None:
+    """Set dotted keys of a structured config, converting each value to the field's type.
+
+    Raises:
+        ConfigError: a key does not exist (the error names the nearest ones), or a value has the
+            wrong type.
     """
     known = dict(key_types(config))
-    if key not in known and not any(key.startswith(f"{k}.") for k in known if k.endswith("kwargs")):
-        groups = sorted({k.rsplit(".", 1)[0] for k in known if "." in k})
-        if key in groups:
+    for key, value in pairs:
+        if key not in known and not any(
+            key.startswith(f"{k}.") for k in known if k.endswith("kwargs")
+        ):
+            inside = [name for name in known if name.startswith(f"{key}.")]
+            if inside:
+                raise ConfigError(f"{key}: expected one of its keys, {', '.join(inside)}.")
             raise ConfigError(
-                f"{key}: expected one of its keys, "
-                f"{', '.join(k for k in known if k.startswith(key + '.'))}."
+                f"There is no key {key!r}; {did_you_mean(key, known)} (--help lists all keys)."
             )
-        raise ConfigError(
-            f"There is no key {key!r}; {did_you_mean(key, known)} (--help lists all keys)."
-        )
-    expected = known.get(key, "a value")
-    if isinstance(value, str) and expected.startswith("list[str]"):
-        value = [value]
-    if isinstance(value, float) and value.is_integer() and expected.startswith("int"):
-        value = int(value)
-    try:
-        OmegaConf.update(config, key, value)
-    except OmegaConfBaseException:
-        raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
-
-
-def from_overrides(defaults: Any, words: Sequence[str]) -> Any:
-    """A config dataclass with `key=value` words set on it, checked.
-
-    Raises:
-        ConfigError: a word does not parse, names no key, or its value has a wrong type or size.
-    """
-    view = as_dictconfig(defaults)
-    for key, value in parse_overrides(words):
-        set_key(view, key, value)
-    return as_dataclass(view)
+        expected = known.get(key, "a value")
+        if isinstance(value, str) and expected.startswith("list[str]"):
+            value = [value]
+        if isinstance(value, float) and value.is_integer() and expected.startswith("int"):
+            value = int(value)
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException:
+            raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
 
 
 def key_types(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every dotted key of a structured config with the name of its type."""
-    for name, type_name, _, _, nested in describe_fields(OmegaConf.get_type(config)):
+    """Every dotted key of a structured config, with the name of its type."""
+    for name, type_name, _, _, is_group in describe_fields(OmegaConf.get_type(config)):
         node = OmegaConf.select(config, name)
-        nested = nested or (isinstance(node, DictConfig) and type_name == "Any")
-        if nested and isinstance(node, DictConfig):
+        is_group = is_group or type_name == "Any"
+        if is_group and isinstance(node, DictConfig):
             yield from key_types(node, f"{prefix}{name}.")
         else:
             yield prefix + name, type_name
@@ -78,7 +79,7 @@ def describe_fields(cls: Any) -> Iterator[tuple[str, str, str, Any, bool]]:
 
 
 def did_you_mean(name: str, valid: Iterable[str], most: int = 4) -> str:
-    """`did you mean X or Y?`, or the valid names if none is near (a handful of them)."""
+    """`did you mean X or Y?`, or up to 12 valid names if none is close."""
     names = sorted(valid)
     lower = {n.lower(): n for n in names}
     near = difflib.get_close_matches(name.lower(), lower, n=most, cutoff=0.55)
@@ -89,23 +90,20 @@ def did_you_mean(name: str, valid: Iterable[str], most: int = 4) -> str:
     return f"valid names: {shown}."
 
 
-# --- validation ---
-
-
 def bound_violations(config: Any, prefix: str = "") -> Iterator[str]:
-    """One sentence for every value outside its field's bounds."""
+    """One sentence for every value that is outside its field's bounds."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         key = prefix + field.name
         if dataclasses.is_dataclass(value):
             yield from bound_violations(value, f"{key}.")
         elif value is not None:
-            expected = _violation(value, field.metadata)
+            expected = _violated_bounds(value, field.metadata)
             if expected:
                 yield f"{key}: expected {expected}, received {value!r}."
 
 
-def _violation(value: Any, bounds: Any) -> str | None:
+def _violated_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     if "choices" in bounds and value not in bounds["choices"]:
         return f"one of {', '.join(bounds['choices'])}"
     checks = {
@@ -114,46 +112,46 @@ def _violation(value: Any, bounds: Any) -> str | None:
         "at_most": lambda bound: value <= bound,
         "multiple_of": lambda bound: value % bound == 0,
     }
-    wanted = [
+    violated = [
         f"{name.replace('_', ' ')} {bounds[name]}"
         for name, holds in checks.items()
         if name in bounds and not holds(bounds[name])
     ]
-    return f"a number {' and '.join(wanted)}" if wanted else None
+    return f"a number {' and '.join(violated)}" if violated else None
 
 
 def as_dictconfig(config: Any) -> DictConfig:
-    """A structured, typed and writable view of a frozen config dataclass."""
-    view = OmegaConf.structured(config)
-    _unlock(view)
-    return view
+    """A typed, writable DictConfig of a frozen config dataclass."""
+    made = OmegaConf.structured(config)
+    _make_writable(made)
+    return made
 
 
-def _unlock(node: DictConfig) -> None:
+def _make_writable(node: DictConfig) -> None:
     OmegaConf.set_readonly(node, None)
     for name in node:
         if not OmegaConf.is_interpolation(node, str(name)):
             child = node[name]
             if isinstance(child, DictConfig):
-                _unlock(child)
+                _make_writable(child)
 
 
-def as_dataclass(view: DictConfig) -> Any:
-    """The frozen dataclass of an edited view, checked against every field's bounds.
+def as_dataclass(config: DictConfig) -> Any:
+    """The frozen dataclass of a structured config, checked against every field's bounds.
 
     Raises:
-        ConfigError: one or more values are out of bounds; all of them are reported together.
+        ConfigError: values are out of bounds; all of them are reported together.
     """
     try:
-        config = OmegaConf.to_object(view)
+        made = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"The config does not resolve: {str(error).splitlines()[0]}.") from None
-    found = list(bound_violations(config))
-    if found:
-        raise ConfigError(" ".join(found))
-    return config
+    violations = list(bound_violations(made))
+    if violations:
+        raise ConfigError(" ".join(violations))
+    return made
 
 
 def as_yaml(config: Any) -> str:
-    """The config as YAML text, groups nested."""
+    """The config as YAML, with nested groups."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

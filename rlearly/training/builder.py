@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlearly.training.executors import EnvExecutor
     from rlearly.training.sinks import Sinks
     from rlearly.training.trainer import Callback, Trainer
-from rlearly.config.resolve import OF_IMAGES, _seed_frames, _sha256, fixed_settings
+from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 
 # --- config -> parts ---
 
@@ -63,7 +63,7 @@ def add_snapshot_starts(
             f"snapshot: this run starts its episodes from {path}, which is not there: put it "
             "back, or say where it is now with snapshot=FILE."
         )
-    if config.snapshot_sha256 not in (None, _sha256(path)):
+    if config.snapshot_sha256 not in (None, sha256(path)):
         raise ConfigError(
             f"snapshot: {path} is not the file that this run began with (its SHA-256 was "
             f"{config.snapshot_sha256}): put that one back, or begin a new run."
@@ -163,7 +163,7 @@ def _check_images(config: RunConfig, images: bool) -> None:
     """Whether every intervention has something to act on, once the env is known."""
     for name in config.intervention or () if not images else ():
         wanted = getattr(getattr(config, name), "networks", None) or ()
-        if name in OF_IMAGES or "encoder" in wanted:
+        if name in PIXEL_INTERVENTIONS or "encoder" in wanted:
             raise ConfigError(
                 f"intervention={name}: env={config.env.name} gives states here, and there is no "
                 "encoder to act on: add obs=pixels, or leave it out."
@@ -257,14 +257,14 @@ def build(
     for line in _learning_notes(config):
         callback.message(line)
     on_policy = agent_spec(config.agent_name).on_policy
-    first_update = learning.batch_size * spec.frames_per_step if on_policy else _seed_frames(config)
+    first_update = learning.batch_size * spec.frames_per_step if on_policy else seed_frames(config)
     if config.train_frames < first_update:
         callback.message(f"this run ends before its first update, at {first_update:,} frames")
     return Trainer(
         TrainerConfig(
             frames_per_step=spec.frames_per_step,
             train_frames=config.train_frames,
-            seed_frames=_seed_frames(config),
+            seed_frames=seed_frames(config),
             batch_size=learning.batch_size,
             update_last=on_policy,
             log_every_frames=config.log_every_frames,

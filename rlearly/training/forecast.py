@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from rlearly.core.types import Agent, EnvSpec
-from rlearly.config.resolve import _seed_frames
+from rlearly.config.resolve import seed_frames
 from rlearly.training.builder import make_agent, make_env, replay_bytes, transition_layout
 
 USUAL_EPISODE_FRAMES = 1000
@@ -75,7 +75,7 @@ def forecast_seconds(config: RunConfig, device: torch.device, pace: Pace | None 
         seconds += frames / pace.frames_per_step * pace.step_seconds
     if agent_spec(config.agent_name).on_policy:
         return seconds + steps * pace.learn_seconds
-    learning = max(0, config.train_frames - _seed_frames(config)) / pace.frames_per_step
+    learning = max(0, config.train_frames - seed_frames(config)) / pace.frames_per_step
     updates = learning * mean_ratio(config.replay_ratio, config.adaptive_ratio, round(steps))
     return seconds + updates * pace.learn_seconds
 

@@ -909,9 +909,9 @@ def test_settings_of_a_phase_that_is_not_there_are_refused(reach_file):
     from rlearly.config.resolve import compose
 
     words = ["agent=td3", "env=tiny_envs:StateReach-v0"]
-    with pytest.raises(ConfigError, match=r"snapshot_phase.until_steps: says nothing without"):
+    with pytest.raises(ConfigError, match=r"snapshot_phase.until_steps: has no effect without"):
         compose([*words, "snapshot_phase.until_steps=10"])
-    with pytest.raises(ConfigError, match=r"snapshot_phase.clusters: says nothing with"):
+    with pytest.raises(ConfigError, match=r"snapshot_phase.clusters: has no effect with"):
         compose(
             [
                 *words,

@@ -255,9 +255,9 @@ def test_known_metrics_are_those_that_the_code_writes():
         (["status="], "status: expected a sweep's directory, as in status=sweeps/NAME"),
         (
             ["agent=td3,", "env=Hopper-v5", "seeds=1"],
-            "ends in a comma: write agent=td3, or another",
+            "ends in a comma: write agent=td3, or add",
         ),
-        (["agent=(a", "env=Hopper-v5", "seeds=1"], "not in the grammar"),
+        (["agent=(a", "env=Hopper-v5", "seeds=1"], "does not parse"),
         (["study=my/own.yaml"], "There is no file my/own.yaml; shipped ones: "),
         (["dry-run"], "Expected key=value, received 'dry-run'"),
     ],
