@@ -30,7 +30,7 @@ def train_help(words: list[str]) -> str:
         *_table(AGENTS.items()),
         "",
         "Envs",
-        *_table(FAMILIES.items()),
+        *_table((name, family.names) for name, family in FAMILIES.items()),
         "",
         "Interventions",
         *_table(INTERVENTIONS.items()),
