@@ -94,12 +94,12 @@ def _our_env(name: str, side: str, *, pixels: bool) -> Any:
     if pixels:
         config = replace(config, action_repeat=2)
     if side == BUFFER:
-        mujoco_rendering.DMControlRenderer._fit = lambda pictures, physics, size: None  # pyright: ignore
-        mujoco_rendering.MujocoRenderer._renderer = _renderer_in_the_models_buffer  # pyright: ignore
+        mujoco_rendering.DMControlRenderer._resize_buffer = lambda renderer, physics, size: None  # pyright: ignore
+        mujoco_rendering.MujocoRenderer._make_renderer = _renderer_in_the_models_buffer  # pyright: ignore
     return envs.make(config, pixels=pixels, model_seed=0)
 
 
-def _renderer_in_the_models_buffer(pictures: Any, model: Any, size: int) -> Any:
+def _renderer_in_the_models_buffer(renderer: Any, model: Any, size: int) -> Any:
     import mujoco
 
     return mujoco.Renderer(model, size, size)

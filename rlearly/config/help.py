@@ -33,7 +33,11 @@ def train_help(overrides: list[str]) -> str:
         "       --help agent=AGENT   also lists the keys of that agent",
         "       --cfg job            prints the resolved config and exits",
     ]
-    tables = {"Agents": AGENTS, "Envs": FAMILIES, "Interventions": INTERVENTIONS}
+    tables = {
+        "Agents": AGENTS,
+        "Envs": {name: family.names for name, family in FAMILIES.items()},
+        "Interventions": INTERVENTIONS,
+    }
     for title, rows in tables.items():
         width = max(map(len, rows))
         lines += ["", title, *(f"  {name:{width}}  {text}" for name, text in rows.items())]

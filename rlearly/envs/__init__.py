@@ -1,8 +1,15 @@
-"""Where agents live: families of envs behind one gymnasium interface."""
+"""Environments: families of envs behind one gymnasium interface.
+
+To add a family, write `rlearly/envs/FILE.py` with the functions `names()`, `config_for(name)` and
+`make(config, *, pixels, model_seed, videos)`, and add one line to `FAMILIES`. `metaworld.py` is a
+short example.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -12,29 +19,43 @@ from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec
 
+
+class Family(NamedTuple):
+    """`module`: the file in rlearly/envs, imported when needed; `names`: examples for --help."""
+
+    module: str
+    names: str
+
+
 FAMILIES = {
-    "dm_control suite": "domain_task: dog_run, cheetah_run, humanoid_walk, ...",
-    "dm_control manipulation": "reach_duplo, stack_2_bricks, place_brick, ...",
-    "Adroit": "adroit/door, adroit/hammer, adroit/pen, adroit/relocate",
-    "MetaWorld": "metaworld/task: metaworld/coffee-push, metaworld/hammer, ... (see README.md)",
-    "gymnasium": "any registered id with a Box action space: HalfCheetah-v5, Pendulum-v1, ...",
-    "anyone's": "module:EnvId imports the module, which registers the id with gymnasium",
+    "gymnasium": Family("gymnasium_envs", "HalfCheetah-v5, ... (Box actions), or module:EnvId"),
+    "metaworld": Family("metaworld", "metaworld/coffee-push, metaworld/hammer, ... (README.md)"),
+    "adroit": Family("adroit", "adroit/door, adroit/hammer, adroit/pen, adroit/relocate"),
+    "dm_control": Family("dm_control", "dog_run, ... (suite), reach_duplo, ... (manipulation)"),
 }
-"""Family -> what its names look like."""
+"""Family (`EnvConfig.family`) -> its file. Names are looked up in this order: dm_control is last
+because listing its tasks imports it."""
+
+
+def _module(family: str) -> Any:
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"env.family: expected one of {', '.join(FAMILIES)}, received {family!r}: the run was "
+            "made by an older version; start it again with env=NAME."
+        )
+    return importlib.import_module(f"rlearly.envs.{FAMILIES[family].module}")
 
 
 def config_for(name: str) -> EnvConfig:
-    """The config of an env by its name.
+    """The config of the env with this name.
 
     Raises:
-        ConfigError: no family knows the name; the nearest names are given.
+        ConfigError: no family knows the name. The message suggests the closest names.
     """
-    from rlearly.envs import adroit, dm_control, gymnasium_envs, metaworld
-
-    families = (gymnasium_envs, metaworld, adroit, dm_control)
-    found = next(filter(None, (family.config_for(name) for family in families)), None)
+    modules = [_module(family) for family in FAMILIES]
+    found = next(filter(None, (module.config_for(name) for module in modules)), None)
     if found is None:
-        valid = [known for family in families for known in family.names()]
+        valid = [known for module in modules for known in module.names()]
         raise ConfigError(f"There is no env {name!r}; {did_you_mean(name, valid)}")
     return found
 
@@ -42,18 +63,21 @@ def config_for(name: str) -> EnvConfig:
 def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int, videos: bool = False
 ) -> gymnasium.Env:
-    """The env that a config describes: actions float32 [A] in [-1, 1], uint8 or float32 obs."""
-    from rlearly.envs import adroit, dm_control, gymnasium_envs, metaworld
+    """Make the env that a config describes.
 
-    if config.family == "adroit":
-        return adroit.make(config, pixels=pixels is not False, videos=videos)
-    if config.family == "metaworld":
-        return metaworld.make(config, pixels=pixels, videos=videos)
-    if config.family == "dm_control":
-        return dm_control.make(
-            config, pixels=pixels is not False, model_seed=model_seed, videos=videos
-        )
-    return gymnasium_envs.make(config, pixels=pixels, videos=videos)
+    Actions are float32 [A] in [-1, 1]. Observations are uint8 images, a flat float32 state, or a
+    dict of both.
+
+    Args:
+        pixels: observe images; None: the family's default (gymnasium: as the env is; others: yes).
+        model_seed: seed of what a task draws when it is built.
+        videos: frames will be rendered for videos, even if images are not observed.
+
+    Raises:
+        ConfigError: the env cannot be made or rendered here.
+    """
+    module = _module(config.family)
+    return module.make(config, pixels=pixels, model_seed=model_seed, videos=videos)
 
 
 def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
@@ -65,5 +89,5 @@ def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
 
 
 def frame_renderer(env: gymnasium.Env) -> Callable[[int], np.ndarray]:
-    """Takes pictures of a made env: side in pixels -> uint8 [side, side, 3]."""
+    """A function that renders an env from `make`: size in pixels -> uint8 [size, size, 3]."""
     return env.get_wrapper_attr("render_frame")

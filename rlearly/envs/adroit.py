@@ -1,25 +1,25 @@
-"""Adroit's four tasks of a dexterous hand, from gymnasium-robotics, as DrM's paper has them.
+"""Adroit's four dexterous hand tasks from gymnasium-robotics, with the rules of DrM's paper.
 
-Where the two differ, `env.rules=paper` follows the official code of DrM (arXiv 2310.19668;
-github.com/XuGW-Kevin/DrM: adroit.py, train_adroit.py and, under rrl-dependencies, the RRL authors'
-mj_envs), and `env.rules=package` leaves gymnasium-robotics as it is:
+`env.rules=paper` follows the official code of DrM (arXiv 2310.19668; github.com/XuGW-Kevin/DrM:
+adroit.py, train_adroit.py and, under rrl-dependencies, the RRL authors' mj_envs).
+`env.rules=package` leaves gymnasium-robotics as it is. They differ in these points; the paper's:
 
-- The reward is scaled (door 1/20, hammer 1/100, pen 1/50, relocate 1/30), and its term
-  0.1 * |palm - handle, hammer or ball| has a minus, where gymnasium-robotics 1.4.2 has a plus.
-- The door's goal is a hinge beyond 1.4 rad, not 1.35; the pen's is its direction alone, wherever
-  the pen is.
-- A pen that falls below 0.075 m ends its episode, and an episode with it lasts 100 frames, not 200.
+- The reward is scaled (door 1/20, hammer 1/100, pen 1/50, relocate 1/30). Its term
+  0.1 * |palm - handle, hammer or ball| is subtracted; gymnasium-robotics 1.4.2 adds it.
+- The door's goal is a hinge beyond 1.4 rad, not 1.35. The pen's goal is its direction alone,
+  wherever the pen is.
+- A pen that falls below 0.075 m ends its episode. A pen episode lasts 100 frames, not 200.
 
-An episode has succeeded when its goal was reached in more than 25 frames (the pen's: 20).
+An episode succeeds once its goal has been reached in more than 25 frames (pen: 20).
 
-Observed are an image by one camera and the angles of the hand's 24 joints; a step is 2 frames. The
-cameras from above, of door and hammer, are those of the RRL authors' fork of mj_envs
-(github.com/ShahRutav/mj_envs). They are free cameras here, so that the model stays the package's.
+The observation is one camera's image and the angles of the hand's 24 joints; a step is 2 frames.
+Door and hammer are seen from above, by the cameras of the RRL authors' fork of mj_envs
+(github.com/ShahRutav/mj_envs). They are free cameras here, so the package's model is unchanged.
 
-Deviations from the official code, the same under both rules: images are upright (theirs stay as
-mujoco_py reads them, bottom row first); relocate, of which the paper has no results, is seen by
-`vil_camera` alone (the official code names three cameras whose places are not public), and its
-target is at a random height, as in the package (theirs: 0.25 m).
+Deviations from the official code, under both rules: images are upright (theirs stay as mujoco_py
+reads them, bottom row first). Relocate, for which the paper has no results, is seen by `vil_camera`
+alone (the official code names three cameras whose positions are not public), and its target is at a
+random height, as in the package (theirs: 0.25 m).
 """
 
 from __future__ import annotations
@@ -39,36 +39,29 @@ import numpy as np
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.envs.gl_backend import choose_backend, require_rendering
-from rlearly.envs.gymnasium_envs import RenderWrapper, registered
-from rlearly.envs.wrappers import (
-    ActionRepeat,
-    FlatObservation,
-    PixelObservation,
-    PixelVectorObservation,
-    ScaledActions,
-    SuccessTracker,
-)
+from rlearly.envs.gymnasium_envs import RenderWrapper, make_registered
+from rlearly.envs.wrappers import SuccessTracker, agent_view
 
 HAND_JOINTS = 24
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the paper's rules say of one simulator frame; the reward is not scaled."""
+    """The paper's reward (unscaled), goal and failure for one simulator frame."""
 
     reward: float
     reached: bool
     lost: bool = False
 
 
-def _apart_m(one: np.ndarray, other: np.ndarray) -> float:
+def _distance_m(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(one - other))
 
 
 def door(data: Any) -> Frame:
-    """Undo the latch and open the door; the hinge's angle is in rad."""
+    """Undo the latch and open the door. The hinge's angle is in rad."""
     hinge = float(data.joint("door_hinge").qpos[0])
-    reward = -0.1 * _apart_m(data.site("S_grasp").xpos, data.site("S_handle").xpos)
+    reward = -0.1 * _distance_m(data.site("S_grasp").xpos, data.site("S_handle").xpos)
     reward -= 0.1 * (hinge - 1.57) ** 2
     reward -= 1e-5 * float(np.sum(data.qvel**2))
     reward += 2 * (hinge > 0.2) + 8 * (hinge > 1.0) + 10 * (hinge > 1.35)
@@ -79,43 +72,43 @@ def hammer(data: Any) -> Frame:
     """Take the hammer and drive the nail into the board."""
     handle, head = data.body("Object").xpos, data.site("tool").xpos
     nail = data.site("S_target").xpos
-    left_m = _apart_m(nail, data.site("nail_goal").xpos)
-    reward = -0.1 * _apart_m(data.site("S_grasp").xpos, handle)
-    reward -= _apart_m(head, nail) + 10 * left_m
+    remaining_m = _distance_m(nail, data.site("nail_goal").xpos)
+    reward = -0.1 * _distance_m(data.site("S_grasp").xpos, handle)
+    reward -= _distance_m(head, nail) + 10 * remaining_m
     reward -= 1e-2 * float(np.linalg.norm(data.qvel))
     reward += 2 * bool(handle[2] > 0.04 and head[2] > 0.04)
-    reward += 25 * (left_m < 0.02) + 75 * (left_m < 0.01)
-    return Frame(reward, reached=left_m < 0.01)
+    reward += 25 * (remaining_m < 0.02) + 75 * (remaining_m < 0.01)
+    return Frame(reward, reached=remaining_m < 0.01)
 
 
 def pen(data: Any) -> Frame:
-    """Turn the pen into the direction of the target's; a dropped one is lost."""
-    place = data.body("Object").xpos
-    away_m = _apart_m(place, data.site("eps_ball").xpos)
-    likeness = float(np.dot(_direction(data, "object"), _direction(data, "target")))
-    lost = bool(place[2] < 0.075)
-    near = away_m < 0.075
-    reward = likeness - away_m - 5 * lost
-    reward += 10 * (near and likeness > 0.9) + 50 * (near and likeness > 0.95)
-    return Frame(reward, reached=likeness > 0.95, lost=lost)
+    """Turn the pen to point like the target pen. A dropped pen is lost."""
+    position = data.body("Object").xpos
+    offset_m = _distance_m(position, data.site("eps_ball").xpos)
+    alignment = float(np.dot(_direction(data, "object"), _direction(data, "target")))
+    lost = bool(position[2] < 0.075)
+    near = offset_m < 0.075
+    reward = alignment - offset_m - 5 * lost
+    reward += 10 * (near and alignment > 0.9) + 50 * (near and alignment > 0.95)
+    return Frame(reward, reached=alignment > 0.95, lost=lost)
 
 
 def _direction(data: Any, name: str) -> np.ndarray:
-    """From the bottom of a pen to its top, of length 1."""
+    """Unit vector from the bottom of a pen to its top."""
     along = data.site(f"{name}_top").xpos - data.site(f"{name}_bottom").xpos
     return along / np.linalg.norm(along)
 
 
 def relocate(data: Any) -> Frame:
-    """Take the ball to the target."""
+    """Carry the ball to the target."""
     ball, palm = data.body("Object").xpos, data.site("S_grasp").xpos
     target = data.site("target").xpos
-    left_m = _apart_m(ball, target)
-    reward = -0.1 * _apart_m(palm, ball)
+    remaining_m = _distance_m(ball, target)
+    reward = -0.1 * _distance_m(palm, ball)
     if ball[2] > 0.04:
-        reward += 1 - 0.5 * _apart_m(palm, target) - 0.5 * left_m
-    reward += 10 * (left_m < 0.1) + 20 * (left_m < 0.05)
-    return Frame(reward, reached=left_m < 0.1)
+        reward += 1 - 0.5 * _distance_m(palm, target) - 0.5 * remaining_m
+    reward += 10 * (remaining_m < 0.1) + 20 * (remaining_m < 0.05)
+    return Frame(reward, reached=remaining_m < 0.1)
 
 
 def _from_above(height_m: float, model: Any) -> Any:
@@ -129,41 +122,30 @@ def _from_above(height_m: float, model: Any) -> Any:
     return view
 
 
-def _of_the_model(model: Any) -> int:
+def _model_camera(model: Any) -> int:
     return int(model.camera("vil_camera").id)
 
 
 @dataclass(frozen=True)
 class Task:
-    """`hand` are the first of the hand's joints in qpos and the one after its last, from the end;
-    `view` is the usual camera of a model."""
+    """`hand`: slice of qpos that holds the hand's joints; `camera`: the default one of a model."""
 
     env_id: str
     rules: Callable[[Any], Frame]
     reward_scale: float
-    hand: tuple[int, int]
-    view: Callable[[Any], Any]
+    hand: slice
+    camera: Callable[[Any], Any]
     horizon_frames: int = 200
     over_frames: int = 25
 
 
+_DOOR_CAMERA = functools.partial(_from_above, 1.5)
+_HAMMER_CAMERA = functools.partial(_from_above, 1.1)
 TASKS = {
-    "adroit/door": Task(
-        "AdroitHandDoor-v1", door, 1 / 20, (4, -2), functools.partial(_from_above, 1.5)
-    ),
-    "adroit/hammer": Task(
-        "AdroitHandHammer-v1", hammer, 1 / 100, (2, -7), functools.partial(_from_above, 1.1)
-    ),
-    "adroit/pen": Task(
-        "AdroitHandPen-v1",
-        pen,
-        1 / 50,
-        (0, -6),
-        _of_the_model,
-        horizon_frames=100,
-        over_frames=20,
-    ),
-    "adroit/relocate": Task("AdroitHandRelocate-v1", relocate, 1 / 30, (6, -6), _of_the_model),
+    "adroit/door": Task("AdroitHandDoor-v1", door, 1 / 20, slice(4, -2), _DOOR_CAMERA),
+    "adroit/hammer": Task("AdroitHandHammer-v1", hammer, 1 / 100, slice(2, -7), _HAMMER_CAMERA),
+    "adroit/pen": Task("AdroitHandPen-v1", pen, 1 / 50, slice(0, -6), _model_camera, 100, 20),
+    "adroit/relocate": Task("AdroitHandRelocate-v1", relocate, 1 / 30, slice(6, -6), _model_camera),
 }
 
 
@@ -178,7 +160,7 @@ def config_for(name: str) -> EnvConfig | None:
 
 
 class PaperRules(gymnasium.Wrapper):
-    """Rewards, endings and `info["success"]` of each frame by DrM's code, not by the env's own."""
+    """Replaces the env's rewards, endings and `info["success"]` with those of DrM's code."""
 
     def __init__(self, env: gymnasium.Env, rules: Callable[[Any], Frame], reward_scale: float):
         super().__init__(env)
@@ -193,32 +175,50 @@ class PaperRules(gymnasium.Wrapper):
         return obs, frame.reward * self.reward_scale, terminated or frame.lost, truncated, info
 
 
-def make(config: EnvConfig, *, pixels: bool, videos: bool = False) -> gymnasium.Env:
+def make(
+    config: EnvConfig, *, pixels: bool | None, model_seed: int = 0, videos: bool = False
+) -> gymnasium.Env:
     """A task as agents see it: [A] actions in [-1, 1]; images and joint angles, or a flat state.
 
-    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
+    `pixels`: observe images (None: yes). `videos`: frames will be rendered for videos, even if
+    images are not observed. `model_seed` is not used.
 
     Raises:
-        ConfigError: gymnasium-robotics is not installed or does not take these arguments, nothing
-            here can draw, or fast drawing is asked for where no image is observed.
+        ConfigError: gymnasium-robotics is not installed or refuses these arguments, it cannot be
+            rendered here, or env.render=fast without image observations.
     """
+    pixels = pixels is not False
     require_rendering(config, pixels=pixels, videos=videos)
     task = TASKS[config.name]
     base = _base(config, task)
-    photographed = RenderWrapper(base, config.camera, fast=config.render == "fast", usual=task.view)
-    env: gymnasium.Env = photographed
+    rendered = RenderWrapper(
+        base, config.camera, fast=config.render == "fast", default_camera=task.camera
+    )
+    env: gymnasium.Env = rendered
     if config.rules == "paper":
         env = PaperRules(env, task.rules, task.reward_scale)
-    env = ActionRepeat(ScaledActions(SuccessTracker(env, task.over_frames)), config.action_repeat)
-    if not pixels:
-        return FlatObservation(env)
-    size, data = config.image_size, base.unwrapped.data  # pyright: ignore[reportAttributeAccessIssue]
-    env = PixelObservation(env, lambda: photographed.render_frame(size), config.frame_stack, size)
-    return PixelVectorObservation(env, lambda: data.qpos[slice(*task.hand)], HAND_JOINTS)
+    env = SuccessTracker(env, task.over_frames)
+    data: Any = base.unwrapped.data  # pyright: ignore[reportAttributeAccessIssue]
+    return agent_view(
+        env,
+        config,
+        rendered.render_frame if pixels else None,
+        vector=lambda: data.qpos[task.hand],
+        vector_size=HAND_JOINTS,
+    )
 
 
 def _base(config: EnvConfig, task: Task) -> gymnasium.Env:
-    _register(config.name)
+    """gymnasium-robotics' env, registered without the notice that the package prints."""
+    choose_backend()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"env={config.name}: gymnasium-robotics is not installed: pip install "
+            "'rlearly[adroit]'."
+        ) from None
     kwargs = dict(config.kwargs)
     if config.rules == "paper":
         if "reward_type" in kwargs:
@@ -227,16 +227,4 @@ def _base(config: EnvConfig, task: Task) -> gymnasium.Env:
                 "add env.rules=package, or leave it out."
             )
         kwargs = {"max_episode_steps": task.horizon_frames, **kwargs}
-    return registered(replace(config, name=task.env_id, kwargs=kwargs))
-
-
-def _register(name: str) -> None:
-    """Have gymnasium-robotics register its envs, without the notice that it prints."""
-    choose_backend()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"env={name}: gymnasium-robotics is not installed: pip install 'rlearly[adroit]'."
-        ) from None
+    return make_registered(replace(config, name=task.env_id, kwargs=kwargs))

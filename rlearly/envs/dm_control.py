@@ -13,19 +13,13 @@ from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.envs.gl_backend import choose_backend, require_rendering
 from rlearly.envs.mujoco_rendering import DMControlRenderer
-from rlearly.envs.wrappers import (
-    ActionRepeat,
-    FlatObservation,
-    PixelObservation,
-    ScaledActions,
-    SuccessTracker,
-)
+from rlearly.envs.wrappers import SuccessTracker, agent_view
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 QUADRUPED_CAMERA = 2
 MANIPULATION_CAMERA = "front_close"
 UNLIMITED_STEPS = 1000
-"""Simulator steps after which an episode is truncated when the task itself sets no limit (LQR)."""
+"""Steps after which an episode is truncated if the task itself sets no limit (LQR)."""
 
 
 @cache
@@ -40,7 +34,7 @@ def suite_tasks() -> dict[str, tuple[str, str]]:
 
 @cache
 def manipulation_tasks() -> dict[str, set[str]]:
-    """Task -> its variants ("vision", "features")."""
+    """Manipulation task -> its variants ("vision", "features")."""
     choose_backend()
     from dm_control import manipulation
 
@@ -62,17 +56,17 @@ def config_for(name: str) -> EnvConfig | None:
 
 
 class DMControlEnv(gymnasium.Env):
-    """A dm_control task: dict observation in float64, native action bounds, pictures by `render`.
+    """A dm_control task: dict observations in float64, native action bounds.
 
-    `reset(seed)` alone decides the episode: the task's random state is replaced. An episode ends
-    terminated when the last time step's discount is 0 and truncated otherwise. `model_seed` is
-    for what a task draws when it is built (LQR's masses and springs).
+    `reset(seed)` alone decides the episode: it replaces the task's random state. An episode ends
+    terminated if the last time step's discount is 0, and truncated otherwise. `model_seed` seeds
+    what a task draws when it is built (LQR's masses and springs).
 
-    A manipulation task is its `_vision` variant if it is seen in pixels and its `_features` variant
-    if not: two worlds (the first shows what to build), whose states are not each other's.
-    `info["success"]` says of each frame of a manipulation task whether its reward is 1, which these
-    tasks give at the goal alone (and, in placing, with the hand withdrawn). dm_control has no other
-    flag, and DrQ-v2's paper no other measure than the reward.
+    A manipulation task is its `_vision` variant if it is observed by pixels, and its `_features`
+    variant if not. These are two different worlds (the first shows what to build): a saved state of
+    one does not fit the other. For each frame of a manipulation task, `info["success"]` says
+    whether the reward is 1, which these tasks give only at the goal (and, when placing, with the
+    hand withdrawn). dm_control has no other flag, and DrQ-v2's paper measures only the reward.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
@@ -81,23 +75,27 @@ class DMControlEnv(gymnasium.Env):
     def __init__(self, config: EnvConfig, *, pixels: bool, model_seed: int):
         self.task_name = config.name
         self._truncate_at: int | None = None
-        if config.name in suite_tasks():
+        self._composed = config.name not in suite_tasks()  # built by dm_control.composer
+        if self._composed:
+            self.task_name += "_vision" if pixels else "_features"
+            self._control: Any = _load_manipulation(config.name, pixels, model_seed)
+            default_camera: int | str = MANIPULATION_CAMERA
+            self._truncate_at = _take_over_time_limit(self._control)
+        else:
             from dm_control import suite
 
             domain, task = suite_tasks()[config.name]
-            self._control: Any = suite.load(domain, task, task_kwargs={"random": model_seed})
-            usual = QUADRUPED_CAMERA if domain == "quadruped" else 0
-            self.camera: int | str = usual if config.camera is None else config.camera
-            self._composed = False
+            self._control = suite.load(domain, task, task_kwargs={"random": model_seed})
+            default_camera = QUADRUPED_CAMERA if domain == "quadruped" else 0
             if self._control._step_limit == float("inf"):
                 self._truncate_at = UNLIMITED_STEPS
-        else:
-            self.task_name += "_vision" if pixels else "_features"
-            self._control = self._load_manipulation(config.name, pixels, model_seed)
-            self.camera = MANIPULATION_CAMERA if config.camera is None else config.camera
-            self._composed = True
-            self._truncate_at = _own_clock(self._control)
-        self._check_camera()
+        self.camera = default_camera if config.camera is None else config.camera
+        cameras = self._control.physics.model.ncam
+        if isinstance(self.camera, int) and not -1 <= self.camera < cameras:
+            raise ConfigError(
+                f"env.camera: expected a number from -1 (free camera) to {cameras - 1} for "
+                f"{self.task_name}, received {self.camera}."
+            )
         self._cached_camera = DMControlRenderer(
             self.camera, fast=config.render == "fast", keep_cameras=not self._composed
         )
@@ -107,37 +105,11 @@ class DMControlEnv(gymnasium.Env):
             {key: Box(-np.inf, np.inf, spec.shape or (1,)) for key, spec in specs.items()}
         )
         action = self._control.action_spec()
-        shape = action.shape
-        self.action_space = Box(
-            np.broadcast_to(action.minimum, shape).astype(np.float64),
-            np.broadcast_to(action.maximum, shape).astype(np.float64),
-            dtype=np.float64,
+        low, high = (
+            np.broadcast_to(bound, action.shape).astype(np.float64)
+            for bound in (action.minimum, action.maximum)
         )
-
-    @staticmethod
-    def _load_manipulation(task: str, pixels: bool, model_seed: int) -> Any:
-        from dm_control import manipulation
-
-        variant = "vision" if pixels else "features"
-        if variant not in manipulation_tasks()[task]:
-            raise ConfigError(
-                f"env={task}: dm_control has no {variant} variant of this task; "
-                f"add env.pixels={'false' if pixels else 'true'}."
-            )
-        loaded = manipulation.load(f"{task}_{variant}", seed=model_seed)
-        for observable in (*loaded.task.observables.values(),):
-            if type(observable).__name__ == "MJCFCamera":
-                observable.enabled = False  # pictures are taken once a step, by `render`
-        loaded.reset()
-        return loaded
-
-    def _check_camera(self) -> None:
-        cameras = self._control.physics.model.ncam
-        if isinstance(self.camera, int) and not -1 <= self.camera < cameras:
-            raise ConfigError(
-                f"env.camera: expected a number from -1 (free camera) to {cameras - 1} for "
-                f"{self.task_name}, received {self.camera}."
-            )
+        self.action_space = Box(low, high, dtype=np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,24 +139,41 @@ class DMControlEnv(gymnasium.Env):
         return {key: np.atleast_1d(value) for key, value in time_step.observation.items()}
 
     def render_frame(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]; if exact, byte for byte what physics.render gives for this
-        state."""
-        return self._cached_camera.take(self._control.physics, size)
+        """uint8 [size, size, 3]; unless `fast`, the same bytes as physics.render."""
+        return self._cached_camera.render(self._control.physics, size)
 
     def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.render_frame(256)
 
     def close(self) -> None:
         self._cached_camera.cameras = {}
-        if not self._composed:  # its own close() leaves the GL context to the interpreter's end
+        if not self._composed:  # its own close() keeps the GL context until the interpreter ends
             self._control.physics.free()
         self._control.close()
 
 
-def _own_clock(control: Any) -> int:
-    """The steps of a composed env's episode, which it counts no longer.
+def _load_manipulation(task: str, pixels: bool, model_seed: int) -> Any:
+    from dm_control import manipulation
 
-    Its clock is the world's time; an episode that starts at a snapshot has its full length ahead.
+    variant = "vision" if pixels else "features"
+    if variant not in manipulation_tasks()[task]:
+        raise ConfigError(
+            f"env={task}: dm_control has no {variant} variant of this task; "
+            f"add env.pixels={'false' if pixels else 'true'}."
+        )
+    loaded = manipulation.load(f"{task}_{variant}", seed=model_seed)
+    for observable in loaded.task.observables.values():
+        if type(observable).__name__ == "MJCFCamera":
+            observable.enabled = False  # `render_frame` renders once per step instead
+    loaded.reset()
+    return loaded
+
+
+def _take_over_time_limit(control: Any) -> int:
+    """Remove a composer env's time limit and return it in steps.
+
+    Its clock is the simulated time, but an episode that starts at a snapshot is to have its full
+    length.
     """
     steps = round(control._time_limit / control.control_timestep())
     control._time_limit = float("inf")
@@ -192,21 +181,19 @@ def _own_clock(control: Any) -> int:
 
 
 def make(
-    config: EnvConfig, *, pixels: bool, model_seed: int, videos: bool = False
+    config: EnvConfig, *, pixels: bool | None, model_seed: int, videos: bool = False
 ) -> gymnasium.Env:
-    """A dm_control task as agents see it: [A] actions in [-1, 1], pixels or a flat state.
+    """A dm_control task as agents see it: [A] actions in [-1, 1], images or a flat state.
 
-    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
+    `pixels`: observe images (None: yes). `videos`: frames will be rendered for videos, even if
+    images are not observed.
 
     Raises:
-        ConfigError: there is no such variant or camera, nothing here can draw, or fast drawing is
-            asked for where no image is observed.
+        ConfigError: there is no such variant or camera, it cannot be rendered here, or
+            env.render=fast without image observations.
     """
+    pixels = pixels is not False
     require_rendering(config, pixels=pixels, videos=videos)
     base = DMControlEnv(config, pixels=pixels, model_seed=model_seed)
-    frames = SuccessTracker(base) if config.name in manipulation_tasks() else base
-    env = ActionRepeat(ScaledActions(frames), config.action_repeat)
-    if not pixels:
-        return FlatObservation(env)
-    size = config.image_size
-    return PixelObservation(env, lambda: base.render_frame(size), config.frame_stack, size)
+    env = base if config.name in suite_tasks() else SuccessTracker(base)
+    return agent_view(env, config, base.render_frame if pixels else None)

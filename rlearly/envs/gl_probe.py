@@ -1,13 +1,13 @@
-"""Run as a script with a backend's name: exit 0 if it works here, else print why not and exit 1.
+"""Script: probe the OpenGL backend named by its argument. Exit 0 if it works, else print why not.
 
-It imports nothing but the standard library, so that a probe takes some tens of milliseconds.
+It imports only the standard library, so a probe takes some tens of milliseconds.
 """
 
 import ctypes
 import sys
 
 
-def _probe_egl() -> str | None:
+def egl_error() -> str | None:
     for library in ("libOpenGL.so.0", "libEGL.so.1"):
         try:
             egl = ctypes.CDLL(library)
@@ -35,7 +35,7 @@ def _probe_egl() -> str | None:
     return "no device can be initialised (is libgl1-mesa-dri or a GPU driver installed?)"
 
 
-def _probe_osmesa() -> str | None:
+def osmesa_error() -> str | None:
     for library in ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"):
         try:
             ctypes.CDLL(library)
@@ -46,7 +46,6 @@ def _probe_osmesa() -> str | None:
 
 
 if __name__ == "__main__":
-    found = {"egl": _probe_egl, "osmesa": _probe_osmesa}[sys.argv[1]]()
-    if found:
-        print(found)
-    sys.exit(1 if found else 0)
+    error = {"egl": egl_error, "osmesa": osmesa_error}[sys.argv[1]]()
+    print(error or "")
+    sys.exit(1 if error else 0)

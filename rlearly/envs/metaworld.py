@@ -1,18 +1,18 @@
-"""MetaWorld's fifty tasks (arXiv 1910.10897), from pixels as DrM sees them, or from states.
+"""MetaWorld's fifty tasks (arXiv 1910.10897), from pixels as in DrM, or from states.
 
-The settings are those of DrM's official code (metaworld_env.py of github.com/XuGW-Kevin/DrM, in the
-line of MWM and TACO): the goal is observable and drawn anew in each episode, with the objects'
+The settings are those of DrM's official code (metaworld_env.py of github.com/XuGW-Kevin/DrM, which
+follows MWM and TACO): the goal is observable and drawn anew in each episode, like the objects'
 positions; camera corner2 moved to (0.75, 0.075, 0.7), which MetaWorld 3 has as corner4; 84x84
-pixels, three images stacked, two simulator frames a step with their rewards added; an episode is
-500 frames, 250 steps, and is truncated, never terminated; it succeeds if any of its frames does.
+pixels, three images stacked, two simulator frames per step with their rewards added; an episode is
+500 frames (250 steps) and is truncated, never terminated; it succeeds if any of its frames does.
 
-Images are upright and mirrored, as the official ones are: MetaWorld's cameras hang upside down, and
-mujoco-py gave an image's rows from the bottom up.
+Images are upright and mirrored, like the official ones: MetaWorld's cameras hang upside down, and
+mujoco-py returned the rows of an image from the bottom up.
 
-Deviations: the tasks are MetaWorld 3's (v3) on MuJoCo's own bindings, not v2 on mujoco-py; a new
-episode's stack is its first image three times, not two black ones and the image; the first image
-shows objects where the episode has put them, where the official one may show them where they were
-before; episodes follow from their seeds, not from numpy's global generator.
+Deviations: the tasks are MetaWorld 3's (v3) on MuJoCo's own bindings, not v2 on mujoco-py. A new
+episode's stack is its first image three times, not two black images and the first one. The first
+image shows objects where the episode put them; the official one may show them where they were
+before. Episodes follow from their seeds, not from numpy's global generator.
 """
 
 from __future__ import annotations
@@ -29,78 +29,30 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs.gl_backend import choose_backend, require_rendering
 from rlearly.envs.gymnasium_envs import RenderWrapper, without_known_noise
 from rlearly.envs.state.save_restore import installed
-from rlearly.envs.wrappers import (
-    ActionRepeat,
-    FlatObservation,
-    PixelObservation,
-    ScaledActions,
-    SuccessTracker,
-)
+from rlearly.envs.wrappers import SuccessTracker, agent_view
 
 PREFIX = "metaworld/"
 VERSION = "-v3"
 CAMERA = "corner4"
 INSTALL = "pip install 'rlearly[metaworld]' && pip install --no-deps metaworld==3.1.1"
-"""It pins a MuJoCo that is too old for us, and works with newer ones: hence --no-deps."""
+"""MetaWorld pins a MuJoCo that is too old for us but works with newer ones: hence --no-deps."""
 
 REMEDY = (
-    "`make metaworld` builds an environment of its own for it, and .venv-metaworld/bin/python runs "
+    "`make metaworld` builds a separate environment for it, and .venv-metaworld/bin/python runs "
     f"this there (by hand, in a new environment: {INSTALL})"
 )
 
-TASKS = (
-    "assembly",
-    "basketball",
-    "bin-picking",
-    "box-close",
-    "button-press",
-    "button-press-topdown",
-    "button-press-topdown-wall",
-    "button-press-wall",
-    "coffee-button",
-    "coffee-pull",
-    "coffee-push",
-    "dial-turn",
-    "disassemble",
-    "door-close",
-    "door-lock",
-    "door-open",
-    "door-unlock",
-    "drawer-close",
-    "drawer-open",
-    "faucet-close",
-    "faucet-open",
-    "hammer",
-    "hand-insert",
-    "handle-press",
-    "handle-press-side",
-    "handle-pull",
-    "handle-pull-side",
-    "lever-pull",
-    "peg-insert-side",
-    "peg-unplug-side",
-    "pick-out-of-hole",
-    "pick-place",
-    "pick-place-wall",
-    "plate-slide",
-    "plate-slide-back",
-    "plate-slide-back-side",
-    "plate-slide-side",
-    "push",
-    "push-back",
-    "push-wall",
-    "reach",
-    "reach-wall",
-    "shelf-place",
-    "soccer",
-    "stick-pull",
-    "stick-push",
-    "sweep",
-    "sweep-into",
-    "window-close",
-    "window-open",
-)
-"""MetaWorld 3's tasks, so that they have names here where it is not installed."""
+_TASKS = """
+assembly basketball bin-picking box-close button-press button-press-topdown
+button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
+disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
+faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide
+plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall
+shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
+"""
+TASKS = _TASKS.split()
+"""MetaWorld 3's tasks, listed here so that names are known where it is not installed."""
 
 
 def names() -> list[str]:
@@ -111,7 +63,7 @@ def config_for(name: str) -> EnvConfig | None:
     """The config of metaworld/TASK, with or without its -v3, or None for other names.
 
     Raises:
-        ConfigError: MetaWorld has no such task; the nearest are given.
+        ConfigError: MetaWorld has no such task. The message suggests the closest names.
     """
     if not name.startswith(PREFIX):
         return None
@@ -121,20 +73,19 @@ def config_for(name: str) -> EnvConfig | None:
     return EnvConfig(name=known, family="metaworld")
 
 
-class Seeded(gymnasium.Wrapper):
-    """A photographed MetaWorld task whose `reset(seed)` alone decides the episode.
+class SeededReset(gymnasium.Wrapper):
+    """A MetaWorld task in its `RenderWrapper`, where `reset(seed)` alone decides the episode.
 
     MetaWorld's own reset ignores its seed. Observations, rewards and dynamics are MetaWorld's to
-    the bit, and so is that seven tasks (window-close, dial-turn, ...) tell in a first observation
-    where a part was before they moved it. Only what is drawn after a reset is brought up to date.
+    the bit. That includes a quirk: in seven tasks (window-close, dial-turn, ...) the first
+    observation tells where a part was before the reset moved it. Only what is rendered after a
+    reset is brought up to date.
     """
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         base: Any = self.unwrapped
         gymnasium.Env.reset(base, seed=seed)
-        obs, info = self.env.reset(seed=seed, options=options)
+        obs, info = self.env.reset(seed=seed, **kwargs)
         mujoco: Any = importlib.import_module("mujoco")
         mujoco.mj_kinematics(base.model, base.data)  # tasks move parts of the model last
         mujoco.mj_camlight(base.model, base.data)
@@ -142,36 +93,35 @@ class Seeded(gymnasium.Wrapper):
 
     def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3], upright and mirrored."""
-        photographed: Any = self.env
-        return np.ascontiguousarray(photographed.render_frame(size)[::-1])
+        upside_down: Any = self.env
+        return np.ascontiguousarray(upside_down.render_frame(size)[::-1])
 
 
-def make(config: EnvConfig, *, pixels: bool | None, videos: bool = False) -> gymnasium.Env:
-    """A MetaWorld task as agents see it: [4] actions in [-1, 1], pixels or the 39 numbers.
+def make(
+    config: EnvConfig, *, pixels: bool | None, model_seed: int = 0, videos: bool = False
+) -> gymnasium.Env:
+    """A MetaWorld task as agents see it: [4] actions in [-1, 1], images or the 39 numbers.
 
-    `videos`: it will be asked for pictures (videos) even if it is not observed by them.
+    `pixels`: observe images (None: yes). `videos`: frames will be rendered for videos, even if
+    images are not observed. `model_seed` is not used.
 
     Raises:
-        ConfigError: MetaWorld is not installed, or not with a MuJoCo that it works with; nothing
-            here can draw; or fast drawing is asked for where no image is observed.
+        ConfigError: MetaWorld is not installed or does not work with this MuJoCo, it cannot be
+            rendered here, or env.render=fast without image observations.
     """
     pixels = pixels is not False
     require_rendering(config, pixels=pixels, videos=videos)
     choose_backend()
     base = _base(config.name)
     camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
-    world = Seeded(RenderWrapper(base, camera, fast=config.render == "fast"))
-    env = ActionRepeat(ScaledActions(SuccessTracker(world)), config.action_repeat)
-    if not pixels:
-        return FlatObservation(env)
-    size = config.image_size
-    return PixelObservation(env, lambda: world.render_frame(size), config.frame_stack, size)
+    env = SeededReset(RenderWrapper(base, camera, fast=config.render == "fast"))
+    return agent_view(SuccessTracker(env), config, env.render_frame if pixels else None)
 
 
 def _base(name: str) -> Any:
     """MetaWorld's env of a task: the goal is observable, and drawn at each reset from `np_random`.
 
-    Building it leaves numpy's global generator as it was, because it gets a seed.
+    It is built with a seed, which keeps MetaWorld from changing numpy's global generator.
     """
     key = f"{name.removeprefix(PREFIX)}{VERSION}-goal-observable"
     try:
@@ -183,7 +133,7 @@ def _base(name: str) -> Any:
         raise ConfigError(
             f"env={name}: the package {package} is not installed here: {REMEDY}."
         ) from None
-    except Exception as error:  # a MuJoCo that it does not know fails it in ways of its own
+    except Exception as error:  # an unsupported MuJoCo makes it fail in various ways
         have = " and ".join(
             f"{package} {installed(package)}" for package in ("metaworld", "mujoco")
         )
@@ -193,7 +143,7 @@ def _base(name: str) -> Any:
         ) from error
     base._freeze_rand_vec = False
     base.seeded_rand_vec = True
-    base._np_random = base._np_random_seed = None  # unseeded until a reset says otherwise
-    base.observation_space = base.sawyer_observation_space  # was made for a hidden goal
+    base._np_random = base._np_random_seed = None  # unseeded until the first reset
+    base.observation_space = base.sawyer_observation_space  # it was made for a hidden goal
     base.task_name = name
     return base

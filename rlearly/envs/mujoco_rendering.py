@@ -1,8 +1,8 @@
-"""How MuJoCo draws: into a buffer no larger than the pictures, exactly or fast.
+"""Render MuJoCo with an off-screen buffer no larger than the images, exactly or fast.
 
-The pixels are those of a larger buffer; only its clearing, resolving and reading take less time.
-`fast` leaves out shadows, reflections and multisampling, which is most of what drawing takes on a
-processor, and gives other pixels.
+The pixels equal those rendered in a larger buffer; clearing, resolving and reading it take less
+time. `fast` leaves out shadows, reflections and multisampling, which take most of the time of
+rendering on a CPU, and so gives different pixels.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Any
 
 import numpy as np
 
-PLAIN = {"shadow": False, "reflection": False}
-"""What `fast` switches off in a scene. Multisampling and the shadows' map are of the context."""
+FAST_FLAGS = {"shadow": False, "reflection": False}
+"""Scene flags of `fast`. Multisampling and the shadow map are settings of the GL context."""
 
 
-def _without_extras(visual: Any) -> None:
-    """Contexts made for a model from now on have neither multisampling nor a map of shadows."""
+def _disable_context_extras(visual: Any) -> None:
+    """GL contexts made for this model from now on have no multisampling and no shadow map."""
     visual.quality.offsamples = 0
     visual.quality.shadowsize = 0
 
 
 class DMControlRenderer:
-    """Pictures of a dm_control physics by one of its cameras.
+    """Renders a dm_control physics from one camera.
 
-    `keep_cameras`: the physics is the same one for good, so that a camera is made once a size.
+    `keep_cameras`: the physics object never changes, so one camera per image size can be reused.
     """
 
     def __init__(self, camera: int | str, *, fast: bool, keep_cameras: bool):
         self.camera = camera
-        self.flags = PLAIN if fast else None
+        self.flags = FAST_FLAGS if fast else None
         self.keep_cameras = keep_cameras
-        self.side = 0  # of the buffer: the largest picture's so far
+        self.side = 0  # of the buffer: the largest image so far
         self.cameras: dict[int, Any] = {}
 
-    def take(self, physics: Any, size: int) -> np.ndarray:
-        """uint8 [size, size, 3], valid until the next one of that size."""
-        self._fit(physics, size)
+    def render(self, physics: Any, size: int) -> np.ndarray:
+        """uint8 [size, size, 3], valid until the next image of that size is rendered."""
+        self._resize_buffer(physics, size)
         if not self.keep_cameras:
             return physics.render(
                 size, size, camera_id=self.camera, render_flag_overrides=self.flags
@@ -50,13 +50,13 @@ class DMControlRenderer:
             self.cameras[size] = engine.Camera(physics, size, size, self.camera)
         return self.cameras[size].render(render_flag_overrides=self.flags)
 
-    def _fit(self, physics: Any, size: int) -> None:
-        """Give the buffer its size, at once if it is there and else when it is made."""
+    def _resize_buffer(self, physics: Any, size: int) -> None:
+        """Set the buffer's size: now if it exists, otherwise for when it is made."""
         self.side = max(self.side, size)
         visual = physics.model.vis
         has_context = bool(physics._contexts)  # `contexts` would make one
         if self.flags and not has_context:
-            _without_extras(visual)
+            _disable_context_extras(visual)
         buffer = visual.global_
         if (buffer.offwidth, buffer.offheight) == (self.side, self.side):
             return
@@ -69,26 +69,26 @@ class DMControlRenderer:
 
 
 class MujocoRenderer:
-    """Pictures of a MuJoCo model and its data, by a renderer of each size."""
+    """Renders a MuJoCo model and its data, with one mujoco.Renderer per image size."""
 
     def __init__(self, *, fast: bool):
         self.fast = fast
         self.renderers: dict[int, Any] = {}
 
-    def take(self, model: Any, data: Any, view: Any, size: int) -> np.ndarray:
-        """uint8 [size, size, 3] from a camera's number or an MjvCamera."""
+    def render(self, model: Any, data: Any, camera: Any, size: int) -> np.ndarray:
+        """uint8 [size, size, 3], seen by a camera given by its number or as an MjvCamera."""
         if size not in self.renderers:
-            self.renderers[size] = self._renderer(model, size)
+            self.renderers[size] = self._make_renderer(model, size)
         renderer = self.renderers[size]
-        renderer.update_scene(data, camera=view)
+        renderer.update_scene(data, camera=camera)
         return renderer.render()
 
-    def _renderer(self, model: Any, size: int) -> Any:
+    def _make_renderer(self, model: Any, size: int) -> Any:
         mujoco: Any = importlib.import_module("mujoco")
-        with _as_it_was(model.vis):  # the env may draw by itself too
+        with _restored_afterwards(model.vis):  # the env may also render by itself
             model.vis.global_.offwidth = model.vis.global_.offheight = size
             if self.fast:
-                _without_extras(model.vis)
+                _disable_context_extras(model.vis)
             renderer = mujoco.Renderer(model, size, size)
         if self.fast:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
@@ -102,7 +102,7 @@ class MujocoRenderer:
 
 
 @contextlib.contextmanager
-def _as_it_was(visual: Any) -> Iterator[None]:
+def _restored_afterwards(visual: Any) -> Iterator[None]:
     buffer, quality = visual.global_, visual.quality
     before = buffer.offwidth, buffer.offheight, quality.offsamples, quality.shadowsize
     try:

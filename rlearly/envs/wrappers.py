@@ -1,4 +1,4 @@
-"""Wrappers that turn any env into what our agents see: repeated, scaled actions; stacked images."""
+"""Wrappers that give agents scaled actions, action repeat, stacked images and flat states."""
 
 from __future__ import annotations
 
@@ -10,20 +10,39 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 
+from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, clip_actions
 
-Camera = Callable[[], np.ndarray]
-"""Takes a picture: uint8 [H, W, 3]."""
-
 UNBOUNDED = 1e6
-"""A bound at or beyond it is no bound (dm_control's LQR declares 1e10)."""
+"""An action bound this large is treated as no bound (dm_control's LQR declares 1e10)."""
+
+
+def agent_view(
+    env: gymnasium.Env,
+    config: EnvConfig,
+    render_frame: Callable[[int], np.ndarray] | None,
+    vector: Callable[[], np.ndarray] | None = None,
+    vector_size: int = 0,
+) -> gymnasium.Env:
+    """Wrap an env as agents see it: repeated actions in [-1, 1], images or a flat state.
+
+    Args:
+        render_frame: size -> uint8 [size, size, 3]; None: observe the flat state.
+        vector: returns float [vector_size], observed in addition to the images.
+    """
+    env = ActionRepeat(ScaledActions(env), config.action_repeat)
+    if render_frame is None:
+        return FlatObservation(env)
+    size = config.image_size
+    env = PixelObservation(env, lambda: render_frame(size), config.frame_stack, size)
+    return env if vector is None else PixelVectorObservation(env, vector, vector_size)
 
 
 class ScaledActions(gymnasium.ActionWrapper):
     """Actions in [-1, 1] of shape [A], mapped linearly onto the env's own bounds.
 
-    An unbounded dimension takes the number as it is.
+    Unbounded dimensions are passed on unscaled.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -38,24 +57,21 @@ class ScaledActions(gymnasium.ActionWrapper):
         free = (low <= -UNBOUNDED) | (high >= UNBOUNDED)
         self.low = np.where(free, -1.0, low)
         self.span = np.where(free, 2.0, high - low)
-        self.as_it_is = bool((self.low == -1.0).all() and (self.span == 2.0).all())
+        self.is_identity = bool((self.low == -1.0).all() and (self.span == 2.0).all())
         self.shape = space.shape
         self.dtype = space.dtype
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        unit = clip_actions(action)
-        if self.as_it_is:
-            return unit.reshape(self.shape).astype(self.dtype, copy=False)
-        unit = (unit.astype(np.float64) + 1.0) / 2.0
-        return (self.low + unit * self.span).reshape(self.shape).astype(self.dtype, copy=False)
+        action = clip_actions(action)
+        if not self.is_identity:
+            unit = (action.astype(np.float64) + 1.0) / 2.0
+            action = self.low + unit * self.span
+        return action.reshape(self.shape).astype(self.dtype, copy=False)
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """One step is `times` simulator frames with the same action; rewards add up.
-
-    It stops early at the episode's end.
-    """
+    """Repeats each action for `times` simulator frames, or until the episode ends; sums rewards."""
 
     def __init__(self, env: gymnasium.Env, times: int):
         super().__init__(env)
@@ -72,12 +88,12 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 class SuccessTracker(gymnasium.Wrapper):
-    """Counts the simulator frames of an episode in which its goal is reached.
+    """Sets `info["success"]` to whether the episode has succeeded so far.
 
-    The env below tells of each frame by `info["success"]`. From here on `info["success"]` is
-    whether the episode has succeeded by now: whether more than `over_frames` of its frames had
-    reached the goal. It stays true until the next reset, so an episode's last step tells of it all.
-    It must be below `ActionRepeat`, which passes on the last frame's info alone.
+    An episode succeeds once more than `over_frames` of its frames have reached the goal; the env
+    below reports each frame in its own `info["success"]`. Success lasts until the next reset, so
+    the last step tells the whole episode's. It must be below `ActionRepeat`, which passes on only
+    the last frame's info.
     """
 
     def __init__(self, env: gymnasium.Env, over_frames: int = 0):
@@ -85,11 +101,9 @@ class SuccessTracker(gymnasium.Wrapper):
         self.over_frames = over_frames
         self.reached_frames = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.reached_frames = 0
-        return self.env.reset(seed=seed, options=options)
+        return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -111,7 +125,7 @@ class FlatObservation(gymnasium.ObservationWrapper):
 
 
 def flat(space: Space, observation: Any) -> np.ndarray:
-    """A new float32 [D]: what gymnasium's `flatten` gives, sooner for a Box or a Dict of Boxes."""
+    """A new float32 [D]. Equals gymnasium's `flatten`, but is faster for Boxes and Dicts."""
     if isinstance(space, Box):
         return np.asarray(observation, space.dtype).ravel().astype(np.float32)
     if isinstance(space, Dict):
@@ -120,22 +134,21 @@ def flat(space: Space, observation: Any) -> np.ndarray:
 
 
 class PixelObservation(gymnasium.Wrapper):
-    """uint8 [stack * 3, H, W]: the last `stack` images on the channels, oldest first.
+    """uint8 [stack * 3, size, size]: the last `stack` frames on the channel axis, oldest first.
 
-    Reset fills the stack with the first image (DrQ-v2). One image is taken after each step.
+    A reset fills the stack with the first frame, as DrQ-v2 does. `camera` returns
+    uint8 [size, size, 3] and is called once per step.
     """
 
-    def __init__(self, env: gymnasium.Env, camera: Camera, stack: int, size: int):
+    def __init__(self, env: gymnasium.Env, camera: Callable[[], np.ndarray], stack: int, size: int):
         super().__init__(env)
         self.camera = camera
         self.stack = stack
         self.images: deque[np.ndarray] = deque(maxlen=stack)
         self.observation_space = Box(0, 255, (3 * stack, size, size), np.uint8)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        _, info = self.env.reset(seed=seed, options=options)
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        _, info = self.env.reset(**kwargs)
         self.images.extend([self._image()] * self.stack)
         return np.concatenate(self.images), info
 
@@ -149,7 +162,7 @@ class PixelObservation(gymnasium.Wrapper):
 
 
 class PixelVectorObservation(gymnasium.Wrapper):
-    """{"pixels": what the env observes, "vector": float32 [D]}, the vector of the newest step."""
+    """{"pixels": the env's observation, "vector": float32 [D] of the newest step}."""
 
     def __init__(self, env: gymnasium.Env, vector: Callable[[], np.ndarray], size: int):
         super().__init__(env)
@@ -157,10 +170,8 @@ class PixelVectorObservation(gymnasium.Wrapper):
         box = Box(-np.inf, np.inf, (size,), np.float32)
         self.observation_space = Dict([(PIXELS, env.observation_space), (VECTOR, box)])
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        pixels, info = self.env.reset(seed=seed, options=options)
+    def reset(self, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        pixels, info = self.env.reset(**kwargs)
         return self._with_vector(pixels), info
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
@@ -172,7 +183,7 @@ class PixelVectorObservation(gymnasium.Wrapper):
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] as [size, size, 3], averaged over areas."""
+    """uint8 [H, W, 3] as [size, size, 3], by averaging over areas."""
     if image.shape[:2] == (size, size):
         return image
     from PIL import Image

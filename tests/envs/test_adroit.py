@@ -238,7 +238,8 @@ def test_vector_is_the_same_24_joints_of_the_hand_in_all_tasks():
     for name in TASKS:
         env = make(name, pixels=True)
         model = env.unwrapped.model
-        first, after = adroit.TASKS[name].hand
+        hand = adroit.TASKS[name].hand
+        first, after = hand.start, hand.stop
         assert (model.jnt_qposadr == np.arange(model.njnt)).all(), "every joint is one number"
         angles.append([model.joint(i).name for i in range(model.njnt)][first:after])
         env.close()

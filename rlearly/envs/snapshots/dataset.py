@@ -1,4 +1,4 @@
-"""A teacher's episodes as states that others may start from, in memory and in one HDF5 file."""
+"""Snapshots of a teacher's episodes: saved states in memory and in one HDF5 file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ from rlearly.envs.state.serialization import DamagedState, from_bytes
 FORMAT = 2
 MAGIC = f"rlearly snapshots {FORMAT}\n".encode()
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+META = "rlearly_snapshots"
+HDF5_OPTIONS: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+HDF5_OPTIONS["fletcher32"] = True
 USER_BLOCK_BYTES = 512
-"""What HDF5 leaves to us at the beginning of a file."""
+"""The start of the file, which HDF5 leaves free for the application."""
 COLUMNS = {
     "observations": None,
     "values": np.float64,
@@ -36,21 +39,32 @@ COLUMNS = {
     "steps": np.int64,
     "episodes": np.int64,
 }
-"""What a file holds beside the states, an entry a snapshot; None: the observation's own dtype."""
+"""Arrays with one entry per snapshot and their dtypes; None: the observation's own."""
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, DamagedState)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Snapshots:
-    """N states along a teacher's episodes, in the order in which they were seen.
+    """N saved states along a teacher's episodes, in the order in which they were seen.
 
-    records: N saved states, each with the unwrapped env's observation there, as bytes.
-    observations [N, D]: that observation, flattened; values [N]: the teacher's estimate of its own
-    return from there (NaN if unknown); rewards [N]: of the step that led there (0 at a reset);
-    returns_to_go [N]: undiscounted, to the episode's end; returns [N]: of the whole episode;
-    steps [N]: since the reset; episodes [N]: number of the episode.
-    env_id, kwargs: what gymnasium.make was given; versions: of the packages; provenance: how it
-    came about, free form.
+    >>> from rlearly import Snapshots
+    >>> snapshots = Snapshots.load("teacher.h5").select(best_episodes=5)  # doctest: +SKIP
+
+    Make them with `record`, `from_actions`, `from_minari` or `python -m rlearly.teacher`.
+
+    Attributes:
+        records: N saved states with the unwrapped env's observation there, as bytes.
+        observations: [N, D], that observation, flattened.
+        values: [N], the teacher's estimate of its return from there; NaN if unknown.
+        rewards: [N], of the step that led there; 0 at a reset.
+        returns_to_go: [N], undiscounted, to the end of the episode.
+        returns: [N], undiscounted, of the whole episode.
+        steps: [N], since the reset.
+        episodes: [N], number of the episode.
+        env_id: the env's registered id.
+        kwargs: what gymnasium.make was given.
+        versions: of the installed packages.
+        provenance: how the snapshots were made; any plain data.
     """
 
     records: Sequence[bytes]
@@ -70,7 +84,7 @@ class Snapshots:
         for name in COLUMNS:
             if len(getattr(self, name)) != len(self.records):
                 raise ConfigError(
-                    f"Snapshots: expected {len(self.records)} {name}, one a state, received "
+                    f"Snapshots: expected {len(self.records)} {name}, one per state, received "
                     f"{len(getattr(self, name))}."
                 )
 
@@ -78,33 +92,36 @@ class Snapshots:
         return len(self.records)
 
     def __repr__(self) -> str:
-        """What they are, in one line."""
+        """A one-line summary."""
         if not len(self):
             return f"<Snapshots: none of {self.env_id}>"
-        spans = (f"{a.min():.4g} to {a.max():.4g}" for a in (self.returns, self.values))
-        returns, values = spans
+        returns, values = (f"{a.min():.4g} to {a.max():.4g}" for a in (self.returns, self.values))
         return (
             f"<Snapshots: {len(self)} of {self.env_id} from {len(np.unique(self.episodes))} "
             f"episodes, returns {returns}, values {values}>"
         )
 
     def state(self, index: int) -> tuple[EnvState, Any]:
-        """(the state, the unwrapped env's observation there) of one snapshot.
+        """One snapshot: (saved state, the unwrapped env's observation there).
 
         Raises:
-            DamagedState: its bytes are not what was written.
+            DamagedState: its bytes are damaged.
         """
         try:
             record = from_bytes(self.records[index])
             state = EnvState.from_tree(record["state"])
             decoder = codec.Decoder(None, {}, {})
             obs = decoder.decode(record["observation"], codec.MISSING, "observation")
-            return state, copy.deepcopy(obs)  # the bytes themselves cannot be written to
+            return state, copy.deepcopy(obs)  # arrays decoded from bytes are read-only
         except (KeyError, TypeError, codec.Incomplete) as error:
             raise DamagedState(f"Snapshot {index} is malformed ({error}).") from None
 
     def select(self, best_episodes: int | None = None, every_steps: int = 1) -> Snapshots:
-        """Those of the `best_episodes` episodes of highest return, `every_steps` or more apart.
+        """A subset: the episodes of highest return, and a minimum distance between snapshots.
+
+        Args:
+            best_episodes: number of episodes to keep; None: all.
+            every_steps: minimum number of steps between two snapshots of an episode.
 
         Raises:
             ConfigError: a number is below 1.
@@ -126,15 +143,16 @@ class Snapshots:
         return replace(self, records=[self.records[int(i)] for i in chosen], **columns)
 
     def check(self, env: gymnasium.Env) -> None:
-        """Make sure that episodes of `env` can start from these states.
+        """Check that episodes of `env` can start from these states.
 
         Raises:
-            ConfigError: there are none, or they are of another env, other arguments or versions.
+            ConfigError: there are no states, or they are from another env, other arguments or other
+                package versions.
         """
         if not len(self):
             raise ConfigError(
                 f"The snapshots of {self.env_id} are empty: record some with "
-                "python -m rlearly.teacher, or select fewer away."
+                "python -m rlearly.teacher, or select more of them."
             )
         refuse_vector(env)
         base = env.unwrapped
@@ -150,30 +168,31 @@ class Snapshots:
                 f"{dict(self.kwargs)}, and this env with {kwargs}: make it with the same ones."
             )
         state, _ = self.state(0)
-        for package, wanted in state.versions.items():
-            have = installed(package)
-            if have != wanted:
+        for package, expected in state.versions.items():
+            version = installed(package)
+            if version != expected:
                 raise ConfigError(
-                    f"The snapshots of {self.env_id} were made with {package} {wanted}, and this "
-                    f"is {package} {have}: their states would not continue alike; pip install "
-                    f"{package}=={wanted}, or record them again."
+                    f"The snapshots of {self.env_id} were made with {package} {expected}, and this "
+                    f"is {package} {version}: their states would not continue alike; pip install "
+                    f"{package}=={expected}, or record them again."
                 )
 
-    # --- on disk ---
-
     def save(self, path: str | Path) -> None:
-        """Write one HDF5 file, whole or not at all, with its length and SHA-256 at its beginning.
+        """Write one HDF5 file atomically, with its length and SHA-256 at the start.
 
         Raises:
-            ConfigError: the folder is not there or cannot be written.
+            ConfigError: the folder does not exist or is not writable, or `kwargs` or `provenance`
+                are not plain data.
         """
         import h5py
 
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
-        ends = np.cumsum([len(record) for record in self.records], dtype=np.int64)
-        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
-        options["fletcher32"] = True
+        datasets = {
+            "states/bytes": np.frombuffer(b"".join(self.records), np.uint8),
+            "states/ends": np.cumsum([len(record) for record in self.records], dtype=np.int64),
+            **{name: getattr(self, name) for name in COLUMNS},
+        }
         try:
             with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
                 meta = {
@@ -182,20 +201,16 @@ class Snapshots:
                     "versions": dict(self.versions),
                     "provenance": dict(self.provenance),
                 }
-                file.attrs["rlearly_snapshots"] = json.dumps(meta)
-                joined = np.frombuffer(b"".join(self.records), np.uint8)
-                file.create_dataset("states/bytes", data=joined, **_unless_empty(joined, options))
-                file.create_dataset("states/ends", data=ends, **_unless_empty(ends, options))
-                for name in COLUMNS:
-                    column = getattr(self, name)
-                    file.create_dataset(name, data=column, **_unless_empty(column, options))
+                file.attrs[META] = json.dumps(meta)
+                for name, array in datasets.items():
+                    file.create_dataset(name, data=array, **(HDF5_OPTIONS if array.size else {}))
             seal(partial)
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise ConfigError(
                 f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "
-                "is there and writable."
+                "exists and is writable."
             ) from None
         except TypeError as error:
             partial.unlink(missing_ok=True)
@@ -205,13 +220,13 @@ class Snapshots:
 
     @staticmethod
     def load(path: str | Path) -> Snapshots:
-        """The snapshots in a file; every byte is checked, nothing in it is run.
+        """Read the snapshots in a file. Every byte is checked, and no code in it is run.
 
-        HDF5's library, which broken files can crash, sees none but whole ones. The checksum tells
-        damage, not malice: open files of people whom you trust.
+        The checksum is verified before the HDF5 library, which broken files can crash, reads the
+        file. It detects damage, not malice: open only files from people you trust.
 
         Raises:
-            ConfigError: there is no such file, or it is damaged, or it is something else.
+            ConfigError: there is no such file, it is damaged, or it is another kind of file.
         """
         path = Path(path)
         if not path.is_file():
@@ -242,12 +257,8 @@ class Snapshots:
         return snapshots
 
 
-def _unless_empty(array: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
-    return options if array.size else {}
-
-
 def seal(path: Path) -> None:
-    """Put the length and the SHA-256 of a closed HDF5 file into its user block, and sync it."""
+    """Write the length and SHA-256 of a closed HDF5 file into its user block, and sync it."""
     with path.open("r+b") as stream:
         block = _user_block(stream)
         stream.seek(0)
@@ -257,7 +268,7 @@ def seal(path: Path) -> None:
 
 
 def _user_block(stream: BufferedIOBase) -> bytes:
-    """What a file has to begin with, to the last byte, given what follows and its length."""
+    """The user block that a file with this content must have."""
     length = stream.seek(0, os.SEEK_END)
     stream.seek(USER_BLOCK_BYTES)
     digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -282,24 +293,24 @@ def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes
     import h5py
 
     with h5py.File(stream, "r") as file:
-        name = "rlearly_snapshots"
-        if h5py.check_string_dtype(file.attrs.get_id(name).dtype) is None:
-            raise ValueError(f"{name} is not text")
-        meta = json.loads(str(file.attrs[name]))
+        if h5py.check_string_dtype(file.attrs.get_id(META).dtype) is None:
+            raise ValueError(f"{META} is not text")
+        meta = json.loads(str(file.attrs[META]))
         ends = _read(file, "states/ends", np.int64)
         joined = _read(file, "states/bytes", np.uint8).tobytes()
-        columns = {name: _read(file, name, kind) for name, kind in COLUMNS.items()}
-    places = [0, *ends.tolist()]
-    if (np.diff(places) < 0).any() or places[-1] != len(joined):
-        raise ValueError("the states' places do not fit their bytes")
-    return columns, [joined[a:b] for a, b in itertools.pairwise(places)], meta
+        columns = {name: _read(file, name, dtype) for name, dtype in COLUMNS.items()}
+    offsets = [0, *ends.tolist()]
+    if (np.diff(offsets) < 0).any() or offsets[-1] != len(joined):
+        raise ValueError("the states' offsets do not fit their bytes")
+    return columns, [joined[a:b] for a, b in itertools.pairwise(offsets)], meta
 
 
-def _read(file: Any, name: str, kind: Any) -> np.ndarray:
+def _read(file: Any, name: str, expected: Any) -> np.ndarray:
+    """A dataset that lies within the file as plain numbers (of dtype `expected`, unless None)."""
     import h5py
 
-    for place in itertools.accumulate(name.split("/"), "{}/{}".format):
-        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+    for path in itertools.accumulate(name.split("/"), "{}/{}".format):
+        if not isinstance(file.get(path, getlink=True), h5py.HardLink):
             raise ValueError(f"{name} is not within the file")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
@@ -307,21 +318,17 @@ def _read(file: Any, name: str, kind: Any) -> np.ndarray:
     dtype = dataset.dtype
     if dtype.hasobject or h5py.check_opaque_dtype(dtype):
         raise ValueError(f"{name} is not made of numbers")
-    if dtype.kind not in "biuf" or (kind is not None and dtype != kind):
-        expected = "numbers" if kind is None else np.dtype(kind)
-        raise ValueError(f"{name}: expected {expected}, found {dtype}")
+    if dtype.kind not in "biuf" or (expected is not None and dtype != expected):
+        wanted = "numbers" if expected is None else np.dtype(expected)
+        raise ValueError(f"{name}: expected {wanted}, found {dtype}")
     return np.asarray(dataset[()])
 
 
 def refuse_vector(env: Any) -> None:
-    """Copies are wrapped one by one.
-
-    Raises:
-        ConfigError: `env` is several envs, or none.
-    """
+    """Raise ConfigError if `env` is a vector env, or no gymnasium env at all."""
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise ConfigError(
-            "Expected one env, received a vector of them: wrap each copy, as in "
+            "Expected one env, received a vector of them: wrap each of its envs, as in "
             "gymnasium.make_vec(id, 4, wrappers=[lambda env: SnapshotRL(env, ...)])."
         )
     if not isinstance(env, gymnasium.Env):
@@ -329,6 +336,6 @@ def refuse_vector(env: Any) -> None:
 
 
 def kwargs_of(base: gymnasium.Env) -> dict[str, Any]:
-    """What gymnasium.make was given, without how to draw."""
+    """What gymnasium.make was given, without the render mode."""
     kwargs = dict(base.spec.kwargs) if base.spec is not None else {}
     return {key: value for key, value in kwargs.items() if key != "render_mode"}

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Import snapshots from Minari datasets that carry MuJoCo's positions and velocities."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.recording import SnapshotCollector
 from rlearly.envs.state.action_replay import id_of
 
-# --- Minari ---
-
-MINARI_STATES = ("qpos", "qvel")
-"""Where the MuJoCo datasets of Minari keep the simulator's state, in each step's infos."""
+INFO_KEYS = ("qpos", "qvel")
+"""Where Minari's MuJoCo datasets keep the simulator's state, in each step's infos."""
 
 
 def from_minari(
@@ -26,15 +24,19 @@ def from_minari(
     every_steps: int = 10,
     value: Callable[[Any], float] | None = None,
 ) -> Snapshots:
-    """Snapshots from a Minari dataset (or its id) whose steps carry positions and velocities.
+    """Snapshots from a Minari dataset, or its id, with qpos and qvel in its infos.
 
-    Minari keeps qpos and qvel, not MuJoCo's whole integration state: each snapshot is the state
-    that `env.set_state(qpos, qvel)` makes of them, which is then restored to the bit.
-    `env` defaults to the dataset's own (`recover_environment`).
+    Minari does not keep MuJoCo's whole integration state. Each snapshot is the state that
+    `env.set_state(qpos, qvel)` produces; that state is then restored to the bit.
+
+    Args:
+        env: None: the dataset's own (`recover_environment`).
+        every_steps: steps between two snapshots.
+        value: obs -> estimate of the return from there; None: unknown (NaN).
 
     Raises:
-        ConfigError: minari is not installed, or the dataset does not carry simulator states, or
-            the env cannot be set to them.
+        ConfigError: minari is not installed, the dataset has no simulator states, or the env
+            cannot be set to them.
     """
     try:
         import minari  # pyright: ignore[reportMissingImports]
@@ -59,18 +61,18 @@ def from_minari(
             "MuJoCo env of gymnasium."
         )
     for number, episode in enumerate(dataset.iterate_episodes()):
-        positions, velocities = _minari_states(dataset, episode)
+        positions, velocities = _simulator_states(dataset, episode)
         rewards = np.asarray(episode.rewards, dtype=np.float64)
         first = len(collector.rows)
         so_far = np.concatenate([[0.0], np.cumsum(rewards)])
         collector.env.reset(seed=0)
         for step in range(0, len(rewards), every_steps):
             base.set_state(positions[step], velocities[step])
-            collector.watch.obs = base._get_obs()
-            collector.note(
+            collector.tap.obs = base._get_obs()
+            collector.take(
                 step=step,
                 episode=number,
-                value=np.nan if value is None else float(value(collector.watch.obs)),
+                value=np.nan if value is None else float(value(collector.tap.obs)),
                 reward=float(rewards[step - 1]) if step else 0.0,
                 so_far=float(so_far[step]),
             )
@@ -78,13 +80,12 @@ def from_minari(
     return collector.snapshots({"source": f"minari {dataset.spec.dataset_id}"})
 
 
-def _minari_states(dataset: Any, episode: Any) -> Iterator[np.ndarray]:
+def _simulator_states(dataset: Any, episode: Any) -> Iterator[np.ndarray]:
     infos = episode.infos or {}
-    missing = [name for name in MINARI_STATES if name not in infos]
-    if missing:
+    if any(name not in infos for name in INFO_KEYS):
         raise ConfigError(
             f"The Minari dataset {dataset.spec.dataset_id} does not carry simulator states: "
             f"expected infos with qpos and qvel, received "
             f"{', '.join(sorted(infos)) or 'none'}; take one recorded with record_infos."
         )
-    return (np.asarray(infos[name], dtype=np.float64) for name in MINARI_STATES)
+    return (np.asarray(infos[name], dtype=np.float64) for name in INFO_KEYS)

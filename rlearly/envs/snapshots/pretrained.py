@@ -1,4 +1,4 @@
-"""Models that Stable-Baselines3 or CleanRL trained, read as plain weights: nothing is unpickled."""
+"""Read models trained by Stable-Baselines3 or CleanRL as plain weights, without unpickling."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from rlearly.core.errors import ConfigError
 
+MODEL_FILES = ("*.zip", "*.cleanrl_model")
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained policy with its critic.
+    """A trained policy and its critic.
 
-    act: observation -> mean action within the env's bounds; value: observation -> Q1(s, act(s)),
-    or V(s) for PPO.
+    act: observation -> mean action within the env's bounds. value: observation -> Q1(s, act(s)), or
+    V(s) for PPO.
     """
 
     library: str
@@ -36,29 +37,28 @@ class Model:
 
 
 def read_model(path: Path, env: gymnasium.Env) -> Model:
-    """The model in a file, for playing in `env`.
+    """Read a model file, to act in `env`.
 
-    TD3, DDPG, SAC and PPO with vector observations: Stable-Baselines3's .zip, and what CleanRL's
-    scripts save with --save-model. Statistics of observation normalisers are in neither kind of
-    file (Stable-Baselines3 pickles them apart): a policy that was trained with one plays badly
-    here.
+    Supported: TD3, DDPG, SAC and PPO with vector observations, as Stable-Baselines3's .zip or as
+    saved by CleanRL's scripts with --save-model. Neither file holds the statistics of an
+    observation normaliser (Stable-Baselines3 pickles them separately), so a policy trained with one
+    acts badly here.
 
     Raises:
-        ConfigError: there is no such file, it is something else, or it does not fit the env.
+        ConfigError: there is no such file, it is another kind of file, or it does not fit the env.
     """
     if not path.is_file():
         raise ConfigError(f"model: there is no file {path}.")
     try:
         weights, library, relu = _weights(path)
-        return _assemble(weights, library, relu, _Place(env))
+        return _assemble(weights, library, relu, _Spaces(env))
     except (KeyError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
-            reason = "it holds pickled objects, or is no file of torch"
+            reason = "it holds pickled objects, or is not a torch file"
         elif isinstance(error, KeyError):
-            reason = (
-                f"it lacks {error}" if isinstance(error.args[0], str) else "it is no model file"
-            )
+            lacks_layer = isinstance(error.args[0], str)
+            reason = f"it lacks {error}" if lacks_layer else "it is no model file"
         raise ConfigError(
             f"{path} does not load as a model of TD3, DDPG, SAC or PPO ({reason[:200]}): expected "
             "Stable-Baselines3's .zip or CleanRL's .cleanrl_model with dense layers."
@@ -66,10 +66,12 @@ def read_model(path: Path, env: gymnasium.Env) -> Model:
 
 
 def from_hub(repository: str, file: str | None) -> Path:
-    """A model file of a Hugging Face repository, from the local cache or the network.
+    """Path of a Hugging Face repository's model file, from the local cache or the network.
+
+    `file` may be None if the repository holds only one.
 
     Raises:
-        ConfigError: huggingface_hub is not installed, or the file cannot be had.
+        ConfigError: huggingface_hub is not installed, or the file cannot be fetched.
     """
     try:
         import huggingface_hub as hub  # pyright: ignore[reportMissingImports]
@@ -78,32 +80,24 @@ def from_hub(repository: str, file: str | None) -> Path:
             "Models on the Hugging Face hub need a package: pip install 'rlearly[hub]'."
         ) from None
     try:
-        if file is None:
-            kept = Path(hub.snapshot_download(repository, allow_patterns=list(MODEL_FILES)))
-            found = sorted(p for pattern in MODEL_FILES for p in kept.rglob(pattern))
-            if len(found) != 1:
-                names = ", ".join(str(p.relative_to(kept)) for p in found) or "none"
-                raise ConfigError(
-                    f"hub={repository}: expected one model file, found {names}; add file=NAME."
-                )
+        if file is not None:
+            return Path(hub.hf_hub_download(repository, file))
+        folder = Path(hub.snapshot_download(repository, allow_patterns=list(MODEL_FILES)))
+        found = sorted(path for pattern in MODEL_FILES for path in folder.rglob(pattern))
+        if len(found) == 1:
             return found[0]
-        return Path(hub.hf_hub_download(repository, file))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ConfigError(
             f"hub={repository}: the model cannot be fetched ({reason}); check the name, the "
             "network, or download it yourself and use model=FILE."
         ) from None
-
-
-MODEL_FILES = ("*.zip", "*.cleanrl_model")
-
-
-# --- files to weights ---
+    listed = ", ".join(str(path.relative_to(folder)) for path in found) or "none"
+    raise ConfigError(f"hub={repository}: expected one model file, found {listed}; add file=NAME.")
 
 
 def _weights(path: Path) -> tuple[Weights, str, bool | None]:
-    """(weights by name, library, whether hidden layers are ReLU if the file says)."""
+    """(weights by name, library, whether hidden layers are ReLU; None if the file does not say)."""
     with path.open("rb") as stream:
         stored = stream.read()
     if zipfile.is_zipfile(path):
@@ -123,12 +117,12 @@ def _weights(path: Path) -> tuple[Weights, str, bool | None]:
             for key, value in weights.items()
         }
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError("it holds something else than weights")
+        raise ValueError("it holds something other than weights")
     return loaded, "CleanRL", None
 
 
 def _activation(archive: zipfile.ZipFile, names: set[str]) -> bool | None:
-    """What the saved arguments say of the hidden layers; their pickled parts are not touched."""
+    """Whether the hidden layers are ReLU, by the saved arguments; pickled parts are not read."""
     if "data" not in names:
         return None
     text = json.dumps(json.loads(archive.read("data")).get("policy_kwargs", ""))
@@ -138,37 +132,31 @@ def _activation(archive: zipfile.ZipFile, names: set[str]) -> bool | None:
     return known == ["ReLU"] if known else None
 
 
-# --- weights to a policy ---
-
-
-class _Place:
-    """Between an env's spaces and flat numbers."""
+class _Spaces:
+    """Converts between an env's spaces and flat tensors."""
 
     def __init__(self, env: gymnasium.Env):
         action = env.action_space
         if not isinstance(action, gymnasium.spaces.Box):
             raise ConfigError(f"env: expected a Box action space, received {action}.")
-        self.low, self.high = (np.asarray(b, np.float32) for b in (action.low, action.high))
-        self.space = env.observation_space
-        self.width = gymnasium.spaces.flatdim(env.observation_space)
-        self.actions = int(np.prod(action.shape))
-        self.shape = action.shape
+        self.action = action
+        self.observation = env.observation_space
         self.name = env.spec.id if env.spec else str(env)
 
     def tensor(self, obs: Any) -> Tensor:
-        flat = np.asarray(gymnasium.spaces.flatten(self.space, obs), np.float32)
+        """float32 [1, D]."""
+        flat = np.asarray(gymnasium.spaces.flatten(self.observation, obs), np.float32)
         return torch.from_numpy(flat)[None]
 
-    def check(self, inputs: int, outputs: int) -> None:
-        if (inputs, outputs) != (self.width, self.actions):
+    def check(self, policy: list[tuple[Tensor, Tensor]]) -> None:
+        inputs, outputs = policy[0][0].shape[1], policy[-1][0].shape[0]
+        width = gymnasium.spaces.flatdim(self.observation)
+        actions = int(np.prod(self.action.shape))
+        if (inputs, outputs) != (width, actions):
             raise ConfigError(
                 f"The model takes {inputs} numbers and gives {outputs} actions, and {self.name} "
-                f"gives {self.width} and takes {self.actions}: it was trained on another env."
+                f"gives {width} and takes {actions}: it was trained on another env."
             )
-
-
-def _layers(weights: Weights, names: list[str]) -> list[tuple[Tensor, Tensor]]:
-    return [(weights[f"{n}.weight"].float(), weights[f"{n}.bias"].float()) for n in names]
 
 
 def _numbered(weights: Weights, prefix: str) -> list[str]:
@@ -188,64 +176,56 @@ def _mlp(layers: list[tuple[Tensor, Tensor]], relu: bool) -> Callable[[Tensor], 
     return forward
 
 
-def _assemble(weights: Weights, library: str, relu: bool | None, place: _Place) -> Model:
-    """Recognise the algorithm by its layers' names."""
-    cleanrl = library == "CleanRL"
+def _layer_names(weights: Weights, cleanrl: bool) -> tuple[str, list[str], list[str]]:
+    """(algorithm, policy layers, critic layers), recognised by the names of the layers."""
     if any(k.startswith(("actor_mean.", "mlp_extractor.")) for k in weights):
-        return _ppo(weights, library, bool(relu), place)
-    relu = relu is not False
+        if cleanrl:
+            return "PPO", _numbered(weights, "actor_mean"), _numbered(weights, "critic")
+        policy = [*_numbered(weights, "mlp_extractor.policy_net"), "action_net"]
+        return "PPO", policy, [*_numbered(weights, "mlp_extractor.value_net"), "value_net"]
     if cleanrl:
-        head = "fc_mean" if "actor.fc_mean.weight" in weights else "fc_mu"
-        policy = ["actor.fc1", "actor.fc2", f"actor.{head}"]
+        sac = "actor.fc_mean.weight" in weights
+        policy = ["actor.fc1", "actor.fc2", "actor.fc_mean" if sac else "actor.fc_mu"]
         critic = [f"q1.fc{i}" for i in (1, 2, 3)]
-        sac = head == "fc_mean"
-        twin = any(k.startswith("q2.") for k in weights)
     else:
         sac = "actor.mu.weight" in weights
-        policy = (
-            [*_numbered(weights, "actor.latent_pi"), "actor.mu"]
-            if sac
-            else _numbered(weights, "actor.mu")
-        )
+        hidden = _numbered(weights, "actor.latent_pi" if sac else "actor.mu")
+        policy = [*hidden, "actor.mu"] if sac else hidden
         critic = _numbered(weights, "critic.qf0")
-        twin = any(k.startswith("critic.qf1.") for k in weights)
-    layers, judge = _layers(weights, policy), _layers(weights, critic)
-    place.check(layers[0][0].shape[1], layers[-1][0].shape[0])
-    mean, q = _mlp(layers, relu), _mlp(judge, relu)
-    scale = torch.from_numpy((place.high - place.low).reshape(1, -1) / 2)
-    middle = torch.from_numpy((place.high + place.low).reshape(1, -1) / 2)
+    twin = any(k.startswith(("q2.", "critic.qf1.")) for k in weights)
+    return "SAC" if sac else "TD3" if twin else "DDPG", policy, critic
+
+
+def _assemble(weights: Weights, library: str, relu: bool | None, spaces: _Spaces) -> Model:
+    cleanrl = library == "CleanRL"
+    algorithm, *layers = _layer_names(weights, cleanrl)
+    policy, critic = (
+        [(weights[f"{n}.weight"].float(), weights[f"{n}.bias"].float()) for n in names]
+        for names in layers
+    )
+    spaces.check(policy)
+    ppo = algorithm == "PPO"
+    relu = bool(relu) if ppo else relu is not False  # the libraries' defaults: PPO's is tanh
+    mean, value_net = _mlp(policy, relu), _mlp(critic, relu)
+    low, high = (np.asarray(b, np.float32) for b in (spaces.action.low, spaces.action.high))
+    with np.errstate(invalid="ignore"):  # PPO's bounds may be infinite
+        scale, middle = (torch.from_numpy(b.reshape(1, -1) / 2) for b in (high - low, high + low))
 
     @torch.no_grad()
     def act(obs: Any) -> np.ndarray:
-        return (torch.tanh(mean(place.tensor(obs))) * scale + middle).numpy().reshape(place.shape)
+        raw = mean(spaces.tensor(obs))
+        if ppo:
+            return np.clip(raw.numpy().reshape(low.shape), low, high)
+        return (torch.tanh(raw) * scale + middle).numpy().reshape(low.shape)
 
     @torch.no_grad()
     def value(obs: Any) -> float:
-        state = place.tensor(obs)
+        state = spaces.tensor(obs)
+        if ppo:
+            return float(value_net(state))
         action = torch.tanh(mean(state))
-        seen = action * scale + middle if cleanrl else action  # what its critic was trained on
-        return float(q(torch.cat([state, seen], -1)))
+        if cleanrl:  # its critics are trained on the env's own action range
+            action = action * scale + middle
+        return float(value_net(torch.cat([state, action], -1)))
 
-    return Model(library, "SAC" if sac else "TD3" if twin else "DDPG", act, value)
-
-
-def _ppo(weights: Weights, library: str, relu: bool, place: _Place) -> Model:
-    if library == "CleanRL":
-        policy, critic = _numbered(weights, "actor_mean"), _numbered(weights, "critic")
-    else:
-        policy = [*_numbered(weights, "mlp_extractor.policy_net"), "action_net"]
-        critic = [*_numbered(weights, "mlp_extractor.value_net"), "value_net"]
-    layers, judge = _layers(weights, policy), _layers(weights, critic)
-    place.check(layers[0][0].shape[1], layers[-1][0].shape[0])
-    mean, v = _mlp(layers, relu), _mlp(judge, relu)
-
-    @torch.no_grad()
-    def act(obs: Any) -> np.ndarray:
-        raw = mean(place.tensor(obs)).numpy().reshape(place.shape)
-        return np.clip(raw, place.low, place.high)
-
-    @torch.no_grad()
-    def value(obs: Any) -> float:
-        return float(v(place.tensor(obs)))
-
-    return Model(library, "PPO", act, value)
+    return Model(library, algorithm, act, value)

@@ -1,7 +1,8 @@
-"""TODO."""
+"""Record snapshots along the episodes of a teacher's policy, or of given actions."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,129 +23,12 @@ from rlearly.envs.state.action_replay import (
 from rlearly.envs.state.save_restore import installed, save, self_test
 from rlearly.envs.state.serialization import to_bytes
 
-# --- made from a teacher ---
-
-
-class ObservationTap(InnermostWrapper):
-    """Sits directly around the unwrapped env (and its recording) and remembers what it said."""
-
-    obs: Any = None
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        self.obs, info = self.env.reset(seed=seed, options=options)
-        return self.obs, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.obs, reward, terminated, truncated, info
-
-
-class SnapshotCollector:
-    """Gathers snapshots of an env while somebody plays it, wrapped as they like.
-
-    `env` must not have been reset yet; it is watched from now on, in place. The env is first seen
-    to return to its states to the bit.
-
-    Raises:
-        InexactState: it does not.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        refuse_vector(env)
-        self.method = self_test(env.unwrapped)
-        wrapped = with_action_recorder(env) if self.method == "replay" else env
-        self.env, self.watch = innermost(wrapped, ObservationTap)
-        self.space = self.watch.observation_space
-        self.rows: list[dict[str, Any]] = []
-
-    def note(self, *, step: int, episode: int, value: float, reward: float, so_far: float) -> None:
-        """Take a snapshot of the env as it is, `reward` after the last step, `so_far` in all."""
-        state = save(self.watch.env, self.method)
-        observation = codec.Encoder().encode(self.watch.obs, "observation")
-        self.rows.append(
-            {
-                "record": to_bytes({"state": state.to_tree(), "observation": observation}),
-                "observations": np.asarray(flatten(self.space, self.watch.obs)),
-                "values": value,
-                "rewards": reward,
-                "returns_to_go": -so_far,
-                "returns": 0.0,
-                "steps": step,
-                "episodes": episode,
-            }
-        )
-
-    def end_episode(self, first: int, total: float) -> None:
-        """Tell the snapshots from number `first` on what their episode returned."""
-        for row in self.rows[first:]:
-            row["returns"] = total
-            row["returns_to_go"] += total
-
-    def play(
-        self,
-        episode: int,
-        seed: int,
-        every_steps: int,
-        act: Callable[[Any, int], Any],
-        value: Callable[[Any, int], float],
-    ) -> tuple[float, int, bool]:
-        """Play one episode from its seed, until it is over or `act(obs, step)` raises
-        StopIteration.
-
-        Returns (return, steps, whether it was over).
-        """
-        obs, _ = self.env.reset(seed=seed)
-        first, total, reward, step, over = len(self.rows), 0.0, 0.0, 0, False
-        while not over:
-            try:
-                action = act(obs, step)
-            except StopIteration:
-                break
-            if step % every_steps == 0:
-                known = value(obs, step)
-                self.note(step=step, episode=episode, value=known, reward=reward, so_far=total)
-            obs, reward, terminated, truncated, _ = self.env.step(action)
-            reward = float(reward)
-            total += reward
-            step += 1
-            over = terminated or truncated
-        self.end_episode(first, total)
-        return total, step, over
-
-    def snapshots(self, provenance: Mapping[str, Any]) -> Snapshots:
-        """All that was noted.
-
-        Raises:
-            ConfigError: nothing was.
-        """
-        if not self.rows:
-            raise ConfigError("No snapshot was taken: expected at least one episode.")
-        columns = {}
-        for name, kind in COLUMNS.items():
-            column = np.stack([np.asarray(row[name]) for row in self.rows])
-            columns[name] = column if kind is None else column.astype(kind)
-        base = self.env.unwrapped
-        packages = ("gymnasium", "mujoco", "dm_control", "numpy", "rlearly")
-        found = {package: installed(package) for package in packages}
-        return Snapshots(
-            records=[row["record"] for row in self.rows],
-            env_id=id_of(base),
-            kwargs=kwargs_of(base),
-            versions={package: v for package, v in found.items() if v},
-            provenance={"recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-            | dict(provenance),
-            **columns,
-        )
-
-
-Policy = Callable[[Any], Any]
+PACKAGES = ("gymnasium", "mujoco", "dm_control", "numpy", "rlearly")
 
 
 def record(
     env: gymnasium.Env,
-    policy: Policy,
+    policy: Callable[[Any], Any],
     *,
     value: Callable[[Any], float] | None = None,
     episodes: int = 10,
@@ -153,14 +37,28 @@ def record(
     provenance: Mapping[str, Any] | None = None,
     on_episode: Callable[[int, float, int], None] = lambda episode, total, steps: None,
 ) -> Snapshots:
-    """Play `policy(obs) -> action` in `env` and keep every so-many-th state, the first at reset.
+    """Play a teacher's policy and keep a snapshot at each reset and every `every_steps` steps.
 
-    `env` is as the policy wants it (any wrappers); states are of the unwrapped env. `value(obs)`
-    is the policy's estimate of its return. Steps are calls of `env.step`. Episode i is reset with
-    a seed that follows from `seed` and i alone.
+    >>> import gymnasium
+    >>> from rlearly import record
+    >>> env = gymnasium.make("Pendulum-v1")
+    >>> snapshots = record(env, policy=lambda obs: [0.0], episodes=2, every_steps=50)
+    >>> len(snapshots), snapshots.steps.tolist()
+    (8, [0, 50, 100, 150, 0, 50, 100, 150])
+
+    Args:
+        env: wrapped as the policy needs it, not reset yet. States are those of the unwrapped env.
+        policy: obs -> action.
+        value: obs -> the policy's estimate of its return from there; None: unknown (NaN).
+        episodes: number of episodes. Episode i is reset with a seed derived from `seed` and i.
+        every_steps: calls of `env.step` between two snapshots.
+        seed: at least 0.
+        provenance: plain data to be stored with the snapshots.
+        on_episode: called after each episode with its number, return and length in steps.
 
     Raises:
-        InexactState: the env cannot return to a state to the bit.
+        ConfigError: an argument is out of range, or `policy` or `value` returns something else.
+        InexactState: the env does not return to a saved state to the bit.
     """
     for name, number in (("episodes", episodes), ("every_steps", every_steps)):
         if number < 1:
@@ -168,40 +66,16 @@ def record(
     if seed < 0:
         raise ConfigError(f"seed: expected a whole number of at least 0, received {seed}.")
     collector = SnapshotCollector(env)
-    space = env.action_space
 
     def act(obs: Any, step: int) -> Any:
-        action = policy(obs)
-        received = None
-        if isinstance(action, tuple) and not isinstance(space, gymnasium.spaces.Tuple):
-            received = f"a tuple of {len(action)}"
-        elif isinstance(space, gymnasium.spaces.Box) and np.shape(action) != space.shape:
-            received = f"the shape {np.shape(action)}"
-        if received:
-            raise ConfigError(
-                f"policy: expected an action of {space} and nothing else, received {received}."
-            )
-        return action
+        return _checked_action(policy(obs), env.action_space)
 
-    def known(obs: Any, step: int) -> float:
-        if value is None:
-            return np.nan
-        number = np.asarray(value(obs), dtype=np.float64)
-        if number.size != 1 or not np.isfinite(number).all():
-            raise ConfigError(
-                f"value: expected one finite number for an observation, received {number}."
-            )
-        return number.item()
+    def estimate(obs: Any, step: int) -> float:
+        return np.nan if value is None else _checked_value(value(obs))
 
     seeds = np.random.SeedSequence(seed).generate_state(episodes)
     for episode, episode_seed in enumerate(seeds.tolist()):
-        total, steps, _ = collector.play(
-            episode,
-            episode_seed,
-            every_steps,
-            act,
-            known,
-        )
+        total, steps = collector.play(episode, episode_seed, every_steps, act, estimate)
         on_episode(episode, total, steps)
     return collector.snapshots(
         {"episodes": episodes, "every_steps": every_steps, "seed": seed} | dict(provenance or {})
@@ -216,29 +90,162 @@ def from_actions(
     every_steps: int = 10,
     provenance: Mapping[str, Any] | None = None,
 ) -> Snapshots:
-    """Snapshots of your own trajectories: each a reset's seed and the actions taken from there.
+    """Snapshots of your own trajectories, by repeating their actions.
 
-    `values[i][t]` is your estimate of the return from step t of trajectory i; NaN if not given.
+    Args:
+        env: not reset yet.
+        trajectories: for each episode, the seed of its reset and all its actions.
+        values: values[i][t] is your estimate of the return from step t of trajectory i; None:
+            unknown (NaN).
+        every_steps: calls of `env.step` between two snapshots.
+        provenance: plain data to be stored with the snapshots.
 
     Raises:
-        ConfigError: an episode ended before its actions did (they are of another env or seed).
+        ConfigError: an episode ends before its actions do (another env, version or seed).
+        InexactState: the env does not return to a saved state to the bit.
     """
     collector = SnapshotCollector(env)
     for episode, (seed, actions) in enumerate(trajectories):
-        known = None if values is None else values[episode]
+        estimates = None if values is None else values[episode]
 
         def act(obs: Any, step: int, actions: Sequence[Any] = actions) -> Any:
-            if step == len(actions):
-                raise StopIteration
             return actions[step]
 
-        def value(obs: Any, step: int, known: Any = known) -> float:
-            return np.nan if known is None else float(known[step])
+        def estimate(obs: Any, step: int, estimates: Any = estimates) -> float:
+            return np.nan if estimates is None else float(estimates[step])
 
-        _, steps, _ = collector.play(episode, int(seed), every_steps, act, value)
+        _, steps = collector.play(episode, int(seed), every_steps, act, estimate, len(actions))
         if steps < len(actions):
             raise ConfigError(
-                f"Trajectory {episode} has {len(actions)} actions, and its episode was over "
+                f"Trajectory {episode} has {len(actions)} actions, but its episode was over "
                 f"after {steps}: they belong to another env, version or seed."
             )
     return collector.snapshots({"source": "actions"} | dict(provenance or {}))
+
+
+class ObservationTap(InnermostWrapper):
+    """Directly around the unwrapped env (and its action recorder): keeps the last observation."""
+
+    obs: Any = None
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self.obs, info = self.env.reset(**kwargs)
+        return self.obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
+        return self.obs, reward, terminated, truncated, info
+
+
+class SnapshotCollector:
+    """Collects snapshots of an env while it is played.
+
+    `env` must not have been reset yet, and may have any wrappers. A wrapper is inserted in place.
+
+    Raises:
+        InexactState: the env does not return to a saved state to the bit.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        refuse_vector(env)
+        self.method = self_test(env.unwrapped)
+        wrapped = with_action_recorder(env) if self.method == "replay" else env
+        self.env, self.tap = innermost(wrapped, ObservationTap)
+        self.space = self.tap.observation_space
+        self.rows: list[dict[str, Any]] = []
+
+    def take(self, *, step: int, episode: int, value: float, reward: float, so_far: float) -> None:
+        """Take a snapshot now: `reward` of the last step, `so_far` the episode's rewards."""
+        state = save(self.tap.env, self.method)
+        observation = codec.Encoder().encode(self.tap.obs, "observation")
+        self.rows.append(
+            {
+                "record": to_bytes({"state": state.to_tree(), "observation": observation}),
+                "observations": np.asarray(flatten(self.space, self.tap.obs)),
+                "values": value,
+                "rewards": reward,
+                "returns_to_go": -so_far,
+                "returns": 0.0,
+                "steps": step,
+                "episodes": episode,
+            }
+        )
+
+    def end_episode(self, first: int, total: float) -> None:
+        """Fill in the episode's return for the snapshots from number `first` on."""
+        for row in self.rows[first:]:
+            row["returns"] = total
+            row["returns_to_go"] += total
+
+    def play(
+        self,
+        episode: int,
+        seed: int,
+        every_steps: int,
+        act: Callable[[Any, int], Any],
+        value: Callable[[Any, int], float],
+        max_steps: float = math.inf,
+    ) -> tuple[float, int]:
+        """Play one episode to its end, or for `max_steps`: (return, steps).
+
+        `act` and `value` are called with the observation and the step.
+        """
+        obs, _ = self.env.reset(seed=seed)
+        first, total, reward, step, over = len(self.rows), 0.0, 0.0, 0, False
+        while not over and step < max_steps:
+            action = act(obs, step)
+            if step % every_steps == 0:
+                estimate = value(obs, step)
+                self.take(step=step, episode=episode, value=estimate, reward=reward, so_far=total)
+            obs, reward, terminated, truncated, _ = self.env.step(action)
+            reward = float(reward)
+            total += reward
+            step += 1
+            over = terminated or truncated
+        self.end_episode(first, total)
+        return total, step
+
+    def snapshots(self, provenance: Mapping[str, Any]) -> Snapshots:
+        """All snapshots taken so far.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.rows:
+            raise ConfigError("No snapshot was taken: expected at least one episode.")
+        columns = {}
+        for name, dtype in COLUMNS.items():
+            column = np.stack([np.asarray(row[name]) for row in self.rows])
+            columns[name] = column if dtype is None else column.astype(dtype)
+        base = self.env.unwrapped
+        return Snapshots(
+            records=[row["record"] for row in self.rows],
+            env_id=id_of(base),
+            kwargs=kwargs_of(base),
+            versions={package: version for package in PACKAGES if (version := installed(package))},
+            provenance={"recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            | dict(provenance),
+            **columns,
+        )
+
+
+def _checked_action(action: Any, space: gymnasium.Space) -> Any:
+    received = None
+    if isinstance(action, tuple) and not isinstance(space, gymnasium.spaces.Tuple):
+        received = f"a tuple of {len(action)}"
+    elif isinstance(space, gymnasium.spaces.Box) and np.shape(action) != space.shape:
+        received = f"the shape {np.shape(action)}"
+    if received:
+        raise ConfigError(
+            f"policy: expected an action of {space} and nothing else, received {received}."
+        )
+    return action
+
+
+def _checked_value(value: Any) -> float:
+    number = np.asarray(value, dtype=np.float64)
+    if number.size != 1 or not np.isfinite(number).all():
+        raise ConfigError(
+            f"value: expected one finite number for an observation, received {number}."
+        )
+    return number.item()

@@ -1,4 +1,9 @@
-"""From which snapshot the next episode starts: one interface, several rules."""
+"""Rules that choose the snapshot at which the next episode starts.
+
+All rules are used alike, and any object with these methods is one:
+
+>>> SnapshotRL(env, "teacher.h5", selection=ValueClusters(6))  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
@@ -11,18 +16,18 @@ from rlearly.envs.snapshots.dataset import Snapshots
 
 
 class Selection(Protocol):
-    """Draws snapshots. It is told the store once, and may be told how learning goes there."""
+    """Chooses snapshots; may learn from reports of how learning went from them."""
 
     def prepare(self, snapshots: Snapshots) -> None:
-        """Get ready to draw from these."""
+        """Called once, with the snapshots to choose from."""
         ...
 
     def choose(self, random: np.random.Generator) -> int:
-        """The index of the next start."""
+        """The index of the snapshot at which the next episode starts."""
         ...
 
     def report(self, index: int, score: float) -> None:
-        """The learner's word on an episode that started at snapshot `index`."""
+        """The learner's score (at least 0, e.g. |TD error|) of an episode from snapshot `index`."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -32,7 +37,7 @@ class Selection(Protocol):
 
 class _Stateless:
     def report(self, index: int, score: float) -> None:
-        """This rule does not listen."""
+        """Reports are ignored."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -42,7 +47,7 @@ class _Stateless:
 
 
 class Uniform(_Stateless):
-    """Every snapshot alike (SnapshotRL, arXiv 2403.00673)."""
+    """Chooses all snapshots with the same probability (SnapshotRL, arXiv 2403.00673)."""
 
     def prepare(self, snapshots: Snapshots) -> None:
         self.count = len(snapshots)
@@ -54,10 +59,19 @@ class Uniform(_Stateless):
 class ValueClusters(_Stateless):
     """Status classification (SC of S3RL, arXiv 2403.00673, section 4.2).
 
-    KMeans on the teacher's value of each snapshot; a cluster is drawn uniformly, then a snapshot
-    uniformly within it, so that rare stages of an episode are visited as often as common ones.
-    Deviation from the official code: k-means of numbers can be solved exactly, so no random starts
-    are tried, and the clusters follow from the values alone.
+    Clusters the teacher's values of the snapshots by k-means. Draws a cluster uniformly, then a
+    snapshot uniformly within it, so that rare stages of an episode are visited as often as common
+    ones.
+
+    Args:
+        clusters: number of clusters, at most the number of distinct values. The paper uses 6, and
+            4 for SAC.
+
+    Raises:
+        ConfigError: `clusters` is out of range, or (in SnapshotRL) a snapshot has no value.
+
+    Deviation from the official code: k-means in one dimension is solved exactly. There are no
+    random starts, and the clusters follow from the values alone.
     """
 
     def __init__(self, clusters: int = 6):
@@ -75,8 +89,8 @@ class ValueClusters(_Stateless):
         distinct = len(np.unique(values))
         if self.clusters > distinct:
             raise ConfigError(
-                f"clusters: expected at most {distinct}, the number of snapshots with values that "
-                f"differ, received {self.clusters}; record more, or take fewer clusters "
+                f"clusters: expected at most {distinct}, the number of distinct values, "
+                f"received {self.clusters}; record more snapshots, or use fewer clusters "
                 f"(snapshot_phase.clusters={distinct})."
             )
         labels = cluster_numbers(values, self.clusters)
@@ -88,11 +102,11 @@ class ValueClusters(_Stateless):
 
 
 def cluster_numbers(numbers: np.ndarray, clusters: int) -> np.ndarray:
-    """The labels [N] of the best k-means of numbers [N], 0 for the lowest cluster.
+    """Labels [N] of the optimal k-means clustering of numbers [N], 0 for the lowest cluster.
 
-    Clusters of numbers are runs of their sorted order, so the least sum of squared distances to
-    the clusters' means is found exactly, by dynamic programming over where each run begins. Equal
-    numbers share a cluster; `clusters` is at most the number of distinct ones.
+    In one dimension a cluster is a contiguous run of the sorted numbers. Dynamic programming over
+    where each run begins finds the least sum of squared distances to the cluster means exactly.
+    Equal numbers share a cluster; `clusters` is at most the number of distinct ones.
     """
     distinct, where, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     centred = distinct - numbers.mean()
@@ -100,7 +114,7 @@ def cluster_numbers(numbers: np.ndarray, clusters: int) -> np.ndarray:
         np.concatenate([[0.0], np.cumsum(counts * centred**power)]) for power in (0, 1, 2)
     )
 
-    def spread(begin: np.ndarray, end: int) -> np.ndarray:
+    def squared_distances(begin: np.ndarray, end: int) -> np.ndarray:
         """Sum of squared distances to the mean, within distinct[begin:end]."""
         mass = weight[end] - weight[begin]
         return second[end] - second[begin] - (first[end] - first[begin]) ** 2 / mass
@@ -112,7 +126,7 @@ def cluster_numbers(numbers: np.ndarray, clusters: int) -> np.ndarray:
     for k in range(1, clusters + 1):
         for end in range(k, count + 1):
             begin = np.arange(k - 1, end)
-            costs = least[k - 1, begin] + spread(begin, end)
+            costs = least[k - 1, begin] + squared_distances(begin, end)
             best = int(costs.argmin())
             least[k, end], begins[k, end] = costs[best], begin[best]
     labels = np.empty(count, dtype=np.int64)
@@ -124,19 +138,26 @@ def cluster_numbers(numbers: np.ndarray, clusters: int) -> np.ndarray:
     return labels[where]
 
 
+def _draw(weights: np.ndarray, random: np.random.Generator) -> int:
+    """An index, with a probability proportional to its weight."""
+    sums = np.cumsum(weights)
+    return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
+
+
 class _Weighted(_Stateless):
     weights: np.ndarray
 
     def choose(self, random: np.random.Generator) -> int:
-        sums = np.cumsum(self.weights)
-        return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
+        return _draw(self.weights, random)
 
 
 class ReturnToGo(_Weighted):
-    """States from which the teacher still earned much, more often; beyond the paper.
+    """Prefers states from which the teacher still earned much. Not in the paper.
 
-    The probability falls linearly with the rank of the return to go: the best snapshot is drawn
-    `contrast` times as often as the worst.
+    The probability falls linearly with the rank of the return to go.
+
+    Args:
+        contrast: how many times as often the best snapshot is drawn as the worst; at least 1.
     """
 
     def __init__(self, contrast: float = 10.0):
@@ -151,10 +172,10 @@ class ReturnToGo(_Weighted):
 
 
 class Novelty(_Weighted):
-    """States unlike the teacher's other ones, more often; beyond the paper.
+    """Prefers states that differ from the teacher's other ones. Not in the paper.
 
-    The weight is the distance to the `neighbours`-th nearest other snapshot, in observations
-    scaled to unit variance.
+    The weight is the distance to the `neighbours`-th nearest other snapshot, in observations scaled
+    to unit variance.
     """
 
     def __init__(self, neighbours: int = 5):
@@ -180,11 +201,14 @@ class Novelty(_Weighted):
 
 
 class LearnerError:
-    """States where the learner was most wrong, more often; beyond the paper.
+    """Prefers states where the learner was most wrong. Not in the paper.
 
-    The learner reports a score of each episode that started here (|TD error|, regret); its latest
-    one is kept. A snapshot that was never tried takes the highest score so far. The weight is the
-    score's share of the highest, to the power `sharpness`, and never below `floor`.
+    The learner reports a score (|TD error|, regret) for each episode that started at a snapshot;
+    the latest is kept. A snapshot that was never tried counts as having the highest score so far.
+
+    Args:
+        sharpness: the weight is (score / highest score) to this power; at least 0.
+        floor: the lowest weight, in (0, 1].
     """
 
     def __init__(self, sharpness: float = 1.0, floor: float = 0.05):
@@ -200,11 +224,10 @@ class LearnerError:
         self.scores = np.full(len(snapshots), np.nan)
 
     def choose(self, random: np.random.Generator) -> int:
-        sums = np.cumsum(self.weights())
-        return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
+        return _draw(self.weights(), random)
 
     def weights(self) -> np.ndarray:
-        """[N], the highest 1."""
+        """[N], in (0, 1]; the highest is 1."""
         tried = self.scores[~np.isnan(self.scores)]
         highest = tried.max() if len(tried) else 0.0
         if highest <= 0:
@@ -225,17 +248,17 @@ class LearnerError:
 
 
 def make_selection(name: str, clusters: int = 6) -> Selection:
-    """A selection by its name on the command line."""
-    made: dict[str, Any] = {
+    """The rule with this name on the command line; `clusters` is for "clusters" only."""
+    rules: dict[str, Any] = {
         "uniform": Uniform,
         "clusters": lambda: ValueClusters(clusters),
         "return_to_go": ReturnToGo,
         "novelty": Novelty,
         "learner_error": LearnerError,
     }
-    if name not in made:
-        raise ConfigError(f"selection: expected one of {', '.join(made)}, received {name!r}.")
-    return made[name]()
+    if name not in rules:
+        raise ConfigError(f"selection: expected one of {', '.join(rules)}, received {name!r}.")
+    return rules[name]()
 
 
 def student_clusters(agent: str) -> int:

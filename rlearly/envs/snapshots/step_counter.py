@@ -1,4 +1,4 @@
-"""Counts environment steps across the envs of a vector env, to end the snapshot phase."""
+"""Counts the steps of all envs of a vector env, so that their snapshot phases end together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from pathlib import Path
 
 
 class StepCounter:
-    """Steps of all the envs that hold it, in one process or in a vector env's workers.
+    """The number of steps of all envs that share it, in one process or in several.
 
-    Envs in worker processes count in the order in which they happen to run: within the vector step
-    in which the phase ends, which of them still starts at a snapshot may differ from run to run.
+    Pass one counter to every `SnapshotRL` of a vector env:
+
+    >>> import gymnasium
+    >>> from rlearly import SnapshotRL, StepCounter
+    >>> counter = StepCounter()
+    >>> envs = gymnasium.make_vec(
+    ...     "Hopper-v5", 4, wrappers=[lambda env: SnapshotRL(env, "teacher.h5", counter=counter)]
+    ... )  # doctest: +SKIP
+
+    The count lives in a temporary file, which pickled and forked copies share and which is deleted
+    together with the first one. Worker processes count in the order in which they happen to run:
+    in the vector step that ends the phase, which envs still start at a snapshot may differ from
+    run to run.
     """
 
     def __init__(self) -> None:
@@ -31,7 +42,6 @@ class StepCounter:
         self._shared = mmap.mmap(self._file.fileno(), 8)
 
     def __getstate__(self) -> str:
-        """Copies in other processes share the count; it is gone when the first one is."""
         return self.path
 
     def __setstate__(self, path: str) -> None:
@@ -58,7 +68,7 @@ def _remove_own(path: str, maker: int) -> None:
 
 
 class LocalStepCounter:
-    """The same within one process: for one env, or for copies stepped in turn or in threads."""
+    """A `StepCounter` for one process: one env, or envs stepped in turn or in threads."""
 
     def __init__(self) -> None:
         self.steps = 0

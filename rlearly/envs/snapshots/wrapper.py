@@ -1,4 +1,9 @@
-"""SnapshotRL (arXiv 2403.00673): a wrapper whose episodes start along a teacher's trajectories."""
+"""SnapshotRL (arXiv 2403.00673): a wrapper that starts episodes at a teacher's snapshots.
+
+To follow one reset: `SnapshotRL.reset` here, `SnapshotReset.reset` here, `selection.py` (which
+snapshot), `dataset.py` (its saved state), `state/save_restore.py` (restoring it),
+`state/codec.py` (the env's objects) and `state/simulators.py` (MuJoCo).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots.dataset import Snapshots
-from rlearly.envs.snapshots.selection import Selection as Selection
-from rlearly.envs.snapshots.selection import (
-    Uniform,
-)
+from rlearly.envs.snapshots.selection import Selection, Uniform
 from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
 from rlearly.envs.state.action_replay import (
     InexactState,
@@ -22,63 +24,62 @@ from rlearly.envs.state.action_replay import (
     innermost,
     with_action_recorder,
 )
-from rlearly.envs.state.save_restore import restore, self_test
-
-
-class SnapshotReset(InnermostWrapper):
-    """Sits directly around the unwrapped env: a reset puts it where `choose` says.
-
-    All wrappers above see an ordinary reset: stacks are filled, time limits and statistics start
-    at zero.
-    """
-
-    def __init__(self, env: gymnasium.Env, choose: Callable[[], tuple[Any, Any] | None]):
-        super().__init__(env)
-        self.choose = choose
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(seed=seed, options=options)
-        chosen = self.choose()
-        if chosen is None:
-            return obs, info
-        state, obs = chosen
-        restore(self.env, state, only_simulator=True)
-        return obs, info
+from rlearly.envs.state.save_restore import EnvState, restore, self_test
 
 
 class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
-    """For its first `until_steps` steps, the env's episodes start at a teacher's snapshots.
+    """Start episodes at a teacher's snapshots, for the first `until_steps` steps.
 
-    >>> env = SnapshotRL(gymnasium.make("Hopper-v5"), "teacher.h5", ValueClusters(6))
+    >>> import gymnasium
+    >>> from rlearly import SnapshotRL, ValueClusters, record
+    >>> teacher = gymnasium.make("Hopper-v5")
+    >>> snapshots = record(
+    ...     teacher,
+    ...     policy=lambda obs: teacher.action_space.sample(),
+    ...     value=lambda obs: float(obs[0]),
+    ...     episodes=2,
+    ... )
+    >>> env = SnapshotRL(gymnasium.make("Hopper-v5"), snapshots, ValueClusters(2))
+    >>> obs, info = env.reset(seed=0)
+    >>> 0 <= info["snapshot"] < len(snapshots)
+    True
 
-    An episode that started at a snapshot is truncated, never terminated, `truncate_steps` steps
-    later (STT of S3RL; None: not at all). A reset in the phase starts at a snapshot with
-    `probability`, a number or a function of the steps so far. After the phase the wrapper does
-    nothing. SnapshotRL is selection=Uniform(), truncate_steps=None or 1000; S3RL is
-    selection=ValueClusters(6) (4 for SAC), truncate_steps=100: the paper's numbers, for students
-    of a million steps.
+    During the phase, each reset starts at a snapshot with `probability`. Such an episode is
+    truncated, never terminated, after `truncate_steps` steps (student trajectory truncation, STT,
+    of S3RL). After the phase the wrapper changes nothing. SnapshotRL is `Uniform()` with
+    truncate_steps=None or 1000. S3RL is `ValueClusters(6)` (4 for SAC) with truncate_steps=100.
+    These are the paper's numbers (section 4), for students of a million steps.
 
-    The snapshot's world is restored to the bit; randomness, time limits and the other wrappers
-    stay this env's own. Choices are drawn from `self.np_random`, which `reset(seed=...)` seeds.
-    `reset(options={"snapshot": i})` starts at snapshot i, also after the phase. The info of such a
-    reset holds "snapshot" and "snapshot_value" (the teacher's); its other entries are of the
-    ordinary reset before. The info of such an episode's last step holds "snapshot" too. Wrap it
-    anywhere in a chain of wrappers; statistics (RecordEpisodeStatistics, SB3's Monitor) belong
-    outside, where they see the truncation.
+    The simulated world is restored to the bit. Randomness, time limits and all other wrappers
+    remain those of this env: they see an ordinary reset. Choices are drawn from `self.np_random`,
+    which `reset(seed=...)` seeds. `reset(options={"snapshot": i})` starts at snapshot i, also after
+    the phase. The info of a reset at a snapshot holds "snapshot" (its index) and "snapshot_value"
+    (the teacher's value); other entries come from the ordinary reset that precedes it. The info of
+    the last step of such an episode holds "snapshot" too.
 
-    `counter`: a StepCounter shared by the copies of a vector env (or a
-    LocalStepCounter, if they are all in one process); None: this env's steps alone.
-    `critic(obs)`: the learner's value of this wrapper's observations; with it, each episode from a
-    snapshot reports |TD error| over all its steps at `discount` to the selection. Or call `report`.
+    The wrapper may be anywhere in a chain of wrappers. Statistics (RecordEpisodeStatistics, SB3's
+    Monitor) belong outside it, where they see the truncation.
 
-    Deviations from the official code: no env is deep-copied; resets heed their seed; steps are
-    counted in the instance, not the class; a student's statistics hold nothing of the teacher's.
+    Args:
+        env: one gymnasium env, built like the teacher's.
+        snapshots: `Snapshots`, or the path of a file of them.
+        selection: rule that chooses the snapshot; None: `Uniform()`.
+        truncate_steps: length in steps of an episode that starts at a snapshot; None: no limit.
+        until_steps: length of the phase in steps, as counted by `counter`.
+        probability: of starting at a snapshot, in [0, 1], or a function of the steps so far.
+        counter: a `StepCounter` shared by the envs of a vector env, or a `LocalStepCounter` if they
+            are all in one process; None: count this env's steps alone.
+        critic: the learner's value of one observation of this wrapper. If given, each episode from
+            a snapshot reports its |TD error| over all its steps to the selection. Without it, you
+            may call `report` yourself.
+        discount: per step, for that TD error.
 
     Raises:
-        ConfigError: the snapshots do not fit the env, or a number is out of range.
-        InexactState: this env does not return to its states to the bit.
+        ConfigError: the snapshots do not fit the env, or an argument is out of range.
+        InexactState: this env does not return to its saved states to the bit.
+
+    Deviations from the official code: no env is deep-copied; resets respect their seed; steps are
+    counted per instance, not in the class; a student's statistics hold nothing of the teacher's.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             snapshots if isinstance(snapshots, Snapshots) else Snapshots.load(snapshots)
         )
         self.snapshots.check(env)
-        _prove_exact(env, self.snapshots)
+        _check_exact(env, self.snapshots)
         self.selection = Uniform() if selection is None else selection
         self.selection.prepare(self.snapshots)
         env, _ = innermost(env, lambda inner: SnapshotReset(inner, self._choose))
@@ -132,11 +133,11 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.critic = critic
         self.discount = discount
         self.counter: Any = counter or LocalStepCounter()
-        self.snapshot: int | None = None
-        self._wanted: int | None = None
+        self.snapshot: int | None = None  # where the running episode started
+        self._requested: int | None = None
         self._elapsed = 0
         self._first_value = 0.0
-        self._discounted = 0.0
+        self._discounted_return = 0.0
 
     @property
     def in_phase(self) -> bool:
@@ -147,54 +148,57 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         options = dict(options) if options else {}
-        self._wanted = self._index(options.pop("snapshot", None))
+        self._requested = self._checked_index(options.pop("snapshot", None))
         self.snapshot, self._elapsed = None, 0
-        obs, info = self.env.reset(seed=seed, options=options or None)
+        obs, info = self.env.reset(seed=seed, options=options or None)  # ends in SnapshotReset
         if self.snapshot is not None:
             value = float(self.snapshots.values[self.snapshot])
             info = {**info, "snapshot": self.snapshot, "snapshot_value": value}
-            self._discounted = 0.0
+            self._discounted_return = 0.0
             if self.critic is not None:
                 self._first_value = float(self.critic(obs))
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self.counter.add()
-        if self.snapshot is not None:
-            self._discounted += self.discount**self._elapsed * float(reward)
-            self._elapsed += 1
-            if self._elapsed == self.truncate_steps and not terminated:
-                truncated = True
-            if terminated or truncated:
-                info = {**info, "snapshot": self.snapshot}
-                if self.critic is not None:
-                    rest = 0.0 if terminated else float(self.critic(obs))
-                    total = self._discounted + self.discount**self._elapsed * rest
-                    self.report(abs(total - self._first_value))
-        return obs, reward, terminated, truncated, info
-
-    def report(self, score: float, snapshot: int | None = None) -> None:
-        """Tell the selection how learning went from a snapshot, this episode's by default."""
-        index = self._index(self.snapshot if snapshot is None else snapshot)
-        if index is not None:
-            self.selection.report(index, score)
-
-    def _choose(self) -> tuple[Any, Any] | None:
-        index = self._wanted
-        if index is None and self.in_phase and self._comes_up():
+    def _choose(self) -> tuple[EnvState, Any] | None:
+        """(state, observation) at which this reset starts; None: an ordinary start."""
+        index = self._requested
+        if index is None and self.in_phase and self._starts_at_a_snapshot():
             index = self.selection.choose(self.np_random)
         self.snapshot = index
         return None if index is None else self.snapshots.state(index)
 
-    def _comes_up(self) -> bool:
-        """Draws only if there is something to draw."""
+    def _starts_at_a_snapshot(self) -> bool:
         probability = self.probability
         if callable(probability):
             probability = float(probability(self.counter.steps))
-        return probability >= 1 or (probability > 0 and self.np_random.random() < probability)
+        if not 0 < probability < 1:  # then nothing is drawn from `np_random`
+            return probability >= 1
+        return self.np_random.random() < probability
 
-    def _index(self, index: Any) -> int | None:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.counter.add()
+        if self.snapshot is None:
+            return obs, reward, terminated, truncated, info
+        self._discounted_return += self.discount**self._elapsed * float(reward)
+        self._elapsed += 1
+        if self._elapsed == self.truncate_steps and not terminated:
+            truncated = True
+        if terminated or truncated:
+            info = {**info, "snapshot": self.snapshot}
+            if self.critic is not None:
+                last_value = 0.0 if terminated else float(self.critic(obs))
+                target = self._discounted_return + self.discount**self._elapsed * last_value
+                self.report(abs(target - self._first_value))
+        return obs, reward, terminated, truncated, info
+
+    def report(self, score: float, snapshot: int | None = None) -> None:
+        """Report to the selection how learning went from a snapshot (default: this episode's)."""
+        index = self._checked_index(self.snapshot if snapshot is None else snapshot)
+        if index is not None:
+            self.selection.report(index, score)
+
+    def _checked_index(self, index: Any) -> int | None:
         if index is not None and not 0 <= int(index) < len(self.snapshots):
             raise ConfigError(
                 f"snapshot: expected a number from 0 to {len(self.snapshots) - 1}, "
@@ -203,13 +207,13 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         return None if index is None else int(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the phase and the running episode are."""
+        """The state of the phase, the running episode and the selection."""
         return {
             "steps": self.counter.steps,
             "snapshot": self.snapshot,
             "elapsed": self._elapsed,
             "first_value": self._first_value,
-            "discounted": self._discounted,
+            "discounted": self._discounted_return,
             "selection": self.selection.state_dict(),
         }
 
@@ -218,18 +222,38 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.snapshot = state["snapshot"]
         self._elapsed = state["elapsed"]
         self._first_value = state["first_value"]
-        self._discounted = state["discounted"]
+        self._discounted_return = state["discounted"]
         self.selection.load_state_dict(state["selection"])
 
 
-def _prove_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
-    """See this very env return to a state by the snapshots' method."""
-    wanted = snapshots.state(0)[0].method
-    proved = self_test(env.unwrapped)
-    if proved != wanted:
+class SnapshotReset(InnermostWrapper):
+    """Directly around the unwrapped env: after its reset, restores the snapshot that was chosen.
+
+    The wrappers above see an ordinary reset: frame stacks are filled, time limits and statistics
+    start at zero.
+    """
+
+    def __init__(self, env: gymnasium.Env, choose: Callable[[], tuple[EnvState, Any] | None]):
+        super().__init__(env)
+        self.choose = choose
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        chosen = self.choose()
+        if chosen is not None:
+            state, obs = chosen
+            restore(self.env, state, only_simulator=True)
+        return obs, info
+
+
+def _check_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
+    """Check that this env returns to a saved state to the bit, by the snapshots' method."""
+    expected = snapshots.state(0)[0].method
+    exact = self_test(env.unwrapped)
+    if exact != expected:
         raise InexactState(
-            f"The snapshots of {snapshots.env_id} restore by the method {wanted!r}, and this env "
-            f"is exact by {proved!r} only: record them again in an env that is made like it."
+            f"The snapshots of {snapshots.env_id} restore by the method {expected!r}, and this env "
+            f"is exact by {exact!r} only: record them again in an env that is made like it."
         )
-    if wanted == "replay":
+    if expected == "replay":
         with_action_recorder(env)

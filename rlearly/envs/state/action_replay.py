@@ -1,4 +1,4 @@
-"""The way back that every env has: its episode's actions, repeated from the episode's seed."""
+"""Save any env as its episode's seed and actions; restore it by repeating them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from rlearly.envs.state import codec
 
 
 class InexactState(ConfigError):
-    """An env cannot be saved, or brought back, to the bit."""
+    """An env cannot be saved or restored to the bit."""
 
 
 class InnermostWrapper(gymnasium.Wrapper):
-    """A wrapper directly around the unwrapped env, put there by `innermost`."""
+    """A wrapper directly around the unwrapped env, inserted by `innermost`."""
 
     @property
     def spec(self) -> Any:
-        """The env's own: making it again must not look for this wrapper."""
+        """The env's own spec, without this wrapper."""
         return self.env.spec
 
 
 def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
-    """(env, the new wrapper): a wrapper put directly around the unwrapped env and its recording."""
-    bottom, outer = env, None
-    while isinstance(bottom, gymnasium.Wrapper) and not isinstance(bottom, ActionRecorder):
-        outer, bottom = bottom, bottom.env
-    wrapper = make(bottom)
+    """Insert the wrapper `make(inner)` around the unwrapped env and its action recorder.
+
+    Returns (env, the new wrapper); `env` is changed in place unless it is itself the innermost.
+    """
+    inner, outer = env, None
+    while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, ActionRecorder):
+        outer, inner = inner, inner.env
+    wrapper = make(inner)
     if outer is None:
         return wrapper, wrapper
     outer.env = wrapper
@@ -41,20 +44,20 @@ def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple
 
 
 class ActionRecorder(InnermostWrapper):
-    """Remembers the episode's seed, options and actions, so that it can be played again.
+    """Records an episode's seed, options and actions, so that it can be repeated.
 
-    It belongs directly around the unwrapped env: `with_action_recorder(env)` puts it there. A reset
-    without a seed draws one from the env's own generator, so that every episode can be repeated.
-    What others draw from that generator between two steps is remembered too. Box2D's world, which
-    carries hidden state over, is built anew at each reset.
+    Insert it with `with_action_recorder(env)`. A reset without a seed draws one from the env's own
+    generator, so that every episode can be repeated. If others draw from that generator between two
+    steps, its state is recorded too. Box2D's world carries hidden state from one episode to the
+    next and is therefore rebuilt at each reset.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """The env is no longer where the recording leads."""
+    def clear(self) -> None:
+        """Drop the recording: the env is no longer in the state to which it leads."""
         self.seed: int | None = None
         self.options: Any = None
         self.actions: list[Any] = []
@@ -65,27 +68,27 @@ class ActionRecorder(InnermostWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        self.forget()
+        self.clear()
         if seed is None:
             seed = int(self.unwrapped.np_random.integers(2**31))
         self.options = copy.deepcopy(options)
-        _rebuild_world(self.unwrapped)
+        _rebuild_box2d_world(self.unwrapped)
         obs, info = self.env.reset(seed=seed, options=options)
         self.seed = seed
-        self._note(obs)
+        self._record(obs)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        now = self._generator_state()
-        if self.seed is not None and not same(now, self._generator):
-            self.drawn.append([len(self.actions), now])
+        generator = self._generator_state()
+        if self.seed is not None and not same(generator, self._generator):
+            self.drawn.append([len(self.actions), generator])
         self.actions.append(copy.deepcopy(action))
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self._note([obs, reward, terminated, truncated])
+        self._record([obs, reward, terminated, truncated])
         return obs, reward, terminated, truncated, info
 
-    def _note(self, seen: Any) -> None:
-        self.checksum = _checksum(seen, self.checksum)
+    def _record(self, outputs: Any) -> None:
+        self.checksum = _checksum(outputs, self.checksum)
         self._generator = self._generator_state()
 
     def _generator_state(self) -> Any:
@@ -94,42 +97,47 @@ class ActionRecorder(InnermostWrapper):
 
 
 def with_action_recorder(env: gymnasium.Env) -> gymnasium.Env:
-    """`env` with a `ActionRecorder` directly around its unwrapped env, once."""
-    if recording_of(env) is not None:
-        return env
-    return innermost(env, ActionRecorder)[0]
+    """`env` with an `ActionRecorder` around its unwrapped env, unless it has one already."""
+    return env if recorder_of(env) else innermost(env, ActionRecorder)[0]
 
 
-def log_of(base: gymnasium.Env, recording: ActionRecorder | None) -> dict[str, Any]:
+def recorder_of(env: gymnasium.Env) -> ActionRecorder | None:
+    """The `ActionRecorder` in a chain of wrappers, if there is one."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, ActionRecorder):
+            return env
+        env = env.env
+    return None
+
+
+def encode_recording(base: gymnasium.Env, recorder: ActionRecorder | None) -> dict[str, Any]:
     """A recording as a tree.
 
     Raises:
-        InexactState: there is none, or the actions are not data.
+        InexactState: there is no recording, or its actions are not plain data.
     """
-    if recording is None or recording.seed is None:
-        why = "its actions were not recorded" if recording is None else "it was not reset"
+    if recorder is None or recorder.seed is None:
+        why = "its actions were not recorded" if recorder is None else "it was not reset"
         raise InexactState(
             f"{id_of(base)} can be saved only by repeating its actions, and {why}: call "
             "with_action_recorder(env) before the reset, and reset it with a seed."
         )
-    actions: Any = recording.actions
+    actions: Any = recorder.actions
     first = actions[0] if actions else None
     if isinstance(first, np.ndarray | np.generic) and all(
         type(a) is type(first) and a.dtype == first.dtype and a.shape == first.shape
         for a in actions
     ):
         actions = np.stack(actions)
+    recording = {
+        "seed": recorder.seed,
+        "options": recorder.options,
+        "actions": actions,
+        "drawn": recorder.drawn,
+        "checksum": recorder.checksum,
+    }
     try:
-        return codec.Encoder().encode(
-            {
-                "seed": recording.seed,
-                "options": recording.options,
-                "actions": actions,
-                "drawn": recording.drawn,
-                "checksum": recording.checksum,
-            },
-            "the recording",
-        )
+        return codec.Encoder().encode(recording, "the recording")
     except codec.Unencodable as error:
         raise InexactState(
             f"{id_of(base)} cannot be saved: {error}, expected reset options and actions that are "
@@ -139,31 +147,31 @@ def log_of(base: gymnasium.Env, recording: ActionRecorder | None) -> dict[str, A
 
 def replay(
     base: gymnasium.Env,
-    recording: ActionRecorder | None,
-    log: dict[str, Any],
+    recorder: ActionRecorder | None,
+    recording: dict[str, Any],
     random: dict[str, Any] | None,
     clocks: dict[str, Any] | None,
 ) -> None:
-    """Repeat a recorded episode; afterwards generators and clocks are as given, or as before.
+    """Repeat a recorded episode, then set generators and clocks (None: as they were before).
 
     Raises:
         InexactState: it did not lead to the same observations, rewards and endings.
     """
-    recording = recording or ActionRecorder(base)
-    saved = codec.Decoder(base, {}, {}).decode(log, codec.MISSING, "")
+    recorder = recorder or ActionRecorder(base)
+    saved = codec.Decoder(base, {}, {}).decode(recording, codec.MISSING, "")
     own_random, own_clocks = own_randomness(base)
-    recording.reset(seed=saved["seed"], options=saved["options"])
+    recorder.reset(seed=saved["seed"], options=saved["options"])
     drawn = dict(saved["drawn"])
     for i, action in enumerate(saved["actions"]):
         if i in drawn:
             set_randomness(base, {"_np_random": drawn[i]}, {})
-        recording.step(action)
-    if recording.checksum != saved["checksum"]:
-        recording.forget()
+        recorder.step(action)
+    if recorder.checksum != saved["checksum"]:
+        recorder.clear()
         raise InexactState(
             f"{id_of(base)} did not return to its saved state when its {len(saved['actions'])} "
             "actions were repeated from its seed: it keeps something from one episode to the "
-            "next, or draws randomness that its seed does not decide."
+            "next, or draws randomness that does not follow from its seed."
         )
     set_randomness(
         base,
@@ -173,7 +181,7 @@ def replay(
 
 
 def _holders(base: Any) -> list[tuple[str, Any]]:
-    """Where an env's generators and clocks are looked for when its actions are repeated."""
+    """(path, object) of each object that may hold an env's generators and clocks."""
     holders = [("", base)]
     for path in ("_control", "_env", "_control._task", "_env._task"):
         owner = base
@@ -185,7 +193,7 @@ def _holders(base: Any) -> list[tuple[str, Any]]:
 
 
 def own_randomness(base: gymnasium.Env) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(generators' states, clocks) of an env, by where they are."""
+    """(states of the generators, clocks) of an env, by their paths."""
     random, clocks = {}, {}
     for path, holder in _holders(base):
         for key, value in vars(holder).items():
@@ -198,6 +206,7 @@ def own_randomness(base: gymnasium.Env) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def set_randomness(base: gymnasium.Env, random: dict[str, Any], clocks: dict[str, Any]) -> None:
+    """Set what `own_randomness` returned."""
     for path, holder in _holders(base):
         held = vars(holder)
         for saved, is_random in ((random, True), (clocks, False)):
@@ -207,7 +216,7 @@ def set_randomness(base: gymnasium.Env, random: dict[str, Any], clocks: dict[str
                     held[key] = codec.with_state(held.get(key), value) if is_random else value
 
 
-def _rebuild_world(base: Any) -> None:
+def _rebuild_box2d_world(base: Any) -> None:
     world = vars(base).get("world")
     if type(world).__name__ != "b2World":
         return
@@ -218,15 +227,6 @@ def _rebuild_world(base: Any) -> None:
         base.world.contactListener = listener
 
 
-def recording_of(env: gymnasium.Env) -> ActionRecorder | None:
-    """The `ActionRecorder` of a chain of wrappers, if it has one."""
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, ActionRecorder):
-            return env
-        env = env.env
-    return None
-
-
 def id_of(base: Any) -> str:
     """The registered id, dm_control's task name, or the class."""
     if base.spec is not None:
@@ -235,7 +235,7 @@ def id_of(base: Any) -> str:
 
 
 def _checksum(tree: Any, start: int) -> int:
-    """CRC-32 of observations, rewards and flags, to the bit."""
+    """CRC-32 of the bits of observations, rewards and flags."""
     if isinstance(tree, Mapping):
         tree = [part for item in tree.items() for part in item]
     if isinstance(tree, list | tuple):
@@ -244,13 +244,12 @@ def _checksum(tree: Any, start: int) -> int:
         return start
     if isinstance(tree, np.ndarray | np.generic) and not tree.dtype.hasobject:
         return zlib.crc32(np.ascontiguousarray(tree).data, start)
-    if isinstance(tree, float):
-        return zlib.crc32(struct.pack("<d", tree), start)
-    return zlib.crc32(repr(tree).encode(), start)
+    data = struct.pack("<d", tree) if isinstance(tree, float) else repr(tree).encode()
+    return zlib.crc32(data, start)
 
 
 def same(one: Any, two: Any) -> bool:
-    """Equal to the bit, types, shapes, NaNs and signs of zero included."""
+    """Equal to the bit, including types, shapes, NaNs and signs of zero."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
     if type(one) is not type(two):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The training loop's env, which resumes in mid-episode."""
 
 from __future__ import annotations
 
@@ -22,13 +22,10 @@ from rlearly.system.seeding import episode_seed
 log = logging.getLogger(__name__)
 
 
-# --- the training loop's env ---
-
-
 class ResumableEnv(gymnasium.Wrapper):
-    """An env whose every episode follows from a seed of its own and the actions taken.
+    """An env in which each episode follows from its own seed and the actions taken.
 
-    `reset()` draws the episode's seed from `generator`. `state_dict()` holds the env in
+    `reset()` draws the episode's seed from `generator`. `state_dict()` includes the env in
     mid-episode, so that a resumed run continues to the bit.
     """
 
@@ -52,7 +49,7 @@ class ResumableEnv(gymnasium.Wrapper):
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.
 
-        An env that cannot be saved is reported, and its episode is not there.
+        If the env cannot be saved, a warning is logged and "episode" is None.
         """
         episode = None
         if self.seed is not None:
@@ -70,8 +67,9 @@ class ResumableEnv(gymnasium.Wrapper):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the saved episode and step; `obs` is then its observation.
 
-        An env that does not get there again (it keeps something from one episode to the next, or
-        a package has changed) is reported, and `obs` is None: the caller begins a new episode.
+        If the env does not reach that state (it keeps something from one episode to the next, or a
+        package has changed), a warning is logged and `obs` is None: the caller starts a new
+        episode.
         """
         self.generator.bit_generator.state = state["generator"]
         self.seed, self.obs = None, None

@@ -1,4 +1,4 @@
-"""Saving an env in mid-episode and continuing to the bit, by the method that is exact for it."""
+"""Save an env in mid-episode and restore it to the bit, by the method that is exact for it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
     ActionRecorder,
     InexactState,
+    encode_recording,
     id_of,
-    log_of,
     own_randomness,
-    recording_of,
+    recorder_of,
     replay,
     same,
     set_randomness,
@@ -33,20 +33,25 @@ from rlearly.envs.wrappers import UNBOUNDED
 
 log = logging.getLogger(__name__)
 
-METHODS = ("mujoco", "control", "attributes", "ale", "replay")
+METHODS = ("mujoco", "control", "attributes", "ale", "replay")  # these names are in saved files
 PLAIN_FAMILIES = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "minigrid")
-"""Families whose envs are what their attributes hold."""
+"""Packages of envs that are fully described by their Python attributes."""
 WALL_CLOCK = {"RecordEpisodeStatistics": {"episode_start_time", "time_queue"}}
-"""Wrapper -> attributes that measure the machine's time, which cannot return."""
+"""Wrapper -> attributes that hold wall-clock time, which cannot be restored."""
 
 
 @dataclass(frozen=True, eq=False)
 class EnvState:
-    """An env in mid-episode: arrays and plain Python, nothing that runs.
+    """The saved state of an env in mid-episode: arrays and plain Python data, no code.
 
-    `simulator` is the world and the task, `counters` the unwrapped env's own episode clocks,
-    `random` its generators, `wrappers` what each wrapper holds (outermost first: [class name,
-    {attribute: value}]), `versions` the packages that exactness rests on.
+    Attributes:
+        method: how it was saved, see `method_of`.
+        env_id: the env's registered id.
+        simulator: the simulated world and the task.
+        counters: the unwrapped env's own episode clocks.
+        random: its random generators.
+        wrappers: of each wrapper, outermost first: [class name, {attribute: value}].
+        versions: package -> version, of the packages that exactness depends on.
     """
 
     method: str
@@ -58,7 +63,7 @@ class EnvState:
     versions: dict[str, str]
 
     def to_tree(self) -> dict[str, Any]:
-        """Nested dicts and lists of arrays, numbers and text; nothing is copied."""
+        """Nested dicts and lists of arrays, numbers and text, without copying."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @staticmethod
@@ -66,7 +71,7 @@ class EnvState:
         return EnvState(**{field.name: tree[field.name] for field in fields(EnvState)})
 
     def to_bytes(self) -> bytes:
-        """A JSON header, the arrays, and a checksum."""
+        """The state as bytes with a checksum, without pickle."""
         return to_bytes(self.to_tree())
 
     @staticmethod
@@ -83,18 +88,19 @@ class EnvState:
 
 
 def method_of(env: gymnasium.Env) -> str:
-    """How an env is saved: "mujoco", "control", "attributes", "ale" or "replay".
+    """The method by which `save` saves an env.
 
-    "control" is dm_control's suite; "attributes" families whose Python attributes are everything;
-    "ale" Atari without sticky actions; "replay" everything else: the episode's actions repeated
-    from its seed, which needs `with_action_recorder(env)`.
+    "mujoco": gymnasium's MuJoCo envs and envs like them. "control": dm_control's suite.
+    "attributes": packages whose envs are fully described by their Python attributes. "ale": Atari
+    without sticky actions. "replay": everything else; the episode's actions are repeated from its
+    seed, which requires `with_action_recorder(env)`.
     """
     base: Any = env.unwrapped
     holders = [base, *(item for item in vars(base).values() if hasattr(item, "_physics"))]
     for holder in holders:
         if simulators.kind_of(getattr(holder, "_physics", None)) == "physics":
             composed = any("composer" in kind.__module__ for kind in type(holder).__mro__)
-            return "replay" if composed else "control"  # composed worlds are built at each reset
+            return "replay" if composed else "control"  # composed worlds are rebuilt at each reset
     inner = [base, *(item for item in vars(base).values() if isinstance(item, gymnasium.Env))]
     if any(simulators.kind_of(vars(one.unwrapped).get("data")) == "data" for one in inner):
         return "mujoco"
@@ -106,18 +112,31 @@ def method_of(env: gymnasium.Env) -> str:
 
 
 def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
-    """The state of an env and of all its wrappers; the env does not change.
+    """Save the state of an env and of all its wrappers. The env does not change.
 
-    `method` forces one; None takes `method_of(env)`, or "replay" if an attribute is not data and
-    the env is `with_action_recorder`.
+    >>> import gymnasium
+    >>> from rlearly import restore, save
+    >>> env = gymnasium.make("Hopper-v5")
+    >>> _ = env.reset(seed=0)
+    >>> state = save(env)
+    >>> first = env.step([0.1, 0.2, 0.3])
+    >>> restore(env, state)
+    >>> bool((env.step([0.1, 0.2, 0.3])[0] == first[0]).all())
+    True
+
+    Args:
+        env: any gymnasium env, reset.
+        method: one of `METHODS`; None: `method_of(env)`, or "replay" if an attribute is not plain
+            data and the env has an action recorder.
 
     Raises:
-        InexactState: the env, or one of its wrappers, cannot be saved to the bit.
+        ConfigError: there is no such method.
+        InexactState: the env or one of its wrappers cannot be saved to the bit.
     """
     if method not in (None, *METHODS):
         raise ConfigError(f"method: expected one of {', '.join(METHODS)}, received {method!r}.")
     base, wrappers = env.unwrapped, _wrappers(env)
-    recording = recording_of(env)
+    recorder = recorder_of(env)
     chosen = method or method_of(env)
     simulator, random, clocks = {}, {}, {}
     if chosen != "replay":
@@ -126,7 +145,7 @@ def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
             simulator = encoder.encode(base, "")
             random, clocks = encoder.random, encoder.clocks
         except codec.Unencodable as error:
-            if method or recording is None:
+            if method or recorder is None:
                 raise InexactState(
                     f"{id_of(base)} cannot be saved by its attributes: {error}, expected numbers, "
                     "text, arrays and containers of them; call with_action_recorder(env) before "
@@ -134,7 +153,7 @@ def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
                 ) from None
             chosen = "replay"
     if chosen == "replay":
-        simulator = log_of(base, recording)
+        simulator = encode_recording(base, recorder)
         random, clocks = own_randomness(base)
     return EnvState(
         method=chosen,
@@ -148,38 +167,28 @@ def save(env: gymnasium.Env, method: str | None = None) -> EnvState:
 
 
 def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False) -> None:
-    """Make an env, the same or one built alike, continue from `state` to the bit.
+    """Make an env continue from `state` to the bit. See `save` for an example.
 
-    A bare env takes a wrapped env's state without the wrappers'. With `only_simulator` the world
-    and the task are restored and all else stays the env's own: randomness, episode clocks,
-    wrappers (a frame stack then holds the images of before); the env must have been reset. After
-    an error the env must be reset.
+    Args:
+        env: the saved env or one built alike. A bare env takes a wrapped env's state, without its
+            wrappers.
+        state: from `save`.
+        only_simulator: restore the world and the task only. Randomness, episode clocks and
+            wrappers (with the old images in a frame stack) stay as they are. The env must have
+            been reset.
 
     Raises:
-        ConfigError: the state is of another env, of other wrappers, or of other versions.
-        InexactState: the env did not get there.
+        ConfigError: the state is of another env, other wrappers or other package versions.
+        InexactState: the env did not reach the state. Reset it after any error.
     """
     base, wrappers = env.unwrapped, _wrappers(env)
     _check(base, wrappers, state, only_simulator)
-    recording = recording_of(env)
+    recorder = recorder_of(env)
     if state.method == "replay":
-        own = None if only_simulator else state.random
-        replay(base, recording, state.simulator, own, None if only_simulator else state.counters)
+        random, clocks = (None, None) if only_simulator else (state.random, state.counters)
+        replay(base, recorder, state.simulator, random, clocks)
     else:
-        if recording is not None:
-            recording.forget()
-        try:
-            _put(base, state, only_simulator)
-        except (codec.Incomplete, simulators.DifferentModel):
-            if only_simulator:
-                raise _not_alike(base, "it was never reset, or it is built otherwise") from None
-            env.reset(seed=0)  # an env that was never reset may lack some of itself
-            if recording is not None:
-                recording.forget()
-            try:
-                _put(base, state, only_simulator)
-            except (codec.Incomplete, simulators.DifferentModel) as error:
-                raise _not_alike(base, str(error)) from None
+        _restore_attributes(env, base, recorder, state, only_simulator)
     if only_simulator or not wrappers:
         return
     for wrapper, (_, saved) in zip(wrappers, state.wrappers, strict=True):
@@ -189,12 +198,15 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
 def self_test(
     env: gymnasium.Env, steps: int = 20, make_fresh: Callable[[], gymnasium.Env] | None = None
 ) -> str:
-    """The method by which this env was just seen to return to the bit.
+    """The method by which this env has just been seen to return to a saved state to the bit.
 
-    It is played, saved, played on for `steps` random steps, restored from the bytes and played
-    the same again, in the same env and in one from `make_fresh`, from three points of an episode;
-    everything must be equal, new episodes included. Wrappers and random generators are as before
-    afterwards; the env must be reset, and is `with_action_recorder` if its method is "replay".
+    The env is played, saved, played for `steps` random steps, restored from bytes, and played with
+    the same actions again. This is done from three points of an episode, and everything must be
+    equal, including episodes that begin afterwards. Afterwards wrappers and random generators are
+    as before, and the env must be reset. If the method is "replay", it has an action recorder.
+
+    Args:
+        make_fresh: makes a second env built alike, in which the state is restored too.
 
     Raises:
         InexactState: no method is exact.
@@ -216,11 +228,8 @@ def self_test(
     )
 
 
-# --- the parts of a state ---
-
-
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
-    """Outermost first; `ActionRecorder` is transparent."""
+    """The wrappers of an env, outermost first, without its `ActionRecorder`."""
     found = []
     while isinstance(env, gymnasium.Wrapper):
         if not isinstance(env, ActionRecorder):
@@ -229,7 +238,30 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
     return found
 
 
-def _put(base: gymnasium.Env, state: EnvState, only_simulator: bool) -> None:
+def _restore_attributes(
+    env: gymnasium.Env,
+    base: gymnasium.Env,
+    recorder: ActionRecorder | None,
+    state: EnvState,
+    only_simulator: bool,
+) -> None:
+    try:
+        _decode(base, recorder, state, only_simulator)
+    except (codec.Incomplete, simulators.DifferentModel):
+        if only_simulator:
+            raise _not_alike(base, "it was never reset, or it is built otherwise") from None
+        env.reset(seed=0)  # an env that was never reset may lack attributes
+        try:
+            _decode(base, recorder, state, only_simulator)
+        except (codec.Incomplete, simulators.DifferentModel) as error:
+            raise _not_alike(base, str(error)) from None
+
+
+def _decode(
+    base: gymnasium.Env, recorder: ActionRecorder | None, state: EnvState, only_simulator: bool
+) -> None:
+    if recorder is not None:
+        recorder.clear()
     decoder = codec.Decoder(base, state.random, state.counters, only_simulator=only_simulator)
     decoder.decode(state.simulator, base, "")
 
@@ -246,7 +278,7 @@ def _save_wrapper(wrapper: Any, env: gymnasium.Env) -> list[Any]:
     except codec.Unencodable as error:
         raise InexactState(
             f"The wrapper {name} cannot be saved: {error}, expected numbers, text, arrays and "
-            "containers of them; give it state_dict() and load_state_dict(), or take it off."
+            "containers of them; give it state_dict() and load_state_dict(), or remove it."
         ) from None
     return [name, {**attributes, "~random": encoder.random}]
 
@@ -277,18 +309,18 @@ def _check(base: gymnasium.Env, wrappers: list[Any], state: EnvState, only_simul
             f"The saved state's method: expected one of {', '.join(METHODS)}, received "
             f"{state.method!r}."
         )
-    usual = method_of(base)
-    if usual != state.method and state.method not in ("attributes", "replay"):
+    expected = method_of(base)
+    if expected != state.method and state.method not in ("attributes", "replay"):
         raise ConfigError(
             f"The state of {state.env_id} was saved by the method {state.method!r}, and this env "
-            f"is restored by {usual!r}: build it with the same arguments."
+            f"is restored by {expected!r}: build it with the same arguments."
         )
-    have = _versions(state.method, base)
+    installed_here = _versions(state.method, base)
     for package, version in state.versions.items():
-        if have.get(package) != version:
+        if installed_here.get(package) != version:
             raise ConfigError(
                 f"The state of {state.env_id} was saved with {package} {version}, and this is "
-                f"{package} {have.get(package)}: it would not continue to the bit; "
+                f"{package} {installed_here.get(package)}: it would not continue to the bit; "
                 f"pip install {package}=={version}."
             )
     names = [type(wrapper).__name__ for wrapper in wrappers]
@@ -296,7 +328,7 @@ def _check(base: gymnasium.Env, wrappers: list[Any], state: EnvState, only_simul
     if names and names != saved and not only_simulator:
         raise ConfigError(
             f"The saved state of {state.env_id} expects the wrappers {', '.join(saved) or 'none'}, "
-            f"outermost first, and this env has {', '.join(names)}: wrap it alike, or restore "
+            f"outermost first, and this env has {', '.join(names)}: wrap it likewise, or restore "
             "into env.unwrapped."
         )
 
@@ -309,16 +341,19 @@ def _not_alike(base: gymnasium.Env, error: str) -> ConfigError:
 
 
 def _versions(method: str, base: Any) -> dict[str, str]:
-    packages = {"attributes": [], "ale": ["ale_py"]}.get(method)
-    if method == "mujoco":
-        task = type(base).__module__.split(".")[0]
-        packages = ["mujoco"] if task == "gymnasium" else ["mujoco", task]
-    if method == "control":
+    """The installed versions of the packages that a state's exactness depends on."""
+    package = type(base).__module__.split(".")[0]
+    if method == "attributes":
+        packages = []
+    elif method == "ale":
+        packages = ["ale_py"]
+    elif method == "mujoco":
+        packages = ["mujoco"] if package == "gymnasium" else ["mujoco", package]
+    elif method == "control":
         packages = ["mujoco", "dm_control"]
-    if packages is None:
-        packages = [type(base).__module__.split(".")[0]]
+    else:
         world = type(vars(base).get("world")).__module__.split(".")[0]
-        packages += [world] if world == "Box2D" else []
+        packages = [package, "Box2D"] if world == "Box2D" else [package]
         packages += ["mujoco", "dm_control"] if hasattr(base, "_control") else []
     found = {package: installed(package) for package in packages}
     return {package: version for package, version in found.items() if version}
@@ -326,14 +361,11 @@ def _versions(method: str, base: Any) -> dict[str, str]:
 
 @functools.cache
 def installed(package: str) -> str | None:
-    """The version of an installed package."""
+    """The version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-# --- the self-test ---
 
 
 def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, steps: int) -> None:
@@ -347,28 +379,28 @@ def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, st
     space.seed(0)
     try:
         env.reset(seed=1)
-        env.reset()  # a later episode: what the first one left behind counts
+        env.reset()  # a later episode: what the first one leaves behind must not matter
         for played in (0, steps, 1):
             _play(env, [_sample(space) for _ in range(played)])
             data = save(env, method).to_bytes()
             actions = [_sample(space) for _ in range(steps)]
             expected = _play(env, actions)
-            for name, place in (("a fresh env", fresh), ("the same env", env)):
-                if place is None:
+            for name, other in (("a fresh env", fresh), ("the same env", env)):
+                if other is None:
                     continue
-                restore(place, EnvState.from_bytes(data))
-                if not same(_play(place, actions), expected):
+                restore(other, EnvState.from_bytes(data))
+                if not same(_play(other, actions), expected):
                     raise InexactState(f"{name} went on differently after restoring.")
     finally:
         for wrapper, (_, saved) in zip(_wrappers(env), before, strict=True):
             _restore_wrapper(wrapper, saved, env)
         set_randomness(base, *own)
-        if not seeded:  # an env that nobody has seeded yet must not keep the test's seed
+        if not seeded:  # a never seeded env must not keep the test's seed
             base._np_random = None
 
 
 def _sample(space: gymnasium.Space) -> Any:
-    """A random action; within [-1, 1] where the space has no bounds that a simulator survives."""
+    """A random action, within [-1, 1] if the space's bounds are too wide for a simulator."""
     action = space.sample()
     if isinstance(space, Box) and np.abs(space.high).max(initial=0) >= UNBOUNDED:
         return np.clip(action, -1, 1).astype(space.dtype)
@@ -376,8 +408,7 @@ def _sample(space: gymnasium.Space) -> Any:
 
 
 def _play(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
-    """All that an env answers, and its generators at the end; an ended episode is followed by
-    one."""
+    """All outputs of an env and its generators' final states; an ended episode is reset."""
     seen: list[Any] = []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action)

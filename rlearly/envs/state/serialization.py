@@ -1,4 +1,4 @@
-"""Trees of arrays and plain data as bytes, without pickle: reading them runs no code."""
+"""Write trees of arrays and plain data as bytes, without pickle: reading them runs no code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from rlearly.core.tree import map_leaves
 from rlearly.envs.state.codec import KIND
 
 MAGIC = b"rlearly state 1\n"
 CHECKSUM_BYTES = 32
 ALIGNED_BYTES = 16
-"""Every array begins at a multiple of it: simulators are handed views of the bytes."""
+"""Every array starts at a multiple of this: simulators are handed views of the bytes."""
 
 
 class DamagedState(Exception):
@@ -23,9 +24,16 @@ class DamagedState(Exception):
 
 
 def to_bytes(tree: dict[str, Any]) -> bytes:
-    """A magic line, a JSON header, the arrays, a SHA-256 sum of all before it."""
+    """A magic line, a JSON header, the arrays, and a SHA-256 checksum of all that."""
     arrays: list[np.ndarray] = []
-    skeleton = _without_arrays(tree, arrays)
+
+    def without_array(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return leaf
+        arrays.append(leaf)
+        return {KIND: "array", "at": len(arrays) - 1}
+
+    skeleton = map_leaves(without_array, tree)
     layout, offset = [], 0
     for array in arrays:
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
@@ -41,7 +49,7 @@ def to_bytes(tree: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
-    """The tree that `to_bytes` wrote.
+    """The tree that `to_bytes` wrote. Its arrays are read-only views of the bytes.
 
     Raises:
         DamagedState: anything is missing or changed.
@@ -56,7 +64,7 @@ def from_bytes(data: bytes) -> dict[str, Any]:
     if hashlib.sha256(body).digest() != checksum:
         raise DamagedState(
             f"The saved state is damaged: the checksum of its {len(data)} bytes is wrong; "
-            "take another copy of it."
+            "use another copy of it."
         )
     try:
         start = len(MAGIC) + 8
@@ -68,31 +76,18 @@ def from_bytes(data: bytes) -> dict[str, Any]:
             count = math.prod(shape)
             flat = np.frombuffer(body, kind, count, start + length + offset) if count else []
             arrays.append(np.asarray(flat, kind).reshape(shape, order=order))
-        return _with_arrays(header["tree"], arrays)
+
+        def is_array(node: Any) -> bool:
+            return isinstance(node, dict) and node.get(KIND) == "array"
+
+        return map_leaves(
+            lambda leaf: arrays[leaf["at"]] if is_array(leaf) else leaf,
+            header["tree"],
+            is_leaf=is_array,
+        )
     except (ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
         raise DamagedState(f"The saved state is malformed ({error}).") from None
 
 
 def _padding(length: int) -> int:
     return -length % ALIGNED_BYTES
-
-
-def _without_arrays(tree: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(tree, np.ndarray):
-        arrays.append(tree)
-        return {KIND: "array", "at": len(arrays) - 1}
-    if isinstance(tree, dict):
-        return {key: _without_arrays(value, arrays) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_without_arrays(value, arrays) for value in tree]
-    return tree
-
-
-def _with_arrays(tree: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(tree, dict):
-        if tree.get(KIND) == "array":
-            return arrays[tree["at"]]
-        return {key: _with_arrays(value, arrays) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_with_arrays(value, arrays) for value in tree]
-    return tree
