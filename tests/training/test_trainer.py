@@ -489,7 +489,7 @@ FUSED = [*TINY, "env=tiny_envs:FusedReach-v0"]
     [
         ["agent=drqv2"],
         ["agent=drm", "num_envs=2", "replay.prefetch=2", "replay_ratio=2"],
-        ["agent=drm", "replay.compression=zstd", "eval_workers=2", "overlap=true"],
+        ["agent=drm", "replay.compression=zstd", "overlap=true"],
     ],
     ids=lambda words: " ".join(words),
 )
