@@ -1,4 +1,4 @@
-"""The trainer: env steps become transitions, transitions become updates. It knows Protocols only."""
+"""The trainer: env steps become transitions, and transitions updates. It knows Protocols only."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.spaces import Observation, clip_actions, together
 from rlearly.core.types import Agent, Memory, Metrics, Progress, UpdateSchedule
 from rlearly.system.seeding import Seeds
+from rlearly.training import failure
 from rlearly.training.checkpoint import Checkpoints, found
 from rlearly.training.evaluation import (
     Evaluation,
@@ -25,7 +26,6 @@ from rlearly.training.evaluation import (
     evaluate,
 )
 from rlearly.training.executors import EnvExecutor, InlineExecutor
-from rlearly.training.failure import not_finite
 from rlearly.training.metrics import MetricMeans
 from rlearly.training.sinks import Sinks
 from rlearly.training.video import Video
@@ -417,6 +417,17 @@ class Trainer:
 
     # --- state ---
 
+    def dump_failure(self, failed: RunFailed) -> None:
+        """Write why the run failed into its folder; see `failure.dump`."""
+        progress = {
+            "frames": self.at.frames,
+            "steps": self.steps,
+            "updates": self.updates,
+            "episode_steps": self.episode_steps,
+            "latest": {name: str(value) for name, value in self.latest.items()},
+        }
+        failure.dump(self.folder, failed, progress, self.agent.state_dict())
+
     def save(self) -> Path:
         """Write a checkpoint of everything.
 
@@ -433,14 +444,14 @@ class Trainer:
         return path
 
     def _refuse_not_finite(self, state: Mapping[str, Any]) -> None:
-        bad = not_finite(state)
+        bad = failure.not_finite(state)
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             names = ", ".join([*bad][:3])
             raise RunFailed(f"learning diverged: {names}{more} are not finite", diverged=True)
 
     def resume(self) -> int:
-        """Load the newest undamaged checkpoint, or start over if there are none; returns its frames.
+        """Load the newest undamaged checkpoint and return its frames; 0 if there are none at all.
 
         Raises:
             ConfigError: all checkpoints are damaged, or the run had another config.

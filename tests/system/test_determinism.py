@@ -219,9 +219,9 @@ def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
 def test_deterministic_kernels_are_asked_for_on_a_gpu_only():
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        machine.ask_for_repeatable_kernels(CPU)
+        machine.use_deterministic_kernels(CPU)
         assert not torch.are_deterministic_algorithms_enabled()
-        machine.ask_for_repeatable_kernels(torch.device("cuda"))
+        machine.use_deterministic_kernels(torch.device("cuda"))
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:

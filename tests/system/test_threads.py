@@ -1,84 +1,38 @@
-"""Runs on one machine share its cores."""
+"""The number of threads is a plain function of the request, the agent and the machine."""
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
-
-import psutil
 import pytest
+import torch
 
-from rlearly.system import cores, machine
-
-
-@pytest.fixture
-def four_cores(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 4)
-    monkeypatch.setattr(cores, "_allowed", lambda: [0, 1, 2, 3])
+from rlearly.agents import AGENTS, agent_spec
+from rlearly.system import machine
 
 
-@contextlib.contextmanager
-def another(folder, threads, allowed=(0, 1, 2, 3)):
-    """A run in a process of its own."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = psutil.Process(process.pid).create_time()
-    folder.mkdir(parents=True, exist_ok=True)
-    entry = folder / f"{process.pid}-{started}.json"
-    entry.write_text(json.dumps({"threads": threads, "cores": list(allowed)}))
-    try:
-        yield entry
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture(autouse=True)
+def seven_cores(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
-def threads_of(folder, asked=None, most=None):
-    with cores.shared(asked, most, folder) as share:
-        return share.threads
+def test_threads_are_those_asked_for_then_the_schedulers_then_all(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert (machine.set_threads(2), machine.set_threads(None)) == (2, 3)
+    for nothing in ("", "0", "4,2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", nothing)
+        assert machine.set_threads(None) == 7
 
 
-def test_a_run_takes_what_helps_it_and_what_others_have_left(tmp_path, four_cores):
-    assert threads_of(tmp_path) == 4
-    assert threads_of(tmp_path, most=2) == 2
-    with another(tmp_path, 1):
-        assert threads_of(tmp_path) == 3 and threads_of(tmp_path, most=2) == 2
-        with another(tmp_path, 2):
-            assert threads_of(tmp_path) == threads_of(tmp_path, most=2) == 1
-            with another(tmp_path, 2):
-                assert threads_of(tmp_path) == 1, "each run has one"
+def test_default_is_what_helps_the_agent_and_the_machine_has(monkeypatch):
+    assert [machine.set_threads(None, most) for most in (None, 1, 2, 7, 8)] == [7, 1, 2, 7, 7]
+    defaults = {name: machine.set_threads(None, agent_spec(name).most_threads) for name in AGENTS}
+    assert defaults == {"drm": 7, "drqv2": 7, "td3": 2, "sac": 2, "ppo": 1}
 
 
-def test_what_is_asked_for_is_taken_and_counts_for_others(tmp_path, four_cores):
-    with another(tmp_path, 4), cores.shared(3, 1, tmp_path) as share:
-        assert share.threads == 3
-        (own,) = tmp_path.glob(f"{os.getpid()}-*.json")
-        assert json.loads(own.read_text()) == {"threads": 3, "cores": [0, 1, 2, 3]}
-    assert not list(tmp_path.glob(f"{os.getpid()}-*.json"))
+def test_what_is_asked_for_may_exceed_what_helps_the_agent(monkeypatch):
+    assert machine.set_threads(6, 2) == 6
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert machine.set_threads(None, 2) == 5 and machine.set_threads(6, 2) == 6
 
 
-def test_killed_runs_and_those_on_other_cores_do_not_count(tmp_path, four_cores):
-    with another(tmp_path, 3) as dead:
-        pass
-    assert dead.exists() and threads_of(tmp_path) == 4 and not dead.exists()
-    reused = tmp_path / f"{os.getpid()}-1.0.json"  # this process's number, of another time
-    reused.write_text(json.dumps({"threads": 3, "cores": [0]}))
-    assert threads_of(tmp_path) == 4
-    with another(tmp_path, 3, allowed=(8, 9)):
-        assert threads_of(tmp_path) == 4
-    with another(tmp_path, 3) as broken:
-        broken.write_text("{")
-        assert threads_of(tmp_path) == 4
-
-
-def test_where_nothing_can_be_written_a_run_is_alone(tmp_path, four_cores):
-    (tmp_path / "file").write_text("")
-    assert threads_of(tmp_path / "file" / "cores") == 4
-    assert threads_of(tmp_path / "file" / "cores", most=2) == 2
-    assert threads_of(tmp_path / "file" / "cores", asked=7) == 7
-
-
-def test_a_failing_run_gives_its_cores_back(tmp_path, four_cores):
-    with pytest.raises(KeyError), cores.shared(None, None, tmp_path):
-        raise KeyError
-    assert threads_of(tmp_path) == 4
+def test_resumed_run_keeps_its_threads_where_the_machine_has_them():
+    assert [machine.fitting_threads(threads) for threads in (None, 2, 7, 8)] == [None, 2, 7, None]
