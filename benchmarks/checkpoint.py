@@ -15,8 +15,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -30,7 +32,7 @@ from rlearly.core.append_log import AppendLog
 from rlearly.core.errors import ConfigError
 from rlearly.replay.buffer import ReplayBuffer
 from rlearly.system import machine
-from rlearly.training import builder, checkpoint, forecast
+from rlearly.training import builder, checkpoint
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ def written_bytes(folder: Path, since: set[str]) -> int:
     return sum(f.stat().st_size for f in files)
 
 
+def seconds(call: Callable[[], Any], times: int = 3) -> float:
+    """The shortest time that a call takes."""
+    found = []
+    for _ in range(times):
+        began = time.monotonic()
+        call()
+        found.append(time.monotonic() - began)
+    return min(found)
+
+
 def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[turns.Row]]:
     """A line of the table, and what a checkpoint takes beside one that writes all anew."""
     agent_name, env_name = name.split(":")
@@ -76,12 +88,11 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
     device = machine.choose_device("auto")
     env = builder.make_env(config)
     spec = envs.env_spec(env, config.env)
+    env.reset(seed=0)
+    step_seconds = seconds(lambda: env.step(np.zeros(spec.action.shape, np.float32)))
     env.close()
     interval_frames = config.checkpoint_every_frames
     rows = interval_frames // spec.frames_per_step
-    seconds_a_step = forecast.forecast_seconds(config, device) / (
-        config.train_frames / spec.frames_per_step
-    )
     agent = builder.make_agent(config, spec, device)
     generator = np.random.default_rng(0)
     layout = builder.transition_layout(config, spec)
@@ -115,6 +126,9 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
         empty().load_state_dict(loaded["replay"])
         loading = time.monotonic() - began
     new = statistics.median(timed["new"])
+    batch = replay.sample(config.agent.batch_size)
+    update_seconds = seconds(lambda: agent.update(batch, step=0))
+    seconds_a_step = step_seconds + float(config.replay_ratio) * update_seconds
     share = new / (rows * seconds_a_step)
     whole = asked.capacity * layout.transition_bytes
     once, unit = timed["whole"][0], "checkpoints/s"

@@ -1,8 +1,8 @@
-"""Agent steps a second of envs, of evaluations and of a training loop, beside plain baselines.
+"""Agent steps a second of envs and of a training loop, beside plain baselines.
 
 `python benchmarks/env.py` prints a Markdown table; `cases=[...]`, `rounds=`, `threads=` say what
-and how long, `json=FILE` keeps the numbers. A case is a task with `pixels` or `states`,
-`evaluation` or `loop` after it. The sides take turns in processes of their own (turns.py). The
+and how long, `json=FILE` keeps the numbers. A case is a task with `pixels`,
+`states` or `loop` after it. The sides take turns in processes of their own (turns.py). The
 baselines are what one writes without a framework: dm_control's suite with physics.render at each
 step, gymnasium's own rgb_array rendering brought to 84x84, gymnasium.make's step.
 """
@@ -29,7 +29,6 @@ FAST = "rlearly, env.render=fast"
 BUFFER = "rlearly, the model's buffer"
 SUITE = "dm_control"
 GYMNASIUM = "gymnasium"
-TWO = "rlearly, two workers"
 IN_TURN = "rlearly, overlap=false"
 SIDES = {
     "dog_run pixels": (OURS, FAST, BUFFER, SUITE),
@@ -38,17 +37,13 @@ SIDES = {
     "HalfCheetah-v5 pixels": (OURS, FAST, BUFFER, GYMNASIUM),
     "cheetah_run states": (OURS, SUITE),
     "HalfCheetah-v5 states": (OURS, GYMNASIUM),
-    "cheetah_run evaluation": (OURS, TWO),
-    "dog_run evaluation": (OURS, TWO),
     "cheetah_run loop": (OURS, IN_TURN),
     "dog_run loop": (OURS, IN_TURN),
 }
 """Case -> its sides."""
 
-TIMES = {"pixels": 20, "states": 2000, "evaluation": 1, "loop": 12}
+TIMES = {"pixels": 20, "states": 2000, "loop": 12}
 """Units of work in a turn."""
-EVALUATION_STEPS = 20
-"""Agent steps of each of an evaluation's two episodes here."""
 LOOP = {
     "cheetah_run": "preset=cpu seed_frames=320",
     "dog_run": "seed_frames=600 replay.capacity=2000 agent.nstep=1",
@@ -70,13 +65,11 @@ class BenchmarkConfig:
 
 
 def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
-    """One agent step (of an evaluation: all of it) when called."""
+    """One agent step when called."""
     import torch
 
     torch.set_num_threads(threads)
     name, kind = case.split()
-    if kind == "evaluation":
-        return _evaluation(name, 2 if side == TWO else 1)
     if kind == "loop":
         return _loop(name, threads, overlap=side == OURS)
     if side == SUITE:
@@ -184,34 +177,6 @@ def _plain_gymnasium(name: str, *, pixels: bool) -> Callable[[], None]:
     return step
 
 
-class Still:
-    """An agent that costs nothing."""
-
-    def __init__(self, actions: int):
-        self.action = np.zeros((1, actions), np.float32)
-
-    def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
-        return self.action
-
-
-def _evaluation(name: str, workers: int) -> Callable[[], Any]:
-    from gymnasium.wrappers import TimeLimit
-
-    from rlearly.training.evaluation import evaluate
-    from rlearly.training.executors import InlineExecutor, ThreadExecutor
-
-    executors = [ThreadExecutor() if workers > 1 else InlineExecutor() for _ in range(workers)]
-
-    def make() -> Any:
-        return TimeLimit(_our_env(name, OURS, pixels=True), EVALUATION_STEPS)
-
-    envs = [executor.run(make) for executor in executors]
-    agent: Any = Still(envs[0].action_space.shape[0])
-    return lambda: evaluate(
-        agent, *envs, executors=executors, episodes=2, seeds=np.random.SeedSequence(0), step=0
-    )
-
-
 def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
     import torch
 
@@ -255,7 +220,7 @@ def measure(case: str, config: BenchmarkConfig) -> list[Row]:
         rounds=config.rounds,
         times=TIMES[kind],
         unit="steps/s",
-        units_each=2 * EVALUATION_STEPS if kind == "evaluation" else 1,
+        units_each=1,
     )
 
 

@@ -92,11 +92,10 @@ def build(
     agent: str, env: str, words: list[str], threads: int, folder: Path
 ) -> tuple[Any, Callable[[int], None]]:
     """rlearly's loop with all that a run has, and what steps it on by so many steps."""
-    from rlearly import train
     from rlearly.config import resolve
     from rlearly.system import machine
     from rlearly.training import builder
-    from rlearly.training.sinks import TensorBoard
+    from rlearly.training.sinks import TensorBoard, make_sinks
 
     usual = ["eval_every_frames=0", "checkpoint_every_frames=0", "video_size=0", "device=cpu"]
     if agent in STATE:
@@ -113,7 +112,7 @@ def build(
     loop = builder.build(
         config,
         folder,
-        make_sinks=lambda: train.make_sinks(config, folder, events),
+        make_sinks=lambda: make_sinks(config, folder, events),
         callback=callback,
         device=machine.choose_device("cpu"),
     )

@@ -1,4 +1,4 @@
-"""`python -m rlearly.doctor`: check and time everything that a run needs on this machine."""
+"""`python -m rlearly.doctor`: check and time what a run needs on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEEDED = ("torch", "gymnasium", "dm_control", "mujoco", "hydra-core", "av", "ten
 
 
 class Problem(Exception):
-    """A check failed; the text says what to do."""
+    """A check failed; the message says what to do."""
 
 
 def packages() -> str:
@@ -65,24 +65,24 @@ def memory() -> str:
     from rlearly.system import machine
 
     available = machine.available_bytes()
-    dog = 84 * 84 * 3 + 38 * 4 + 10
-    fits = int(max(0, available - machine.WORKING_BYTES) / dog)
+    transition_bytes = 84 * 84 * 3 + 38 * 4 + 10  # frame, action, and scalars of dog_run
+    fits = int(max(0, available - machine.WORKING_BYTES) / transition_bytes)
     return (
-        f"{machine.gigabytes(available)} available: room for {fits:,} transitions of dog_run "
-        f"(the paper's replay of 1,000,000 takes {machine.gigabytes(1_000_000 * dog)})"
+        f"{machine.gigabytes(available)} available: room for {fits:,} transitions of dog_run (the "
+        f"paper's replay of 1,000,000 takes {machine.gigabytes(1_000_000 * transition_bytes)})"
     )
 
 
 def disk() -> str:
-    place = Path("runs") if Path("runs").is_dir() else Path()
+    folder = (Path("runs") if Path("runs").is_dir() else Path()).resolve()
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise Problem(
-            f"{place.resolve()} cannot be written ({error.strerror}): name another with run_dir="
+            f"{folder} cannot be written ({error.strerror}): name another with run_dir="
         ) from None
-    return f"{shutil.disk_usage(place).free / 1e9:,.0f} GB free in {place.resolve()}"
+    return f"{shutil.disk_usage(folder).free / 1e9:,.0f} GB free in {folder}"
 
 
 def opengl() -> str:
@@ -91,25 +91,25 @@ def opengl() -> str:
     if backend is None:
         raise Problem(f"nothing can be drawn here: {gl_backend.why_no_backend()}")
     states = [f"{n}: {gl_backend.backend_error(n) or 'works'}" for n in gl_backend.BACKENDS]
-    told = f"MUJOCO_GL={named} is set; " if named else ""
-    return f"{told}using {backend} ({'; '.join(states)})"
+    setting = f"MUJOCO_GL={named} is set; " if named else ""
+    return f"{setting}using {backend} ({'; '.join(states)})"
 
 
 def drawing() -> str:
-    """Steps and draws in a process of its own: a broken driver can take its process along."""
+    """Step and draw in a process of its own, because a broken driver can crash it."""
     script = (
         "import time\n"
         "from rlearly import envs\n"
-        "said = []\n"
+        "times = []\n"
         "for name in ('cartpole_balance', 'dog_run'):\n"
         "    env = envs.make(envs.config_for(name), pixels=True, model_seed=0)\n"
         "    obs, _ = env.reset(seed=0)\n"
         "    assert obs.std() > 1, f'{name} is drawn blank'\n"
         "    began = time.monotonic()\n"
         "    for _ in range(10): env.step(env.action_space.low)\n"
-        "    said.append(f'{name} {(time.monotonic() - began) * 100:.1f} ms')\n"
+        "    times.append(f'{name} {(time.monotonic() - began) * 100:.1f} ms')\n"
         "    env.close()\n"
-        "print('an agent step with its 84x84 image: ' + ', '.join(said))\n"
+        "print('an agent step with its 84x84 image: ' + ', '.join(times))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if done.returncode:
@@ -120,14 +120,31 @@ def drawing() -> str:
 
 
 def update() -> str:
-    from rlearly.config import resolve
-    from rlearly.system import machine
-    from rlearly.training import forecast
+    import torch
 
-    words = ["agent=drm", "env=dog_run", "train_frames=2", "seed_frames=0", "replay_ratio=1"]
-    config = resolve.compose(words)
-    seconds = forecast.forecast_seconds(config, machine.choose_device("auto"))
-    return f"a DrM update at the paper's size and one dog_run step: {seconds:.2f} s together"
+    from rlearly import envs
+    from rlearly.config import resolve
+    from rlearly.core.spaces import on_device, together
+    from rlearly.core.types import Batch
+    from rlearly.system import machine
+    from rlearly.training import builder
+
+    config = resolve.compose(["agent=drm", "env=dog_run"])
+    device = machine.choose_device("auto")
+    env = builder.make_env(config)
+    spec = envs.env_spec(env, config.env)
+    agent = builder.make_agent(config, spec, device)
+    size = config.agent.batch_size
+    obs = on_device(together([env.reset(seed=0)[0]] * size), device)
+    env.close()
+    ones = torch.ones(size, 1, device=device)
+    batch = Batch(obs, torch.zeros(size, *spec.action.shape, device=device), ones, ones, obs)
+    seconds = []
+    for _ in range(3):  # the first ones also allocate memory
+        began = time.monotonic()
+        float(agent.update(batch, step=0)["loss/critic"])
+        seconds.append(time.monotonic() - began)
+    return f"a DrM update at the paper's size: {min(seconds):.2f} s"
 
 
 def video() -> str:
@@ -149,77 +166,77 @@ REPEATED = {
     "drm": "env=cartpole_balance preset=cpu seed_frames=60 eval_every_frames=0 "
     "agent.exploration_steps=20 agent.perturb_every_steps=10",
 }
-"""For each agent, words of a run that learns before and after its half, which is amid an episode.
+"""Agent -> overrides of a run that learns before and after HALF_FRAMES, which is in mid-episode.
 
-The networks are big enough for several threads to share their sums."""
+The networks are big enough for several threads to share a sum."""
 
 PIXEL_AGENTS = ("drm",)
 
 
 def determinism() -> str:
-    """Whether runs repeat to the bit here: the same command again, and stopped and resumed."""
-    drawn = gl_backend.choose_backend()
-    agents = [name for name in REPEATED if drawn or name not in PIXEL_AGENTS]
-    ground = ""
+    """Whether runs repeat to the bit here: when run again, and when stopped and resumed."""
+    renders = gl_backend.choose_backend()
+    agents = [name for name in REPEATED if renders or name not in PIXEL_AGENTS]
+    hardware = ""
     for name in agents:
         with tempfile.TemporaryDirectory() as folder:
-            ground = repeat(name, Path(folder))
+            hardware = repeat(name, Path(folder))
     runs = " and ".join(f"3 runs of {name}" for name in agents)
-    left_out = "" if drawn else "; pixels were not checked, as nothing can be drawn here"
+    left_out = "" if renders else "; pixels were not checked, as nothing can be drawn here"
     return (
-        f"{runs} are equal to the bit on {ground}: weights, moments, replay, streams, rows"
+        f"{runs} are equal to the bit on {hardware}: weights, moments, replay, random streams, rows"
         f"{left_out}"
     )
 
 
 def repeat(agent: str, folder: Path) -> str:
-    """Train one run twice and a third time in two parts; returns what they ran on.
+    """Train one run twice, and a third time in two parts; returns the device and threads.
 
     Raises:
-        Problem: they do not end in the same bits, or do not run at all.
+        Problem: the runs do not end in the same bits, or one of them fails.
     """
-    words = [f"agent={agent}", *REPEATED[agent].split(), "video_size=0", "log_every_frames=20"]
-    words += ["checkpoint_every_frames=0", "plasticity.every_steps=20"]
+    overrides = [f"agent={agent}", *REPEATED[agent].split(), "video_size=0", "log_every_frames=20"]
+    overrides += ["checkpoint_every_frames=0", "plasticity.every_steps=20"]
     whole, half = f"train_frames={WHOLE_FRAMES}", f"train_frames={HALF_FRAMES}"
     first, again, stopped = (folder / name for name in ("first", "again", "stopped"))
-    _train(*words, whole, f"run_dir={first}")
-    told = json.loads((first / "provenance.json").read_text())[-1]["determinism"]
-    ground = f"{told['device']} with {told['threads']} threads"
-    _train(*words, whole, f"run_dir={again}")
-    _compare(first, again, f"{agent} on {ground} does not repeat", told)
-    _train(*words, half, f"run_dir={stopped}")
+    _train(*overrides, whole, f"run_dir={first}")
+    facts = json.loads((first / "provenance.json").read_text())[-1]["determinism"]
+    hardware = f"{facts['device']} with {facts['threads']} threads"
+    _train(*overrides, whole, f"run_dir={again}")
+    _compare(first, again, f"{agent} on {hardware} does not repeat", facts)
+    _train(*overrides, half, f"run_dir={stopped}")
     _train(f"resume={stopped}", whole)
-    _compare(first, stopped, f"{agent} on {ground} goes on otherwise when resumed", told)
-    return ground
+    _compare(first, stopped, f"{agent} on {hardware} differs when stopped and resumed", facts)
+    return hardware
 
 
-def _train(*words: str) -> None:
-    """A run in a process of its own, as a person starts it."""
-    command = [sys.executable, "-W", "ignore", "-m", "rlearly.train", *words]
+def _train(*overrides: str) -> None:
+    """Train in a process of its own, as a user would."""
+    command = [sys.executable, "-W", "ignore", "-m", "rlearly.train", *overrides]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise Problem(f"{words[0]} does not train: {_last_line(done.stderr)}")
+        raise Problem(f"{overrides[0]} does not train: {_last_line(done.stderr)}")
 
 
-def _compare(one: Path, two: Path, failure: str, told: dict[str, Any]) -> None:
+def _compare(one: Path, two: Path, failure: str, facts: dict[str, Any]) -> None:
     from rlearly.core.tree_diff import first_difference
 
-    found = first_difference(_end(one), _end(two))
+    found = first_difference(_result(one), _result(two))
     if found is None:
         return
-    remedies = ["threads=1"] * (told["threads"] > 1) + ["device=cpu"] * (told["device"] != "cpu")
+    remedies = ["threads=1"] * (facts["threads"] > 1) + ["device=cpu"] * (facts["device"] != "cpu")
     remedy = (
         f"try {' and '.join(remedies)} in your runs; OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= "
         "python -m rlearly.doctor determinism checks whether that helps"
         if remedies
-        else "one CPU thread leaves only code to blame: what draws from a global generator, "
-        "reads the clock, or is not saved?"
+        else "with one CPU thread the cause is in the code: does anything draw from a global "
+        "generator, read the clock, or go unsaved?"
     )
     raise Problem(f"{failure}, first at {found}: {remedy}.")
 
 
-def _end(run: Path) -> dict[str, Any]:
-    """All that a run leaves: its rows and its last checkpoint, without what the clock decides."""
+def _result(run: Path) -> dict[str, Any]:
+    """The rows and the last checkpoint of a run, without what depends on the clock."""
     from rlearly.training import checkpoint
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -245,29 +262,29 @@ CHECKS: dict[str, Callable[[], str]] = {
     "video": video,
 }
 LONG_CHECKS: dict[str, Callable[[], str]] = {"determinism": determinism}
-"""They take the better part of a minute, and are run by name only."""
+"""These take up to a minute, so they run only when named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all short checks, or those named; exit status 1 if one of them failed."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in words or "-h" in words:
+    """Run the named checks, or all short ones; exit status 1 if one of them failed."""
+    names = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in names or "-h" in names:
         print(f"Usage: python -m rlearly.doctor [CHECK ...]\nChecks: {', '.join(CHECKS)}")
         print(f"By name only, as they take up to a minute: {', '.join(LONG_CHECKS)}")
         return 0
     checks = CHECKS | LONG_CHECKS
-    for word in words:
-        if word not in checks:
-            print(f"rlearly: There is no check {word!r}; {did_you_mean(word, checks)}")
+    for name in names:
+        if name not in checks:
+            print(f"rlearly: There is no check {name!r}; {did_you_mean(name, checks)}")
             return 2
     failed = 0
-    for name in words or CHECKS:
+    for name in names or CHECKS:
         try:
             print(f"ok       {name:11} {checks[name]()}", flush=True)
         except (Problem, ConfigError) as error:
             failed += 1
             print(f"PROBLEM  {name:11} {error}", flush=True)
-    print("All is well." if not failed else f"{failed} problem(s): see above.")
+    print(f"{failed} problem(s): see above." if failed else "All checks passed.")
     return 1 if failed else 0
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import shlex
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,145 +16,93 @@ from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
+from rlearly.training.stop_requests import StopRequests
 
 if TYPE_CHECKING:
     from rlearly.core.errors import RunFailed
-    from rlearly.system.cores import Share
-    from rlearly.training.display import Display
-    from rlearly.training.sinks import Sinks, TensorBoard
-    from rlearly.training.trainer import Trainer
+    from rlearly.training.trainer import Callback, Trainer
 
 DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
-"""Exit statuses: finished; stopped with a checkpoint, run me again; the env or learning failed; the
-request cannot be met."""
-
-LONG_SECONDS = 120
-"""A run that is forecast to take less is not forecast aloud."""
+"""Exit statuses: finished; stopped with a checkpoint, to be resumed; the env or learning failed;
+the request cannot be met."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        if "--help" in words or "-h" in words or not words:
+        if "--help" in overrides or "-h" in overrides or not overrides:
             from rlearly.config.help import train_help
 
-            print(train_help([w for w in words if not w.startswith("-")]))
+            print(train_help([word for word in overrides if not word.startswith("-")]))
             return DONE
-        if "--cfg" in words:
-            return show_config(words)
-        unknown = [w for w in words if w.startswith("-")]
+        if "--cfg" in overrides:
+            return show_config(overrides)
+        unknown = [word for word in overrides if word.startswith("-")]
         if unknown:
             raise ConfigError(f"There is no option {unknown[0]}; there are --help and --cfg job.")
-        return train(words)
+        return train(overrides)
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return BAD_REQUEST
 
 
-def show_config(words: list[str]) -> int:
+def show_config(overrides: list[str]) -> int:
     from rlearly.config.resolve import compose
 
-    at = words.index("--cfg")
-    if words[at + 1 : at + 2] != ["job"]:
+    at = overrides.index("--cfg")
+    if overrides[at + 1 : at + 2] != ["job"]:
         raise ConfigError("--cfg: expected `--cfg job`, which prints the config and exits.")
-    print(as_yaml(compose(words[:at] + words[at + 2 :])), end="")
+    print(as_yaml(compose(overrides[:at] + overrides[at + 2 :])), end="")
     return DONE
 
 
-class StopRequests:
-    """Ctrl-C and schedulers' signals ask the run to save and stop; a second Ctrl-C insists."""
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-            signal.signal(getattr(signal, name), self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        text = f"\n{self.received}: saving at the next step and stopping ...\n"
-        os.write(1, text.encode())  # print may not be called from a signal handler
-
-    def __call__(self) -> bool:
-        return self.received is not None
-
-
-def train(words: list[str]) -> int:
-    """Start or resume a run.
+def train(overrides: list[str]) -> int:
+    """Start or resume a run; returns the exit status.
 
     Raises:
         ConfigError: the request cannot be met.
     """
     from rlearly.agents import agent_spec
     from rlearly.config import resolve
-    from rlearly.system import cores, machine
+    from rlearly.system import machine
     from rlearly.training import run_directory
 
     stop = StopRequests()
-    resumed = dict(parse_overrides(words)).get("resume")
-    if resumed is not None:
+    resumed = dict(parse_overrides(overrides)).get("resume")
+    if resumed is None:
+        folder, config = None, resolve.compose(overrides)
+    else:
         folder = Path(str(resumed))
-        rest = [w for w in words if not w.startswith("resume=")]
-        config = resolve.load(folder, rest)
-        if (folder / "done.json").exists() and not any(w.startswith("train_frames=") for w in rest):
+        changed = [word for word in overrides if not word.startswith("resume=")]
+        config = resolve.load(folder, changed)
+        if run_directory.is_done(folder) and "train_frames" not in dict(parse_overrides(changed)):
             print(f"{folder} is finished; add train_frames= to train on.")
             return DONE
-        refuse_to_shrink(folder, config)
-        if not any(w.startswith("threads=") for w in rest):
-            config = replace(config, threads=fitting(config.threads))
-    else:
-        config = resolve.compose(words)
-        folder = None
-    asked = config.threads or machine.asked_threads() or None
-    with cores.shared(asked, agent_spec(config.agent_name).most_threads) as share:
-        config = replace(config, threads=machine.set_threads(share.threads))
-        device = machine.choose_device(config.device)
-        machine.ask_for_repeatable_kernels(device)
-        machine.let_products_round(config.precision)
-        if folder is None:
-            folder = run_directory.create(config)
-        with run_directory.locked(folder):
-            return run(config, folder, device, share, stop, resume=resumed is not None)
+        run_directory.refuse_to_shrink(folder, config)
+        if "threads" not in dict(parse_overrides(changed)):
+            config = replace(config, threads=machine.fitting_threads(config.threads))
+    most = agent_spec(config.agent_name).most_threads
+    config = replace(config, threads=machine.set_threads(config.threads, most))
+    device = machine.choose_device(config.device)
+    machine.use_deterministic_kernels(device)
+    machine.set_tf32(config.precision == "tf32")
+    if folder is None:
+        folder = run_directory.create(config)
+    with run_directory.locked(folder):
+        return run(config, folder, device, stop, resume=resumed is not None)
 
 
-def fitting(threads: int | None) -> int | None:
-    """The threads that a run began with, unless this machine has fewer cores."""
-    from rlearly.system.machine import usable_cores
-
-    return None if threads is None or threads > usable_cores() else threads
-
-
-def refuse_to_shrink(folder: Path, config: RunConfig) -> None:
-    """A run cannot be resumed to an end that it has passed.
-
-    Its last round of agent steps may have overshot `train_frames`, by less than the round's frames.
-
-    Raises:
-        ConfigError: the newest checkpoint is beyond `train_frames`.
-    """
-    from rlearly.training import checkpoint
-
-    frames = max((int(p.name) for p in checkpoint.found(folder / "checkpoints")), default=0)
-    if frames - config.train_frames >= config.env.action_repeat * config.num_envs:
-        raise ConfigError(
-            f"train_frames: expected at least the {frames} frames that {folder} has done, "
-            f"received {config.train_frames}; name a larger number to train on."
-        )
-
-
-def run(
-    config: RunConfig, folder: Path, device: Any, share: Share, stop: StopRequests, *, resume: bool
-) -> int:
+def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
+    """Train in a locked run directory; returns the exit status."""
     from rlearly.core.errors import RunFailed
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
 
     display = Display(config.train_frames)
-    anew = resume and not checkpoint.found(folder / "checkpoints")
-    if anew:
-        run_directory.refuse_to_begin_anew(folder, config)
+    starting_over = resume and not checkpoint.found(folder / "checkpoints")
+    if starting_over:
+        run_directory.refuse_to_start_over(folder, config)
     try:
         trainer = prepare(config, folder, device, display, stop, resume=resume)
     except (ConfigError, RunFailed) as error:
@@ -167,25 +111,27 @@ def run(
         if isinstance(error, RunFailed):
             raise ConfigError(f"env={config.env.name}: {error}.") from error
         raise
-    others = f" (other runs have {share.taken} here)" if share.taken else ""
+    provenance = run_directory.provenance(config.threads, device)
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
-        f"{device} with {share.threads} threads{others} -> {folder}"
+        f"{device} with {config.threads} threads -> {folder}"
     )
-    provenance = run_directory.provenance(share.threads, device)
-    if anew:
-        display.message("it was ended before its first checkpoint and begins anew")
+    if starting_over:
+        display.message("the run ended before its first checkpoint and starts over")
     elif resume:
         display.message(f"resumed at {trainer.at.frames:,} frames")
-        say_if_other_ground(folder, provenance, display)
-    else:
-        say_if_long(config, device, display)
+        changes = run_directory.changes_since_last_start(folder, provenance)
+        if changes:
+            display.message(
+                f"changed since the last start: {', '.join(changes)}; "
+                "equality to the bit is no longer promised"
+            )
     try:
         run_directory.record_start(folder, config, provenance)
         with display:
             finished = trainer.run()
     except RunFailed as failed:
-        return say_failure(failed, trainer, folder)
+        return report_failure(failed, trainer, folder)
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); make room or mend it, then continue with "
@@ -194,110 +140,40 @@ def run(
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
             trainer.close()
-    if finished:
-        summary = {"frames": trainer.at.frames, "updates": trainer.updates, "time": time.time()}
-        run_directory.write(folder / "done.json", json.dumps(summary))
-        display.message(
-            f"done: {trainer.at.frames:,} frames, {trainer.updates:,} updates -> {folder}"
-        )
-        return DONE
-    display.message(
-        f"saved at {trainer.at.frames:,} frames; continue with: {command_of(f'resume={folder}')}"
-    )
-    return SAVED
-
-
-def command_of(*words: str) -> str:
-    """The training command with these words, for the environment that this one runs in."""
-    found, own = shutil.which("python"), Path(sys.executable)
-    python = "python" if found and Path(found).absolute().parent == own.parent else str(own)
-    return shlex.join([python, "-m", "rlearly.train", *words])
-
-
-def say_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
-    """Write down why a run could not go on, and say it and what can be done."""
-    from rlearly.training import checkpoint, failure
-
-    progress = {
-        "frames": trainer.at.frames,
-        "steps": trainer.steps,
-        "updates": trainer.updates,
-        "episode_steps": trainer.episode_steps,
-        "latest": {name: str(value) for name, value in trainer.latest.items()},
-    }
-    try:
-        failure.dump(folder, failed, progress, trainer.agent.state_dict())
-        details = f"{folder / failure.REPORT} has the details"
-    except OSError as error:
-        details = f"Its details could not be written ({error})"
-    kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
-    start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
-    remedy = (
-        "start another run with other settings, as these cannot change; or go on"
-        if failed.diverged
-        else "mend the cause, then go on"
-    )
-    print(
-        f"rlearly: stopped at {trainer.at.frames:,} frames: {failed}. {details}; {remedy} from "
-        f"{start} with: {command_of(f'resume={folder}')}",
-        file=sys.stderr,
-    )
-    return FAILED
-
-
-def say_if_other_ground(folder: Path, provenance: dict[str, Any], display: Display) -> None:
-    """Say what has changed since the run's last start of all that its repetition rests on."""
-    from rlearly.system import determinism
-    from rlearly.training import run_directory
-
-    for last in run_directory.starts(folder)[-1:]:
-        changes = determinism.changes(last.get("determinism", {}), provenance["determinism"])
-        if changes:
-            display.message(
-                f"changed since the last start: {', '.join(changes)}; "
-                "equality to the bit is no longer promised"
-            )
-
-
-def say_if_long(config: RunConfig, device: Any, display: Display) -> None:
-    """Say how long the run will take if that is long, and a GPU would make it shorter."""
-    from rlearly.training import forecast
-    from rlearly.training.display import duration
-
-    learns = config.train_frames > (config.seed_frames or 0)
-    if device.type != "cpu" or config.preset != "paper" or not learns:
-        return
-    expected = forecast.forecast_seconds(config, device)
-    if expected >= LONG_SECONDS:
-        display.message(
-            f"no GPU: these {config.train_frames:,} frames with their evaluations take about "
-            f"{duration(expected)} here; preset=cpu is a small setting, train_frames= a shorter run"
-        )
+    frames, updates = trainer.at.frames, trainer.updates
+    if not finished:
+        command = run_directory.train_command(f"resume={folder}")
+        display.message(f"saved at {frames:,} frames; continue with: {command}")
+        return SAVED
+    summary = {"frames": frames, "updates": updates, "time": time.time()}
+    run_directory.write(folder / run_directory.DONE, json.dumps(summary))
+    display.message(f"done: {frames:,} frames, {updates:,} updates -> {folder}")
+    return DONE
 
 
 def prepare(
     config: RunConfig,
     folder: Path,
     device: Any,
-    display: Display,
+    callback: Callback,
     stop: StopRequests,
     *,
     resume: bool,
 ) -> Trainer:
-    """The trainer, ready to run: built, its evaluation tried out, its checkpoint loaded.
+    """Build a run, try its evaluation env, and load its newest checkpoint when resuming.
 
     Raises:
         ConfigError: something that the run will need is missing; nothing was trained yet.
     """
     from rlearly.training import builder
-    from rlearly.training.sinks import TensorBoard
+    from rlearly.training.sinks import TensorBoard, make_sinks
 
     events = TensorBoard(folder / "events")
     trainer = builder.build(
         config,
         folder,
         make_sinks=lambda: make_sinks(config, folder, events),
-        callback=display,
+        callback=callback,
         device=device,
         stop_requested=stop,
     )
@@ -312,17 +188,28 @@ def prepare(
     return trainer
 
 
-def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:
-    """The run's record, and whoever else gets its metrics."""
-    from omegaconf import OmegaConf
+def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
+    """Write failure.json, and print what happened and what can be done."""
+    from rlearly.training import checkpoint, run_directory
 
-    from rlearly.training.sinks import JsonLines, Sinks, Wandb
-
-    others: list[Any] = [events]
-    if config.wandb.mode != "disabled":
-        plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
-        others.append(Wandb(config.wandb, folder, plain))
-    return Sinks(JsonLines(folder / "metrics.jsonl"), others)
+    try:
+        trainer.dump_failure(failed)
+        details = f"{folder / run_directory.REPORT} has the details"
+    except OSError as error:
+        details = f"The details could not be written ({error})"
+    kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
+    start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
+    remedy = (
+        "start another run with other settings, as these cannot change; or go on"
+        if failed.diverged
+        else "mend the cause, then go on"
+    )
+    print(
+        f"rlearly: stopped at {trainer.at.frames:,} frames: {failed}. {details}; {remedy} from "
+        f"{start} with: {run_directory.train_command(f'resume={folder}')}",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 if __name__ == "__main__":

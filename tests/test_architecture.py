@@ -40,15 +40,14 @@ MAY_IMPORT = {
     "replay": "core config system nn",
     "agents": "core config system nn kernels plasticity",
     "envs": "core config system",
-    "training": "core config system nn replay",
+    "training": "core config system nn",
     "config.resolve": "core config agents envs replay training",
     "config.help": "core config agents envs",
-    "training.forecast": "core config config.resolve agents envs replay training training.builder",
     "training.builder": "core config config.resolve system nn plasticity replay agents envs "
     "training",
     "experiments": "core config config.resolve system training training.builder",
     "commands": "core config config.resolve config.help system agents envs training "
-    "training.builder training.forecast experiments",
+    "training.builder experiments",
 }
 """Folder, or module with a rule of its own -> the folders and such modules that it may import,
 besides its own folder."""

@@ -39,7 +39,7 @@ LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 """Interventions on stacks of linear layers: they cannot act on the encoder."""
 
 RESUMABLE = (
-    "train_frames", "eval_every_frames", "eval_episodes", "eval_workers", "overlap", "video_size",
+    "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
     "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
     "snapshot", "wandb.mode", "replay.compression", "replay.storage", "replay.folder",
     "replay.device", "replay.prefetch",

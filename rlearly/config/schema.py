@@ -198,7 +198,6 @@ class RunConfig:
         10_000, "simulator frames between evaluations; 0: never", at_least=0
     )
     eval_episodes: int = setting(10, "episodes per evaluation, with the mean action", at_least=1)
-    eval_workers: int = setting(1, "of them played side by side, in threads", at_least=1)
     video_size: int = setting(
         256, "height and width of videos in pixels; 0: none", at_least=0, at_most=480, multiple_of=8
     )

@@ -1,4 +1,4 @@
-"""The computer underneath: device, threads, memory."""
+"""The machine: its device, threads and memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from rlearly.core.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
+WORKING_BYTES = 2_000_000_000
+"""Left free for networks, batches, the simulator and the system, in addition to the replay."""
+
+
+# --- device ---
+
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU.
+    """The device of that name; `auto` is the first GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: the name is no device, or that device is not there.
+        ConfigError: the name is not a device, or that device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,14 +47,45 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def set_threads(threads: int | None) -> int:
-    """Pin torch's threads and keep freed memory in the process; returns the thread count.
+def set_tf32(allowed: bool) -> None:
+    """Whether a GPU may round the factors of float32 products to 10 bits (TF32)."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
-    Without a number it is OMP_NUM_THREADS where that is set, as schedulers do, else all cores that
-    the process may use. Big tensors are otherwise handed back to the system and fetched anew at
-    each update, which costs more than computing with them. Call it before the first tensor.
+
+def use_deterministic_kernels(device: torch.device) -> None:
+    """On a GPU, use deterministic kernels, and warn where torch has none."""
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 products in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
+
+
+# --- threads ---
+
+
+def set_threads(threads: int | None, most: int | None = None) -> int:
+    """Set torch's CPU threads, deterministic cuDNN and the allocator; returns the thread count.
+
+    The count is `threads`, else OMP_NUM_THREADS, else all usable cores but at most `most`, the
+    threads that help the agent (None: no limit). It does not depend on what else is running.
+
+    Freed memory stays in the process: returning big tensors to the system at each update costs
+    more than computing with them. Call this before the first tensor is made.
     """
-    count = threads or asked_threads() or usable_cores()
+    cores = usable_cores()
+    count = threads or _omp_num_threads() or min(most or cores, cores)
     torch.set_num_threads(count)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
@@ -60,33 +97,13 @@ def set_threads(threads: int | None) -> int:
     return count
 
 
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 numbers are faster there than float32's, not imitated."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def fitting_threads(threads: int | None) -> int | None:
+    """The threads that a run began with; None if this machine has fewer cores."""
+    return None if threads is None or threads > usable_cores() else threads
 
 
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler, by which torch compiles for a CPU."""
-    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
-
-
-def let_products_round(precision: str) -> None:
-    """`tf32`: a GPU may round the factors of float32 products to 10 bits; else it may not."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
-def ask_for_repeatable_kernels(device: torch.device) -> None:
-    """On a GPU, have torch take deterministic kernels, and warn where it has none."""
-    if device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-
-
-def asked_threads() -> int:
-    """OMP_NUM_THREADS, as schedulers set it; 0 if it is not a plain number."""
+def _omp_num_threads() -> int:
+    """OMP_NUM_THREADS, which schedulers set; 0 if it is not a plain number."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() else 0
 
@@ -104,60 +121,14 @@ def processor() -> str:
     return platform.processor()
 
 
-def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory this process may still take: the system's, or less if a control group says so."""
-    left = [psutil.virtual_memory().available]
-    for group in _control_groups(root):
-        for limit, used in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            try:
-                room = int((group / limit).read_text()) - int((group / used).read_text())
-            except (OSError, ValueError):  # not this version, or no limit in it ("max")
-                continue
-            left.append(room + _file_cache(group))
-    return max(min(left), 0)
-
-
-def gpu_free_bytes(device: torch.device) -> int:
-    """Memory of a GPU that nobody has taken."""
-    return torch.cuda.mem_get_info(device)[0]
-
-
-def _control_groups(root: Path) -> Iterator[Path]:
-    """The process's memory control groups, each with all its ancestors (versions 1 and 2)."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in [*lines, "0::/"]:
-        _, controllers, name = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mount = root / "memory" if controllers else root
-        group = mount / name.strip("/")
-        yield from (g for g in (group, *group.parents) if g.is_relative_to(mount))
-
-
-def _file_cache(group: Path) -> int:
-    """Bytes charged to a group that are only cached files, and given back when needed."""
-    try:
-        pairs = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
-    except OSError:
-        return 0
-    return sum(int(n) for name, n in pairs if name in ("inactive_file", "active_file"))
-
-
-WORKING_BYTES = 2_000_000_000
-"""Left free for networks, batches, the simulator and the system beside the replay."""
+# --- memory ---
 
 
 def check_memory(needed_bytes: int, transition_bytes: int) -> str:
-    """One line that says what the replay will take.
+    """A line that says how much memory the replay will take.
 
     Raises:
-        ConfigError: it does not fit; the sentence gives both numbers and a capacity that does.
+        ConfigError: it does not fit; the message gives both sizes and a capacity that fits.
     """
     available = available_bytes()
     if needed_bytes + WORKING_BYTES > available:
@@ -178,3 +149,47 @@ def check_memory(needed_bytes: int, transition_bytes: int) -> str:
 
 def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def gpu_free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this process may still use: the system's, or less if control groups limit it."""
+    left = [psutil.virtual_memory().available]
+    for group in _control_groups(root):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                room = int((group / limit).read_text()) - int((group / used).read_text())
+            except (OSError, ValueError):  # files of the other version, or "max": no limit
+                continue
+            left.append(room + _file_cache(group))
+    return max(min(left), 0)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """The process's memory control groups, each with all its ancestors (versions 1 and 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/"]:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount = root / "memory" if controllers else root
+        group = mount / name.strip("/")
+        yield from (g for g in (group, *group.parents) if g.is_relative_to(mount))
+
+
+def _file_cache(group: Path) -> int:
+    """Bytes charged to a group for cached files, which are given back when needed."""
+    try:
+        pairs = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+    except OSError:
+        return 0
+    return sum(int(n) for name, n in pairs if name in ("inactive_file", "active_file"))

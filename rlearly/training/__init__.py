@@ -1,1 +1,1 @@
-"""The training run: steps become transitions, transitions become updates."""
+"""Training runs: trainer, builder, update schedules, evaluation, checkpoints, files, display."""

@@ -1,151 +1,169 @@
-"""TODO."""
+"""Put a run together from its config. The only place where agents meet envs.
+
+`build` reads top to bottom: envs, agent, snapshot starts, data pipeline, trainer. The functions
+below it make these parts, in the same order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import gymnasium
+import torch
 
 from rlearly import envs
 from rlearly.agents import agent_spec
+from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import stack_observations
+from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
+from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
+from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.nn.precision import ComputeOptions
+from rlearly.nn.schedules import Linear
+from rlearly.plasticity.interventions import registry
+from rlearly.plasticity.monitor import PlasticityMonitor
+from rlearly.replay.annealing import annealing_for
+from rlearly.replay.buffer import ReplayBuffer, TransitionLayout, VectorReplayBuffer
+from rlearly.replay.prefetch import PrefetchedReplay
+from rlearly.replay.rollout import RolloutBuffer
+from rlearly.replay.storage import ReplayStorage, transition_bytes
+from rlearly.system import machine
+from rlearly.system.seeding import Seeds
+from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
+from rlearly.training.sinks import Sinks
+from rlearly.training.trainer import Callback, Trainer, TrainerConfig
+from rlearly.training.update_schedule import OncePerRollout, off_policy_schedule
 
-if TYPE_CHECKING:
-    import gymnasium
-    import torch
 
-    from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
-    from rlearly.training.executors import EnvExecutor
-    from rlearly.training.sinks import Sinks
-    from rlearly.training.trainer import Callback, Trainer
-from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
+def build(
+    config: RunConfig,
+    folder: Path,
+    *,
+    make_sinks: Callable[[], Sinks],
+    callback: Callback,
+    device: torch.device,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Trainer:
+    """The trainer of a run, with all its parts.
 
-# --- config -> parts ---
+    Raises:
+        ConfigError: the env cannot be made, or the replay does not fit into memory.
+    """
+    seeds = Seeds(config.seed)
+    executors = env_executors(config)
+    train_envs = [executor.run(make_env, config) for executor in executors]
+    spec = envs.env_spec(train_envs[0], config.env)
+    agent = make_agent(config, spec, device)
+    train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
+    data = make_data_pipeline(config, spec, device, folder)
+    on_policy = agent_spec(config.agent_name).on_policy
+    trainer_config = TrainerConfig(
+        frames_per_step=spec.frames_per_step,
+        train_frames=config.train_frames,
+        seed_frames=seed_frames(config),
+        batch_size=data.batch_size,
+        update_last=on_policy,
+        log_every_frames=config.log_every_frames,
+        eval_every_frames=config.eval_every_frames,
+        eval_episodes=config.eval_episodes,
+        video_size=config.video_size,
+        checkpoint_every_frames=config.checkpoint_every_frames,
+        keep_checkpoints=config.keep_checkpoints,
+        clear_replay_at_steps=_clear_replay_at_steps(config),
+    )
+    callback.message(data.summary)
+    for line in _notes(config, trainer_config, spec, device):
+        callback.message(line)
+    return Trainer(
+        trainer_config,
+        agent=agent,
+        envs=[
+            ResumableEnv(env, seeds.numpy("env", *([env_index] if env_index else [])))
+            for env_index, env in enumerate(train_envs)
+        ],
+        executors=executors,
+        make_eval_env=lambda: make_env(config, videos=bool(config.video_size)),
+        frame_renderer=envs.frame_renderer,
+        memory=data.memory,
+        update_schedule=data.update_schedule,
+        sinks=make_sinks(),
+        callback=callback,
+        seeds=seeds,
+        folder=folder,
+        fixed_config=fixed_settings(config),
+        stop_requested=stop_requested,
+    )
+
+
+# --- envs ---
+
+
+def env_executors(config: RunConfig) -> list[EnvExecutor]:
+    """One executor per env: a thread if env steps overlap with updates, as by default with pixels.
+
+    Raises:
+        ConfigError: overlap was asked for, but the env's steps use the agent.
+    """
+    uses_agent = config.snapshot is not None and config.snapshot_phase.selection == "learner_error"
+    if config.overlap and uses_agent:
+        raise ConfigError(
+            "overlap=true: with snapshot_phase.selection=learner_error the env's steps ask the "
+            "learner for values, which they cannot do during an update; leave overlap out."
+        )
+    overlap = bool(config.env.pixels) if config.overlap is None else config.overlap
+    executor = ThreadExecutor if overlap and not uses_agent else InlineExecutor
+    return [executor() for _ in range(config.num_envs)]
 
 
 def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
-    """The env of a run. Every copy is built alike; episodes differ by their seeds alone."""
-    from rlearly.system.seeding import Seeds
-
+    """An env of a run. All of them are built alike; only the seeds of their episodes differ."""
     seed = Seeds(config.seed).integer("env") % 2**32
     return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, videos=videos)
 
 
-def add_snapshot_starts(
-    config: RunConfig,
-    worlds: list[gymnasium.Env],
-    agent: Agent,
-    say: Callable[[str], None],
-    executors: Sequence[EnvExecutor],
-) -> list[gymnasium.Env]:
-    """Training envs whose episodes start as `snapshot=` and `snapshot_phase.*` say.
-
-    The copies count the phase's steps, and keep what the learner reports, together. Each is seen to
-    return to its states in its own place: a reset may already make what it will draw with.
-
-    Raises:
-        ConfigError: the snapshots do not load, or do not fit the env.
-    """
-    if config.snapshot is None:
-        return worlds
-    from rlearly.envs.snapshots import selection
-    from rlearly.envs.snapshots.dataset import Snapshots
-    from rlearly.envs.snapshots.step_counter import LocalStepCounter
-    from rlearly.envs.snapshots.wrapper import SnapshotRL
-    from rlearly.nn.schedules import Linear
-
-    path = Path(config.snapshot)
-    if not path.is_file():
-        raise ConfigError(
-            f"snapshot: this run starts its episodes from {path}, which is not there: put it "
-            "back, or say where it is now with snapshot=FILE."
-        )
-    if config.snapshot_sha256 not in (None, sha256(path)):
-        raise ConfigError(
-            f"snapshot: {path} is not the file that this run began with (its SHA-256 was "
-            f"{config.snapshot_sha256}): put that one back, or begin a new run."
-        )
-    phase = config.snapshot_phase
-    probability: Any = phase.probability
-    if phase.probability_end is not None:
-        probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
-    clusters = phase.clusters or selection.student_clusters(config.agent_name)
-    rule = selection.make_selection(phase.selection, clusters)
-
-    def critic(obs: Any) -> float:
-        return float(agent.value(stack_observations([obs]))[0])
-
-    snapshots, counter = Snapshots.load(path), LocalStepCounter()
-    rules = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
-    cut = f"cut after {phase.truncate_steps}" if phase.truncate_steps else "not cut"
-    say(
-        f"snapshots: {len(snapshots)} of {snapshots.env_id} from {path}, {rules}, for the first "
-        f"{phase.until_steps:,} agent steps, {cut}"
-    )
-    theirs = snapshots.provenance.get("env_rules", config.env.rules)
-    if theirs != config.env.rules:
-        say(
-            f"snapshots: their values are of the rewards of env.rules={theirs}, and this run's are "
-            f"of env.rules={config.env.rules}"
-        )
-    if phase.until_steps * config.env.action_repeat >= config.train_frames:
-        say(
-            f"snapshots: the phase lasts as long as the run; "
-            f"snapshot_phase.until_steps={phase.until_steps} is the paper's for a million steps"
-            if phase.until_steps == 100_000
-            else "snapshots: the phase lasts as long as the run"
-        )
-    return [
-        executor.run(
-            SnapshotRL,
-            world,
-            snapshots,
-            rule,
-            truncate_steps=phase.truncate_steps,
-            until_steps=phase.until_steps,
-            probability=probability,
-            counter=counter,
-            critic=critic if phase.selection == "learner_error" else None,
-            discount=config.agent.discount,
-        )
-        for world, executor in zip(worlds, executors, strict=True)
-    ]
+# --- agent ---
 
 
 def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
-    from rlearly.core.spaces import has_images
-    from rlearly.nn.precision import ComputeOptions
-    from rlearly.plasticity.interventions import registry
-    from rlearly.plasticity.monitor import PlasticityMonitor
-    from rlearly.system import machine
-    from rlearly.system.seeding import Seeds
+    """A new agent.
 
+    Raises:
+        ConfigError: this device or this env's observations do not suit it.
+    """
     declared = agent_spec(config.agent_name)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(
-            "precision: tf32 is a number format of GPUs, and this run is on a CPU: take fp32 or "
+            "precision: tf32 is a number format of GPUs, and this run is on a CPU: use fp32 or "
             "bf16."
         )
     if config.compile and device.type == "cpu" and not machine.has_compiler():
         raise ConfigError(
-            "compile=true: no C++ compiler was found here, which torch compiles with: install one "
-            "(sudo apt-get install g++) or leave it out; on a CPU it is no faster."
+            "compile=true: no C++ compiler was found here, and torch needs one to compile for a "
+            "CPU: install one (sudo apt-get install g++) or leave it out; on a CPU it is no faster."
         )
-    if has_images(spec.observation) and not declared.observes_pixels:
+    pixels = has_images(spec.observation)
+    if pixels and not declared.observes_pixels:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
-            "observed by images: take agent=drqv2 or agent=drm."
+            "observed by images: use agent=drqv2 or agent=drm."
         )
-    _check_images(config, has_images(spec.observation))
-    settings = config.agent
-    if declared.on_policy and settings.anneal_steps is None:
+    for name in config.intervention or () if not pixels else ():
+        networks = getattr(getattr(config, name), "networks", None) or ()
+        if name in PIXEL_INTERVENTIONS or "encoder" in networks:
+            raise ConfigError(
+                f"intervention={name}: env={config.env.name} is observed by states here, so there "
+                "is no encoder to act on: add obs=pixels, or leave it out."
+            )
+    agent_config = config.agent
+    if declared.on_policy and agent_config.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
-        settings = replace(settings, anneal_steps=whole_run)
+        agent_config = replace(agent_config, anneal_steps=whole_run)
     return declared.make(
-        settings,
+        agent_config,
         spec,
         seeds=Seeds(config.seed),
         device=device,
@@ -159,229 +177,121 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     )
 
 
-def _check_images(config: RunConfig, images: bool) -> None:
-    """Whether every intervention has something to act on, once the env is known."""
-    for name in config.intervention or () if not images else ():
-        wanted = getattr(getattr(config, name), "networks", None) or ()
-        if name in PIXEL_INTERVENTIONS or "encoder" in wanted:
-            raise ConfigError(
-                f"intervention={name}: env={config.env.name} gives states here, and there is no "
-                "encoder to act on: add obs=pixels, or leave it out."
-            )
+# --- snapshot starts ---
 
 
-def transition_layout(config: RunConfig, spec: EnvSpec) -> Any:
-    """How replay stores this run's transitions."""
-    from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused
-    from rlearly.replay.buffer import TransitionLayout
-
-    space: Any = spec.observation
-    frames = space[PIXELS] if is_fused(space) else space
-    stack = config.env.frame_stack if has_images(space) else 1
-    return TransitionLayout(
-        frame_shape=(frames.shape[0] // stack, *frames.shape[1:]),
-        frame_dtype=str(frames.dtype),
-        frame_stack=stack,
-        actions=spec.action.shape[0],
-        vector=space[VECTOR].shape[0] if is_fused(space) else 0,
-    )
-
-
-def replay_bytes(config: RunConfig, transition_bytes: int) -> int:
-    """What the replay will have taken by the run's end: its capacity, or less for a short run."""
-    return replay_slots(config) * transition_bytes
-
-
-def replay_slots(config: RunConfig) -> int:
-    """Slots of the replay that the run will have filled by its end.
-
-    An episode adds one final observation; episodes of 25 steps or more are assumed.
-    """
-    steps = config.train_frames // config.env.action_repeat
-    return min(config.replay.capacity, int(steps * 1.04) + 100)
-
-
-def known_replay_bytes(config: RunConfig) -> int | None:
-    """What the replay will take, from the config alone: 0 on policy, frames for pixels.
-
-    None where only the env knows the size of an observation.
-    """
-    from rlearly.replay.buffer import TransitionLayout
-    from rlearly.replay.storage import transition_bytes
-
-    if agent_spec(config.agent_name).on_policy:
-        return 0
-    if not config.env.pixels:
-        return None
-    size = config.env.image_size
-    frame = TransitionLayout((3, size, size), "uint8", config.env.frame_stack, actions=0)
-    return replay_bytes(config, transition_bytes(config.replay, frame))
-
-
-def build(
+def add_snapshot_starts(
     config: RunConfig,
-    folder: Path,
-    *,
-    make_sinks: Callable[[], Sinks],
-    callback: Callback,
-    device: torch.device,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> Trainer:
-    """Every part of a run, put together.
+    train_envs: list[gymnasium.Env],
+    agent: Agent,
+    message: Callable[[str], None],
+    executors: Sequence[EnvExecutor],
+) -> list[gymnasium.Env]:
+    """The training envs, starting episodes at snapshots if `snapshot=` is set.
+
+    The envs share one step counter and one selection rule. Each is wrapped by its own executor,
+    because the wrapper's check of exact restoring may already create a GL context.
 
     Raises:
-        ConfigError: the env cannot be made, or the replay does not fit into memory.
+        ConfigError: the snapshots do not load, or do not fit the env.
     """
-    from rlearly.envs.state.resumable import ResumableEnv
-    from rlearly.system import machine
-    from rlearly.system.seeding import Seeds
-    from rlearly.training.trainer import Trainer, TrainerConfig
+    if config.snapshot is None:
+        return train_envs
+    from rlearly.envs.snapshots import selection  # imports h5py
+    from rlearly.envs.snapshots.dataset import Snapshots
+    from rlearly.envs.snapshots.step_counter import LocalStepCounter
+    from rlearly.envs.snapshots.wrapper import SnapshotRL
 
-    seeds = Seeds(config.seed)
-    executors = env_executors(config)
-    worlds = [executor.run(make_env, config) for executor in executors]
-    spec = envs.env_spec(worlds[0], config.env)
-    agent = make_agent(config, spec, device)
-    num_envs = [
-        ResumableEnv(world, seeds.numpy("env", *([env_index] if env_index else [])))
-        for env_index, world in enumerate(
-            add_snapshot_starts(config, worlds, agent, callback.message, executors)
-        )
-    ]
-    learning = make_data_pipeline(config, spec, device, folder)
-    callback.message(learning.said)
-    if config.precision == "bf16" and not machine.computes_bfloat16(device):
-        callback.message(
-            "precision=bf16: this processor has no bfloat16 arithmetic; fp32 is faster here"
-        )
-    for line in _learning_notes(config):
-        callback.message(line)
-    on_policy = agent_spec(config.agent_name).on_policy
-    first_update = learning.batch_size * spec.frames_per_step if on_policy else seed_frames(config)
-    if config.train_frames < first_update:
-        callback.message(f"this run ends before its first update, at {first_update:,} frames")
-    return Trainer(
-        TrainerConfig(
-            frames_per_step=spec.frames_per_step,
-            train_frames=config.train_frames,
-            seed_frames=seed_frames(config),
-            batch_size=learning.batch_size,
-            update_last=on_policy,
-            log_every_frames=config.log_every_frames,
-            eval_every_frames=config.eval_every_frames,
-            eval_episodes=config.eval_episodes,
-            video_size=config.video_size,
-            checkpoint_every_frames=config.checkpoint_every_frames,
-            keep_checkpoints=config.keep_checkpoints,
-            clear_replay_at_steps=_clear_replay_at_steps(config),
-            eval_workers=config.eval_workers,
-        ),
-        agent=agent,
-        envs=num_envs,
-        make_eval_env=lambda: make_env(config, videos=bool(config.video_size)),
-        settings=fixed_settings(config),
-        executors=executors,
-        frame_renderer=envs.frame_renderer,
-        memory=learning.memory,
-        update_schedule=learning.update_schedule,
-        sinks=make_sinks(),
-        callback=callback,
-        seeds=seeds,
-        folder=folder,
-        stop_requested=stop_requested,
-    )
-
-
-def env_executors(config: RunConfig) -> list[EnvExecutor]:
-    """Where the copies of a run's env live: in threads of their own if they overlap.
-
-    Raises:
-        ConfigError: its steps ask the learner, and can therefore not overlap with updates.
-    """
-    from rlearly.training.executors import InlineExecutor, ThreadExecutor
-
-    asks = config.snapshot is not None and config.snapshot_phase.selection == "learner_error"
-    if config.overlap and asks:
+    path = Path(config.snapshot)
+    if not path.is_file():
         raise ConfigError(
-            "overlap=true: with snapshot_phase.selection=learner_error the env's steps ask the "
-            "learner, which may then not be learning; leave it out."
+            f"snapshot: this run starts its episodes from {path}, which is not there: put it "
+            "back, or say where it is now with snapshot=FILE."
         )
-    apart = bool(config.env.pixels) if config.overlap is None else config.overlap
+    if config.snapshot_sha256 not in (None, sha256(path)):
+        raise ConfigError(
+            f"snapshot: {path} is not the file that this run began with (its SHA-256 was "
+            f"{config.snapshot_sha256}): put that file back, or start a new run."
+        )
+    phase = config.snapshot_phase
+    snapshots, counter = Snapshots.load(path), LocalStepCounter()
+    clusters = phase.clusters or selection.student_clusters(config.agent_name)
+    rule = selection.make_selection(phase.selection, clusters)
+    probability: Any = phase.probability
+    if phase.probability_end is not None:
+        probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
+
+    def critic(obs: Any) -> float:
+        return float(agent.value(stack_observations([obs]))[0])
+
+    rule_name = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
+    cut = f"cut after {phase.truncate_steps} steps" if phase.truncate_steps else "not cut"
+    message(
+        f"snapshots: {len(snapshots)} of {snapshots.env_id} from {path}, {rule_name}, for the "
+        f"first {phase.until_steps:,} agent steps, {cut}"
+    )
+    rules = snapshots.provenance.get("env_rules", config.env.rules)
+    if rules != config.env.rules:
+        message(
+            f"snapshots: their values are of the rewards of env.rules={rules}, and this run's are "
+            f"of env.rules={config.env.rules}"
+        )
+    if phase.until_steps * config.env.action_repeat >= config.train_frames:
+        paper = f"; the paper's until_steps={phase.until_steps} is for a run of a million steps"
+        is_paper = phase.until_steps == 100_000
+        message(f"snapshots: the phase lasts as long as the run{paper if is_paper else ''}")
     return [
-        ThreadExecutor() if apart and not asks else InlineExecutor() for _ in range(config.num_envs)
+        executor.run(
+            SnapshotRL,
+            env,
+            snapshots,
+            rule,
+            truncate_steps=phase.truncate_steps,
+            until_steps=phase.until_steps,
+            probability=probability,
+            counter=counter,
+            critic=critic if phase.selection == "learner_error" else None,
+            discount=config.agent.discount,
+        )
+        for env, executor in zip(train_envs, executors, strict=True)
     ]
-
-
-def _learning_notes(config: RunConfig) -> Iterator[str]:
-    """How often this run updates and what is done to its networks, and what never will be."""
-    if not agent_spec(config.agent_name).on_policy:
-        yield f"replay ratio: {config.replay_ratio}"
-    elif config.precision == "bf16":
-        yield "precision=bf16: products of a minibatch are too small to gain by it; fp32 is faster"
-    if config.intervention:
-        yield f"interventions: {', '.join(config.intervention)}"
-    steps = config.train_frames / config.env.action_repeat
-    for name in config.intervention or ():
-        settings = getattr(config, name)
-        for key in ("at_step", "every_steps"):
-            first = getattr(settings, key, 0)
-            if first >= steps:
-                yield f"{name}: not in this run of {steps:,.0f} agent steps: {name}.{key}={first}"
 
 
 def _clear_replay_at_steps(config: RunConfig) -> int | None:
-    """The end of the snapshot phase, if its transitions are not to be kept."""
+    """The end of the snapshot phase, if its transitions are to be dropped."""
     phase = config.snapshot_phase
     return None if config.snapshot is None or phase.keep_replay else phase.until_steps
 
 
+# --- data pipeline ---
+
+
 @dataclass(frozen=True)
 class DataPipeline:
-    """What an agent learns from, how much at once, and when; and a line on it to read."""
+    """What an agent learns from, in which batches, and when; with one line that describes it."""
 
     memory: Memory
     update_schedule: UpdateSchedule
     batch_size: int
-    said: str
+    summary: str
 
 
 def make_data_pipeline(
     config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
 ) -> DataPipeline:
-    """Rollouts for an agent on policy, a replay for any other.
+    """Rollouts for an on-policy agent, replay for the others.
 
     Raises:
-        ConfigError: there is no room for the replay.
+        ConfigError: the replay does not fit.
     """
     if agent_spec(config.agent_name).on_policy:
-        return _learning_from_rollouts(config, spec)
-    return _learning_from_replay(config, spec, device, folder)
-
-
-def _learning_from_rollouts(config: RunConfig, spec: EnvSpec) -> DataPipeline:
-    from rlearly.replay.rollout import RolloutBuffer
-    from rlearly.training.update_schedule import OncePerRollout
-
-    steps = config.agent.rollout_steps
-    size = steps * config.num_envs
-    return DataPipeline(
-        RolloutBuffer(spec, steps=steps, num_envs=config.num_envs),
-        OncePerRollout(size),
-        size,
-        f"rollouts: {config.num_envs} x {steps:,} steps, each learnt from once",
-    )
-
-
-def _learning_from_replay(
-    config: RunConfig, spec: EnvSpec, device: torch.device, folder: Path
-) -> DataPipeline:
-    from rlearly.replay.annealing import annealing_for
-    from rlearly.replay.buffer import ReplayBuffer, VectorReplayBuffer
-    from rlearly.replay.prefetch import PrefetchedReplay
-    from rlearly.replay.storage import ReplayStorage
-    from rlearly.system.seeding import Seeds
-    from rlearly.training.update_schedule import off_policy_schedule
-
+        steps, num_envs = config.agent.rollout_steps, config.num_envs
+        return DataPipeline(
+            RolloutBuffer(spec, steps=steps, num_envs=num_envs),
+            OncePerRollout(steps * num_envs),
+            steps * num_envs,
+            f"rollouts: {num_envs} x {steps:,} steps, each learnt from once",
+        )
     layout = transition_layout(config, spec)
     annealing = annealing_for(config.agent)
     storage = ReplayStorage(
@@ -403,8 +313,98 @@ def _learning_from_replay(
         )
         for _ in range(config.num_envs)
     ]
-    update_schedule = off_policy_schedule(config.replay_ratio, config.adaptive_ratio)
     memory: Any = VectorReplayBuffer(buffers, generator)
     if config.replay.prefetch:
         memory = PrefetchedReplay(memory, config.replay.prefetch)
-    return DataPipeline(memory, update_schedule, config.agent.batch_size, storage.summary)
+    schedule = off_policy_schedule(config.replay_ratio, config.adaptive_ratio)
+    return DataPipeline(memory, schedule, config.agent.batch_size, storage.said)
+
+
+def transition_layout(config: RunConfig, spec: EnvSpec) -> TransitionLayout:
+    """How replay stores this run's transitions."""
+    space: Any = spec.observation
+    frames = space[PIXELS] if is_fused(space) else space
+    stack = config.env.frame_stack if has_images(space) else 1
+    return TransitionLayout(
+        frame_shape=(frames.shape[0] // stack, *frames.shape[1:]),
+        frame_dtype=str(frames.dtype),
+        frame_stack=stack,
+        actions=spec.action.shape[0],
+        vector=space[VECTOR].shape[0] if is_fused(space) else 0,
+    )
+
+
+def replay_bytes(config: RunConfig, bytes_each: int) -> int:
+    """Bytes of replay by the run's end: its capacity, or less for a short run."""
+    return replay_slots(config) * bytes_each
+
+
+def replay_slots(config: RunConfig) -> int:
+    """Slots of the replay that the run will have filled by its end.
+
+    An episode adds one final observation; episodes of 25 steps or more are assumed.
+    """
+    steps = config.train_frames // config.env.action_repeat
+    return min(config.replay.capacity, int(steps * 1.04) + 100)
+
+
+def known_replay_bytes(config: RunConfig) -> int | None:
+    """Bytes of replay from the config alone: 0 on policy, from pixels those of the frames.
+
+    None where only the env knows the size of an observation.
+    """
+    if agent_spec(config.agent_name).on_policy:
+        return 0
+    if not config.env.pixels:
+        return None
+    size = config.env.image_size
+    frame = TransitionLayout((3, size, size), "uint8", config.env.frame_stack, actions=0)
+    return replay_bytes(config, transition_bytes(config.replay, frame))
+
+
+# --- notes ---
+
+
+SLOW_FRAMES = 20_000
+"""Frames of learning from pixels that take many minutes on a CPU."""
+
+
+def _notes(
+    config: RunConfig, trainer_config: TrainerConfig, spec: EnvSpec, device: torch.device
+) -> Iterator[str]:
+    """Lines for the user: how often the run updates, interventions, and what has no effect."""
+    if config.precision == "bf16" and not machine.has_native_bfloat16(device):
+        yield "precision=bf16: this processor has no bfloat16 arithmetic; fp32 is faster here"
+    on_policy = agent_spec(config.agent_name).on_policy
+    if not on_policy:
+        yield f"replay ratio: {config.replay_ratio}"
+    elif config.precision == "bf16":
+        yield "precision=bf16: the minibatches are too small to gain from it; fp32 is faster"
+    if config.intervention:
+        yield f"interventions: {', '.join(config.intervention)}"
+    steps = config.train_frames / config.env.action_repeat
+    for name in config.intervention or ():
+        for key in ("at_step", "every_steps"):
+            first = getattr(getattr(config, name), key, 0)
+            if first >= steps:
+                yield (
+                    f"{name}: has no effect in this run of {steps:,.0f} agent steps, as "
+                    f"{name}.{key}={first}"
+                )
+    first_update = trainer_config.seed_frames
+    if on_policy:
+        first_update = trainer_config.batch_size * trainer_config.frames_per_step
+    if config.train_frames < first_update:
+        yield f"this run ends before its first update, at {first_update:,} frames"
+    learning_frames = config.train_frames - trainer_config.seed_frames
+    if (
+        device.type == "cpu"
+        and config.preset == "paper"
+        and has_images(spec.observation)
+        and learning_frames >= SLOW_FRAMES
+    ):
+        yield (
+            f"no GPU: {config.train_frames:,} frames from pixels at the paper's size take very "
+            "long on a CPU (a million take days); preset=cpu is a small setting, train_frames= a "
+            "shorter run"
+        )

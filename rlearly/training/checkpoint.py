@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: atomic, checksummed, loaded without running code."""
+"""Checkpoints: atomic, checksummed, verified, and loaded without running code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ import torch
 
 from rlearly.core.append_log import AppendLog, LogChunk
 from rlearly.core.errors import ConfigError
+from rlearly.core.tree import map_leaves
 
 log = logging.getLogger(__name__)
 FORMAT = 7
-ARRAY, TAPE = "__array__", "__tape__"
+ARRAY, LOG = "__array__", "__log__"
+"""Keys of the dicts that stand for arrays and append logs in state.pt."""
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
-TAPES = "tapes"
+LOGS = "logs"
+
 CHUNK_BYTES = 256_000_000
-"""Of a file of rows at most: loading takes as much memory, and deleting frees as much disk."""
+"""Most bytes of a chunk file. Loading takes as much memory; deleting one frees as much disk."""
 
 SMALL_BYTES = 4_000_000
-"""A last file of fewer bytes is written anew with what came after it, so that frequent checkpoints
-do not leave thousands."""
+"""A last chunk file smaller than this is rewritten together with the rows that follow it, so that
+frequent checkpoints do not leave thousands of files."""
 
 
 class DamagedCheckpoint(Exception):
@@ -39,7 +42,7 @@ class DamagedCheckpoint(Exception):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A file that holds rows `first` to `end` of a tape: one .npy block for each field."""
+    """A file with rows `first` to `end` of an append log: one .npy block per field."""
 
     file: str
     fields: list[str]
@@ -52,27 +55,27 @@ class Chunk:
 class Checkpoints:
     """The checkpoints of one run, in a folder; the newest `keep` are kept.
 
-    A checkpoint is a folder, named by its frames: numpy arrays as .npy files (streamed, never
-    copied in memory), all the rest in state.pt, a manifest of sizes and SHA-256 sums, and the
-    manifest's own sum. Rows of tapes lie beside it in files that checkpoints share: a file is
-    written once, never changed, and deleted when no checkpoint needs it. Everything is written
-    beside its place, synced to the disk and then renamed, so that a crash at any moment leaves it
-    whole or absent.
+    A checkpoint is a folder named by its frames. It holds numpy arrays as .npy files (streamed,
+    not copied in memory), everything else in state.pt, a manifest with sizes and SHA-256 sums, and
+    the sum of the manifest itself. Rows of append logs are in chunk files that checkpoints share: a
+    chunk file is written once, never changed, and deleted when no checkpoint needs it. Files are
+    written under a temporary name, synced to the disk and renamed, so that after a crash at any
+    moment a checkpoint is either whole or absent.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder
         self.keep = keep
-        self._chunks: list[list[Chunk]] = []  # of each tape, as last saved or loaded
+        self._chunks: list[list[Chunk]] = []  # of each append log, as last saved or loaded
 
     def save(self, frames: int, state: Mapping[str, Any]) -> Path:
-        """Write `state` as the checkpoint of `frames`, then delete what is not to be kept.
+        """Write `state` as the checkpoint at `frames`, then delete those that are not kept.
 
         Raises:
-            OSError: it cannot be written; the checkpoints before it are still there.
+            OSError: it cannot be written; the earlier checkpoints are still there.
         """
         final = self.folder / f"{frames:012d}"
-        if final.is_dir():  # a run is in one state at one frame: it is saved already
+        if final.is_dir():  # a run has one state at each frame, so it is saved already
             try:
                 verify(final)
                 return final
@@ -81,81 +84,79 @@ class Checkpoints:
         try:
             chunks = self._write(final, frames, state)
         except OSError:
-            with contextlib.suppress(OSError):  # leave the room that is left to others
-                self._sweep()
+            with contextlib.suppress(OSError):  # free what the attempt has taken
+                self._delete_leftovers()
             raise
         self._chunks = chunks
-        newer = [p for p in found(self.folder) if int(p.name) > frames]  # damaged: passed by
+        newer = [p for p in found(self.folder) if int(p.name) > frames]  # damaged, and skipped
         older = [p for p in found(self.folder) if int(p.name) <= frames]
         for stale in newer + older[: -self.keep]:
             shutil.rmtree(stale)
-        self._sweep()
+        self._delete_leftovers()
         return final
 
     def load_newest(self) -> tuple[int, dict[str, Any]]:
-        """(frames, state) of the newest undamaged checkpoint, to go on from; see `load_newest`."""
+        """As the function `load_newest`; the next `save` adds to the chunk files of this one."""
         frames, state = load_newest(self.folder)
-        manifest = _manifest(self.folder / f"{frames:012d}")
-        self._chunks = [_chunks(entries) for entries in manifest["tapes"]]
+        self._chunks = _chunks(_manifest(self.folder / f"{frames:012d}"))
         return frames, state
 
     def _write(self, final: Path, frames: int, state: Mapping[str, Any]) -> list[list[Chunk]]:
         partial = self.folder / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by a save that was killed
         partial.mkdir(parents=True)
         arrays: list[np.ndarray] = []
-        tapes: list[AppendLog] = []
-        skeleton = _taken_apart(state, arrays, tapes)
-        chunks = [self._append(number, tape) for number, tape in enumerate(tapes)]
+        logs: list[AppendLog] = []
+        skeleton = _extract(state, arrays, logs)
+        chunks = [self._append(number, append_log) for number, append_log in enumerate(logs)]
         files: dict[str, dict[str, Any]] = {}
         for number, array in enumerate(arrays):
-            with _Hashed(partial / f"array_{number}.npy") as stream:
+            with _HashedFile(partial / f"array_{number}.npy") as stream:
                 np.save(cast(BinaryIO, stream), array, allow_pickle=False)
-            files[stream.path.name] = stream.facts
-        packed = io.BytesIO()  # a disk that is full is no OSError to torch
+            files[stream.path.name] = stream.size_and_sum
+        packed = io.BytesIO()  # torch.save does not raise OSError on a full disk
         torch.save(skeleton, packed)
-        with _Hashed(partial / "state.pt") as stream:
+        with _HashedFile(partial / "state.pt") as stream:
             stream.write(packed.getbuffer())
-        files[stream.path.name] = stream.facts
+        files[stream.path.name] = stream.size_and_sum
         manifest = {
             "format": FORMAT,
             "frames": frames,
             "files": files,
-            "tapes": [[asdict(chunk) for chunk in of_tape] for of_tape in chunks],
+            "logs": [[asdict(chunk) for chunk in of_log] for of_log in chunks],
         }
-        with _Hashed(partial / MANIFEST) as stream:
+        with _HashedFile(partial / MANIFEST) as stream:
             stream.write(json.dumps(manifest, indent=1).encode())
-        with _Hashed(partial / SEAL) as seal:
-            seal.write(_sealed(stream.facts["sha256"]))
+        with _HashedFile(partial / SEAL) as seal:
+            seal.write(_seal(stream.size_and_sum["sha256"]))
         _sync(partial)
         partial.rename(final)
         _sync(self.folder)
         return chunks
 
-    def _append(self, number: int, tape: AppendLog) -> list[Chunk]:
-        """The files that hold a tape, after writing those that are missing."""
+    def _append(self, number: int, append_log: AppendLog) -> list[Chunk]:
+        """The chunk files of an append log, after writing the rows that are in none yet."""
         known = self._chunks[number] if number < len(self._chunks) else []
-        known = [chunk for chunk in known if chunk.end > tape.first]
-        while known and known[-1].bytes < SMALL_BYTES and known[-1].end < tape.end:
+        known = [chunk for chunk in known if chunk.end > append_log.first]
+        while known and known[-1].bytes < SMALL_BYTES and known[-1].end < append_log.end:
             known.pop()
-        at = max(tape.first, known[-1].end) if known else tape.first
-        place = self.folder / TAPES
-        place.mkdir(exist_ok=True)
-        for first, fields in _cut(tape.read(at, tape.end)):
-            known.append(_write_chunk(place, number, first, fields))
-        _sync(place)
+        start = max(append_log.first, known[-1].end) if known else append_log.first
+        folder = self.folder / LOGS
+        folder.mkdir(exist_ok=True)
+        for first, fields in _split(append_log.read(start, append_log.end)):
+            known.append(_write_chunk(folder, number, first, fields))
+        _sync(folder)
         return known
 
-    def _sweep(self) -> None:
-        """Delete what no checkpoint refers to: leftovers of killed saves, and forgotten rows."""
+    def _delete_leftovers(self) -> None:
+        """Delete what killed saves left, and chunk files that no checkpoint needs."""
         for leftover in self.folder.glob(".*.partial"):
             shutil.rmtree(leftover)
         needed = set()
         for path in found(self.folder):
             with contextlib.suppress(DamagedCheckpoint):
-                tapes = _manifest(path)["tapes"]
-                needed |= {chunk.file for entries in tapes for chunk in _chunks(entries)}
-        for file in (self.folder / TAPES).glob("*"):
+                needed |= {chunk.file for of_log in _chunks(_manifest(path)) for chunk in of_log}
+        for file in (self.folder / LOGS).glob("*"):
             if file.name not in needed:
                 file.unlink()
 
@@ -165,19 +166,19 @@ def found(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("[0-9]*") if p.is_dir())
 
 
-def load_newest(folder: Path, *, tapes: bool = True) -> tuple[int, dict[str, Any]]:
-    """(frames, state) of the newest undamaged checkpoint; damaged ones are reported and passed by.
+def load_newest(folder: Path, *, logs: bool = True) -> tuple[int, dict[str, Any]]:
+    """(frames, state) of the newest undamaged checkpoint; damaged ones are reported and skipped.
 
     Args:
-        tapes: whether their rows will be read, and are to be checked; not for an evaluation.
+        logs: whether append logs will be read and must be verified; an evaluation needs none.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no undamaged checkpoint.
     """
     reasons = []
     for path in reversed(found(folder)):
         try:
-            return int(path.name), load(path, tapes=tapes)
+            return int(path.name), load(path, logs=logs)
         except DamagedCheckpoint as error:
             reasons.append(str(error))
             log.warning("%s Trying the one before it.", error)
@@ -186,22 +187,42 @@ def load_newest(folder: Path, *, tapes: bool = True) -> tuple[int, dict[str, Any
     raise ConfigError(f"There is no checkpoint in {folder}; the run has not saved one yet.")
 
 
-def load(path: Path, *, tapes: bool = True) -> dict[str, Any]:
-    """The state in a checkpoint; arrays are memory-mapped read-only views of its files.
+def load_at(folder: Path, frames: int | None) -> tuple[int, dict[str, Any]]:
+    """(frames, state) of the checkpoint at `frames`, or the newest; append logs are not verified.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is damaged.
+    """
+    if frames is None:
+        return load_newest(folder, logs=False)
+    path = folder / f"{frames:012d}"
+    if not path.is_dir():
+        kept = ", ".join(str(int(p.name)) for p in found(folder)) or "none"
+        raise ConfigError(
+            f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}."
+        )
+    try:
+        return frames, load(path, logs=False)
+    except DamagedCheckpoint as error:
+        raise ConfigError(str(error)) from None
+
+
+def load(path: Path, *, logs: bool = True) -> dict[str, Any]:
+    """The state in a checkpoint. Arrays are read-only memory maps of its files.
 
     Raises:
         DamagedCheckpoint: anything is missing, truncated or changed.
     """
-    verify(path, tapes=tapes)
+    verify(path, logs=logs)
     try:
         skeleton = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        return _put_together(skeleton, path, _manifest(path)["tapes"])
-    except Exception as error:  # of the formats underneath: hostile content raises many kinds
+        return _insert(skeleton, path, _chunks(_manifest(path)))
+    except Exception as error:  # hostile content makes the formats underneath raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DamagedCheckpoint(f"{path} is damaged: its state does not load ({reason}).") from None
 
 
-def verify(path: Path, *, tapes: bool = True) -> None:
+def verify(path: Path, *, logs: bool = True) -> None:
     """Check every file against the manifest, and the manifest against its own sum.
 
     Raises:
@@ -209,15 +230,15 @@ def verify(path: Path, *, tapes: bool = True) -> None:
     """
     manifest = _manifest(path)
     for name, entry in manifest["files"].items():
-        _verify_file(path, path / name, entry)
-    for entries in manifest["tapes"] if tapes else []:
-        for chunk in _chunks(entries):
-            _verify_file(path, _place(path, chunk), asdict(chunk))
+        _verify_file(path, path / name, entry["bytes"], entry["sha256"])
+    for of_log in _chunks(manifest) if logs else []:
+        for chunk in of_log:
+            _verify_file(path, _chunk_path(path, chunk), chunk.bytes, chunk.sha256)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     """Raises:
-    DamagedCheckpoint: it is not as it was written, or of another version.
+    DamagedCheckpoint: it is not what was written, or of another format.
     """
     try:
         data = (path / MANIFEST).read_bytes()
@@ -225,54 +246,52 @@ def _manifest(path: Path) -> dict[str, Any]:
         written_format = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedCheckpoint(f"{path} is damaged: its manifest is not readable.") from None
-    if isinstance(written_format, int) and 0 < written_format < FORMAT:  # it has no seal
-        raise DamagedCheckpoint(
-            f"{path} has format {written_format}; this version reads format {FORMAT}."
-        )
+    other_format = DamagedCheckpoint(
+        f"{path} has format {written_format}; this version reads format {FORMAT}."
+    )
+    if isinstance(written_format, int) and 0 < written_format < FORMAT:  # may have no seal
+        raise other_format
     try:
-        sealed = (path / SEAL).read_bytes() == _sealed(hashlib.sha256(data).hexdigest())
+        sealed = (path / SEAL).read_bytes() == _seal(hashlib.sha256(data).hexdigest())
     except OSError:
         sealed = False
     if not sealed or manifest["frames"] != int(path.name):
         raise DamagedCheckpoint(f"{path} is damaged: its manifest is not what was written.")
     if written_format != FORMAT:
-        raise DamagedCheckpoint(
-            f"{path} has format {written_format}; this version reads format {FORMAT}."
-        )
+        raise other_format
     return manifest
 
 
-def _sealed(digest: str) -> bytes:
-    """What `sha256sum --check` reads."""
+def _seal(digest: str) -> bytes:
+    """The manifest's sum, in the format of `sha256sum --check`."""
     return f"{digest}  {MANIFEST}\n".encode()
 
 
-def _verify_file(path: Path, file: Path, entry: Mapping[str, Any]) -> None:
-    size = file.stat().st_size if file.is_file() else -1
-    if size != entry["bytes"]:
-        have = f"{size} bytes" if size >= 0 else "missing"
+def _verify_file(path: Path, file: Path, size: int, digest: str) -> None:
+    actual = file.stat().st_size if file.is_file() else -1
+    if actual != size:
+        have = f"{actual} bytes" if actual >= 0 else "missing"
         raise DamagedCheckpoint(
-            f"{path} is damaged: {file.name} should have {entry['bytes']} bytes and is {have}."
+            f"{path} is damaged: {file.name} should have {size} bytes and is {have}."
         )
     with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != entry["sha256"]:
-        raise DamagedCheckpoint(f"{path} is damaged: the checksum of {file.name} is wrong.")
+        if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+            raise DamagedCheckpoint(f"{path} is damaged: the checksum of {file.name} is wrong.")
 
 
-# --- rows ---
+# --- append logs ---
 
 
-def _chunks(entries: Sequence[Mapping[str, Any]]) -> list[Chunk]:
-    return [Chunk(**entry) for entry in entries]
+def _chunks(manifest: Mapping[str, Any]) -> list[list[Chunk]]:
+    return [[Chunk(**entry) for entry in entries] for entries in manifest["logs"]]
 
 
-def _place(checkpoint: Path, chunk: Chunk) -> Path:
-    return checkpoint.parent / TAPES / Path(chunk.file).name
+def _chunk_path(checkpoint: Path, chunk: Chunk) -> Path:
+    return checkpoint.parent / LOGS / Path(chunk.file).name
 
 
-def _cut(chunks: Iterator[LogChunk]) -> Iterator[LogChunk]:
-    """Pieces of at most CHUNK_BYTES."""
+def _split(chunks: Iterator[LogChunk]) -> Iterator[LogChunk]:
+    """Chunks of at most CHUNK_BYTES."""
     for first, fields in chunks:
         rows = len(next(iter(fields.values())))
         row_bytes = sum(array.nbytes for array in fields.values()) // max(rows, 1)
@@ -281,16 +300,17 @@ def _cut(chunks: Iterator[LogChunk]) -> Iterator[LogChunk]:
             yield first + at, {name: array[at : at + most] for name, array in fields.items()}
 
 
-def _write_chunk(place: Path, number: int, first: int, fields: Mapping[str, np.ndarray]) -> Chunk:
+def _write_chunk(folder: Path, number: int, first: int, fields: Mapping[str, np.ndarray]) -> Chunk:
     end = first + len(next(iter(fields.values())))
-    partial = place / f".{number}.partial"
-    with _Hashed(partial) as stream:
+    partial = folder / f".{number}.partial"
+    with _HashedFile(partial) as stream:
         for array in fields.values():
             np.save(cast(BinaryIO, stream), array, allow_pickle=False)
-    # named by its content too: the same rows of another line of the run's history are another file
-    name = f"{number}-{first:012d}-{end:012d}-{stream.facts['sha256'][:12]}.rows"
-    partial.replace(place / name)
-    return Chunk(name, list(fields), first, end, **stream.facts)
+    facts = stream.size_and_sum
+    # The hash in the name keeps apart the same rows from different continuations of the run.
+    name = f"{number}-{first:012d}-{end:012d}-{facts['sha256'][:12]}.rows"
+    partial.replace(folder / name)
+    return Chunk(name, list(fields), first, end, **facts)
 
 
 def _read(checkpoint: Path, chunks: Sequence[Chunk], first: int, end: int) -> Iterator[LogChunk]:
@@ -298,19 +318,52 @@ def _read(checkpoint: Path, chunks: Sequence[Chunk], first: int, end: int) -> It
         low, high = max(first, chunk.first), min(end, chunk.end)
         if low >= high:
             continue
-        with _place(checkpoint, chunk).open("rb") as stream:
+        rows = slice(low - chunk.first, high - chunk.first)
+        with _chunk_path(checkpoint, chunk).open("rb") as stream:
             arrays = {name: np.load(stream, allow_pickle=False) for name in chunk.fields}
-        yield (
-            low,
-            {name: array[low - chunk.first : high - chunk.first] for name, array in arrays.items()},
-        )
+        yield low, {name: array[rows] for name, array in arrays.items()}
+
+
+def _extract(state: Any, arrays: list[np.ndarray], logs: list[AppendLog]) -> Any:
+    """The state with arrays and append logs replaced by markers and appended to the lists."""
+
+    def mark(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            arrays.append(leaf)
+            return {ARRAY: len(arrays) - 1}
+        if isinstance(leaf, AppendLog):
+            logs.append(leaf)
+            return {LOG: [len(logs) - 1, leaf.first, leaf.end]}
+        return leaf
+
+    return map_leaves(mark, state)
+
+
+def _insert(skeleton: Any, path: Path, chunks: Sequence[Sequence[Chunk]]) -> Any:
+    """The inverse of `_extract`, reading from a checkpoint's files."""
+
+    def is_marker(tree: Any) -> bool:
+        return isinstance(tree, dict) and set(tree) in ({ARRAY}, {LOG})
+
+    def read(leaf: Any) -> Any:
+        if not is_marker(leaf):
+            return leaf
+        if ARRAY in leaf:
+            file = path / f"array_{leaf[ARRAY]}.npy"
+            empty = file.stat().st_size <= 128  # cannot be mapped
+            return np.load(file, mmap_mode=None if empty else "r", allow_pickle=False)
+        number, first, end = leaf[LOG]
+        of_log = chunks[number]
+        return AppendLog(first, end, lambda low, high: _read(path, of_log, low, high))
+
+    return map_leaves(read, skeleton, is_leaf=is_marker)
 
 
 # --- files ---
 
 
-class _Hashed:
-    """A file for writing that knows its size and checksum, and reaches the disk."""
+class _HashedFile:
+    """A file for writing that tracks its size and checksum and is synced to the disk on closing."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -318,10 +371,10 @@ class _Hashed:
         self.size = 0
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def size_and_sum(self) -> dict[str, Any]:
         return {"bytes": self.size, "sha256": self.digest.hexdigest()}
 
-    def __enter__(self) -> _Hashed:
+    def __enter__(self) -> _HashedFile:
         self.stream = self.path.open("wb")
         return self
 
@@ -347,37 +400,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-# --- the state as a tree ---
-
-
-def _taken_apart(tree: Any, arrays: list[np.ndarray], tapes: list[AppendLog]) -> Any:
-    """The tree with numbers in the places of arrays and tapes, which are put into the lists."""
-    if isinstance(tree, np.ndarray):
-        arrays.append(tree)
-        return {ARRAY: len(arrays) - 1}
-    if isinstance(tree, AppendLog):
-        tapes.append(tree)
-        return {TAPE: [len(tapes) - 1, tree.first, tree.end]}
-    if isinstance(tree, Mapping):
-        return {key: _taken_apart(value, arrays, tapes) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_taken_apart(value, arrays, tapes) for value in tree)
-    return tree
-
-
-def _put_together(tree: Any, path: Path, tapes: Sequence[Sequence[Mapping[str, Any]]]) -> Any:
-    if isinstance(tree, dict):
-        if set(tree) == {ARRAY}:
-            file = path / f"array_{tree[ARRAY]}.npy"
-            empty = file.stat().st_size <= 128
-            return np.load(file, mmap_mode=None if empty else "r", allow_pickle=False)
-        if set(tree) == {TAPE}:
-            number, first, end = tree[TAPE]
-            chunks = _chunks(tapes[number])
-            return AppendLog(first, end, lambda low, high: _read(path, chunks, low, high))
-        return {key: _put_together(value, path, tapes) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_put_together(value, path, tapes) for value in tree)
-    return tree

@@ -1,4 +1,4 @@
-"""Where an env lives: in the thread that asks, or in one of its own."""
+"""Executors: run an env's calls inline, or in a thread of the env's own."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from typing import Any, Protocol
 
 
 class EnvExecutor(Protocol):
-    """Does what it is asked to, one thing after the other, in the order of asking."""
+    """Runs calls one after another, in the order in which they were submitted."""
 
-    def submit(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
-        """Ask for `function(*words, **more)`. The result, called, is its answer or its error."""
+    def submit(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        """Schedule `function(*args)`; calling the result waits, then returns or raises."""
         ...
 
-    def run(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
-        """Its answer, waited for."""
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`function(*args, **kwargs)`, waited for."""
         ...
 
     def close(self) -> None:
-        """Nothing more is asked for; waits for what was."""
+        """Wait for what was submitted, and accept nothing more."""
         ...
 
 
 class InlineExecutor:
-    """In the thread that asks, when the answer is called for and not before."""
+    """Runs a call in the calling thread, when its result is asked for."""
 
-    def submit(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
-        return partial(function, *words, **more)
+    def submit(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        return partial(function, *args)
 
-    def run(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
-        return function(*words, **more)
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
     def close(self) -> None:
         pass
 
 
 class ThreadExecutor:
-    """In a thread of its own, at once.
+    """Runs calls in one thread of its own, at once.
 
-    A GL context belongs to the thread that made it: what draws must be made, drawn by and closed
-    in one place.
+    A GL context belongs to the thread that made it: an env that renders must be made, stepped and
+    closed by the same executor.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="env")
 
-    def submit(self, function: Callable[..., Any], *words: Any, **more: Any) -> Callable[[], Any]:
-        return self._pool.submit(function, *words, **more).result
+    def submit(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        return self._pool.submit(function, *args).result
 
-    def run(self, function: Callable[..., Any], *words: Any, **more: Any) -> Any:
-        return self.submit(function, *words, **more)()
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._pool.submit(function, *args, **kwargs).result()
 
     def close(self) -> None:
         self._pool.shutdown()

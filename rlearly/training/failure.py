@@ -1,4 +1,4 @@
-"""Why a run cannot go on, and what is written down of it."""
+"""What is written about a run that failed."""
 
 from __future__ import annotations
 
@@ -15,58 +15,51 @@ import numpy as np
 import torch
 
 from rlearly.core.errors import RunFailed
+from rlearly.core.tree import leaves
 from rlearly.training.run_directory import REPORT, WEIGHTS, write
 
 
-def not_finite(tree: Any, name: str = "") -> dict[str, int]:
-    """How many numbers of each tensor or array in a state are infinite or no number; only of those
-    that have some."""
-    if isinstance(tree, Mapping):
-        parts = tree.items()
-    elif isinstance(tree, list | tuple):
-        parts = enumerate(tree)
-    else:
-        count = _count(tree)
-        return {name: count} if count else {}
-    found: dict[str, int] = {}
-    for key, value in parts:
-        found |= not_finite(value, f"{name}.{key}" if name else str(key))
-    return found
+def not_finite(tree: Any) -> dict[str, int]:
+    """The leaves with NaN or infinite numbers: dotted name -> how many there are."""
+    counts = {".".join(map(str, path)): _count(leaf) for path, leaf in leaves(tree)}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _count(leaf: Any) -> int:
     if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-        return 0 if bool(torch.isfinite(leaf).all()) else int((~torch.isfinite(leaf)).sum())
+        finite = torch.isfinite(leaf)
+        return 0 if bool(finite.all()) else int((~finite).sum())
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f":
         return int((~np.isfinite(leaf)).sum())
     return int(isinstance(leaf, float) and not math.isfinite(leaf))
 
 
 def dump(
-    folder: Path, failure: RunFailed, progress: Mapping[str, Any], state: Mapping[str, Any]
+    folder: Path, failed: RunFailed, progress: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    """Write failure.json (what, where, with which numbers) and, if the agent's weights are to
-    blame, failure.pt (its whole state).
+    """Write failure.json (what happened, where, with which numbers).
+
+    If numbers in the agent's state are not finite, write the whole state to failure.pt too.
 
     Raises:
         OSError: they cannot be written.
     """
     bad = not_finite(state)
-    cause = failure.__cause__
+    cause = failed.__cause__
     report = {
-        "what": str(failure),
+        "what": str(failed),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **progress,
-        **failure.facts,
+        **failed.facts,
         "not_finite": bad,
         "traceback": traceback.format_exception(cause) if cause else None,
     }
-    write(folder / REPORT, json.dumps(report, indent=1, default=_plain))
+    write(folder / REPORT, json.dumps(report, indent=1, default=_as_json))
     if bad:
-        packed = io.BytesIO()  # a disk that is full is no OSError to torch
+        packed = io.BytesIO()  # torch.save does not raise OSError on a full disk
         torch.save(dict(state), packed)
         (folder / WEIGHTS).write_bytes(packed.getbuffer())
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)

@@ -1,4 +1,4 @@
-"""Means of metrics between two rows of a log."""
+"""Means of update metrics between two rows of the log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Names = tuple[str, ...]
 
 
 class MetricMeans:
-    """The mean of each metric over the updates that reported it, kept where the tensors live.
+    """The mean of each metric over the updates that reported it, summed on the metrics' device.
 
-    Nothing waits for the device until `take`. Metrics of one kind that come together are added
-    together: on a GPU each addition would cost a launch.
+    Nothing waits for the device until `take`. Metrics of one dtype and device that are reported
+    together are added as one tensor, because on a GPU every addition costs a kernel launch.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class MetricMeans:
             self.counts[names] = self.counts.get(names, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """The means so far; starts afresh."""
+        """The means since the last call."""
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for names, row in self.sums.items():

@@ -1,15 +1,17 @@
-"""A run's directory: made, locked, and labelled with all that it takes to run it again."""
+"""The run directory: created, locked, and holding everything needed to repeat the run."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import importlib.metadata
 import itertools
 import json
 import logging
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
 import psutil
 import torch
 
@@ -25,19 +28,25 @@ from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system import determinism, machine
+from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
-CONFIG = "config.yaml"
+CONFIG, PROVENANCE, DONE = "config.yaml", "provenance.json", "done.json"
 REPORT, WEIGHTS = "failure.json", "failure.pt"
-"""Of a run that failed; see failure.py."""
-PROVENANCE = "provenance.json"
+"""Of a failed run; see failure.py."""
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
+"""What locking a file raises on file systems that have no locks."""
+
+
+# --- creating ---
 
 
 def create(config: RunConfig) -> Path:
-    """The directory of a new run.
+    """Make the directory of a new run and write its config.
 
     Raises:
-        ConfigError: it holds a run already, or it cannot be written.
+        ConfigError: it already holds a run, or cannot be written.
     """
     path = Path(config.run_dir) if config.run_dir else None
     if path and ((path / CONFIG).exists() or (path / "checkpoints").exists()):
@@ -48,7 +57,7 @@ def create(config: RunConfig) -> Path:
         if path:
             path.mkdir(parents=True, exist_ok=True)
         else:
-            path = _own_directory(config)
+            path = _new_directory(config)
         write(path / CONFIG, as_yaml(config))
     except OSError as error:
         raise ConfigError(
@@ -58,8 +67,8 @@ def create(config: RunConfig) -> Path:
     return path
 
 
-def _own_directory(config: RunConfig) -> Path:
-    """runs/<agent>/<env>/<seed>-<time>, made here and by nobody else in the same second."""
+def _new_directory(config: RunConfig) -> Path:
+    """runs/<agent>/<env>/<seed>-<time>, with a number appended if it already exists."""
     env = config.env.name.replace("/", "-").replace(":", "-")
     parent = Path("runs") / config.agent_name / env
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -72,67 +81,107 @@ def _own_directory(config: RunConfig) -> Path:
 
 
 def discard(path: Path) -> None:
-    """Take back the directory of a run that could not start; anything else in it stays."""
+    """Remove the directory of a run that could not start; files of the user's are kept."""
     for name in (CONFIG, PROVENANCE, "metrics.jsonl", "run.lock", "wandb_id"):
         (path / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: it was there before, and is the user's
+    with contextlib.suppress(OSError):  # not empty: it existed before
         path.rmdir()
-        if path.parts[0] == "runs":  # made for this run, unless others are in them
+        if path.parts[0] == "runs":  # parents that were made for this run
             for parent in path.parents[:3]:
                 parent.rmdir()
 
 
-def refuse_to_begin_anew(path: Path, config: RunConfig) -> None:
-    """A run without checkpoints is one that was ended before its first, or one that lost them.
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let only one process at a time work in a run directory. A dead process holds no lock.
 
     Raises:
-        ConfigError: it is done, or has rows from after its first checkpoint.
+        ConfigError: another process works there, or the directory cannot be written.
     """
-    done = (path / "done.json").exists()
+    lock = filelock.FileLock(path / "run.lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(f"{path} is in use: another process is training there.") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
+        log.warning(
+            "%s cannot be locked on this file system (%s): make sure that no other process "
+            "trains there.",
+            path,
+            error.strerror,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+# --- resuming ---
+
+
+def is_done(path: Path) -> bool:
+    return (path / DONE).exists()
+
+
+def refuse_to_start_over(path: Path, config: RunConfig) -> None:
+    """Refuse to start over a run that has lost its checkpoints, rather than not reached its first.
+
+    Raises:
+        ConfigError: the run is done, or has rows from after its first checkpoint.
+    """
     first = config.checkpoint_every_frames + config.env.action_repeat * config.num_envs
-    if done or (config.checkpoint_every_frames and _last_frames(path) > first):
-        what = "is done" if done else f"has rows up to {_last_frames(path):,} frames"
+    if is_done(path) or (config.checkpoint_every_frames and _last_frames(path) > first):
+        what = "is done" if is_done(path) else f"has rows up to {_last_frames(path):,} frames"
         raise ConfigError(
             f"{path} {what}, but its checkpoints are gone: put them back, or start another run."
         )
 
 
+def refuse_to_shrink(path: Path, config: RunConfig) -> None:
+    """Refuse a `train_frames` that the run has passed already.
+
+    Its last round of steps may overshoot `train_frames` by less than the frames of one round.
+
+    Raises:
+        ConfigError: the newest checkpoint is beyond `train_frames`.
+    """
+    frames = max((int(p.name) for p in checkpoint.found(path / "checkpoints")), default=0)
+    if frames - config.train_frames >= config.env.action_repeat * config.num_envs:
+        raise ConfigError(
+            f"train_frames: expected at least the {frames} frames that {path} has done, "
+            f"received {config.train_frames}; name a larger number to train on."
+        )
+
+
+def train_command(*overrides: str) -> str:
+    """A training command for the shell, with the Python that this process runs on."""
+    found, own = shutil.which("python"), Path(sys.executable)
+    python = "python" if found and Path(found).absolute().parent == own.parent else str(own)
+    return shlex.join([python, "-m", "rlearly.train", *overrides])
+
+
 def _last_frames(path: Path) -> int:
-    """Of the newest row; 0 if there is none that can be read."""
+    """The frames of the newest row; 0 if no row can be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         lines = (path / "metrics.jsonl").read_text().splitlines()
         return max((int(json.loads(line)["frames"]) for line in lines), default=0)
     return 0
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a small file as a whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+# --- provenance ---
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time works in a run directory.
-
-    Raises:
-        ConfigError: another one does.
-    """
-    try:
-        opened = (path / "run.lock").open("a")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
-    with opened as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{path} is in use: another process is training there.") from None
-        yield
-
-
-def provenance(threads: int, device: torch.device) -> dict[str, Any]:
-    """Command, code, packages, hardware and what repeating rests on, as far as can be told."""
+def provenance(threads: int | None, device: torch.device) -> dict[str, Any]:
+    """Command, code, packages, hardware, and what repeating the run to the bit depends on."""
     package = Path(__file__).parents[1]
     diff = _git(package, "diff", "HEAD")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -166,27 +215,28 @@ def provenance(threads: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def record_start(path: Path, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Note that the run was started or resumed, and with what.
-
-    provenance.json gains an entry, config.yaml holds what was changed on resuming, and a run that
-    is trained on is neither done nor failed.
-    """
-    write(path / PROVENANCE, json.dumps([*starts(path), facts], indent=1))
+def record_start(path: Path, config: RunConfig, entry: dict[str, Any]) -> None:
+    """Append an entry to provenance.json, write the config, and remove marks of an earlier end."""
+    write(path / PROVENANCE, json.dumps([*_starts(path), entry], indent=1))
     write(path / CONFIG, as_yaml(config))
-    for name in ("done.json", REPORT, WEIGHTS):
+    for name in (DONE, REPORT, WEIGHTS):
         (path / name).unlink(missing_ok=True)
 
 
-def starts(path: Path) -> list[dict[str, Any]]:
-    """The run's provenance at each start and resume so far; a file that cannot be read is put
-    aside."""
+def changes_since_last_start(path: Path, entry: dict[str, Any]) -> list[str]:
+    """What repeating to the bit depends on and has changed, as `threads 1 -> 2`."""
+    starts = _starts(path)
+    before = starts[-1].get("determinism", {}) if starts else {}
+    return determinism.changes(before, entry["determinism"])
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """The provenance of each start and resume so far; an unreadable file is renamed."""
     file = path / PROVENANCE
     if not file.is_file():
         return []
     try:
-        entries = json.loads(file.read_text())
-        return [entry for entry in entries if isinstance(entry, dict)]
+        return [entry for entry in json.loads(file.read_text()) if isinstance(entry, dict)]
     except (ValueError, TypeError) as error:
         aside = file.with_name(f"{PROVENANCE}.damaged")
         log.warning("%s cannot be read (%s); it is now %s.", file, error, aside.name)

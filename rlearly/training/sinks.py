@@ -1,4 +1,4 @@
-"""Where metrics go: local files always, and wandb when asked."""
+"""Where metrics go: local files always, wandb on request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlearly.config.schema import WandbConfig
+from omegaconf import OmegaConf
+
+from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
 
@@ -18,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """metrics.jsonl: one row a line, each with `frames` and `steps`; the record of the run.
+    """metrics.jsonl, the record of the run: one row per line, each with `frames` and `steps`.
 
-    Loading a state cuts what was written after it, so a resumed run has no doubled rows.
+    Loading a state removes the rows written after it, so a resumed run has no duplicates.
     """
 
     def __init__(self, path: Path):
@@ -32,49 +34,45 @@ class JsonLines:
         self.stream.write(json.dumps(row) + "\n")
 
     def video(self, at: Progress, path: str) -> None:
-        """Videos lie beside this file."""
+        """Videos are in the run's videos folder."""
 
     def state_dict(self) -> dict[str, Any]:
         self.stream.flush()
-        os.fsync(self.stream.fileno())  # a checkpoint on the disk counts on these rows
+        os.fsync(self.stream.fileno())  # a checkpoint relies on these rows
         return {"bytes": self.path.stat().st_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.stream.flush()
         if self.path.stat().st_size < state["bytes"]:
             log.warning("%s is shorter than at the checkpoint: rows were lost.", self.path)
-            whole = self.path.read_bytes().rpartition(b"\n")
-            os.truncate(self.path, len(whole[0] + whole[1]))  # without a row that is cut in two
-            return
-        os.truncate(self.path, state["bytes"])
+            whole_rows = self.path.read_bytes().rfind(b"\n") + 1
+            os.truncate(self.path, whole_rows)
+        else:
+            os.truncate(self.path, state["bytes"])
 
     def close(self) -> None:
         self.stream.close()
 
 
 class TensorBoard:
-    """Event files; `tensorboard --logdir runs` shows them."""
+    """Event files, opened at the first write; `tensorboard --logdir runs` shows them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.purge_from: int | None = None
-        """Frames from which earlier events are superseded by what is written from now on."""
+        """Frames from which events of earlier starts are superseded."""
         self._writer: Any = None
 
-    def _open(self) -> Any:
+    def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(self.folder), purge_step=self.purge_from)
-        return self._writer
-
-    def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
-        writer = self._open()
         for name, value in metrics.items():
-            writer.add_scalar(name, value, at.frames)
+            self._writer.add_scalar(name, value, at.frames)
 
     def video(self, at: Progress, path: str) -> None:
-        """TensorBoard shows GIFs only; the mp4 files lie in the run's videos folder."""
+        """TensorBoard shows only GIFs; the mp4 files are in the run's videos folder."""
 
     def state_dict(self) -> dict[str, Any]:
         if self._writer is not None:
@@ -90,7 +88,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """One wandb run, resumed under the same id; the x axis is our own `frames`."""
+    """One wandb run, resumed under the same id; the x axis is `frames`."""
 
     def __init__(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]):
         import wandb
@@ -139,8 +137,7 @@ class Wandb:
 
 
 class Sinks:
-    """Several sinks as one. The first is the record; a failure of another one is reported once
-    and costs that sink only, never the run."""
+    """Several sinks as one. If any but the record fails, it is reported once and switched off."""
 
     def __init__(self, record: Sink, others: Sequence[Sink]):
         self.record = record
@@ -153,11 +150,11 @@ class Sinks:
     def video(self, at: Progress, path: str) -> None:
         self._each("video", at, path)
 
-    def _each(self, method: str, *arguments: Any) -> None:
+    def _each(self, method: str, *args: Any) -> None:
         for sink in list(self.others):
             try:
-                getattr(sink, method)(*arguments)
-            except Exception as error:  # any failure of a third party's tracker is survivable
+                getattr(sink, method)(*args)
+            except Exception as error:  # a third-party tracker must not end the run
                 log.warning("%s failed and is off from here: %s", type(sink).__name__, error)
                 self.others.remove(sink)
 
@@ -170,3 +167,12 @@ class Sinks:
     def close(self) -> None:
         self.record.close()
         self._each("close")
+
+
+def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:
+    """The run's record, TensorBoard, and wandb if it is enabled."""
+    others: list[Sink] = [events]
+    if config.wandb.mode != "disabled":
+        plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
+        others.append(Wandb(config.wandb, folder, plain))
+    return Sinks(JsonLines(folder / "metrics.jsonl"), others)

@@ -1,4 +1,4 @@
-"""The training loop: steps become transitions, transitions become updates. Knows Protocols only."""
+"""The trainer: env steps become transitions, and transitions updates. It knows Protocols only."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.spaces import Observation, clip_actions, stack_observations
 from rlearly.core.types import Agent, Memory, Metrics, Progress, UpdateSchedule
 from rlearly.system.seeding import Seeds
+from rlearly.training import failure
 from rlearly.training.checkpoint import Checkpoints, found
 from rlearly.training.evaluation import (
     Evaluation,
@@ -24,8 +25,7 @@ from rlearly.training.evaluation import (
     episode_success,
     evaluate,
 )
-from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
-from rlearly.training.failure import not_finite
+from rlearly.training.executors import EnvExecutor, InlineExecutor
 from rlearly.training.metrics import MetricMeans
 from rlearly.training.sinks import Sinks
 from rlearly.training.video import Video
@@ -33,14 +33,14 @@ from rlearly.training.video import Video
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long, and how often what. 0 means never."""
+    """How long a run is, and how often each thing happens. An interval of 0 means never."""
 
     frames_per_step: int
     train_frames: int
     seed_frames: int
     batch_size: int
     update_last: bool
-    """On-policy agents learn as soon as a rollout is full, and take the next step by the result."""
+    """On-policy agents update as soon as a rollout is full, so that the next action uses it."""
 
     log_every_frames: int
     eval_every_frames: int
@@ -49,21 +49,18 @@ class TrainerConfig:
     checkpoint_every_frames: int
     keep_checkpoints: int
     clear_replay_at_steps: int | None = None
-    """When all that was stored before is to be forgotten."""
-
-    eval_workers: int = 1
-    """Episodes of an evaluation played side by side, each in an env and a thread of its own."""
+    """The agent step at which everything stored so far is dropped from the replay."""
 
 
 class Callback(Protocol):
-    """Somebody who looks on. Nothing it does reaches training."""
+    """Observes a run, as the display does. Nothing it does affects training."""
 
     def on_progress(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
-        """Called at every step and as evaluations advance."""
+        """Called after every round of env steps and during evaluations, with the newest metrics."""
         ...
 
     def message(self, text: str) -> None:
-        """A line worth reading."""
+        """Called with one line for the user."""
         ...
 
 
@@ -71,20 +68,25 @@ class Interrupted(Exception):
     """The run was asked to stop."""
 
 
+COUNTERS = ("steps", "updates", "episodes", "elapsed_seconds")
+
+
 class Trainer:
-    """One run. `run()` trains to the end, or until asked to stop, and is resumable either way.
+    """Trains one agent. `run()` goes on to the end, or until asked to stop; both can be resumed.
 
-    The order of a step is DrQ-v2's: act; update with what is in memory; step the env; store (or,
-    with `update_last`, update last). All envs step together; `steps` counts the steps of all of
-    them, and the last round may overshoot the end by fewer steps than there are envs. An env whose
-    episode has ended begins another at its next step.
+    The order of a step is DrQ-v2's:
 
-    A copy in a place of its own steps there while the update goes on here: neither needs the
-    other, and its step is stored after the update and in the order of the copies all the same, so
-    that nothing depends on who is faster. Between two steps no place does anything.
+    1. act on the newest observation of every env (resetting those whose episode has ended);
+    2. step the envs, which step together; an env with a thread of its own steps during 3;
+    3. update from what the memory holds;
+    4. store the transitions, in the order of the envs.
 
-    Evaluation happens in an env of its own, on seeds of its own, with no noise: switching it, or
-    any logging, on or off changes nothing in training.
+    With `update_last` (on-policy agents) 3 comes after 4. Because transitions are stored after the
+    update and in env order, results do not depend on which thread is faster. `steps` counts the
+    steps of all envs; the last round may overshoot the end by fewer steps than there are envs.
+
+    Evaluation uses its own env, its own seeds and no noise: switching it or any logging on or off
+    changes nothing in training.
     """
 
     def __init__(
@@ -102,12 +104,12 @@ class Trainer:
         seeds: Seeds,
         folder: Path,
         stop_requested: Callable[[], bool],
-        settings: Mapping[str, Any] | None = None,
+        fixed_config: Mapping[str, Any] | None = None,
         executors: Sequence[EnvExecutor] = (),
     ):
-        """`settings`: what may not change when the run is resumed, as plain values.
+        """`fixed_config`: settings, as plain values, that may not change when the run is resumed.
 
-        `places`: where each copy of the env lives; default: here.
+        `executors`: what runs each env's calls; default: inline.
         """
         self.config = config
         self.agent = agent
@@ -123,23 +125,22 @@ class Trainer:
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         self.stop_requested = stop_requested
-        self.settings = dict(settings or {})
+        self.fixed_config = dict(fixed_config or {})
 
         self.steps = 0
         self.updates = 0
         self.episodes = 0
-        self.episode_returns = [0.0] * len(self.envs)  # of each copy's running episode
-        self.episode_steps = [0] * len(self.envs)
         self.elapsed_seconds = 0.0
-        self.marks = {"log": 0, "eval": 0, "checkpoint": 0}  # frames at the last of each
-        self.at_last_row = {"steps": 0, "updates": 0}  # at the last row
+        self.obs: list[Observation | None] = [None] * len(self.envs)  # None: between episodes
+        self.episode_returns = [0.0] * len(self.envs)  # of the running episodes
+        self.episode_steps = [0] * len(self.envs)
+        self.last_due_frames = {"log": 0, "eval": 0, "checkpoint": 0}
+        self.at_last_row = {"steps": 0, "updates": 0}
         self.means = MetricMeans()
         self.latest: dict[str, Any] = {}
-        self.obs: list[Observation | None] = [None] * len(self.envs)  # None: between episodes
-        self._eval_envs: list[gymnasium.Env] = []
-        self._eval_executors: list[EnvExecutor] = []
+        self._eval_env: gymnasium.Env | None = None
         self._clock = time.monotonic()
-        self._row_start = (self._clock, 0, 0)
+        self._row_start = (self._clock, 0, 0)  # time, steps, updates: for the speeds of a row
         self._saving_seconds = 0.0  # since the last row
 
     @property
@@ -147,37 +148,28 @@ class Trainer:
         return Progress(frames=self.steps * self.config.frames_per_step, steps=self.steps)
 
     def try_evaluation(self) -> None:
-        """Make the evaluation env and take a picture of it, so that it cannot fail hours later."""
+        """Make the evaluation env and render a frame, so that neither can fail hours later."""
         if not self.config.eval_every_frames:
             return
-        self._make_eval_envs()
-        env, executor = self._eval_envs[0], self._eval_executors[0]
+        self._eval_env = self.make_eval_env()
         if self.config.video_size:
-            executor.run(checked_reset, env, "its first reset", seed=0)
-            executor.run(self.frame_renderer(env), self.config.video_size)
-
-    def _make_eval_envs(self) -> None:
-        count = min(self.config.eval_workers, self.config.eval_episodes)
-        self._eval_executors = [
-            ThreadExecutor() if count > 1 else InlineExecutor() for _ in range(count)
-        ]
-        for executor in self._eval_executors:
-            self._eval_envs.append(executor.run(self.make_eval_env))
+            checked_reset(self._eval_env, "its first reset", seed=0)
+            self.frame_renderer(self._eval_env)(self.config.video_size)
 
     # --- running ---
 
     def run(self) -> bool:
-        """Train; True if the end was reached, False if stopped. The state is saved either way.
+        """Train; True if the end was reached, False if stopped. A checkpoint is saved either way.
 
         Raises:
-            RunFailed: the env or learning failed; the last checkpoint is of a time before it.
+            RunFailed: the env or learning failed; the last checkpoint is from before it.
         """
         self._clock = time.monotonic()
         self._row_start = (self._clock, self.steps, self.updates)
         try:
             while True:
                 self._do_what_is_due()
-                if self.steps * self.config.frames_per_step >= self.config.train_frames:
+                if self.at.frames >= self.config.train_frames:
                     break
                 if self.stop_requested():
                     raise Interrupted
@@ -185,53 +177,53 @@ class Trainer:
         except Interrupted:
             self.save()
             return False
-        if self.means.counts:  # updates since the last row: a short run has them all here
+        if self.means.counts:  # updates since the last row; in a short run, all of them
             self._write_row()
         self.save()
         return True
 
     def close(self) -> None:
-        """Free the envs and flush the sinks."""
-        for env, executor in zip(
-            [*self.envs, *self._eval_envs], [*self.executors, *self._eval_executors], strict=False
-        ):
+        """Close the envs, each in its own thread, and the sinks."""
+        for env, executor in zip(self.envs, self.executors, strict=True):
             executor.run(env.close)
             executor.close()
+        if self._eval_env:
+            self._eval_env.close()
         self.sinks.close()
 
     def _step(self) -> None:
-        """One agent step of every copy."""
-        seen = [self._observed(env_index) for env_index in range(len(self.envs))]
-        actions = self.agent.act(stack_observations(seen), step=self.steps, explore=True)
-        steps = [
+        """One agent step in every env."""
+        first_step = self.steps
+        obs = [self._current_obs(env_index) for env_index in range(len(self.envs))]
+        actions = self.agent.act(stack_observations(obs), step=first_step, explore=True)
+        results = [
             executor.submit(checked_step, env, action, "a training step")
             for executor, env, action in zip(
                 self.executors, self.envs, clip_actions(actions), strict=True
             )
         ]
         if not self.config.update_last:
-            self._update(self.steps)
-        before = self.steps
-        for env_index, answer in enumerate(steps):
-            self._store(env_index, actions[env_index], answer())
-        forget_at = self.config.clear_replay_at_steps
-        if forget_at is not None and before < forget_at <= self.steps:
+            self._update(first_step)
+        for env_index, result in enumerate(results):
+            self._store(env_index, actions[env_index], result())
+        clear_at = self.config.clear_replay_at_steps
+        if clear_at is not None and first_step < clear_at <= self.steps:
             self.memory.clear()
         if self.config.update_last:
-            self._update(self.steps - len(self.envs))
+            self._update(first_step)
         self.callback.on_progress(self.at, self.updates, self.latest)
 
-    def _observed(self, env_index: int) -> Observation:
-        """What a copy's agent sees now: its episode's newest observation, or a new one's first."""
+    def _current_obs(self, env_index: int) -> Observation:
+        """The newest observation of an env's episode; resets the env if its episode has ended."""
         obs = self.obs[env_index]
         if obs is None:
             obs = self.executors[env_index].run(checked_reset, self.envs[env_index], "a reset")
             self.memory.begin_episode(obs, env_index=env_index)
         return obs
 
-    def _store(self, env_index: int, action: np.ndarray, step: tuple[Any, ...]) -> None:
-        """Take note of what a copy's step with `action` led to."""
-        obs, reward, terminated, truncated, info = step
+    def _store(self, env_index: int, action: np.ndarray, result: tuple[Any, ...]) -> None:
+        """Add a transition to memory and count it."""
+        obs, reward, terminated, truncated, info = result
         self.memory.add(
             action,
             float(reward),
@@ -248,7 +240,7 @@ class Trainer:
             self._end_episode(env_index, info)
 
     def _update(self, first_step: int) -> None:
-        """The updates that this round's steps pay for; each copy's step is asked about once."""
+        """The updates due for this round; the schedule is asked once for each env's step."""
         for step in range(first_step, first_step + len(self.envs)):
             if step * self.config.frames_per_step < self.config.seed_frames:
                 continue
@@ -257,42 +249,39 @@ class Trainer:
                 batch = self.memory.sample(self.config.batch_size)
                 metrics: Metrics = self.agent.update(batch, step=step)
                 self.update_schedule.observe(metrics)
-                self._note(metrics)
+                self._record(metrics)
                 self.updates += 1
-            events = self.update_schedule.events()
-            if events:
-                self._note(events)
+            self._record(self.update_schedule.events())
 
-    def _note(self, metrics: Metrics) -> None:
-        """Keep metrics for the next row; events, and what is told of now, have a row at once."""
+    def _record(self, metrics: Metrics) -> None:
+        """Average metrics until the next row; write `event/...` and `now/...` at once."""
+        if not metrics:
+            return
         at_once = {k: float(v) for k, v in metrics.items() if k.startswith(("event/", "now/"))}
-        rest = {k: v for k, v in metrics.items() if k not in at_once}
-        self.means.add(rest)
-        self.latest.update(rest)
-        if at_once:
-            row = {name.removeprefix("now/"): value for name, value in at_once.items()}
-            if not all(map(math.isfinite, row.values())):
-                self._refuse_not_finite(self.agent.state_dict())
-                row = {name: value for name, value in row.items() if math.isfinite(value)}
-            self.latest.update(row)
-            self.sinks.write(self.at, row)
-            self._say_what_happened(row)
-
-    def _say_what_happened(self, row: Mapping[str, float]) -> None:
-        """A line for what a person watching would want to know; ReDo would say it all the time."""
-        said = [
+        averaged = {k: v for k, v in metrics.items() if k not in at_once}
+        self.means.add(averaged)
+        self.latest.update(averaged)
+        if not at_once:
+            return
+        row = {name.removeprefix("now/"): value for name, value in at_once.items()}
+        if not all(map(math.isfinite, row.values())):
+            self._refuse_not_finite(self.agent.state_dict())
+            row = {name: value for name, value in row.items() if math.isfinite(value)}
+        self.latest.update(row)
+        self.sinks.write(self.at, row)
+        events = [
             f"{name.removeprefix('event/').replace('_', ' ')} {value:.4g}"
             for name, value in row.items()
-            if name.startswith("event/") and name != "event/recycled_units"
+            if name.startswith("event/") and name != "event/recycled_units"  # ReDo's: too frequent
         ]
-        if said:
-            self.callback.message(f"at {self.at.frames} frames: {', '.join(said)}")
+        if events:
+            self.callback.message(f"at {self.at.frames} frames: {', '.join(events)}")
 
     def _end_episode(self, env_index: int, info: Mapping[str, Any]) -> None:
-        """Write a copy's episode down; one that began at a snapshot under names of its own."""
+        """Write an episode's row; episodes that began at a snapshot have metrics of their own."""
         self.episodes += 1
         self.update_schedule.end_episode()
-        self._note(self.update_schedule.events())
+        self._record(self.update_schedule.events())
         kind = "snapshot_episode" if "snapshot" in info else "episode"
         row = {
             f"train/{kind}_return": self.episode_returns[env_index],
@@ -304,37 +293,41 @@ class Trainer:
             row[f"train/{kind}_success"] = float(success)
         self.latest["train/episode_return"] = self.episode_returns[env_index]
         self.sinks.write(self.at, row)
-        self._forget_episode(env_index)
+        self._clear_episode(env_index)
 
-    def _forget_episode(self, env_index: int) -> None:
-        self.obs[env_index], self.episode_returns[env_index], self.episode_steps[env_index] = (
-            None,
-            0.0,
-            0,
-        )
+    def _clear_episode(self, env_index: int) -> None:
+        self.obs[env_index] = None
+        self.episode_returns[env_index] = 0.0
+        self.episode_steps[env_index] = 0
 
     # --- what happens every so many frames ---
 
     def _do_what_is_due(self) -> None:
-        frames = self.steps * self.config.frames_per_step
-        if self._is_due("log", self.config.log_every_frames, frames):
+        if self._is_due("log", self.config.log_every_frames):
             self._write_row()
-            self.marks["log"] = frames
-        if self._is_due("eval", self.config.eval_every_frames, frames):
+            self.last_due_frames["log"] = self.at.frames
+        if self._is_due("eval", self.config.eval_every_frames):
             self._evaluate()
-            self.marks["eval"] = frames
-        if self._is_due("checkpoint", self.config.checkpoint_every_frames, frames):
-            self.marks["checkpoint"] = frames
+            self.last_due_frames["eval"] = self.at.frames
+        if self._is_due("checkpoint", self.config.checkpoint_every_frames):
+            self.last_due_frames["checkpoint"] = self.at.frames
             try:
                 self.save()
             except OSError as error:
-                self.callback.message(f"no checkpoint could be written ({error}); training goes on")
+                self.callback.message(f"could not save a checkpoint ({error}); training continues")
 
-    def _is_due(self, what: str, every_frames: int, frames: int) -> bool:
-        """Whether a multiple of `every_frames` lies between the last time and `frames`, now."""
-        return every_frames > 0 and frames // every_frames > self.marks[what] // every_frames
+    def _is_due(self, what: str, every_frames: int) -> bool:
+        """Whether a multiple of `every_frames` was passed since the last time."""
+        if not every_frames:
+            return False
+        return self.at.frames // every_frames > self.last_due_frames[what] // every_frames
 
     def _write_row(self) -> None:
+        """Write the means of the update metrics, counters and speeds since the last row.
+
+        Raises:
+            RunFailed: a mean is not finite.
+        """
         now = time.monotonic()
         since, steps, updates = self._row_start
         seconds = max(now - since, 1e-9)
@@ -347,11 +340,11 @@ class Trainer:
         row["train/updates"] = self.updates
         row["replay/transitions"] = len(self.memory)
         row |= self.memory.metrics()
-        frames = (self.steps - steps) * self.config.frames_per_step
         if not self.config.update_last and self.steps > self.at_last_row["steps"]:
             new = {name: getattr(self, name) - done for name, done in self.at_last_row.items()}
             row["train/replay_ratio"] = new["updates"] / new["steps"]
         self.at_last_row = {"steps": self.steps, "updates": self.updates}
+        frames = (self.steps - steps) * self.config.frames_per_step
         row["speed/frames_per_second"] = frames / seconds
         row["speed/updates_per_second"] = (self.updates - updates) / seconds
         row["speed/elapsed_seconds"] = self.elapsed_seconds
@@ -366,10 +359,8 @@ class Trainer:
         self._clock = now
 
     def _evaluate(self) -> None:
-        if not self._eval_envs:
-            self._make_eval_envs()
         began = time.monotonic()
-        result = self._film_and_evaluate()
+        result = self._play_and_film()
         mean = float(np.mean(result.returns))
         row = {
             "eval/episode_return": mean,
@@ -378,57 +369,71 @@ class Trainer:
             "eval/episodes": len(result.returns),
             "eval/seconds": time.monotonic() - began,
         }
-        rate, said = result.success_rate, ""
-        if rate is not None:
-            row["eval/success_rate"] = self.latest["eval/success_rate"] = rate
-            said = f", success in {rate:.0%}"
+        success = ""
+        if result.success_rate is not None:
+            row["eval/success_rate"] = self.latest["eval/success_rate"] = result.success_rate
+            success = f", success in {result.success_rate:.0%}"
         self.latest["eval/episode_return"] = mean
         self.sinks.write(self.at, row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
         self.callback.message(
-            f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){said}"
+            f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){success}"
         )
         self.callback.on_progress(self.at, self.updates, self.latest)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
 
-    def _film_and_evaluate(self) -> Evaluation:
+    def _play_and_film(self) -> Evaluation:
+        """Evaluate, and film the first episode if videos are wanted."""
+        env = self._eval_env = self._eval_env or self.make_eval_env()
+        size = self.config.video_size
+
         def on_step(episode: int, length: int) -> None:
             if self.stop_requested():
                 raise Interrupted
-            note = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
-            self.callback.on_progress(self.at, self.updates, self.latest | note)
+            status = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
+            self.callback.on_progress(self.at, self.updates, self.latest | status)
 
-        def play(film: Callable[[], None] | None) -> Evaluation:
+        def play(record_frame: Callable[[], None] | None) -> Evaluation:
             return evaluate(
                 self.agent,
-                *self._eval_envs,
-                executors=self._eval_executors,
+                env,
                 episodes=self.config.eval_episodes,
                 seeds=self.seeds.sequence("evaluation", self.steps),
                 step=self.steps,
-                film=film,
+                record_frame=record_frame,
                 on_step=on_step,
             )
 
-        if not self.config.video_size:
+        if not size:
             return play(None)
-        picture = self.frame_renderer(self._eval_envs[0])
+        render = self.frame_renderer(env)
         path = self.folder / "videos" / f"eval_{self.at.frames:012d}.mp4"
         with Video(path) as video:
-            result = play(lambda: video.add(picture(self.config.video_size)))
+            result = play(lambda: video.add(render(size)))
         self.sinks.video(self.at, str(path))
         return result
 
     # --- state ---
+
+    def dump_failure(self, failed: RunFailed) -> None:
+        """Write why the run failed into its folder; see `failure.dump`."""
+        progress = {
+            "frames": self.at.frames,
+            "steps": self.steps,
+            "updates": self.updates,
+            "episode_steps": self.episode_steps,
+            "latest": {name: str(value) for name, value in self.latest.items()},
+        }
+        failure.dump(self.folder, failed, progress, self.agent.state_dict())
 
     def save(self) -> Path:
         """Write a checkpoint of everything.
 
         Raises:
             OSError: it cannot be written.
-            RunFailed: weights or moments are not finite; a checkpoint never holds such.
+            RunFailed: weights or moments are not finite; no checkpoint ever holds such values.
         """
         self._tick(time.monotonic())
         state = self.state_dict()
@@ -439,25 +444,23 @@ class Trainer:
         return path
 
     def _refuse_not_finite(self, state: Mapping[str, Any]) -> None:
-        bad = not_finite(state)
+        bad = failure.not_finite(state)
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             names = ", ".join([*bad][:3])
             raise RunFailed(f"learning diverged: {names}{more} are not finite", diverged=True)
 
     def resume(self) -> int:
-        """Go on from the newest whole checkpoint, or anew if there is none at all.
-
-        Returns the frames that it is of.
+        """Load the newest undamaged checkpoint and return its frames; 0 if there are none at all.
 
         Raises:
-            ConfigError: none of them is whole, or it is of a run with other settings.
+            ConfigError: all checkpoints are damaged, or the run had another config.
         """
         if not found(self.checkpoints.folder):
             self.sinks.load_state_dict({"record": {"bytes": 0}})
             return 0
         frames, state = self.checkpoints.load_newest()
-        then, now = state["settings"], self.settings
+        then, now = state["fixed_config"], self.fixed_config
         changed = [key for key in then | now if then.get(key) != now.get(key)]
         if changed:
             both = [f"{key} {then.get(key)}, now {now.get(key)}" for key in changed[:3]]
@@ -473,8 +476,8 @@ class Trainer:
         return {
             "trainer": {name: getattr(self, name) for name in COUNTERS}
             | {
-                "marks": dict(self.marks),
-                "in_rows": dict(self.at_last_row),
+                "last_due_frames": dict(self.last_due_frames),
+                "at_last_row": dict(self.at_last_row),
                 "episode_returns": list(self.episode_returns),
                 "episode_steps": list(self.episode_steps),
             },
@@ -488,16 +491,17 @@ class Trainer:
             ],
             "replay": self.memory.state_dict(),
             "sinks": self.sinks.state_dict(),
-            "settings": dict(self.settings),
+            "fixed_config": dict(self.fixed_config),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        own = state["trainer"]
         for name in COUNTERS:
-            setattr(self, name, state["trainer"][name])
-        self.marks = dict(state["trainer"]["marks"])
-        self.at_last_row = dict(state["trainer"]["in_rows"])
-        self.episode_returns = list(state["trainer"]["episode_returns"])
-        self.episode_steps = list(state["trainer"]["episode_steps"])
+            setattr(self, name, own[name])
+        self.last_due_frames = dict(own["last_due_frames"])
+        self.at_last_row = dict(own["at_last_row"])
+        self.episode_returns = list(own["episode_returns"])
+        self.episode_steps = list(own["episode_steps"])
         self.means.load_state_dict(state["means"])
         self.agent.load_state_dict(state["agent"])
         self.update_schedule.load_state_dict(state["update_schedule"])
@@ -507,10 +511,5 @@ class Trainer:
         for env_index, env in enumerate(envs):
             self.executors[env_index].run(env.load_state_dict, state["env"][env_index])
             self.obs[env_index] = env.obs if state["in_episode"][env_index] else None
-            if (
-                self.obs[env_index] is None
-            ):  # between episodes, or the env could not return to this one
-                self._forget_episode(env_index)
-
-
-COUNTERS = ("steps", "updates", "episodes", "elapsed_seconds")
+            if self.obs[env_index] is None:  # between episodes, or the env cannot restore this one
+                self._clear_episode(env_index)

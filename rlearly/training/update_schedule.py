@@ -1,8 +1,7 @@
-"""When to update: how many gradient steps each step of the env pays for."""
+"""When to update: how many gradient updates are due after each agent step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -17,7 +16,7 @@ from rlearly.nn.schedules import Decay, Schedule, Step, schedule_of, values_of
 
 
 class OncePerRollout:
-    """One update each time that `steps` agent steps have been taken: a rollout is full."""
+    """One update after every `steps` agent steps, when a rollout is full."""
 
     def __init__(self, steps: int):
         self.steps = steps
@@ -30,10 +29,10 @@ class OncePerRollout:
         return int(due)
 
     def observe(self, metrics: Metrics) -> None:
-        """A rollout's length does not change."""
+        """Has no effect."""
 
     def end_episode(self) -> None:
-        """A rollout goes on over the ends of episodes."""
+        """Has no effect: a rollout spans episodes."""
 
     def events(self) -> Metrics:
         return {}
@@ -46,13 +45,13 @@ class OncePerRollout:
 
 
 class Credit:
-    """Updates that are owed: fractions accumulate exactly, and the first one is owed at once."""
+    """Fractions of updates, accumulated exactly; the first update is due at once."""
 
     def __init__(self, ratio: float):
         self.owed = max(Fraction(0), 1 - Fraction(str(ratio)))
 
     def earn(self, ratio: float) -> int:
-        """The whole updates that are due after a step worth `ratio` of them."""
+        """The whole updates due after a step that adds `ratio` updates."""
         self.owed += Fraction(str(ratio))
         due = int(self.owed)
         self.owed -= due
@@ -66,9 +65,9 @@ class Credit:
 
 
 class ScheduledRatio:
-    """Updates a step as a schedule of the agent step says; a constant one spreads them evenly.
+    """Updates per agent step from a schedule over agent steps.
 
-    Ratio 0.5 is DrQ-v2's update every second agent step.
+    A constant ratio of 0.5 is DrQ-v2's update at every second agent step.
     """
 
     def __init__(self, schedule: Schedule):
@@ -84,13 +83,13 @@ class ScheduledRatio:
         return self.credit.earn(self.ratio)
 
     def observe(self, metrics: Metrics) -> None:
-        """A schedule learns nothing from metrics."""
+        """Has no effect."""
 
     def end_episode(self) -> None:
-        """A schedule does not know episodes."""
+        """Has no effect."""
 
     def events(self) -> Metrics:
-        """A jump of the ratio; once."""
+        """A jump of the ratio, reported once."""
         events, self._events = self._events, {}
         return events
 
@@ -103,17 +102,18 @@ class ScheduledRatio:
 
 
 class AdaptiveRatio:
-    """Few updates until the critic's plasticity has recovered, many from then on.
+    """A low replay ratio until the critic's plasticity has recovered, a high one afterwards.
 
-    arXiv 2310.07418, section 5: the ratio is `low` until two checks in a row find means of the
-    critic's FAU that differ by at most `threshold`, and `high` for ever after. Checks are made at
-    every so many ends of episodes, or before the first update of every so many agent steps. The
-    first check compares with the very first update's FAU (as the official code does).
+    arXiv 2310.07418, section 5: the ratio is `low` until two consecutive checks find mean FAUs
+    (fraction of active units) of the critic that differ by at most `threshold`, then `high` for
+    good. A check is made every `check_every_episodes` episodes, or before the first update of every
+    `check_every_steps` agent steps. As in the official code, the first check compares with the FAU
+    of the very first update.
 
-    A check's mean is over the updates of the episode that just ended (`window` "episode", the
-    official one: one in 50), or over all since the check before ("interval", which checks by steps
-    always use). Copies of an env whose episodes end together share that window. A check that has
-    no update to read is not made.
+    A check averages over the updates of the episode that just ended (`window` "episode", as in the
+    official code), or over all updates since the last check ("interval", which checks by steps
+    always use). Envs whose episodes end together share a window. Without any update to average,
+    no check is made.
     """
 
     def __init__(self, config: AdaptiveRatioConfig):
@@ -121,7 +121,7 @@ class AdaptiveRatio:
         self.credit = Credit(config.low)
         self.switched = False
         self.before: Tensor | None = None  # the FAU that the next check compares with
-        self.total = torch.zeros((), dtype=torch.float64)  # of the window's FAUs
+        self.total = torch.zeros((), dtype=torch.float64)  # of the FAUs in the window
         self.count = 0
         self.window_over = False
         self.episodes = 0
@@ -140,15 +140,15 @@ class AdaptiveRatio:
         return self.credit.earn(self.ratio)
 
     def observe(self, metrics: Metrics) -> None:
-        """Take note of an update's `plasticity/fau_critic`."""
+        """Add an update's `plasticity/fau_critic` to the window."""
         if self.switched:
             return
         fau = torch.as_tensor(metrics["plasticity/fau_critic"], dtype=torch.float64)
         if self.before is None:
             self.before = fau
         if self.window_over:
-            self._empty()
-        self.total = self.total + fau  # where the device has it: nothing waits
+            self._reset_window()
+        self.total = self.total + fau  # on its device, without waiting for it
         self.count += 1
 
     def end_episode(self) -> None:
@@ -168,14 +168,14 @@ class AdaptiveRatio:
             self.switched = True
             self._events["event/replay_ratio"] = self.ratio
         self.before = torch.tensor(now, dtype=torch.float64)
-        self._empty()
+        self._reset_window()
 
-    def _empty(self) -> None:
+    def _reset_window(self) -> None:
         self.total, self.count = torch.zeros((), dtype=torch.float64), 0
         self.window_over = False
 
     def events(self) -> Metrics:
-        """What the last check found; once."""
+        """The result of the last check, reported once."""
         events, self._events = self._events, {}
         return events
 
@@ -201,17 +201,17 @@ class AdaptiveRatio:
         self._events = dict(state["events"])
 
 
-# --- as config says it ---
+# --- from the config ---
 
 MOST = 100.0
-"""Updates a step beyond which a request is taken for a slip."""
+"""A larger ratio is taken for a typing error."""
 
 
 def off_policy_schedule(replay_ratio: Any, adaptive: AdaptiveRatioConfig) -> UpdateSchedule:
-    """The cadence that `replay_ratio` asks for.
+    """The update schedule for `replay_ratio`.
 
     Raises:
-        ConfigError: it asks for none, or for a ratio that is out of range.
+        ConfigError: it does not parse, or a ratio is out of range.
     """
     if replay_ratio != "adaptive":
         return ScheduledRatio(ratio_schedule(replay_ratio))
@@ -229,7 +229,7 @@ def ratio_schedule(replay_ratio: Any) -> Schedule:
     Raises:
         ConfigError: it is none of these, or a ratio is not in (0, 100].
     """
-    wanted = (
+    expected = (
         f"replay_ratio: expected a number above 0 and at most {MOST:g}, adaptive, "
         "linear(START,END,STEPS) or step(FIRST,THEN,AT_STEP) of such numbers and agent steps "
         f"of at least 1, received {replay_ratio!r}."
@@ -237,16 +237,7 @@ def ratio_schedule(replay_ratio: Any) -> Schedule:
     try:
         schedule = schedule_of(replay_ratio)
     except (TypeError, ValueError):
-        raise ConfigError(wanted) from None
+        raise ConfigError(expected) from None
     if isinstance(schedule, Decay) or not all(0 < ratio <= MOST for ratio in values_of(schedule)):
-        raise ConfigError(wanted)
+        raise ConfigError(expected)
     return schedule
-
-
-def mean_ratio(replay_ratio: Any, adaptive: AdaptiveRatioConfig, steps: int) -> float:
-    """Updates a step over a run of so many agent steps; of an adaptive one, at most."""
-    if replay_ratio == "adaptive":
-        return adaptive.high
-    schedule = ratio_schedule(replay_ratio)
-    points = [float(schedule(round(steps * at / 100))) for at in range(101)]
-    return math.fsum(points) / len(points)

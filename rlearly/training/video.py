@@ -10,10 +10,9 @@ import numpy as np
 
 
 class Video:
-    """An H.264 mp4 that appears under its name only once it is complete.
+    """An H.264 mp4 of frames, uint8 [H, W, 3] with even H and W, encoded as they are added.
 
-    Images are encoded as they come, so a long episode takes no memory. uint8 [H, W, 3], H and W
-    even.
+    The file appears under its name only once it is complete.
     """
 
     def __init__(self, path: Path, frames_per_second: int = 30):

@@ -82,8 +82,8 @@ def test_agent_learns_from_either_part_of_a_fused_observation(tmp_path, monkeypa
 
 
 SWITCHES = {
-    "td3": "precision=bf16 replay.storage=disk replay.prefetch=2 overlap=true eval_workers=2",
-    "drqv2": "precision=bf16 replay.compression=zstd replay.prefetch=2 overlap=true eval_workers=2",
+    "td3": "precision=bf16 replay.storage=disk replay.prefetch=2 overlap=true",
+    "drqv2": "precision=bf16 replay.compression=zstd replay.prefetch=2 overlap=true",
 }
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from rlearly import train
-from rlearly.training import checkpoint
+from rlearly.training import checkpoint, run_directory
+from rlearly.training.run_directory import train_command
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -105,10 +105,10 @@ def test_help_and_cfg_show_everything(tmp_path):
 def test_a_command_to_continue_is_of_the_environment_that_runs(monkeypatch):
     here = Path(sys.executable).parent
     for path, python in ((here, "python"), (Path("/elsewhere"), sys.executable)):
-        monkeypatch.setattr(train.shutil, "which", lambda name, path=path: str(path / name))
-        assert train.command_of("resume=a b") == f"{python} -m rlearly.train 'resume=a b'"
-    monkeypatch.setattr(train.shutil, "which", lambda name: None)
-    assert train.command_of("resume=x").startswith(sys.executable)
+        monkeypatch.setattr(run_directory.shutil, "which", lambda name, path=path: str(path / name))
+        assert train_command("resume=a b") == f"{python} -m rlearly.train 'resume=a b'"
+    monkeypatch.setattr(run_directory.shutil, "which", lambda name: None)
+    assert train_command("resume=x").startswith(sys.executable)
 
 
 def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
@@ -129,7 +129,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    assert f"continue with: {train.command_of('resume=stopped')}" in output
+    assert f"continue with: {train_command('resume=stopped')}" in output
     assert not (tmp_path / "stopped" / "done.json").exists()
     resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

@@ -2,19 +2,15 @@
 
 import os
 import re
-from types import SimpleNamespace
 
 import pytest
-import torch
 
-from rlearly import train
 from rlearly.agents import drm, drqv2
 from rlearly.config import presets
 from rlearly.config.resolve import RESUMABLE, compose, load
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.envs import dm_control
-from rlearly.training import forecast
 from rlearly.training.run_directory import create
 
 
@@ -218,37 +214,3 @@ def test_folder_of_runs_names_the_newest_of_them(tmp_path):
 
 def test_drm_has_every_key_of_drqv2():
     assert set(drqv2.Config.__dataclass_fields__) < set(drm.Config.__dataclass_fields__)
-
-
-def test_forecast_counts_evaluation_episodes_of_the_envs_own_length(monkeypatch):
-    clock = iter(range(10**6))  # every timed thing takes a second, three env steps together one
-    monkeypatch.setattr(forecast.time, "monotonic", lambda: next(clock))
-    words = ["agent=td3", "env=Pendulum-v1", "train_frames=600", "seed_frames=500"]
-    words += ["replay_ratio=1", "eval_episodes=2"]
-    cpu = torch.device("cpu")
-    silent = compose([*words, "eval_every_frames=0"])
-    assert forecast.forecast_seconds(silent, cpu) == pytest.approx(600 / 3 + 100)
-    evaluated = compose([*words, "eval_every_frames=300"])
-    episodes = 2 * 2 * 200  # Pendulum's time limit is 200 steps
-    assert forecast.forecast_seconds(evaluated, cpu) == pytest.approx((600 + episodes) / 3 + 100)
-
-
-@pytest.mark.parametrize(
-    ("word", "seconds", "says"),
-    [
-        (
-            "seed_frames=0",
-            7200.0,
-            ["no GPU: these 900 frames with their evaluations take about 2.0 h"],
-        ),
-        ("seed_frames=0", 119.0, []),
-        ("seed_frames=900", 7200.0, []),
-    ],
-)
-def test_only_long_runs_that_learn_are_forecast(word, seconds, says, monkeypatch):
-    monkeypatch.setattr(forecast, "forecast_seconds", lambda config, device: seconds)
-    said = []
-    config = compose(["agent=td3", "env=Pendulum-v1", "train_frames=900", word])
-    display = SimpleNamespace(message=lambda text: said.append(text.split(" here")[0]))
-    train.say_if_long(config, torch.device("cpu"), display)
-    assert said == says

@@ -294,10 +294,10 @@ def test_a_formats_own_condition_is_said():
 
 def test_a_gpus_float32_products_are_rounded_only_on_request():
     try:
-        machine.let_products_round("tf32")
+        machine.set_tf32(True)
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     finally:
-        machine.let_products_round("fp32")
+        machine.set_tf32(False)
     assert not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 

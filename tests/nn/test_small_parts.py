@@ -138,15 +138,3 @@ def test_missing_gl_names_the_packages(monkeypatch):
     monkeypatch.setattr(gl_backend, "choose_backend", lambda: None)
     with pytest.raises(ConfigError, match=r"egl: no egl; osmesa: no osmesa.*libegl1.*libosmesa6"):
         gl_backend.require_backend(gl_backend.WITHOUT_VIDEOS)
-
-
-def test_threads_are_those_asked_for_then_the_schedulers_then_all(monkeypatch):
-    from rlearly.system import machine
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(machine, "usable_cores", lambda: 7)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert (machine.set_threads(2), machine.set_threads(None)) == (2, 3)
-    for nothing in ("", "0", "4,2"):
-        monkeypatch.setenv("OMP_NUM_THREADS", nothing)
-        assert machine.set_threads(None) == 7

@@ -139,12 +139,12 @@ def small(monkeypatch):
 
 def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
     ends = []
-    end = doctor._end
-    monkeypatch.setattr(doctor, "_end", lambda run: ends.append(end(run)) or ends[-1])
-    monkeypatch.setattr(doctor.rendering, "choose_backend", lambda: None)
+    end = doctor._result
+    monkeypatch.setattr(doctor, "_result", lambda run: ends.append(end(run)) or ends[-1])
+    monkeypatch.setattr(doctor.gl_backend, "choose_backend", lambda: None)
     assert doctor.determinism() == (
         "3 runs of td3 are equal to the bit on cpu with 1 threads: weights, moments, replay, "
-        "streams, rows; pixels were not checked, as nothing can be drawn here"
+        "random streams, rows; pixels were not checked, as nothing can be drawn here"
     )
     one = ends[0]
     assert one["trainer"]["updates"] == 100 and len(one["rows"]) > 8
@@ -160,7 +160,7 @@ def test_env_on_the_global_generator_does_not_repeat(small, monkeypatch):
         doctor.determinism()
     said = str(problem.value)
     assert said.startswith("td3 on cpu with 1 threads does not repeat, first at rows[")
-    assert "draws from a global generator" in said and "threads=1" not in said
+    assert "draw from a global generator" in said and "threads=1" not in said
 
 
 def test_agent_that_reads_the_clock_does_not_repeat_and_fewer_threads_are_named(small, monkeypatch):
@@ -183,9 +183,9 @@ def forget_moments(monkeypatch):
 def forget_stream(monkeypatch):
     load = ReplayBuffer.load_state_dict
 
-    def restart(ring, state):
-        load(ring, state)
-        ring.generator.bit_generator.state = np.random.PCG64(0).state
+    def restart(buffer, state):
+        load(buffer, state)
+        buffer.generator.bit_generator.state = np.random.PCG64(0).state
 
     monkeypatch.setattr(ReplayBuffer, "load_state_dict", restart)
 
@@ -193,7 +193,7 @@ def forget_stream(monkeypatch):
 @pytest.mark.parametrize("forget", [forget_moments, forget_stream])
 def test_what_is_not_restored_is_found_on_resuming(small, monkeypatch, forget):
     forget(monkeypatch)
-    with pytest.raises(doctor.Problem, match=r"goes on otherwise when resumed, first at \w+"):
+    with pytest.raises(doctor.Problem, match=r"differs when stopped and resumed, first at \w+"):
         doctor.determinism()
 
 
@@ -219,9 +219,9 @@ def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
 def test_deterministic_kernels_are_asked_for_on_a_gpu_only():
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        machine.ask_for_repeatable_kernels(CPU)
+        machine.use_deterministic_kernels(CPU)
         assert not torch.are_deterministic_algorithms_enabled()
-        machine.ask_for_repeatable_kernels(torch.device("cuda"))
+        machine.use_deterministic_kernels(torch.device("cuda"))
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:

@@ -133,10 +133,10 @@ def reseal(path, name):
     (path / "manifest.sha256").write_text(seal)
 
 
-# --- tapes ---
+# --- append logs ---
 
 
-def tape(first, end, width=1000):
+def rows_from(first, end, width=1000):
     """Row i of it is full of i."""
 
     def read(low, high):
@@ -158,28 +158,28 @@ def assert_is(loaded, first, end):
 
 def written(folder):
     """File -> when it was last written, of all rows."""
-    return {p.name: p.stat().st_mtime_ns for p in (folder / "tapes").iterdir()}
+    return {p.name: p.stat().st_mtime_ns for p in (folder / "logs").iterdir()}
 
 
 def test_a_checkpoint_writes_only_the_rows_that_the_one_before_has_not(tmp_path):
     """A row is 4 kB: 2000 of them are more than a small file."""
     checkpoints = Checkpoints(tmp_path, keep=3)
-    checkpoints.save(1, {"slots": tape(0, 2000)})
+    checkpoints.save(1, {"slots": rows_from(0, 2000)})
     before = written(tmp_path)
-    checkpoints.save(2, {"slots": tape(1500, 4000)})
-    checkpoints.save(3, {"slots": tape(1500, 4200)})
+    checkpoints.save(2, {"slots": rows_from(1500, 4000)})
+    checkpoints.save(3, {"slots": rows_from(1500, 4200)})
     after = written(tmp_path)
     assert before.items() <= after.items(), "files are written once"
     assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 1500, 4200)
     assert_is(checkpoint.load(tmp_path / f"{2:012d}")["slots"], 1500, 4000)
-    sizes = sorted(p.stat().st_size for p in (tmp_path / "tapes").iterdir())
+    sizes = sorted(p.stat().st_size for p in (tmp_path / "logs").iterdir())
     assert sum(sizes) < 4005 * (4200 + 200), "each row once, and small files once more"
 
 
 def test_rows_are_deleted_when_no_checkpoint_needs_them(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     for frames, (first, end) in enumerate([(0, 2000), (0, 4000), (3000, 6000), (5999, 9000)]):
-        checkpoints.save(frames, {"slots": tape(first, end)})
+        checkpoints.save(frames, {"slots": rows_from(first, end)})
         assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], first, end)
     names = sorted(written(tmp_path))
     assert [name[2:27] for name in names] == [
@@ -192,42 +192,42 @@ def test_rows_are_deleted_when_no_checkpoint_needs_them(tmp_path):
 def test_frequent_checkpoints_do_not_leave_thousands_of_files(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for end in range(10, 1010, 10):
-        checkpoints.save(end, {"slots": tape(0, end, width=3)})
+        checkpoints.save(end, {"slots": rows_from(0, end, width=3)})
     assert len(written(tmp_path)) <= 4
     assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 1000)
 
 
 def test_going_on_from_a_loaded_checkpoint_writes_only_new_rows(tmp_path):
-    Checkpoints(tmp_path, keep=3).save(1, {"slots": tape(0, 3000)})
+    Checkpoints(tmp_path, keep=3).save(1, {"slots": rows_from(0, 3000)})
     before = written(tmp_path)
     later = Checkpoints(tmp_path, keep=3)
     assert later.load_newest()[0] == 1
-    later.save(2, {"slots": tape(0, 6000)})
+    later.save(2, {"slots": rows_from(0, 6000)})
     assert before.items() <= written(tmp_path).items()
-    assert sum(p.stat().st_size for p in (tmp_path / "tapes").iterdir()) < 4005 * 6100
+    assert sum(p.stat().st_size for p in (tmp_path / "logs").iterdir()) < 4005 * 6100
     assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 6000)
 
 
 def test_going_on_past_a_damaged_checkpoint_does_not_use_its_rows(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3)
-    checkpoints.save(1, {"slots": tape(0, 2000)})
+    checkpoints.save(1, {"slots": rows_from(0, 2000)})
     (damaged,) = {
         p
-        for p in checkpoints.save(2, {"slots": tape(0, 4000)}).parent.glob("tapes/*")
+        for p in checkpoints.save(2, {"slots": rows_from(0, 4000)}).parent.glob("logs/*")
         if "-000000004000-" in p.name
     }
     damaged.write_bytes(damaged.read_bytes()[:-1])
     later = Checkpoints(tmp_path, keep=3)
     assert later.load_newest()[0] == 1
-    later.save(2, {"slots": tape(0, 4000)})
+    later.save(2, {"slots": rows_from(0, 4000)})
     assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 4000)
     assert checkpoint.load_newest(tmp_path)[0] == 2
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damaged_rows_make_a_checkpoint_damaged_unless_they_are_not_wanted(tmp_path, damage):
-    path = Checkpoints(tmp_path, keep=1).save(1, {"slots": tape(0, 50), "w": torch.ones(2)})
-    (rows, *_) = (tmp_path / "tapes").iterdir()
+    path = Checkpoints(tmp_path, keep=1).save(1, {"slots": rows_from(0, 50), "w": torch.ones(2)})
+    (rows, *_) = (tmp_path / "logs").iterdir()
     data = bytearray(rows.read_bytes())
     data[len(data) // 2] ^= 16
     rows.write_bytes(data if damage == "flip" else data[:-1])
@@ -235,12 +235,12 @@ def test_damaged_rows_make_a_checkpoint_damaged_unless_they_are_not_wanted(tmp_p
         rows.unlink()
     with pytest.raises(DamagedCheckpoint, match=r"\.rows"):
         checkpoint.load(path)
-    assert checkpoint.load_newest(tmp_path, tapes=False)[1]["w"].tolist() == [1, 1]
+    assert checkpoint.load_newest(tmp_path, logs=False)[1]["w"].tolist() == [1, 1]
 
 
 def test_full_disk_leaves_the_checkpoint_before_and_no_leftovers(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(1, {"slots": tape(0, 2000), "w": torch.ones(2)})
+    checkpoints.save(1, {"slots": rows_from(0, 2000), "w": torch.ones(2)})
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     for calls in range(1, 40):  # of every write in turn
         left = [calls]
@@ -254,7 +254,7 @@ def test_full_disk_leaves_the_checkpoint_before_and_no_leftovers(tmp_path, monke
 
         monkeypatch.setattr(checkpoint._Hashed, "write", full)
         try:
-            checkpoints.save(2, {"slots": tape(0, 4000), "w": torch.ones(2)})
+            checkpoints.save(2, {"slots": rows_from(0, 4000), "w": torch.ones(2)})
         except OSError:
             now = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
             assert now == before

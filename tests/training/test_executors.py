@@ -1,4 +1,4 @@
-"""Envs in threads of their own: nothing depends on who is faster, and each stays in its thread."""
+"""Executors: nothing depends on which thread is faster, and each env stays in its own thread."""
 
 import random
 import threading
@@ -179,7 +179,7 @@ gymnasium.register("Homely-v0", Homely)
 
 def test_all_of_an_env_happens_in_one_thread_and_each_has_its_own(tmp_path):
     words = ["env=Homely-v0", "overlap=true", "num_envs=2", "train_frames=60", "video_size=24"]
-    words += ["eval_every_frames=30", "eval_episodes=3", "eval_workers=3", "seed_frames=1000"]
+    words += ["eval_every_frames=30", "eval_episodes=3", "seed_frames=1000"]
     trainer = make_trainer(tmp_path, *words)
     Homely.asked.clear()
     trainer.run()  # the training envs were made before
@@ -188,9 +188,10 @@ def test_all_of_an_env_happens_in_one_thread_and_each_has_its_own(tmp_path):
     threads = {}
     for env, thread in Homely.asked:
         threads.setdefault(env, set()).add(thread)
-    assert len(threads) == 5 and all(len(names) == 1 for names in threads.values())
-    assert {id(env) for env in kept} <= set(threads)
-    assert "MainThread" not in set.union(*threads.values())
+    assert len(threads) == 3 and all(len(names) == 1 for names in threads.values())
+    trained = [threads.pop(id(env)) for env in kept]
+    assert len(set.union(*trained)) == 2 and "MainThread" not in set.union(*trained)
+    assert list(threads.values()) == [{"MainThread"}], "evaluation is inline"
 
 
 def test_closed_env_has_freed_what_it_drew_with_in_its_thread():
@@ -249,76 +250,57 @@ def test_env_that_asks_the_learner_does_not_overlap_with_it(tmp_path):
         builder.env_executors(resolve.compose([*words, "overlap=true"]))
 
 
-# --- evaluation side by side ---
+# --- evaluation ---
 
 
 class Deciding:
     """Acts by the observation alone, and notes how it is asked."""
 
     def __init__(self):
-        self.threads, self.shapes = set(), set()
+        self.shapes = set()
 
     def act(self, obs, *, step, explore):
         assert not explore
-        self.threads.add(threading.current_thread().name)
         self.shapes.add(obs.shape)
         return np.tanh(3 * (obs[:, :1] - 0.4))
 
 
-def played(workers, episodes=7, **more):
-    executors = [ThreadExecutor() if workers > 1 else InlineExecutor() for _ in range(workers)]
-    envs = [executor.run(gymnasium.make, "StateReach-v0") for executor in executors]
-    agent = Deciding()
+def played(episodes=7, **kwargs):
+    agent, env = Deciding(), gymnasium.make("StateReach-v0")
     seeds = np.random.SeedSequence(3)
-    try:
-        result = evaluate(
-            agent, *envs, executors=executors, episodes=episodes, seeds=seeds, step=0, **more
-        )
-    finally:
-        for executor in executors:
-            executor.close()
-    assert agent.threads == {"MainThread"} and agent.shapes == {(1, 2)}
+    result = evaluate(agent, env, episodes=episodes, seeds=seeds, step=0, **kwargs)
+    assert agent.shapes == {(1, 2)}
     return result
 
 
-def test_episodes_side_by_side_equal_those_in_turn(monkeypatch):
-    in_turn = played(1)
-    assert len(set(in_turn.lengths_steps)) > 1, "they end at different times"
-    now_and_then(monkeypatch, tiny_envs.StateReach, "step")
-    for workers in (2, 3, 9):
-        assert played(workers) == in_turn
+def test_episodes_follow_from_the_seeds_alone():
+    first = played()
+    assert len(set(first.lengths_steps)) > 1, "they end at different times"
+    assert played() == first
+    assert played(3).returns == first.returns[:3]
 
 
-def test_first_episode_alone_is_filmed_where_its_env_lives():
-    for workers in (1, 3):
-        seen, steps = [], []
-        result = played(
-            workers,
-            film=lambda seen=seen: seen.append(threading.current_thread().name),
-            on_step=lambda episode, step, steps=steps: steps.append((episode, step)),
-        )
-        assert len(seen) == result.lengths_steps[0] and len(set(seen)) == 1
-        assert (seen[0] == "MainThread") == (workers == 1)
-        every = [(e, s + 1) for e, n in enumerate(result.lengths_steps) for s in range(n)]
-        assert sorted(steps) == every and (steps == every) == (workers == 1)
+def test_first_episode_alone_is_filmed():
+    frames, steps = [], []
+    result = played(
+        record_frame=lambda: frames.append(len(steps)),
+        on_step=lambda episode, step: steps.append((episode, step)),
+    )
+    assert frames == list(range(result.lengths_steps[0])), "before each of its steps"
+    assert steps == [(e, s + 1) for e, n in enumerate(result.lengths_steps) for s in range(n)]
 
 
-def test_error_of_one_env_ends_all_of_them(monkeypatch):
-    step, running = tiny_envs.StateReach.step, []
+def test_env_that_raises_ends_the_evaluation(monkeypatch):
+    step = tiny_envs.StateReach.step
 
     def fail(env, action):
         if env.steps == 2 and env.goal < 0:
             raise ZeroDivisionError("division by zero")
-        running.append(1)
-        time.sleep(0.01)
-        running.pop()
         return step(env, action)
 
     monkeypatch.setattr(tiny_envs.StateReach, "step", fail)
-    for workers in (1, 3):
-        with pytest.raises(RunFailed, match=r"raised ZeroDivisionError: .* in an evaluation"):
-            played(workers)
-        assert not running, "no step is under way"
+    with pytest.raises(RunFailed, match=r"raised ZeroDivisionError: .* in an evaluation"):
+        played()
 
 
 EVALUATED = ("train_frames=130", "eval_every_frames=60", "eval_episodes=4", "video_size=24")
@@ -332,51 +314,30 @@ def filmed(monkeypatch):
     return images
 
 
-def test_evaluating_side_by_side_changes_neither_training_nor_its_rows(tmp_path, filmed):
+def test_evaluating_and_filming_change_nothing_in_training(tmp_path, filmed):
     quiet = make_trainer(tmp_path / "quiet", "train_frames=130")
     quiet.run()
-    films = []
-    for workers in (1, 3):
-        filmed.clear()
-        trainer = make_trainer(tmp_path / f"{workers}", *EVALUATED, f"eval_workers={workers}")
-        trainer.try_evaluation()
-        assert trainer.run()
-        for part in ("agent", "replay", "env", "update_schedule"):
-            assert plain(quiet.state_dict()[part]) == plain(trainer.state_dict()[part])
-        trainer.close()
-        films.append(np.stack(filmed))
-    assert rows(tmp_path / "1") == rows(tmp_path / "3")
-    assert len(films[0]) == 20 and np.array_equal(*films)
+    trainer = make_trainer(tmp_path / "evaluated", *EVALUATED)
+    trainer.try_evaluation()
+    assert trainer.run()
+    for part in ("agent", "replay", "env", "update_schedule"):
+        assert plain(quiet.state_dict()[part]) == plain(trainer.state_dict()[part])
+    trainer.close()
+    assert len(filmed) == 20
 
 
-def test_stop_during_episodes_side_by_side_repeats_them_after_resuming(tmp_path):
-    straight = make_trainer(tmp_path / "straight", *EVALUATED)
-    straight.run()
-    stopped = make_trainer(tmp_path / "stopped", *EVALUATED, "eval_workers=2")
-    asked = []
-    stopped.stop_requested = lambda: asked.append(0) or len(asked) > 65
-    assert not stopped.run() and stopped.steps == 60
-    stopped.close()
-    assert not list((tmp_path / "stopped" / "videos").iterdir()), "no half-written video is left"
-    resumed = make_trainer(tmp_path / "stopped", *EVALUATED, "eval_workers=3")
-    resumed.resume()
-    resumed.run()
-    resumed.close()
-    assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
-
-
-def test_evaluate_command_plays_the_same_side_by_side(tmp_path, monkeypatch, capsys, filmed):
+def test_evaluate_command_repeats_and_says_where_it_is(tmp_path, monkeypatch, capsys, filmed):
     monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
     words = [*TINY, "train_frames=110", "threads=1", f"run_dir={tmp_path / 'run'}"]
     assert train.train([*words, "wandb.mode=disabled"]) == train.DONE
-    said = {}
-    for workers in (1, 2):
+    printed = []
+    for _ in range(2):
         filmed.clear()
-        words = [f"run={tmp_path / 'run'}", f"workers={workers}", "episodes=3", "threads=1"]
+        words = [f"run={tmp_path / 'run'}", "episodes=3", "threads=1"]
         capsys.readouterr()
         assert command.main([*words, "video_size=24"]) == 0
-        said[workers] = capsys.readouterr().out, plain(np.stack(filmed))
-    assert said[1] == said[2] and "episode 2: return" in said[1][0]
-    monkeypatch.setattr(command, "TELL_SECONDS", -1.0)
+        printed.append((capsys.readouterr().out, plain(np.stack(filmed))))
+    assert printed[0] == printed[1] and "episode 2: return" in printed[0][0]
+    monkeypatch.setattr(command, "PROGRESS_SECONDS", -1.0)
     assert command.main([*words, "video_size=0"]) == 0
     assert "playing episode 3 of 3, step 10" in capsys.readouterr().err

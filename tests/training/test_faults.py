@@ -119,7 +119,7 @@ def test_trouble_when_a_run_begins_anew_takes_nothing_away(zygote, tmp_path):
     assert status == 2 and "gymnasium cannot make it: RuntimeError: broken" in said, said
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     status, said = zygote.run(f"resume={run}", "train_frames=300", log=log)
-    assert status == 0 and "it was ended before its first checkpoint and begins anew" in said
+    assert status == 0 and "the run ended before its first checkpoint and starts over" in said
     words = once([*RUN, "checkpoint_every_frames=0"])
     assert zygote.run(*words, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
     assert_equal_runs(tmp_path / "straight", run)

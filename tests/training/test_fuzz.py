@@ -148,7 +148,7 @@ def checkpoint_files(tmp_path):
         replay.add(random.random(1), 1.0, random.random(3), terminated=False, truncated=False)
     state = {"agent": {"w": torch.arange(50.0)}, "replay": replay.state_dict()}
     folder = Checkpoints(tmp_path / "checkpoints", keep=1).save(7, state)
-    rows, _ = (tmp_path / "checkpoints" / "tapes").iterdir()  # before and after the ring's end
+    rows, _ = (tmp_path / "checkpoints" / "logs").iterdir()  # before and after the buffer's end
     return {"rows": rows} | {file.name: file for file in folder.iterdir()}
 
 

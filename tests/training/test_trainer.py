@@ -8,12 +8,12 @@ import torch
 from conftest import TINY, TINY_STATE
 from saved import plain, rows
 
-from rlearly import train
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.system.seeding import Seeds
 from rlearly.training import builder, evaluation
 from rlearly.training.checkpoint import Checkpoints
+from rlearly.training.run_directory import refuse_to_shrink
 from rlearly.training.sinks import JsonLines, Sinks
 from rlearly.training.update_schedule import OncePerRollout
 
@@ -310,9 +310,9 @@ def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):
     done = sum(r["train/episode_length_steps"] for r in episodes)
     assert done + sum(trainer.episode_steps) == trainer.steps, "no step is lost between episodes"
     words = (*STATE, "agent=td3", "num_envs=3")
-    train.refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=94"]))
+    refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=94"]))
     with pytest.raises(ConfigError, match="expected at least the 96 frames"):
-        train.refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=93"]))
+        refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=93"]))
     alone = make_trainer(tmp_path / "alone", "agent=td3", "train_frames=1", base=STATE)
     alone.run()
     assert alone.obs[0][0] == first_goals[0], "the first copy is the one of a run with one"
@@ -442,6 +442,29 @@ def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, mo
     make_trainer(folder, f"replay.capacity={capacity}", "train_frames=5000000")
 
 
+@pytest.mark.parametrize(
+    ("words", "noticed"),
+    [
+        (["train_frames=50000"], True),
+        (["train_frames=5000"], False),
+        (["train_frames=50000", "seed_frames=50000"], False),
+        (["train_frames=50000", "preset=cpu"], False),
+        (["train_frames=50000", "agent=td3", "obs=state"], False),
+    ],
+)
+def test_long_run_from_pixels_on_a_cpu_is_noticed_without_running_anything(
+    tmp_path, monkeypatch, words, noticed
+):
+    def fail(*args, **kwargs):
+        raise AssertionError("nothing may run")
+
+    monkeypatch.setattr("rlearly.training.trainer.checked_step", fail)
+    base = ["env=cartpole_balance", "replay.capacity=1000", "overlap=false", "video_size=0"]
+    trainer = make_trainer(tmp_path, *words, base=base)
+    assert any("very long on a CPU" in text for text in trainer.callback.messages) == noticed
+    trainer.close()
+
+
 def test_failing_tracker_costs_itself_only(tmp_path, caplog):
     class Broken(JsonLines):
         def write(self, at, metrics):
@@ -489,7 +512,7 @@ FUSED = [*TINY, "env=tiny_envs:FusedReach-v0"]
     [
         ["agent=drqv2"],
         ["agent=drm", "num_envs=2", "replay.prefetch=2", "replay_ratio=2"],
-        ["agent=drm", "replay.compression=zstd", "eval_workers=2", "overlap=true"],
+        ["agent=drm", "replay.compression=zstd", "overlap=true"],
     ],
     ids=lambda words: " ".join(words),
 )

@@ -8,7 +8,6 @@ from rlearly.core.errors import ConfigError
 from rlearly.training.update_schedule import (
     AdaptiveRatio,
     ScheduledRatio,
-    mean_ratio,
     off_policy_schedule,
     ratio_schedule,
 )
@@ -64,9 +63,6 @@ def test_scheduled_ratio_follows_the_agent_step():
     assert [jump.updates_due(step) for step in range(100, 110)] == [2] * 10
     assert (jump.events(), jump.events()) == ({"event/replay_ratio": 2.0}, {})
     assert ramp.events() == {}
-    assert mean_ratio("linear(0.5,1.5,1000)", DEFAULT, 1000) == pytest.approx(1.0)
-    assert mean_ratio("step(1,3,500)", DEFAULT, 1000) == pytest.approx(2.0, abs=0.03)
-    assert (mean_ratio(0.25, DEFAULT, 10), mean_ratio("adaptive", DEFAULT, 10)) == (0.25, 2.0)
 
 
 def play(update_schedule, faus, updates_each=2, start=0):
