@@ -143,21 +143,23 @@ class Memory(Stateful, Protocol):
 
 
 class UpdateSchedule(Stateful, Protocol):
-    """Decides how many updates a step of the env pays for."""
+    """Decides how many updates are due after each agent step."""
 
     def updates_due(self, step: int) -> int: ...
 
-    def observe(self, metrics: Metrics) -> None: ...
+    def observe(self, metrics: Metrics) -> None:
+        """Called with the metrics of every update."""
 
-    def end_episode(self) -> None: ...
+    def end_episode(self) -> None:
+        """Called when an episode of any env ends."""
 
     def events(self) -> Metrics:
-        """What it decided since it was last asked, under `event/` names; mostly nothing."""
-        ...
+        """What was decided since the last call, under `event/` names; usually nothing."""
+        return {}
 
 
-class Sink(Stateful, Protocol):
-    """Somewhere that metrics and videos go."""
+class Sink(Protocol):
+    """A destination for metrics and videos."""
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None: ...
 

@@ -79,7 +79,7 @@ def build(
     for line in _notes(config, trainer_config, spec, device):
         callback.message(line)
     return Trainer(
-        trainer_config,
+        config=trainer_config,
         agent=agent,
         envs=[
             ResumableEnv(env, seeds.numpy("env", *([env_index] if env_index else [])))
