@@ -29,9 +29,9 @@ def holder(tmp_path):
 
 
 def test_directory_is_locked_by_one_process_at_a_time(tmp_path, holder):
-    with pytest.raises(ConfigError, match="is in use: another process is training there"):
-        with run_directory.locked(tmp_path):
-            pass
+    in_use = pytest.raises(ConfigError, match="is in use: another process is training there")
+    with in_use, run_directory.locked(tmp_path):
+        pass
     holder.communicate("\n")
     with run_directory.locked(tmp_path):
         pass
@@ -60,6 +60,6 @@ def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, n
 
 def test_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written"):
-        with run_directory.locked(tmp_path / "file"):
-            pass
+    refused = pytest.raises(ConfigError, match="cannot be written")
+    with refused, run_directory.locked(tmp_path / "file"):
+        pass
