@@ -124,7 +124,7 @@ def update() -> str:
 
     from rlearly import envs
     from rlearly.config import resolve
-    from rlearly.core.spaces import on_device, together
+    from rlearly.core.spaces import on_device, stack_observations
     from rlearly.core.types import Batch
     from rlearly.system import machine
     from rlearly.training import builder
@@ -135,7 +135,7 @@ def update() -> str:
     spec = envs.env_spec(env, config.env)
     agent = builder.make_agent(config, spec, device)
     size = config.agent.batch_size
-    obs = on_device(together([env.reset(seed=0)[0]] * size), device)
+    obs = on_device(stack_observations([env.reset(seed=0)[0]] * size), device)
     env.close()
     ones = torch.ones(size, 1, device=device)
     batch = Batch(obs, torch.zeros(size, *spec.action.shape, device=device), ones, ones, obs)

@@ -8,14 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 
-TELL_SECONDS = 15.0
-"""Between two lines of a long evaluation."""
+PROGRESS_SECONDS = 15.0
+"""Seconds between the progress lines of a long evaluation."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,6 @@ class EvaluateConfig:
     run: str = setting("", "run directory")
     checkpoint: int | None = setting(None, "checkpoint, by its number of frames; null: the newest")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
-    workers: int = setting(1, "of them played side by side, in threads", at_least=1)
     seed: int = setting(0, "seed of the episodes", at_least=0)
     video_size: int = setting(
         256,
@@ -42,22 +40,21 @@ class EvaluateConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if "--help" in words or "-h" in words or not words:
+    if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
-        print(
-            command_help("python -m rlearly.evaluate run=RUN_DIR [key=value ...]", EvaluateConfig)
-        )
+        usage = "python -m rlearly.evaluate run=RUN_DIR [key=value ...]"
+        print(command_help(usage, EvaluateConfig))
         return 0
     try:
-        for word in words:
+        for word in overrides:
             if "=" not in word and Path(word).is_dir():
                 raise ConfigError(
                     f"Expected key=value, received {word!r}; did you mean run={word}?"
                 )
-        evaluate(from_overrides(EvaluateConfig(), words))
+        evaluate(from_overrides(EvaluateConfig(), overrides))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
@@ -65,11 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(config: EvaluateConfig) -> list[float]:
-    """Play, print a line an episode, and return the returns.
+    """Play episodes, print one line for each, and return the returns.
 
     Raises:
-        ConfigError: the path is no run, or it has no whole checkpoint.
+        ConfigError: the path is not a run, or the run has no undamaged checkpoint.
     """
+    from contextlib import nullcontext
+
     import numpy as np
 
     from rlearly import envs
@@ -77,7 +76,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     from rlearly.core.errors import RunFailed
     from rlearly.system import machine
     from rlearly.system.seeding import Seeds
-    from rlearly.training import builder, checkpoint, executors, trainer
+    from rlearly.training import builder, checkpoint, evaluation
     from rlearly.training.video import Video
 
     if config.video and not Path(config.video).parent.is_dir():
@@ -87,94 +86,61 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         )
     if config.video and Path(config.video).suffix != ".mp4":
         raise ConfigError(
-            f"video: expected a path that ends in .mp4, received {config.video}; video_size=0 has "
-            "nothing filmed."
+            f"video: expected a path that ends in .mp4, received {config.video}; video_size=0 "
+            "switches videos off."
         )
     run = Path(config.run)
     run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
     machine.set_threads(run_config.threads)
     device = machine.choose_device(run_config.device)
-    machine.let_products_round(run_config.precision)
-    frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
-    count = min(config.workers, config.episodes)
-    homes = [
-        executors.ThreadExecutor() if count > 1 else executors.InlineExecutor()
-        for _ in range(count)
-    ]
-    videos = bool(config.video_size)
-    worlds = [home.run(builder.make_env, run_config, videos=videos) for home in homes]
-    spec = envs.env_spec(worlds[0], run_config.env)
-    agent = builder.make_agent(run_config, spec, device)
+    machine.set_tf32(run_config.precision == "tf32")
+    frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
+    env = builder.make_env(run_config, videos=bool(config.video_size))
+    agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
 
-    told = time.monotonic()
+    last_line = time.monotonic()
 
-    def tell(episode: int, length: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            said = f"playing episode {episode + 1} of {config.episodes}, step {length}"
-            print(said, file=sys.stderr, flush=True)
+    def on_step(episode: int, length: int) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line > PROGRESS_SECONDS:
+            last_line = time.monotonic()
+            progress = f"playing episode {episode + 1} of {config.episodes}, step {length}"
+            print(progress, file=sys.stderr, flush=True)
 
-    def play(film: Any) -> trainer.Evaluation:
+    path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
+    render = envs.frame_renderer(env) if config.video_size else None
+    with Video(path) if render else nullcontext() as video:
+        record_frame = (lambda: video.add(render(config.video_size))) if video and render else None
         try:
-            return trainer.evaluate(
+            result = evaluation.evaluate(
                 agent,
-                *worlds,
-                executors=homes,
+                env,
                 episodes=config.episodes,
                 seeds=Seeds(config.seed).sequence("evaluation"),
                 step=state["trainer"]["steps"],
-                film=film,
-                on_step=tell,
+                record_frame=record_frame,
+                on_step=on_step,
             )
         except RunFailed as failed:
             raise ConfigError(f"{run}: {failed}.") from failed
-
-    if config.video_size:
-        path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
-        picture = envs.frame_renderer(worlds[0])
-        with Video(path) as video:
-            result = play(lambda: video.add(picture(config.video_size)))
-    else:
-        path, result = None, play(None)
-    for home, world in zip(homes, worlds, strict=True):
-        home.run(world.close)
-        home.close()
-    ends = [""] * len(result.returns)
-    if result.successes is not None:
-        ends = [", success" if success else ", no success" for success in result.successes]
-    for i, (total, length, end) in enumerate(
-        zip(result.returns, result.lengths_steps, ends, strict=True)
-    ):
-        print(f"episode {i}: return {total:.2f} in {length} steps{end}")
+    env.close()
+    returns = result.returns
+    for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
+        success = ""
+        if result.successes is not None:
+            success = ", success" if result.successes[i] else ", no success"
+        print(f"episode {i}: return {total:.2f} in {length} steps{success}")
+    rate = result.success_rate
     print(
-        f"{len(result.returns)} episodes: mean {np.mean(result.returns):.2f}, "
-        f"median {np.median(result.returns):.2f}, "
-        f"min {np.min(result.returns):.2f}, max {np.max(result.returns):.2f}"
-        + ("" if result.success_rate is None else f"; success in {result.success_rate:.0%}")
+        f"{len(returns)} episodes: mean {np.mean(returns):.2f}, median {np.median(returns):.2f}, "
+        f"min {np.min(returns):.2f}, max {np.max(returns):.2f}"
+        + ("" if rate is None else f"; success in {rate:.0%}")
     )
-    if path:
+    if video:
         print(f"video: {path}")
-    return result.returns
-
-
-def load_checkpoint(
-    folder: Path, frames: int | None, checkpoint: Any
-) -> tuple[int, dict[str, Any]]:
-    if frames is None:
-        return checkpoint.load_newest(folder, tapes=False)
-    path = folder / f"{frames:012d}"
-    if not path.is_dir():
-        kept = ", ".join(str(int(p.name)) for p in checkpoint.found(folder)) or "none"
-        raise ConfigError(
-            f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}."
-        )
-    try:
-        return frames, checkpoint.load(path, tapes=False)
-    except checkpoint.DamagedCheckpoint as error:
-        raise ConfigError(str(error)) from None
+    return returns
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Somebody who can play: an env as they see it, what they do, and what they expect."""
+    """A trained agent: its env, its policy and value function of one observation, its origin."""
 
     env: gymnasium.Env
     policy: Callable[[Any], Any]
@@ -60,15 +60,15 @@ class Teacher:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if "--help" in words or "-h" in words or not words:
+    if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
         print(command_help(USAGE, TeacherConfig))
         return 0
     try:
-        record(from_overrides(TeacherConfig(), words))
+        record(from_overrides(TeacherConfig(), overrides))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def record(config: TeacherConfig) -> Snapshots:
-    """Play the teacher, write its snapshots, and print a line an episode.
+    """Play the teacher, write its snapshots, and print one line per episode.
 
     Raises:
         ConfigError: the request cannot be met; nothing was written.
@@ -123,13 +123,12 @@ def record(config: TeacherConfig) -> Snapshots:
 
 
 def from_run(config: TeacherConfig) -> Teacher:
-    """The agent of one of our runs; value is its critic's."""
+    """The agent of an rlearly run, with its critic's values."""
     from dataclasses import replace
 
     from rlearly import envs
     from rlearly.config import resolve
     from rlearly.core.spaces import stack_observations
-    from rlearly.evaluate import load_checkpoint
     from rlearly.system import machine
     from rlearly.training import builder, checkpoint
 
@@ -137,7 +136,7 @@ def from_run(config: TeacherConfig) -> Teacher:
     run_config = replace(resolve.load(run), device="cpu", threads=1)
     machine.set_threads(1)
     device = machine.choose_device("cpu")
-    frames, state = load_checkpoint(run / "checkpoints", config.checkpoint, checkpoint)
+    frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
     env = builder.make_env(run_config)
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
@@ -158,7 +157,7 @@ def from_run(config: TeacherConfig) -> Teacher:
 
 
 def from_model(config: TeacherConfig) -> Teacher:
-    """A Stable-Baselines3 or CleanRL model; its file is read as plain weights, never unpickled."""
+    """A Stable-Baselines3 or CleanRL model, read as plain weights and never unpickled."""
     import gymnasium
 
     from rlearly.envs.snapshots.pretrained import from_hub, read_model

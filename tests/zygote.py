@@ -66,7 +66,7 @@ def arm(calls, number):
         (Path, ("rename", "replace", "unlink", "mkdir", "write_text")),
         (os, ("fsync", "truncate")),
         (shutil, ("rmtree",)),
-        (checkpoint._Hashed, ("write",)),
+        (checkpoint._HashedFile, ("write",)),
         (sinks.JsonLines, ("write",)),
     ):
         for name in names:

@@ -153,24 +153,24 @@ class Memory(Stateful, Protocol):
 
 
 class UpdateSchedule(Stateful, Protocol):
-    """Decides how many updates follow each env step (the updates-to-data ratio)."""
+    """Decides how many updates follow each agent step (the updates-to-data ratio)."""
 
     def updates_due(self, step: int) -> int:
         """The number of updates after this agent step; call once per step."""
         ...
 
     def observe(self, metrics: Metrics) -> None:
-        """Take note of an update's metrics."""
-        ...
+        """Called with the metrics of every update."""
 
-    def end_episode(self) -> None: ...
+    def end_episode(self) -> None:
+        """Called when an episode of any env ends."""
 
     def events(self) -> Metrics:
         """Its decisions since the last call, under `event/` names; usually none."""
-        ...
+        return {}
 
 
-class Sink(Stateful, Protocol):
+class Sink(Protocol):
     """A destination for metrics and videos: a file, TensorBoard, wandb."""
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None: ...

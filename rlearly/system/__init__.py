@@ -1,1 +1,1 @@
-"""The machine: devices, threads, determinism, random streams."""
+"""The machine: devices, threads, memory, determinism, random streams."""

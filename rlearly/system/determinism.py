@@ -1,4 +1,4 @@
-"""What a run rests on when it is to repeat to the bit."""
+"""What repeating a run to the bit depends on, besides code, config and seed."""
 
 from __future__ import annotations
 
@@ -12,34 +12,24 @@ import torch
 from rlearly.system import machine
 
 ENVIRONMENT = (
-    "ATEN_CPU_CAPABILITY",
-    "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_NUM_THREADS",
-    "NPY_DISABLE_CPU_FEATURES",
-    "OMP_DYNAMIC",
-    "OMP_NUM_THREADS",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ONEDNN_MAX_CPU_ISA",
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_NUM_THREADS",
-)
-"""Variables by which torch's and numpy's libraries choose their kernels and threads."""
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
+    "NPY_DISABLE_CPU_FEATURES", "OMP_DYNAMIC", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS",
+)  # fmt: skip
+"""Variables that select the kernels and threads of torch's and numpy's libraries."""
 
 GPU_ENVIRONMENT = ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """Plain values that decide a run's rounding and order of sums, as they are now.
+    """The current values, as plain data, that decide a run's rounding and order of sums.
 
-    Where they are equal, code, config and seed decide the rest. Call it once threads are settled
-    and the renderer is chosen; a renderer that nobody has chosen yet is left out.
+    Call it after threads are set and the renderer is chosen; without one, "rendering" is omitted.
     """
     numpy: Any = np.show_config(mode="dicts")
     blas = numpy.get("Build Dependencies", {}).get("blas", {})
     simd = numpy.get("SIMD Extensions", {})
-    told = {
+    found = {
         "device": str(device),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
@@ -55,10 +45,10 @@ def facts(device: torch.device) -> dict[str, Any]:
         "numpy_simd": " ".join([*simd.get("baseline", []), *simd.get("found", [])]),
     }
     if "MUJOCO_GL" in os.environ:
-        told["rendering"] = os.environ["MUJOCO_GL"]
+        found["rendering"] = os.environ["MUJOCO_GL"]
     names = ENVIRONMENT
     if device.type == "cuda":
-        told |= {
+        found |= {
             "gpu": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
@@ -68,17 +58,17 @@ def facts(device: torch.device) -> dict[str, Any]:
             "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
         }
         names += GPU_ENVIRONMENT
-    return told | {name: os.environ.get(name) for name in names}
+    return found | {name: os.environ.get(name) for name in names}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each fact that both know and that differs, as `threads 1 -> 2`."""
+    """Each value that is in both and differs, as `threads 1 -> 2`."""
+
+    def text(value: Any) -> str:
+        return "unset" if value is None else str(value)
+
     return [
-        f"{name} {_shown(before[name])} -> {_shown(value)}"
+        f"{name} {text(before[name])} -> {text(value)}"
         for name, value in now.items()
         if name in before and before[name] != value
     ]
-
-
-def _shown(value: Any) -> str:
-    return "unset" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""One SeedSequence a run, one child for each consumer of randomness, no global generator."""
+"""Random streams: one SeedSequence per run, one child per consumer, no global generator."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ from rlearly.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 STREAMS = (
-    "env",
-    "evaluation",
-    "replay",
-    "weights",
-    "exploration",
-    "policy_noise",
-    "augmentation",
-    "perturbation",
-    "minibatches",
-    "interventions",
-    "dropout",
-)
-"""Append only: a stream's place is its identity, so an inserted name would change every run."""
+    "env", "evaluation", "replay", "weights", "exploration", "policy_noise", "augmentation",
+    "perturbation", "minibatches", "interventions", "dropout",
+)  # fmt: skip
+"""Append only: a stream is identified by its index, so an inserted name would change every run."""
 
 
 class Seeds:
@@ -42,7 +33,7 @@ class Seeds:
         return np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index(stream), *key))
 
     def integer(self, stream: str, *key: int) -> int:
-        """A 63-bit seed for libraries that want a number."""
+        """A 63-bit seed for libraries that need an integer."""
         return int(self.sequence(stream, *key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def numpy(self, stream: str, *key: int) -> np.random.Generator:
@@ -53,9 +44,9 @@ class Seeds:
 
 
 def restore(generator: torch.Generator, state: torch.Tensor) -> None:
-    """Continue a stream from its saved state, or afresh if another kind of device saved it.
+    """Continue a stream from its saved state, or warn and restart it if another device saved it.
 
-    A GPU's generator and a CPU's cannot continue each other; that is said in a warning.
+    The states of CPU and GPU generators are not interchangeable.
     """
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
@@ -64,5 +55,5 @@ def restore(generator: torch.Generator, state: torch.Tensor) -> None:
 
 
 def episode_seed(generator: np.random.Generator) -> int:
-    """A fresh seed for one episode's reset; 32 bits, which is what legacy simulators take."""
+    """A new seed for one episode's reset, of the 32 bits that legacy simulators accept."""
     return int(generator.integers(2**32, dtype=np.uint64))

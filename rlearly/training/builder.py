@@ -79,7 +79,7 @@ def build(
     for line in _notes(config, trainer_config, spec, device):
         callback.message(line)
     return Trainer(
-        trainer_config,
+        config=trainer_config,
         agent=agent,
         envs=[
             ResumableEnv(env, seeds.numpy("env", *([env_index] if env_index else [])))
@@ -317,7 +317,7 @@ def make_data_pipeline(
     if config.replay.prefetch:
         memory = PrefetchedReplay(memory, config.replay.prefetch)
     schedule = off_policy_schedule(config.replay_ratio, config.adaptive_ratio)
-    return DataPipeline(memory, schedule, config.agent.batch_size, storage.said)
+    return DataPipeline(memory, schedule, config.agent.batch_size, storage.summary)
 
 
 def transition_layout(config: RunConfig, spec: EnvSpec) -> TransitionLayout:

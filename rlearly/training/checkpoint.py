@@ -384,9 +384,6 @@ class _HashedFile:
         self.size += len(view)
         return self.stream.write(view)
 
-    def flush(self) -> None:
-        self.stream.flush()
-
     def __exit__(self, kind: Any, *_: object) -> None:
         with self.stream:
             if kind is None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line in a terminal, now and then a line elsewhere."""
+"""What a person sees of a run: a live status in a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from rlearly.core.types import Progress
 
 LIVE_SECONDS = 0.25
 LINE_SECONDS = (1.0, 5.0, 10.0, 15.0, 30.0, 60.0)
-"""Gaps between lines when not in a terminal: quick at first, then once a minute."""
+"""Seconds between lines outside a terminal; the last one repeats."""
 
 RATE_WINDOW = 40
 SEPARATOR = " | "
 
 
 class Display:
-    """Frames, rates, time left, last returns and dormant ratio. It only looks on."""
+    """A callback that shows frames, speed, time left, returns and the dormant ratio."""
 
     def __init__(self, train_frames: int, console: Console | None = None):
         self.train_frames = train_frames
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self.started = time.monotonic()
-        self.next_at = self.started + (0.0 if self.console.is_terminal else LINE_SECONDS[0])
+        self.next_at = time.monotonic() + (0.0 if self.console.is_terminal else LINE_SECONDS[0])
         self.lines = 0
         self.samples: deque[tuple[float, int, int]] = deque(maxlen=RATE_WINDOW)
         self.live: Live | None = None
@@ -52,10 +51,10 @@ class Display:
         if now < self.next_at:
             return
         if "evaluating" in latest:
-            self.samples.clear()  # rates are of training alone
+            self.samples.clear()  # speeds are of training alone
         else:
             if updates and self.samples and not self.samples[-1][2]:
-                self.samples.clear()  # steps without updates are faster than all that follow
+                self.samples.clear()  # steps before the first update are faster than later ones
             self.samples.append((now, at.frames, updates))
         if self.live:
             self.next_at = now + LIVE_SECONDS
@@ -67,7 +66,7 @@ class Display:
             self.console.print(SEPARATOR.join(speed + learning), markup=False)
 
     def _draw(self, live: Live, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
-        """Speed on one line and learning on the next, so that 80 columns hold both."""
+        """Speed on one line and learning on the next, so that both fit into 80 columns."""
         lines = self.parts(at, updates, latest)
         live.update(Text("\n".join(map(SEPARATOR.join, lines))), refresh=True)
 
@@ -77,36 +76,33 @@ class Display:
     def parts(
         self, at: Progress, updates: int, latest: Mapping[str, Any]
     ) -> tuple[list[str], list[str]]:
-        """Where the run stands: how far and how fast, and what it has learnt."""
-        parts = [f"{at.frames:,} / {self.train_frames:,} frames ({self._share(at):.1%})"]
-        learning = []
+        """(progress, speed and time left; what was learnt), from the throughput measured so far."""
+        share = min(1.0, at.frames / self.train_frames)
+        speed = [f"{at.frames:,} / {self.train_frames:,} frames ({share:.1%})"]
         if len(self.samples) > 1:
             (t0, f0, u0), (t1, f1, u1) = self.samples[0], self.samples[-1]
-            rate = (f1 - f0) / max(t1 - t0, 1e-9)
-            parts.append(f"{rate:.1f} frames/s")
-            parts.append(f"{(u1 - u0) / max(t1 - t0, 1e-9):.2f} updates/s")
-            if rate > 0 and u0:
-                parts.append(f"{duration((self.train_frames - at.frames) / rate)} left")
-        for key, label in (
-            ("train/episode_return", "return {:.1f}"),
-            ("eval/episode_return", "eval {:.1f}"),
-            ("eval/success_rate", "success {:.0%}"),
-            ("plasticity/dormant_ratio", "dormant {:.1%}"),
-        ):
-            if key in latest:
-                learning.append(label.format(float(latest[key])))
+            seconds = max(t1 - t0, 1e-9)
+            frames_per_second = (f1 - f0) / seconds
+            speed.append(f"{frames_per_second:.1f} frames/s")
+            speed.append(f"{(u1 - u0) / seconds:.2f} updates/s")
+            if frames_per_second > 0 and u0:
+                left = (self.train_frames - at.frames) / frames_per_second
+                speed.append(f"{duration(left)} left")
+        labels = {
+            "train/episode_return": "return {:.1f}",
+            "eval/episode_return": "eval {:.1f}",
+            "eval/success_rate": "success {:.0%}",
+            "plasticity/dormant_ratio": "dormant {:.1%}",
+        }
+        learning = [label.format(float(latest[k])) for k, label in labels.items() if k in latest]
         if "evaluating" in latest:
             learning.append(f"evaluating episode {latest['evaluating']}")
         elif not updates:
             learning.append("no updates yet")
-        return parts, learning
-
-    def _share(self, at: Progress) -> float:
-        return min(1.0, at.frames / self.train_frames)
+        return speed, learning
 
 
 def duration(seconds: float) -> str:
-    """A time span a person reads at a glance."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

@@ -74,14 +74,6 @@ class TensorBoard:
     def video(self, at: Progress, path: str) -> None:
         """TensorBoard shows only GIFs; the mp4 files are in the run's videos folder."""
 
-    def state_dict(self) -> dict[str, Any]:
-        if self._writer is not None:
-            self._writer.flush()
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
-
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -126,12 +118,6 @@ class Wandb:
 
         self.run.log({"frames": at.frames, "eval/video": wandb.Video(path, format="mp4")})
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
-
     def close(self) -> None:
         self.run.finish()
 
@@ -139,7 +125,7 @@ class Wandb:
 class Sinks:
     """Several sinks as one. If any but the record fails, it is reported once and switched off."""
 
-    def __init__(self, record: Sink, others: Sequence[Sink]):
+    def __init__(self, record: JsonLines, others: Sequence[Sink]):
         self.record = record
         self.others = list(others)
 

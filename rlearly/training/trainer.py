@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.spaces import Observation, clip_actions, stack_observations
-from rlearly.core.types import Agent, Memory, Metrics, Progress, UpdateSchedule
+from rlearly.core.types import Agent, Memory, Metrics, Progress, Stateful, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training import failure
 from rlearly.training.checkpoint import Checkpoints, found
@@ -25,7 +26,7 @@ from rlearly.training.evaluation import (
     episode_success,
     evaluate,
 )
-from rlearly.training.executors import EnvExecutor, InlineExecutor
+from rlearly.training.executors import EnvExecutor
 from rlearly.training.metrics import MetricMeans
 from rlearly.training.sinks import Sinks
 from rlearly.training.video import Video
@@ -68,9 +69,14 @@ class Interrupted(Exception):
     """The run was asked to stop."""
 
 
-COUNTERS = ("steps", "updates", "episodes", "elapsed_seconds")
+STATE = (
+    "steps", "updates", "episodes", "elapsed_seconds", "episode_returns", "episode_steps",
+    "last_due_frames", "at_last_row",
+)  # fmt: skip
+"""Attributes of a trainer that a checkpoint holds."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Trainer:
     """Trains one agent. `run()` goes on to the end, or until asked to stop; both can be resumed.
 
@@ -89,44 +95,25 @@ class Trainer:
     changes nothing in training.
     """
 
-    def __init__(
-        self,
-        config: TrainerConfig,
-        *,
-        agent: Agent,
-        envs: Sequence[gymnasium.Env],
-        make_eval_env: Callable[[], gymnasium.Env],
-        frame_renderer: Callable[[gymnasium.Env], Callable[[int], np.ndarray]],
-        memory: Memory,
-        update_schedule: UpdateSchedule,
-        sinks: Sinks,
-        callback: Callback,
-        seeds: Seeds,
-        folder: Path,
-        stop_requested: Callable[[], bool],
-        fixed_config: Mapping[str, Any] | None = None,
-        executors: Sequence[EnvExecutor] = (),
-    ):
-        """`fixed_config`: settings, as plain values, that may not change when the run is resumed.
+    config: TrainerConfig
+    agent: Agent
+    envs: list[gymnasium.Env]
+    executors: list[EnvExecutor]
+    """What runs the calls of each env."""
+    make_eval_env: Callable[[], gymnasium.Env]
+    frame_renderer: Callable[[gymnasium.Env], Callable[[int], np.ndarray]]
+    memory: Memory
+    update_schedule: UpdateSchedule
+    sinks: Sinks
+    callback: Callback
+    seeds: Seeds
+    folder: Path
+    stop_requested: Callable[[], bool]
+    fixed_config: Mapping[str, Any]
+    """Settings, as plain values, that may not change when the run is resumed."""
 
-        `executors`: what runs each env's calls; default: inline.
-        """
-        self.config = config
-        self.agent = agent
-        self.envs = list(envs)
-        self.executors = list(executors) or [InlineExecutor() for _ in envs]
-        self.make_eval_env = make_eval_env
-        self.frame_renderer = frame_renderer
-        self.memory = memory
-        self.update_schedule = update_schedule
-        self.sinks = sinks
-        self.callback = callback
-        self.seeds = seeds
-        self.folder = folder
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
-        self.stop_requested = stop_requested
-        self.fixed_config = dict(fixed_config or {})
-
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
         self.steps = 0
         self.updates = 0
         self.episodes = 0
@@ -471,42 +458,33 @@ class Trainer:
         self.load_state_dict(state)
         return frames
 
+    def _parts(self) -> dict[str, Stateful]:
+        return {
+            "means": self.means,
+            "agent": self.agent,
+            "update_schedule": self.update_schedule,
+            "replay": self.memory,
+            "sinks": self.sinks,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         envs: list[Any] = self.envs
         return {
-            "trainer": {name: getattr(self, name) for name in COUNTERS}
-            | {
-                "last_due_frames": dict(self.last_due_frames),
-                "at_last_row": dict(self.at_last_row),
-                "episode_returns": list(self.episode_returns),
-                "episode_steps": list(self.episode_steps),
-            },
+            "trainer": {name: copy.copy(getattr(self, name)) for name in STATE},
+            "fixed_config": dict(self.fixed_config),
             "in_episode": [obs is not None for obs in self.obs],
-            "means": self.means.state_dict(),
-            "agent": self.agent.state_dict(),
-            "update_schedule": self.update_schedule.state_dict(),
             "env": [
                 executor.run(env.state_dict)
                 for executor, env in zip(self.executors, envs, strict=True)
             ],
-            "replay": self.memory.state_dict(),
-            "sinks": self.sinks.state_dict(),
-            "fixed_config": dict(self.fixed_config),
+            **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        own = state["trainer"]
-        for name in COUNTERS:
-            setattr(self, name, own[name])
-        self.last_due_frames = dict(own["last_due_frames"])
-        self.at_last_row = dict(own["at_last_row"])
-        self.episode_returns = list(own["episode_returns"])
-        self.episode_steps = list(own["episode_steps"])
-        self.means.load_state_dict(state["means"])
-        self.agent.load_state_dict(state["agent"])
-        self.update_schedule.load_state_dict(state["update_schedule"])
-        self.memory.load_state_dict(state["replay"])
-        self.sinks.load_state_dict(state["sinks"])
+        for name in STATE:
+            setattr(self, name, copy.copy(state["trainer"][name]))
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         envs: list[Any] = self.envs
         for env_index, env in enumerate(envs):
             self.executors[env_index].run(env.load_state_dict, state["env"][env_index])

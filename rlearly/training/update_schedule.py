@@ -15,7 +15,7 @@ from rlearly.core.types import Metrics, UpdateSchedule
 from rlearly.nn.schedules import Decay, Schedule, Step, schedule_of, values_of
 
 
-class OncePerRollout:
+class OncePerRollout(UpdateSchedule):
     """One update after every `steps` agent steps, when a rollout is full."""
 
     def __init__(self, steps: int):
@@ -23,19 +23,8 @@ class OncePerRollout:
         self.taken = 0
 
     def updates_due(self, step: int) -> int:
-        self.taken += 1
-        due = self.taken == self.steps
-        self.taken %= self.steps
-        return int(due)
-
-    def observe(self, metrics: Metrics) -> None:
-        """Has no effect."""
-
-    def end_episode(self) -> None:
-        """Has no effect: a rollout spans episodes."""
-
-    def events(self) -> Metrics:
-        return {}
+        self.taken = (self.taken + 1) % self.steps
+        return int(self.taken == 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}
@@ -64,7 +53,7 @@ class Credit:
         self.owed = Fraction(*state["owed"])
 
 
-class ScheduledRatio:
+class ScheduledRatio(UpdateSchedule):
     """Updates per agent step from a schedule over agent steps.
 
     A constant ratio of 0.5 is DrQ-v2's update at every second agent step.
@@ -82,12 +71,6 @@ class ScheduledRatio:
             self._events = {"event/replay_ratio": self.ratio}
         return self.credit.earn(self.ratio)
 
-    def observe(self, metrics: Metrics) -> None:
-        """Has no effect."""
-
-    def end_episode(self) -> None:
-        """Has no effect."""
-
     def events(self) -> Metrics:
         """A jump of the ratio, reported once."""
         events, self._events = self._events, {}
@@ -101,7 +84,12 @@ class ScheduledRatio:
         self.ratio = state["ratio"]
 
 
-class AdaptiveRatio:
+ADAPTIVE_STATE = (
+    "switched", "before", "total", "count", "window_over", "episodes", "intervals_done",
+)  # fmt: skip
+
+
+class AdaptiveRatio(UpdateSchedule):
     """A low replay ratio until the critic's plasticity has recovered, a high one afterwards.
 
     arXiv 2310.07418, section 5: the ratio is `low` until two consecutive checks find mean FAUs
@@ -181,23 +169,15 @@ class AdaptiveRatio:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            **{name: getattr(self, name) for name in ADAPTIVE_STATE},
             "credit": self.credit.state_dict(),
-            "switched": self.switched,
-            "before": self.before,
-            "total": self.total,
-            "count": self.count,
-            "window_over": self.window_over,
-            "episodes": self.episodes,
-            "intervals_done": self.intervals_done,
             "events": dict(self._events),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in ADAPTIVE_STATE:
+            setattr(self, name, state[name])
         self.credit.load_state_dict(state["credit"])
-        self.switched = state["switched"]
-        self.before, self.total, self.count = state["before"], state["total"], state["count"]
-        self.window_over = state["window_over"]
-        self.episodes, self.intervals_done = state["episodes"], state["intervals_done"]
         self._events = dict(state["events"])
 
 

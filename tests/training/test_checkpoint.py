@@ -244,7 +244,7 @@ def test_full_disk_leaves_the_checkpoint_before_and_no_leftovers(tmp_path, monke
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     for calls in range(1, 40):  # of every write in turn
         left = [calls]
-        real = checkpoint._Hashed.write
+        real = checkpoint._HashedFile.write
 
         def full(self, data, left=left, real=real):
             left[0] -= 1
@@ -252,7 +252,7 @@ def test_full_disk_leaves_the_checkpoint_before_and_no_leftovers(tmp_path, monke
                 raise OSError(28, "No space left on device")
             return real(self, data)
 
-        monkeypatch.setattr(checkpoint._Hashed, "write", full)
+        monkeypatch.setattr(checkpoint._HashedFile, "write", full)
         try:
             checkpoints.save(2, {"slots": rows_from(0, 4000), "w": torch.ones(2)})
         except OSError:
