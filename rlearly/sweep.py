@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,27 +15,36 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.live import Live
 
 from rlearly.config.fields import group, setting
+from rlearly.config.help import key_lines
 from rlearly.config.overrides import format_command, format_override
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.launchers.ray import RayConfig
-from rlearly.experiments.launchers.slurm import SlurmConfig
-
-if TYPE_CHECKING:
-    from rlearly.experiments.job import Job
-    from rlearly.experiments.launchers.base import Launcher, Report
-    from rlearly.experiments.plan import Plan, Run
-    from rlearly.experiments.status import Status
+from rlearly.experiments.job import Job, commands, in_use, jobs_of
+from rlearly.experiments.launchers.base import Launcher, Report
+from rlearly.experiments.launchers.local import LocalLauncher, usable_gpus
+from rlearly.experiments.launchers.lock import LOCK, only_launcher, owner_of
+from rlearly.experiments.launchers.ray import Ray, RayConfig
+from rlearly.experiments.launchers.slurm import (
+    Slurm,
+    SlurmConfig,
+    cancel_slurm,
+    queue_of,
+)
+from rlearly.experiments.plan import PLAN, Plan, Run, plain
+from rlearly.experiments.status import failures, overview, statuses, totals
+from rlearly.experiments.study import STUDIES, Study, grid, shipped
+from rlearly.system.machine import gigabytes, usable_cores
+from rlearly.training.builder import known_replay_bytes
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 WATCH_SECONDS = 2.0
-LOCK, LAUNCHER = "launcher.lock", "launcher.json"
 VERBS = ("status", "cancel", "sync")
 VERBATIM = ("seeds", "study", "sweep_dir", "teachers", *VERBS)
 """Keys that take their value as it is typed: the path of a sweep may contain = and commas."""
@@ -99,9 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def help_text() -> str:
-    from rlearly.config.help import key_lines
-    from rlearly.experiments.study import STUDIES, Study, shipped
-
     lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, ""), ""]
     lines += ["Keys of a study file, which is YAML", *key_lines(Study, ""), ""]
     lines += [f"Shipped studies: {', '.join(shipped())}. To write one, copy one of {STUDIES}."]
@@ -159,8 +163,6 @@ def plan_of(config: SweepConfig, overrides: Sequence[str]) -> tuple[Plan, Path]:
     Raises:
         ConfigError: it requests neither a study nor a grid, or it cannot be read.
     """
-    from rlearly.experiments.study import Study, grid
-
     seeds = None if config.seeds is None else seeds_of(config.seeds)
     digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
     if config.study:
@@ -204,10 +206,6 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
     Raises:
         ConfigError: the request cannot be met; nothing was started.
     """
-    from rlearly.experiments.job import jobs_of
-    from rlearly.experiments.launchers.slurm import queue_of
-    from rlearly.experiments.plan import plain
-
     plan, folder = plan_of(config, overrides)
     plan.check()
     for arm in dict.fromkeys(run.arm for run in plan.runs):
@@ -239,9 +237,6 @@ def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:
     Raises:
         ConfigError: the two plans contradict each other.
     """
-    from rlearly.experiments.job import jobs_of
-    from rlearly.experiments.plan import PLAN, Plan
-
     names = {run.name for run in plan.runs}
     if (folder / PLAN).exists():
         plan = plan.joined(Plan.load(folder), folder)
@@ -254,29 +249,20 @@ def make_launcher(config: SweepConfig) -> Launcher:
     """Raises:
     ConfigError: what it needs is not installed here.
     """
-    from rlearly.experiments.launchers import local, ray, slurm
-
     if config.launcher == "slurm":
-        return slurm.Slurm(config.slurm)
+        return Slurm(config.slurm)
     if config.launcher == "ray":
-        return ray.Ray(config.ray)
-    return local.LocalLauncher(local_workers(config), local.usable_gpus())
+        return Ray(config.ray)
+    return LocalLauncher(local_workers(config), usable_gpus())
 
 
 def local_workers(config: SweepConfig) -> int:
     """Runs at once on this machine: one per GPU, or else per core."""
-    from rlearly.experiments.launchers.local import usable_gpus
-    from rlearly.system.machine import usable_cores
-
     return config.workers or len(usable_gpus()) or usable_cores()
 
 
 def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
     """Print every command that is still to be run, their number, and the memory of the replays."""
-    from rlearly.experiments.job import commands
-    from rlearly.system.machine import gigabytes
-    from rlearly.training.builder import known_replay_bytes
-
     left = [job for job in jobs if not job.finished(folder)]
     for job in left:
         for command in commands(plan, folder, job.name):
@@ -298,51 +284,6 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
     return DONE
 
 
-@contextlib.contextmanager
-def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
-    """Make the directory of a sweep and hold it as its only launcher.
-
-    If the sweep is refused before a job is started, everything that was written is undone.
-
-    Raises:
-        ConfigError: another process launches the sweep.
-    """
-    from rlearly.experiments.launchers.slurm import submitted
-    from rlearly.experiments.plan import PLAN
-    from rlearly.training.run_directory import write
-
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    before = set(folder.iterdir())
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"{folder} is being launched by another process; look at it with status={folder}, "
-            f"or end it with cancel={folder}."
-        ) from None
-    plan = (folder / PLAN).read_text() if (folder / PLAN).exists() else None
-    numbers = submitted(folder)
-    owner = {"launcher": launcher, "pid": os.getpid(), "host": socket.gethostname()}
-    try:
-        (folder / LAUNCHER).write_text(json.dumps(owner))
-        yield
-    except ConfigError:
-        if submitted(folder) == numbers:
-            for path in set(folder.iterdir()) - before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if plan is not None:
-                write(folder / PLAN, plan)
-            with contextlib.suppress(OSError):  # not empty
-                for path in made:
-                    path.rmdir()
-        raise
-    finally:
-        (folder / LAUNCHER).unlink(missing_ok=True)
-        lock.release()
-
-
 def launch(
     folder: Path, jobs: Sequence[Job], every: Sequence[Job], launcher: Launcher, config: SweepConfig
 ) -> int:
@@ -350,8 +291,6 @@ def launch(
 
     `every`: all jobs of the sweep; `jobs` are those of this command.
     """
-    from rlearly.experiments.status import failures, statuses, totals
-
     left = [job for job in jobs if not job.finished(folder)]
     scope = "" if len(jobs) == len(every) else " of this command"
     print(f"{len(jobs) - len(left)} of {len(jobs)} jobs{scope} are done already; {folder}")
@@ -387,11 +326,6 @@ def launch(
 @contextlib.contextmanager
 def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Report]:
     """Shows what a launcher reports: on a terminal above a table that is kept up to date."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from rlearly.experiments.status import overview, statuses
-
     console = Console()
     if not (live and console.is_terminal):
         yield lambda text: print(f"{text}\n", end="", flush=True)  # one write: threads share it
@@ -406,21 +340,9 @@ def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Repor
 
 def status(folder: Path, config: SweepConfig) -> int:
     """Show the state of a sweep's runs; exit status 1 if some failed."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from rlearly.experiments.job import in_use, jobs_of
-    from rlearly.experiments.launchers.slurm import queue_of
-    from rlearly.experiments.plan import Plan
-    from rlearly.experiments.status import failures, overview, statuses
-
     jobs = jobs_of(Plan.load(folder))
+    found = statuses(folder, jobs, queue_of(folder))
     console = Console()
-
-    def read() -> list[Status]:
-        return statuses(folder, jobs, queue_of(folder))
-
-    found = read()
     if config.watch:
         with (
             contextlib.suppress(KeyboardInterrupt),
@@ -429,7 +351,7 @@ def status(folder: Path, config: SweepConfig) -> int:
             while in_use(folder / LOCK) or any(s.state in ("running", "queued") for s in found):
                 time.sleep(WATCH_SECONDS)
                 with contextlib.suppress(ConfigError):  # SLURM sometimes does not answer
-                    found = read()
+                    found = statuses(folder, jobs, queue_of(folder))
                 live.update(overview(found, console), refresh=True)
     else:
         console.print(overview(found, console))
@@ -440,30 +362,23 @@ def status(folder: Path, config: SweepConfig) -> int:
 
 def cancel(folder: Path, config: SweepConfig) -> int:
     """Ask the runs of a sweep to save a checkpoint and stop."""
-    from rlearly.experiments.job import in_use
-    from rlearly.experiments.launchers.slurm import cancel_slurm
-    from rlearly.experiments.plan import Plan
-
     Plan.load(folder)
     asked = [f"{count} SLURM jobs" for count in [cancel_slurm(folder)] if count]
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        owner = json.loads((folder / LAUNCHER).read_text())
-        if in_use(folder / LOCK):  # otherwise it is gone, and its pid may be another process's
-            if owner["host"] != socket.gethostname():
-                raise ConfigError(
-                    f"{folder} was launched on {owner['host']} by process {owner['pid']}: cancel "
-                    "it there."
-                )
-            os.kill(owner["pid"], signal.SIGTERM)
-            asked.append(f"the {owner['launcher']} launcher, process {owner['pid']}")
+    owner = owner_of(folder)
+    if owner:
+        if owner["host"] != socket.gethostname():
+            raise ConfigError(
+                f"{folder} was launched on {owner['host']} by process {owner['pid']}: cancel it "
+                "there."
+            )
+        os.kill(owner["pid"], signal.SIGTERM)
+        asked.append(f"the {owner['launcher']} launcher, process {owner['pid']}")
     print(f"asked to save and stop: {', '.join(asked)}" if asked else "nothing is running.")
     return DONE
 
 
 def sync(folder: Path, config: SweepConfig) -> int:
     """Upload the wandb runs that a sweep recorded offline."""
-    from rlearly.experiments.plan import Plan
-
     Plan.load(folder)
     found = sorted(folder.glob("runs/*/*/*/wandb/offline-run-*"))
     if not found:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rlearly.config.overrides import format_override
-from rlearly.experiments.plan import Plan, changed_overrides, finished
+from rlearly.experiments.plan import Plan, changed_overrides, finished, with_snapshots
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
 
@@ -127,7 +127,7 @@ def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
     folder = sweep / name
     run = next((run for run in plan.runs if run.name == name), None)
     if run:
-        yield _training(run.resolved(plan.snapshots(sweep, run.env)), folder)
+        yield _training(with_snapshots(run.overrides, plan.snapshots(sweep, run.env)), folder)
         return
     env = next(env for env in plan.taught() if plan.teacher_name(env) == name)
     if not (folder / "done.json").exists():

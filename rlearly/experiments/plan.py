@@ -8,7 +8,7 @@ import functools
 import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,6 @@ class Run:
     @property
     def needs_teacher(self) -> bool:
         return "snapshot=TEACHER" in self.overrides
-
-    def resolved(self, snapshot: Path) -> list[str]:
-        """Its overrides, with this file in place of snapshot=TEACHER."""
-        own = format_override("snapshot", snapshot)
-        return [own if word == "snapshot=TEACHER" else word for word in self.overrides]
 
 
 @dataclass(frozen=True)
@@ -156,9 +151,8 @@ class Plan:
         Raises:
             ConfigError: the two give one run, or the teachers, different settings.
         """
-        settings = functools.cache(_settings)
         others = {run.name: run for run in earlier.runs}
-        runs = [_continued(run, others.pop(run.name, run), sweep, settings) for run in self.runs]
+        runs = [_continued(run, others.pop(run.name, run), sweep) for run in self.runs]
         both = dataclasses.replace(
             self,
             runs=[*runs, *others.values()],
@@ -175,7 +169,7 @@ class Plan:
         if earlier.taught() and self.taught():
             env = self.taught()[0]
             then, now = (
-                settings(tuple(plan.teacher_overrides(env)))
+                _settings(*plan.teacher_overrides(env))
                 | dict(parse_overrides(plan.teacher_snapshots))
                 for plan in (earlier, self)
             )
@@ -221,12 +215,6 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
 
 
-def frames_done(run: Path) -> int:
-    """Frames from which the run in a directory can go on, or with which it has finished."""
-    frames = max((int(path.name) for path in checkpoint.found(run / "checkpoints")), default=0)
-    return frames if _end(run) is None else train_frames_of(run) or frames
-
-
 def finished(run: Path, train_frames: int | None) -> bool:
     """Whether the run in a directory is done, with as many frames as requested."""
     end = _end(run)
@@ -263,6 +251,12 @@ def _saved_config(run: Path) -> Any:
     return OmegaConf.create()
 
 
+def with_snapshots(overrides: Sequence[str], file: Path) -> list[str]:
+    """The overrides with a file in place of snapshot=TEACHER."""
+    own = format_override("snapshot", file)
+    return [own if word == "snapshot=TEACHER" else word for word in overrides]
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0]
 
@@ -273,33 +267,31 @@ def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: the overrides do not compose; the sentence starts with the title.
     """
-    with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
-        run = Run("", "", 0, list(overrides))
-        try:
-            return compose(run.resolved(Path(empty.name)))
-        except ConfigError as error:
-            raise ConfigError(f"{title}: {error}") from None
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
+            return compose(with_snapshots(overrides, Path(empty.name)))
+    except ConfigError as error:
+        raise ConfigError(f"{title}: {error}") from None
 
 
-def _settings(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """What overrides compose to by dotted key: all that makes a run this run, and MAY_CHANGE."""
-    config = _composed("this or an earlier command", overrides)
+@functools.cache
+def _settings(*overrides: str) -> dict[str, Any]:
+    """What overrides compose to, by dotted key: what may not change later, and MAY_CHANGE."""
+    config = _composed("this command, or an earlier one", overrides)
     view = OmegaConf.structured(config)
     return fixed_settings(config) | {key: OmegaConf.select(view, key) for key in MAY_CHANGE}
 
 
-def _continued(
-    run: Run, earlier: Run, sweep: Path, settings: Callable[[tuple[str, ...]], dict[str, Any]]
-) -> Run:
+def _continued(run: Run, earlier: Run, sweep: Path) -> Run:
     """The run with the overrides that hold from now on.
 
     Raises:
-        ConfigError: it cannot go on from what it was.
+        ConfigError: the earlier run cannot go on with these settings.
     """
     if run.overrides == earlier.overrides:
         return earlier
     then, now = (
-        settings(tuple(word for word in one.overrides if _key(word) != "seed"))
+        _settings(*(word for word in one.overrides if _key(word) != "seed"))
         for one in (earlier, run)
     )
     changed = {key for key in then | now if then.get(key) != now.get(key)}
@@ -307,15 +299,15 @@ def _continued(
         return earlier
     if not changed <= set(MAY_CHANGE) & set(map(_key, run.overrides)):
         raise _contradiction(sweep, run.title, then, now)
-    folder, frames = sweep / run.name, now["train_frames"]
-    done = frames_done(folder)
+    end, frames = _end(sweep / run.name), now["train_frames"]
+    kept = [int(path.name) for path in checkpoint.found(sweep / run.name / "checkpoints")]
+    done = (end or {}).get("frames", max(kept, default=0))
     if frames < done:
         raise ConfigError(
             f"train_frames: expected at least the {done} frames that {run.title} has done, "
             f"received {frames}; give a larger number, or another sweep_dir=."
         )
-    resumable = checkpoint.found(folder / "checkpoints")
-    if _end(folder) and not finished(folder, frames) and not resumable:
+    if end and frames > done and not kept:
         raise ConfigError(
             f"train_frames: {run.title} is done with {done} frames and has no checkpoint left "
             "to go on from: give another sweep_dir=."

@@ -81,10 +81,7 @@ class Study:
                 f"{type(tree).__name__}."
             )
         for key in tree:
-            if key not in keys:
-                raise ConfigError(
-                    f"{file}: there is no key {key!r}; {did_you_mean(str(key), keys)}"
-                )
+            _check_known(key, keys, f"{file}: there is no key {key!r}")
         missing = [key for key in keys[:4] if key not in tree]
         if missing:
             raise ConfigError(f"{file} does not load as a study: it lacks {', '.join(missing)}.")
@@ -118,26 +115,19 @@ class Study:
 
     def _check_published(self) -> None:
         """Every number must belong to an arm on an env that is run."""
-        arms_on: dict[str, dict[str, None]] = {}
+        arms_on: dict[str, list[str]] = {}
         for envs, _, arms in self._parts():
             for env in envs:
-                arms_on.setdefault(env, {}).update(dict.fromkeys(arms))
+                arms_on.setdefault(env, []).extend(arms)
         for env, numbers in self.published.items():
-            if env not in arms_on:
-                raise ConfigError(
-                    f"published: there is no env {env!r} in this study; "
-                    f"{did_you_mean(str(env), arms_on)}"
-                )
+            _check_known(env, arms_on, f"published: there is no env {env!r} in this study")
             if not isinstance(numbers, dict) or not all(
                 isinstance(value, int | float) for value in numbers.values()
             ):
                 raise ConfigError(f"published: {env}: expected ARM: number, received {numbers!r}.")
             for arm in numbers:
-                if arm not in arms_on[env]:
-                    raise ConfigError(
-                        f"published: {env}: there is no arm {arm!r} on it in this study; "
-                        f"{did_you_mean(str(arm), arms_on[env])}"
-                    )
+                problem = f"published: {env}: there is no arm {arm!r} on it in this study"
+                _check_known(arm, arms_on[env], problem)
 
     def _parts(self) -> Iterator[tuple[list[str], int, dict[str, list[str]]]]:
         """Envs, seeds and arms of the study, and then of its ablations."""
@@ -164,18 +154,12 @@ class Study:
             overrides: further ones for every run, not for teachers.
             teachers: a folder of ENV.h5 files; None: teachers are trained.
         """
-        runs = [
-            Run(
-                arm,
-                env,
-                seed,
-                _pinned([*self.common, *own, *overrides, f"env={env}", f"seed={seed}"]),
-            )
-            for envs, count, arms in self._parts()
-            for seed in (range(count) if seeds is None else seeds)
-            for arm, own in arms.items()
-            for env in envs
-        ]
+        runs = []
+        for envs, count, arms in self._parts():
+            numbers = range(count) if seeds is None else seeds
+            for seed, (arm, own), env in itertools.product(numbers, arms.items(), envs):
+                words = [*self.common, *own, *overrides, f"env={env}", f"seed={seed}"]
+                runs.append(Run(arm, env, seed, _pinned(words)))
         return Plan(
             self.title,
             runs,
@@ -185,6 +169,11 @@ class Study:
             self.teacher_snapshots,
             teachers,
         )
+
+
+def _check_known(name: Any, valid: Iterable[str], problem: str) -> None:
+    if name not in valid:
+        raise ConfigError(f"{problem}; {did_you_mean(str(name), valid)}")
 
 
 def _reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, Record, jobs_of, log_of
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers import local
+from rlearly.experiments.launchers.lock import only_launcher
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import overview, statuses, totals
@@ -309,11 +310,11 @@ def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
 
 
 def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
-    with sweep.only_launcher(tmp_path / "a", "local"):
+    with only_launcher(tmp_path / "a", "local"):
         (tmp_path / "a" / "plan.json").touch()
         with (
             pytest.raises(ConfigError, match="is being launched by another"),
-            sweep.only_launcher(tmp_path / "a", "local"),
+            only_launcher(tmp_path / "a", "local"),
         ):
             pass
         kept = {path.name for path in (tmp_path / "a").iterdir()}

@@ -164,14 +164,15 @@ def queue_of(sweep: Path) -> dict[str, str]:
     Raises:
         ConfigError: SLURM does not answer.
     """
-    return {name: state for _, name, state in _live(sweep)}
+    names = submitted(sweep)
+    return {names[number]: state for number, state in _queue(sweep).items()}
 
 
-def _live(sweep: Path) -> list[tuple[str, str, str]]:
-    """Number, name and state of each job of a sweep that SLURM has."""
+def _queue(sweep: Path) -> dict[str, str]:
+    """SLURM's number -> queued or running."""
     names = submitted(sweep)
     if not names or not shutil.which("squeue"):
-        return []
+        return {}
     arrays = ",".join(dict.fromkeys(number.split("_")[0] for number in names))
     flags = ["--noheader", "--array", "--jobs", arrays, "--states=all", "--format=%i %T"]
     try:
@@ -180,17 +181,17 @@ def _live(sweep: Path) -> list[tuple[str, str, str]]:
         raise ConfigError(f"squeue does not answer ({error}); try again later.") from None
     if answer.returncode and "Invalid job id" not in answer.stderr:
         raise ConfigError(f"squeue failed ({answer.stderr.strip()}); try again later.")
-    found = []
-    for line in answer.stdout.splitlines():
-        number, _, state = line.strip().partition(" ")
-        if number in names and state in QUEUED + RUNNING:
-            found.append((number, names[number], "queued" if state in QUEUED else "running"))
-    return found
+    states = (line.strip().partition(" ")[::2] for line in answer.stdout.splitlines())
+    return {
+        number: "queued" if state in QUEUED else "running"
+        for number, state in states
+        if number in names and state in QUEUED + RUNNING
+    }
 
 
 def cancel_slurm(sweep: Path) -> int:
     """Cancel the jobs of a sweep, which save before they end; returns how many SLURM had."""
-    numbers = [number for number, _, _ in _live(sweep)]
+    numbers = list(_queue(sweep))
     if numbers:
         subprocess.run(["scancel", *numbers], capture_output=True, timeout=60)
     return len(numbers)
