@@ -1,6 +1,7 @@
-"""A real SLURM of two nodes on this one machine, for tests: no root control group, no database.
+"""Run a real SLURM with two nodes on this machine, for tests: no control groups, no database.
 
-It wants root and Debian's slurmctld, slurmd, slurm-client and munge; all of it lives in one folder.
+It needs root and Debian's slurmctld, slurmd, slurm-client and munge. All its files are in one
+folder.
 """
 
 import contextlib
@@ -62,14 +63,14 @@ PartitionName=high Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10 Preemp
 
 
 def missing():
-    """What is not installed of it."""
+    """The programs that are not installed, and root if we are not."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     gone = [name for name in PROGRAMS if not shutil.which(name, path=path)]
     return gone if os.geteuid() == 0 else [*gone, "root"]
 
 
 class Slurm:
-    """Its daemons, by their pid files."""
+    """Starts the daemons, and stops them by their pid files."""
 
     def __init__(self, base: Path):
         self.base = base
@@ -108,8 +109,10 @@ class Slurm:
         self._run("/usr/sbin/slurmd", "-f", self.config, "-N", node)
 
     def kill_node(self, node):
-        """SIGKILL its daemon and all that it has started, as a lost machine would: none of them may
-        tell the controller about the others' end, so all are halted first."""
+        """Kill the daemon of a node and its jobs, as if the machine were lost.
+
+        All are stopped first, so that none can report the end of another to the controller.
+        """
         jobs = self.ask("squeue", "-h", "-t", "R", "-w", node, "-o", "%A").split()
         doomed = [self._pid(f"slurmd.{node}")]
         for process in Path("/proc").glob("[0-9]*"):
@@ -137,8 +140,8 @@ class Slurm:
         lines = self.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").split("\n")
         return dict(line.split() for line in lines if line)
 
-    def ask(self, *words):
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    def ask(self, *command):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def stop(self):
         subprocess.run(["scancel", "-u", "root"], check=False)
@@ -151,12 +154,12 @@ class Slurm:
     def _pid(self, name):
         return int((self.base / f"{name}.pid").read_text())
 
-    def _run(self, *words):
-        subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
+    def _run(self, *command):
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
 
 
 def until(holds, seconds, what):
-    """Wait for something to hold."""
+    """Wait until `holds()` is true."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"

@@ -1,4 +1,4 @@
-"""Sweep directories without any training: what a sweep would have written, made up."""
+"""Write the files of a sweep without training, with made-up results."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The names of what runs write down, as far as they are known without running."""
+"""The metrics that runs write, by group. A test compares them with the code."""
 
 from __future__ import annotations
 
@@ -6,70 +6,38 @@ from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 
 PARTS = ("encoder", "actor", "critic", "critic_q1", "critic_q2", "value")
-MEASURES = (
-    "dormant_ratio",
-    "fau",
-    "effective_rank",
-    "stable_rank",
-    "threshold_rank",
-    "weight_norm",
-    "gradient_norm",
-    "distance",
-)
-METRICS = {
-    "plasticity": ["dormant_ratio", *(f"{what}_{of}" for what in MEASURES for of in PARTS)],
-    "train": [
-        "episode_return",
-        "episode_length_steps",
-        "episode_success",
-        "snapshot_episode_return",
-        "snapshot_episode_length_steps",
-        "snapshot_episode_success",
-        "episodes",
-        "updates",
-        "replay_ratio",
-    ],
-    "eval": [
-        "episode_return",
-        "episode_return_std",
-        "episode_length_steps",
-        "success_rate",
-        "episodes",
-        "seconds",
-    ],
-    "loss": ["critic", "actor", "alpha", "value"],
-    "critic": ["q1", "q2", "target_q", "explained_variance", "value"],
-    "policy": ["entropy", "alpha", "lr", "std", "kl", "clip_fraction"],
-    "exploration": ["std", "awaken_step"],
-    "replay": ["transitions", "batch_reward", "nstep", "discount"],
-    "speed": ["frames_per_second", "updates_per_second", "elapsed_seconds", "checkpoint_seconds"],
-    "event": [
-        "replay_ratio",
-        "fau_critic",
-        "fau_critic_before",
-        "injection",
-        "freeze_encoder",
-        "augmentation",
-        "perturbation_alpha",
-        "reset",
-        "recycled_units",
-    ],
+_NAMES = {
+    "plasticity": "dormant_ratio fau effective_rank stable_rank threshold_rank weight_norm "
+    "gradient_norm distance",
+    "train": "episode_return episode_length_steps episode_success snapshot_episode_return "
+    "snapshot_episode_length_steps snapshot_episode_success episodes updates replay_ratio",
+    "eval": "episode_return episode_return_std episode_length_steps success_rate episodes seconds",
+    "loss": "critic actor alpha value",
+    "critic": "q1 q2 target_q explained_variance value",
+    "policy": "entropy alpha lr std kl clip_fraction",
+    "exploration": "std awaken_step",
+    "replay": "transitions batch_reward nstep discount",
+    "speed": "frames_per_second updates_per_second elapsed_seconds checkpoint_seconds",
+    "event": "replay_ratio fau_critic fau_critic_before injection freeze_encoder augmentation "
+    "perturbation_alpha reset recycled_units",
 }
-"""By group; a test holds them against the code."""
+METRICS = {group: names.split() for group, names in _NAMES.items()}
+METRICS["plasticity"] = [
+    "dormant_ratio",
+    *(f"{measure}_{part}" for measure in METRICS["plasticity"] for part in PARTS),
+]
 
 
 def check_metric(name: str) -> None:
     """Raises:
-    ConfigError: no run writes anything of this name.
+    ConfigError: no run writes a metric of this name.
     """
-    every = [f"{group}/{one}" for group, names in METRICS.items() for one in names]
-    if name in every:
+    known = [f"{group}/{metric}" for group, metrics in METRICS.items() for metric in metrics]
+    if name in known:
         return
-    group = name.partition("/")[0]
-    own = [one for one in every if one.startswith(f"{group}/")]
-    hint = did_you_mean(name, every)
-    if own and not hint.startswith("did you"):
-        hint = f"of this group there are {', '.join(own)}."
-    if not own and not hint.startswith("did you"):
+    hint = did_you_mean(name, known)
+    if not hint.startswith("did you"):
+        group = [metric for metric in known if metric.startswith(name.partition("/")[0] + "/")]
         hint = f"groups: {', '.join(METRICS)}."
+        hint = f"of this group there are {', '.join(group)}." if group else hint
     raise ConfigError(f"metrics: no run writes {name!r}; {hint}")

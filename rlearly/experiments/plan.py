@@ -1,9 +1,10 @@
-"""TODO."""
+"""The plan of a sweep: its runs and their teachers, kept as plan.json in the sweep's directory."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import tempfile
@@ -17,32 +18,36 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.config.overrides import format_override, parse_overrides
-from rlearly.config.resolve import RESUMABLE, compose
+from rlearly.config.resolve import RESUMABLE, compose, fixed_settings
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
 
 PLAN = "plan.json"
-FORMAT = 1
+FORMAT = 2
 
 THREADS = "threads=1"
-"""Of every run that names none: the thread count is part of a result's last bits, so it must not
-depend on where a run is run."""
+"""For every run that sets none. The last bits of a result depend on the number of threads, so it
+must not depend on the machine."""
+
+MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
+"""What the command of a sweep may change for runs that exist. Not the snapshots: a study decides
+where its own are, and other snapshots are another arm."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: which arm on which env with which seed, and its words."""
+    """One run of a sweep: an arm on an env with a seed, and its overrides for `rlearly.train`."""
 
     arm: str
     env: str
     seed: int
-    words: list[str]
+    overrides: list[str]
 
     @property
     def name(self) -> str:
-        """Its directory, seen from the sweep's."""
+        """Its directory, relative to the sweep's."""
         return f"runs/{plain(self.arm)}/{plain(self.env)}/{self.seed}"
 
     @property
@@ -51,30 +56,15 @@ class Run:
 
     @property
     def train_frames(self) -> int | None:
-        """What its words say; None: they leave it to the env."""
-        return _frames_in(self.words)
+        """As its overrides set it; None: the env's default."""
+        given = [word.partition("=")[2] for word in self.overrides if _key(word) == "train_frames"]
+        with contextlib.suppress(ValueError):
+            return int(float(given[-1].strip("'\""))) if given else None
+        return None
 
     @property
     def needs_teacher(self) -> bool:
-        return "snapshot=TEACHER" in self.words
-
-    def resolved(self, snapshot: Path) -> list[str]:
-        """Its words, starting from this file of snapshots if it starts from a teacher's."""
-        start = format_override("snapshot", snapshot)
-        return [start if w == "snapshot=TEACHER" else w for w in self.words]
-
-
-def _frames_in(words: Sequence[str]) -> int | None:
-    """The last train_frames of some words, if it is a number."""
-    frames = _effective(words).get("train_frames")
-    with contextlib.suppress(TypeError, ValueError):
-        return int(float(frames))  # pyright: ignore
-    return None
-
-
-def plain(name: str) -> str:
-    """A name as a folder's: `ALE/Pong-v5` has none of its own."""
-    return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
+        return "snapshot=TEACHER" in self.overrides
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,7 @@ class Plan:
     teacher: list[str] = field(default_factory=list)
     teacher_snapshots: list[str] = field(default_factory=list)
     teachers: str | None = None
-    """A folder of ENV.h5 files; None: they are trained in the sweep."""
+    """A folder of ENV.h5 files; None: the sweep trains its teachers."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -102,89 +92,70 @@ class Plan:
                     "give their arms other names."
                 )
 
-    def run(self, name: str) -> Run:
-        return next(run for run in self.runs if run.name == name)
-
     def taught(self) -> list[str]:
-        """The envs whose teachers are trained in the sweep."""
+        """The envs for which the sweep trains a teacher."""
         if self.teachers:
             return []
         return list(dict.fromkeys(run.env for run in self.runs if run.needs_teacher))
 
+    def teacher_name(self, env: str) -> str:
+        """The directory of an env's teacher, relative to the sweep's."""
+        return f"teachers/{plain(env)}"
+
     def snapshots(self, sweep: Path, env: str) -> Path:
-        """Where the snapshots of an env's teacher are."""
+        """The snapshot file of an env's teacher."""
         folder = Path(self.teachers) if self.teachers else sweep / "teachers"
         return folder / f"{plain(env)}.h5"
 
-    def teacher_words(self, env: str) -> list[str]:
+    def teacher_overrides(self, env: str) -> list[str]:
         return [*self.teacher, f"env={env}"]
-
-    def first_seeds(self) -> list[Run]:
-        """A run of each arm on each env: its other seeds differ in nothing else."""
-        return list({(run.arm, run.env): run for run in reversed(self.runs)}.values())[::-1]
 
     def check(self) -> None:
         """Compose every arm and teacher, so that a typo is found before anything is trained.
 
         Raises:
-            ConfigError: one of them does not compose, or there is no teacher and one is wanted.
+            ConfigError: one of them does not compose, or a teacher is missing.
         """
-        for run in self.first_seeds():
+        for run in self.runs:
             if run.needs_teacher and self.teachers:
                 file = self.snapshots(Path(), run.env)
                 if not file.is_file():
-                    raise ConfigError(f"teachers: expected {file}, which is not there.")
+                    raise ConfigError(f"teachers: expected the file {file}, which does not exist.")
         if self.taught() and not self.teacher:
-            raise ConfigError("teacher: expected its words, since arms start from TEACHER.")
-        for env in self.taught():
-            try:
-                compose(self.teacher_words(env))
-            except ConfigError as error:
-                raise ConfigError(f"teacher on {env}: {error}") from None
+            raise ConfigError("teacher: expected overrides, since some arms use snapshot=TEACHER.")
         self.configs()
 
-    def configs(self) -> list[tuple[Run, RunConfig]]:
-        """A run of each arm on each env, with what its words compose to.
+    def configs(self) -> dict[str, RunConfig]:
+        """The config of every job by its name; the seeds of an arm on an env share one.
 
         Raises:
-            ConfigError: they do not compose.
+            ConfigError: one does not compose.
         """
-        found = []
-        with tempfile.NamedTemporaryFile(suffix=".h5") as no_snapshots:
-            for run in self.first_seeds():
-                try:
-                    found.append((run, compose(run.resolved(Path(no_snapshots.name)))))
-                except ConfigError as error:
-                    raise ConfigError(f"{run.arm} on {run.env}: {error}") from None
+        found = {
+            self.teacher_name(env): _composed(f"teacher on {env}", self.teacher_overrides(env))
+            for env in self.taught()
+        }
+        of_arms: dict[tuple[str, str], RunConfig] = {}
+        for run in self.runs:
+            key = run.arm, run.env
+            if key not in of_arms:
+                of_arms[key] = _composed(f"{run.arm} on {run.env}", run.overrides)
+            found[run.name] = of_arms[key]
         return found
 
-    def job_configs(self, sweep: Path, names: Sequence[str]) -> dict[str, RunConfig]:
-        """What the words of runs and teachers compose to, by their names as jobs."""
-        of_arms = {(run.arm, run.env): config for run, config in self.configs()}
-        found = {run.name: of_arms[run.arm, run.env] for run in self.runs}
-        for env in self.taught():
-            name = str(self.snapshots(sweep, env).relative_to(sweep).with_suffix(""))
-            found[name] = compose(self.teacher_words(env))
-        return {name: found[name] for name in names}
-
     def joined(self, earlier: Plan, sweep: Path) -> Plan:
-        """This plan, and what an earlier one of the same sweep has beside it.
+        """This plan together with the runs that an earlier plan of the same sweep has besides.
 
-        Words that a resumed run may be given anew, such as train_frames, are this plan's.
+        Settings that a resumed run may change, such as train_frames, are taken from this plan.
 
         Raises:
-            ConfigError: they give one run, or the teachers, different words.
+            ConfigError: the two give one run, or the teachers, different settings.
         """
-        before = {run.name: run for run in earlier.runs}
-        runs = [
-            self._agreed(run, before[run.name], sweep) if run.name in before else run
-            for run in self.runs
-        ]
-        mine = {run.name for run in self.runs}
-        rest = [run for run in earlier.runs if run.name not in mine]
+        others = {run.name: run for run in earlier.runs}
+        runs = [_continued(run, others.pop(run.name, run), sweep) for run in self.runs]
         both = dataclasses.replace(
             self,
-            runs=runs + rest,
+            runs=[*runs, *others.values()],
             metrics=list(dict.fromkeys([*self.metrics, *earlier.metrics])),
             published={**earlier.published, **self.published},
         )
@@ -196,42 +167,15 @@ class Plan:
                 teachers=earlier.teachers,
             )
         if earlier.taught() and self.taught():
-            ours = [*self.teacher, *self.teacher_snapshots]
-            theirs = [*earlier.teacher, *earlier.teacher_snapshots]
-            if _effective(ours) != _effective(theirs):
-                _refuse(sweep, "its teachers", theirs, ours)
+            env = self.taught()[0]
+            then, now = (
+                _settings(*plan.teacher_overrides(env))
+                | dict(parse_overrides(plan.teacher_snapshots))
+                for plan in (earlier, self)
+            )
+            if then != now:
+                raise _contradiction(sweep, "its teachers", then, now)
         return both
-
-    @staticmethod
-    def _agreed(run: Run, before: Run, sweep: Path) -> Run:
-        """A run with the words that hold from now on.
-
-        Raises:
-            ConfigError: its words are not those that it had, and it cannot be resumed with them.
-        """
-        now, then = _effective(run.words), _effective(before.words)
-        changed = {key for key in now | then if now.get(key) != then.get(key)}
-        if not changed:
-            return before
-        if not changed <= set(MAY_CHANGE) & set(now):
-            _refuse(sweep, run.title, before.words, run.words)
-        folder = sweep / run.name
-        frames, done = run.train_frames, frames_done(folder)
-        if frames is not None and frames < done:
-            raise ConfigError(
-                f"train_frames: expected at least the {done} frames that {run.title} has done, "
-                f"received {frames}; name a larger number, or another sweep_dir=."
-            )
-        if (
-            _end(folder)
-            and not finished(folder, frames)
-            and not checkpoint.found(folder / "checkpoints")
-        ):
-            raise ConfigError(
-                f"train_frames: {run.title} is done with {done} frames and has no checkpoint left "
-                "to go on from: name another sweep_dir=."
-            )
-        return run
 
     def save(self, sweep: Path) -> None:
         tree = {"format": FORMAT, **dataclasses.asdict(self)}
@@ -243,42 +187,36 @@ class Plan:
         """The plan of a sweep's directory.
 
         Raises:
-            ConfigError: it has none, or one that cannot be read.
+            ConfigError: there is none, or it cannot be read.
         """
         file = sweep / PLAN
         if not file.is_file():
             raise ConfigError(
-                f"{sweep} is not a sweep's directory (it has no {PLAN}); name one that "
+                f"{sweep} is not the directory of a sweep (it has no {PLAN}); name one that "
                 "`python -m rlearly.sweep` made."
             )
         try:
             tree = json.loads(file.read_text())
             if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
-                raise ValueError(f"it does not say format {FORMAT}")
+                raise ValueError(f"it does not have format {FORMAT}")
             runs = [Run(**run) for run in tree.pop("runs")]
             return Plan(runs=runs, **tree)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            own = isinstance(error, OSError | ValueError)
-            reason = str(error) if own else "its keys are not those of a plan"
+            clear = isinstance(error, OSError | ValueError)
+            reason = str(error) if clear else "its keys are not those of a plan"
             raise ConfigError(
-                f"{file} does not load as a plan ({reason}); delete it and give the sweep's "
-                "command again: runs that are done stay done."
+                f"{file} cannot be read as a plan ({reason}); delete it and repeat the command of "
+                "the sweep: finished runs stay finished."
             ) from None
 
 
-MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
-"""What a sweep's command may give its runs anew. Where a study's snapshots are is not for each run
-to say, and a grid's other file would be another arm."""
-
-
-def frames_done(run: Path) -> int:
-    """Frames that a run directory's run can go on from, or has finished with."""
-    frames = max((int(path.name) for path in checkpoint.found(run / "checkpoints")), default=0)
-    return frames if _end(run) is None else _train_frames(run) or frames
+def plain(name: str) -> str:
+    """A name as that of a folder: `ALE/Pong-v5` becomes `ALE-Pong-v5`."""
+    return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
 
 
 def finished(run: Path, train_frames: int | None) -> bool:
-    """Whether a run directory's run is done, with as many frames as it is to have."""
+    """Whether the run in a directory is done, with as many frames as requested."""
     end = _end(run)
     return end is not None and (
         train_frames is None or end.get("frames", train_frames) >= train_frames
@@ -291,38 +229,100 @@ def _end(run: Path) -> dict[str, Any] | None:
     return None
 
 
-def changed_words(run: Path, words: Sequence[str]) -> list[str]:
-    """Those of a run's words that its directory's config does not have, and may be given."""
+def train_frames_of(run: Path) -> int | None:
+    """The train_frames of the run in a directory; None: its config cannot be read."""
+    return OmegaConf.select(_saved_config(run), "train_frames")
+
+
+def changed_overrides(run: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides that may change on resuming, and differ from the config in the directory."""
+    config = _saved_config(run)
+    last = {_key(word): word for word in overrides} if config else {}
+    return [
+        word
+        for key, word in last.items()
+        if key in MAY_CHANGE and parse_overrides([word])[0][1] != OmegaConf.select(config, key)
+    ]
+
+
+def _saved_config(run: Path) -> Any:
     with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
-        config = OmegaConf.load(run / "config.yaml")
-        return [
-            f"{key}={text}"
-            for key, text in _effective(words).items()
-            if key in MAY_CHANGE
-            and parse_overrides([f"{key}={text}"])[0][1] != OmegaConf.select(config, key)
-        ]
-    return []
+        return OmegaConf.load(run / "config.yaml")
+    return OmegaConf.create()
 
 
-def _train_frames(run: Path) -> int | None:
-    with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
-        return OmegaConf.select(OmegaConf.load(run / "config.yaml"), "train_frames")
-    return None
+def with_snapshots(overrides: Sequence[str], file: Path) -> list[str]:
+    """The overrides with a file in place of snapshot=TEACHER."""
+    own = format_override("snapshot", file)
+    return [own if word == "snapshot=TEACHER" else word for word in overrides]
 
 
-def _effective(words: Sequence[str]) -> dict[str, str]:
-    """Values by key: of one that is there twice, the later one; quotes say nothing."""
-    pairs = (word.partition("=")[::2] for word in words)
-    return {key: re.sub(r"^(['\"])(.*)\1$", r"\2", value) for key, value in pairs}
+def _key(override: str) -> str:
+    return override.partition("=")[0]
 
 
-def _refuse(sweep: Path, what: str, theirs: Sequence[str], mine: Sequence[str]) -> None:
-    then, now = _effective(theirs), _effective(mine)
-    before, after = (
-        " ".join(f"{k}={v}" for k, v in sorted(one.items()) if other.get(k) != v) or "nothing else"
-        for one, other in ((then, now), (now, then))
+def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
+    """The config of a run; an empty file stands for the snapshots of a teacher.
+
+    Raises:
+        ConfigError: the overrides do not compose; the sentence starts with the title.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
+            return compose(with_snapshots(overrides, Path(empty.name)))
+    except ConfigError as error:
+        raise ConfigError(f"{title}: {error}") from None
+
+
+@functools.cache
+def _settings(*overrides: str) -> dict[str, Any]:
+    """What overrides compose to, by dotted key: what may not change later, and MAY_CHANGE."""
+    config = _composed("this command, or an earlier one", overrides)
+    view = OmegaConf.structured(config)
+    return fixed_settings(config) | {key: OmegaConf.select(view, key) for key in MAY_CHANGE}
+
+
+def _continued(run: Run, earlier: Run, sweep: Path) -> Run:
+    """The run with the overrides that hold from now on.
+
+    Raises:
+        ConfigError: the earlier run cannot go on with these settings.
+    """
+    if run.overrides == earlier.overrides:
+        return earlier
+    then, now = (
+        _settings(*(word for word in one.overrides if _key(word) != "seed"))
+        for one in (earlier, run)
     )
-    raise ConfigError(
-        f"{sweep / PLAN} has other words for {what} ({before}) than this command ({after}): name "
-        "another sweep_dir=."
+    changed = {key for key in then | now if then.get(key) != now.get(key)}
+    if not changed:
+        return earlier
+    if not changed <= set(MAY_CHANGE) & set(map(_key, run.overrides)):
+        raise _contradiction(sweep, run.title, then, now)
+    end, frames = _end(sweep / run.name), now["train_frames"]
+    kept = [int(path.name) for path in checkpoint.found(sweep / run.name / "checkpoints")]
+    done = (end or {}).get("frames", max(kept, default=0))
+    if frames < done:
+        raise ConfigError(
+            f"train_frames: expected at least the {done} frames that {run.title} has done, "
+            f"received {frames}; give a larger number, or another sweep_dir=."
+        )
+    if end and frames > done and not kept:
+        raise ConfigError(
+            f"train_frames: {run.title} is done with {done} frames and has no checkpoint left "
+            "to go on from: give another sweep_dir=."
+        )
+    return run
+
+
+def _contradiction(
+    sweep: Path, what: str, then: dict[str, Any], now: dict[str, Any]
+) -> ConfigError:
+    keys = sorted(key for key in then | now if then.get(key) != now.get(key))
+    before, after = (
+        " ".join(f"{key}={one[key]}" for key in keys if key in one) for one in (then, now)
+    )
+    return ConfigError(
+        f"{sweep / PLAN} has other settings for {what} ({before}) than this command ({after}): "
+        "give another sweep_dir=."
     )

@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep stand, read off its directory alone."""
+"""The state of a sweep's jobs, read from its directory alone."""
 
 from __future__ import annotations
 
@@ -14,29 +14,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines
+from rlearly.experiments.plan import train_frames_of
 from rlearly.training.display import duration
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
-STATES = ("done", "running", "queued", "saved", "failed", "skipped", "lost", "waiting")
-"""`saved`: stopped with a checkpoint, or to be trained on. `lost`: its process is
-gone without a word. `skipped`: its teacher failed. `queued`: the engine has it. `waiting`: nobody
-has started it yet."""
+STATES = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "",
+    "saved": "yellow",
+    "failed": "bold red",
+    "skipped": "red",
+    "lost": "red",
+    "waiting": "",
+}
+"""State -> colour. `queued`: the cluster has it. `saved`: stopped with a checkpoint. `skipped`: its
+teacher failed. `lost`: its process ended without a record. `waiting`: not started yet."""
 
+FIRST = ("failed", "lost", "running", "saved", "skipped", "queued", "waiting", "done")
+"""The order in which a table that is too long shows its jobs."""
 
 LOST_SECONDS = 3600
-"""A run on another host that has written nothing for so long counts as lost."""
+"""A run on another host that has written nothing for this long counts as lost."""
+
+SILENT_SECONDS = 600
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where one job stands."""
+    """The state of one job."""
 
     job: Job
     state: str
@@ -46,11 +56,11 @@ class Status:
     frames_per_second: float | None = None
     last_return: float | None = None
     seconds: float = 0.0
-    """That its tries have taken."""
+    """Duration of all its tries."""
     silent_seconds: float | None = None
-    """Since it wrote anything, while it runs."""
-    said: Sequence[str] = ()
-    """The last lines of its log, if it failed."""
+    """Time since it wrote its last metrics, while it runs."""
+    log_lines: Sequence[str] = ()
+    """The end of its log, if it failed."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -60,12 +70,20 @@ class Status:
 
 
 def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
-    """Of one job; `queue` is what an engine says of those that it has: `queued` or `running`."""
+    """The state of one job; `queue`: job -> queued or running, for those that a cluster has."""
     record = Record.load(sweep, job.name)
-    running = record is not None and record.state == "running"
-    if record and running and not (queue.get(job.name) or _alive(sweep, job, record)):
+    queued = queue.get(job.name)
+    alive = bool(record and record.state == "running" and (queued or _alive(sweep, job, record)))
+    if record and record.state == "running" and not alive:
         record = after_death(sweep, job.name, record)
-    state = _state(sweep, job, record, queue.get(job.name))
+    if job.finished(sweep):
+        state = "done"
+    elif queued or not record:
+        state = queued or "waiting"
+    elif record.state == "running":
+        state = "running" if alive else "lost"
+    else:
+        state = "saved" if record.state == "done" else record.state
     run = sweep / job.name
     row = _last_values(run / "metrics.jsonl")
     seconds = record.seconds if record else 0.0
@@ -76,43 +94,29 @@ def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
         state=state,
         tries=record.tries if record else 0,
         frames=int(row.get("frames", 0)),
-        train_frames=_train_frames(run),
+        train_frames=train_frames_of(run),
         frames_per_second=row.get("speed/frames_per_second"),
         last_return=row.get("eval/episode_return", row.get("train/episode_return")),
         seconds=seconds,
         silent_seconds=_silent_seconds(run) if state == "running" else None,
-        said=last_lines(sweep, job.name, 5) if state == "failed" else (),
+        log_lines=last_lines(sweep, job.name, 5) if state == "failed" else (),
     )
 
 
-def _state(sweep: Path, job: Job, record: Record | None, queued: str | None) -> str:
-    if job.finished(sweep):
-        return "done"
-    if record is None:
-        return queued or "waiting"
-    if record.state != "running":
-        return queued or ("saved" if record.state == "done" else record.state)
-    if queued:
-        return queued
-    return "running" if _alive(sweep, job, record) else "lost"
-
-
 def _alive(sweep: Path, job: Job, record: Record) -> bool:
-    """Whether the try that made a record may still run. On another host nobody can tell but by
-    what the run writes."""
+    """Whether the try behind a record may still run; on another host, judged by what it writes."""
     if record.host == socket.gethostname():
-        lock = sweep / job.name / "run.lock"
-        if lock.exists() and in_use(lock):  # a run that is saving outlives its launcher
+        if in_use(sweep / job.name / "run.lock"):  # a run that is saving outlives its launcher
             return True
         with contextlib.suppress(psutil.Error):
             return psutil.Process(record.pid).create_time() <= record.began + 1
         return False
-    silent = _silent_seconds(sweep / job.name)
-    return time.time() - record.began < LOST_SECONDS or (silent or 0) < LOST_SECONDS
+    silent = _silent_seconds(sweep / job.name) or 0
+    return min(silent, time.time() - record.began) < LOST_SECONDS
 
 
 def _last_values(file: Path) -> dict[str, Any]:
-    """The latest value of every metric in the last part of a run's rows."""
+    """The latest value of every metric near the end of a run's rows."""
     found: dict[str, Any] = {}
     try:
         with file.open("rb") as stream:
@@ -122,16 +126,9 @@ def _last_values(file: Path) -> dict[str, Any]:
     except OSError:
         return found
     for line in lines:
-        with contextlib.suppress(ValueError, TypeError):  # the first and last may be cut
+        with contextlib.suppress(ValueError, TypeError):  # the first and last may be incomplete
             found |= json.loads(line)
     return found
-
-
-def _train_frames(run: Path) -> int | None:
-    with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
-        config: Any = OmegaConf.load(run / "config.yaml")
-        return config.train_frames
-    return None
 
 
 def _silent_seconds(run: Path) -> float | None:
@@ -143,7 +140,7 @@ def _silent_seconds(run: Path) -> float | None:
 def statuses(
     sweep: Path, jobs: Iterable[Job], queue: Mapping[str, str] | None = None
 ) -> list[Status]:
-    """Of all jobs; those whose teacher failed are skipped."""
+    """The state of every job."""
     found = [status_of(sweep, job, queue or {}) for job in jobs]
     failed = {status.job.name for status in found if status.state == "failed"}
     return [
@@ -154,81 +151,64 @@ def statuses(
     ]
 
 
-def totals(found: Sequence[Status], whose: str = "") -> str:
-    """One line: how many are in which state, how fast they go, and when they will be done."""
+def totals(found: Sequence[Status], scope: str = "") -> str:
+    """One line: the number of jobs in each state, their speed, and the time left."""
     counts = Counter(status.state for status in found)
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    speeds = [s.frames_per_second for s in found if s.state == "running" and s.frames_per_second]
-    if speeds:
-        parts.append(f"{sum(speeds):,.0f} frames/s")
-    left = frames_left(found)
-    if speeds and left is not None:
-        parts.append(f"about {duration(left / sum(speeds))} left")
+    speed = sum(s.frames_per_second or 0 for s in found if s.state == "running")
+    known = [s.train_frames for s in found if s.train_frames]
+    if speed:
+        parts.append(f"{speed:,.0f} frames/s")
+    if speed and known:
+        usual = sum(known) / len(known)  # for jobs that have no config yet
+        frames = [(s.train_frames or usual) - s.frames for s in found if s.state != "done"]
+        parts.append(f"about {duration(sum(max(0.0, n) for n in frames) / speed)} left")
     spent = sum(s.seconds for s in found)
     if spent:
         parts.append(f"{duration(spent)} of run time so far")
-    return f"{len(found)} jobs{whose}: {', '.join(parts)}"
+    return f"{len(found)} jobs{scope}: {', '.join(parts)}"
 
 
-def frames_left(found: Sequence[Status]) -> float | None:
-    """Of all jobs that are not done; those that have no config yet count as an average one."""
-    known = [s.train_frames for s in found if s.train_frames]
-    if not known:
-        return None
-    usual = sum(known) / len(known)
-    return sum(
-        max(0.0, (s.train_frames or usual) - s.frames) for s in found if s.state not in ("done",)
-    )
+def overview(found: Sequence[Status], console: Console) -> RenderableType:
+    """A table with a row for each job, as many as the terminal holds, and the totals below.
 
-
-COLOURS = {
-    "done": "green",
-    "running": "cyan",
-    "failed": "bold red",
-    "lost": "red",
-    "skipped": "red",
-    "saved": "yellow",
-}
-
-
-def table(found: Sequence[Status], most: int | None = None) -> Table:
-    """A row for each job; of more than `most`, those that are running or went wrong come first."""
+    If there are more, those that failed or run come first.
+    """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     shown = list(found)
-    if most is not None and len(shown) > most:
-        order = ("failed", "lost", "running", "saved", "skipped", "queued", "waiting", "done")
-        shown = sorted(shown, key=lambda s: order.index(s.state))[:most]
-    view = Table(box=None, pad_edge=False)
+    if console.is_terminal and len(shown) > console.height - 6:
+        shown.sort(key=lambda status: FIRST.index(status.state))
+        shown = shown[: max(5, console.height - 6)]
+    table = Table(box=None, pad_edge=False)
     for title in ("job", "state", "tries", "frames", "", "frames/s", "return", "left"):
-        view.add_column(title, justify="left" if title in ("job", "state") else "right")
+        table.add_column(title, justify="left" if title in ("job", "state") else "right")
     for status in shown:
         share = status.frames / status.train_frames if status.train_frames else None
-        left = status.seconds_left
-        note = ""
-        if status.silent_seconds and status.silent_seconds > 600:
-            note = f", silent {duration(status.silent_seconds)}"
-        view.add_row(
+        left, silent = status.seconds_left, status.silent_seconds or 0
+        note = f", silent {duration(silent)}" if silent > SILENT_SECONDS else ""
+        table.add_row(
             Text(status.job.title),
-            Text(status.state + note, style=COLOURS.get(status.state, "")),
+            Text(status.state + note, style=STATES[status.state]),
             str(status.tries or ""),
             f"{status.frames:,}" if status.frames else "",
-            f"{min(1.0, share):.0%}" if share and status.frames else "",
+            f"{min(1.0, share):.0%}" if share else "",
             f"{status.frames_per_second:.0f}" if status.frames_per_second else "",
             "" if status.last_return is None else f"{status.last_return:.1f}",
             duration(left) if left is not None else "",
         )
     if len(shown) < len(found):
-        view.caption = f"and {len(found) - len(shown)} more"
-    return view
+        table.caption = f"and {len(found) - len(shown)} more"
+    return Group(table, Text(totals(found)))
 
 
 def failures(found: Sequence[Status]) -> list[str]:
-    """The last lines of each failed job."""
+    """The end of the log of each failed job."""
     lines = []
     for status in found:
         if status.state == "failed":
             lines.append(f"{status.job.title} failed, try {status.tries}:")
-            lines += [f"    {line}" for line in status.said]
+            lines += [f"    {line}" for line in status.log_lines]
     return lines

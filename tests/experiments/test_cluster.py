@@ -1,5 +1,5 @@
-"""Real engines: a SLURM and a Ray of two nodes each on this machine, with nodes, jobs and workers
-dying in the middle. Minutes: `pytest -m cluster`, as root, with Debian's slurmctld, slurmd,
+"""Real clusters: SLURM and Ray with two nodes each on this machine, where nodes, jobs and workers
+are killed. Takes minutes: `pytest -m cluster`, as root, with Debian's slurmctld, slurmd,
 slurm-client and munge installed and the packages submitit and ray."""
 
 import hashlib
@@ -25,7 +25,7 @@ from rlearly.experiments.status import statuses
 
 pytestmark = pytest.mark.cluster
 
-WORDS = [
+OVERRIDES = [
     "agent=td3",
     "env=Pendulum-v1",
     "train_frames=6000",
@@ -43,7 +43,7 @@ def name(seed):
 
 
 def states(out):
-    return [s.state for s in statuses(out, jobs_of(Plan.load(out), out), queue_of(out))]
+    return [s.state for s in statuses(out, jobs_of(Plan.load(out)), queue_of(out))]
 
 
 def learning(out, seed):
@@ -53,8 +53,8 @@ def learning(out, seed):
 
 def training_process(out, seed):
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "rlearly.train" in words and any(str(out / name(seed)) in word for word in words):
+        command = process.info["cmdline"] or []
+        if "rlearly.train" in command and any(str(out / name(seed)) in word for word in command):
             return process
     return None
 
@@ -68,7 +68,7 @@ def surroundings():
     """Nodes start from here: they find the package, and use one thread."""
     before = dict(os.environ)
     os.environ |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    # Ray's heads want a token by default, which would have to be handed to the second node
+    # Ray requires a token by default, which the second node would have to know
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "RAY_AUTH_MODE": "disabled"}
     yield
     os.environ.clear()
@@ -77,9 +77,9 @@ def surroundings():
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The same runs on the local engine, undisturbed."""
+    """The same runs on this machine, uninterrupted."""
     out = tmp_path_factory.mktemp("local")
-    assert sweep.main([*WORDS, f"seeds={SEEDS}", f"sweep_dir={out}"]) == 0
+    assert sweep.main([*OVERRIDES, f"seeds={SEEDS}", f"sweep_dir={out}"]) == 0
     return out
 
 
@@ -95,10 +95,10 @@ def slurm(tmp_path_factory):
 
 
 def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_path, capsys):
-    words = [*WORDS, f"seeds={SEEDS}", f"sweep_dir={tmp_path}", "launcher=slurm"]
-    assert sweep.main(words) == 0
+    overrides = [*OVERRIDES, f"seeds={SEEDS}", f"sweep_dir={tmp_path}", "launcher=slurm"]
+    assert sweep.main(overrides) == 0
     assert "submitted 4 jobs as" in capsys.readouterr().out
-    assert sweep.main(words) == 0
+    assert sweep.main(overrides) == 0
     assert "4 jobs are with SLURM already" in capsys.readouterr().out
     until(lambda: all(learning(tmp_path, seed) for seed in range(SEEDS)), PATIENCE, "learning")
     number = {job: id for id, job in launch_numbers(tmp_path).items()}
@@ -112,7 +112,7 @@ def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_pat
     assert Record.load(tmp_path, name(0)).tries == 2
     assert sweep.main([f"status={tmp_path}"]) == 1
     assert "seed 1 failed, try 1:" in capsys.readouterr().out
-    assert sweep.main(words) == 0
+    assert sweep.main(overrides) == 0
     assert "submitted 2 jobs as" in capsys.readouterr().out
     until(lambda: all_done(tmp_path), PATIENCE, "all done")
     for seed in range(SEEDS):
@@ -126,7 +126,7 @@ def launch_numbers(out):
 
 
 STUDY = """
-title: three engines
+title: three launchers
 envs: [Pendulum-v1, MountainCarContinuous-v0]
 seeds: 2
 common: [agent=td3, train_frames=3000, eval_every_frames=1500, eval_episodes=1,
@@ -140,24 +140,28 @@ arms:
 """
 
 
-def test_one_study_ends_in_the_same_weights_on_three_engines(slurm, tmp_path, capsys):
-    """Two envs, two arms, two seeds, and the teachers that one arm waits for on each engine."""
+def test_one_study_ends_in_the_same_weights_with_three_launchers(slurm, tmp_path, capsys):
+    """Two envs, arms and seeds, and the teachers that one arm waits for, with each launcher."""
     pytest.importorskip("ray")
-    (tmp_path / "engines.yaml").write_text(STUDY)
+    (tmp_path / "launchers.yaml").write_text(STUDY)
     ends = {}
-    for engine in ("local", "slurm", "ray"):
-        out = tmp_path / engine
-        words = [f"study={tmp_path / 'engines.yaml'}", f"sweep_dir={out}", f"launcher={engine}"]
-        assert sweep.main(words) == 0
-        until(lambda out=out: set(states(out)) == {"done"}, PATIENCE, f"{engine} to end")
+    for launcher in ("local", "slurm", "ray"):
+        out = tmp_path / launcher
+        overrides = [
+            f"study={tmp_path / 'launchers.yaml'}",
+            f"sweep_dir={out}",
+            f"launcher={launcher}",
+        ]
+        assert sweep.main(overrides) == 0
+        until(lambda out=out: set(states(out)) == {"done"}, PATIENCE, f"{launcher} to end")
         plan = Plan.load(out)
-        assert {Record.load(out, run.name).engine for run in plan.runs} == {engine}
-        ends[engine] = {run.name: agent_state(out / run.name) for run in plan.runs}
-        assert len(ends[engine]) == 8
-        if engine == "slurm":
+        assert {Record.load(out, run.name).engine for run in plan.runs} == {launcher}
+        ends[launcher] = {run.name: agent_state(out / run.name) for run in plan.runs}
+        assert len(ends[launcher]) == 8
+        if launcher == "slurm":
             assert "jobs as" in capsys.readouterr().out
     for run in ends["local"]:
-        prints = [weights_print(ends[engine][run]) for engine in ends]
+        prints = [weights_print(ends[launcher][run]) for launcher in ends]
         print(run, *prints)
         assert equal(ends["local"][run], ends["slurm"][run])
         assert equal(ends["local"][run], ends["ray"][run])
@@ -188,9 +192,11 @@ def weights_print(state):
 
 def test_warning_before_the_time_limit_saves_and_requeues(slurm, tmp_path):
     """The limit is a minute, the warning comes half a minute before, and the run needs longer."""
-    words = [w for w in WORDS if not w.startswith("train_frames")] + ["train_frames=40000"]
+    overrides = [w for w in OVERRIDES if not w.startswith("train_frames")] + ["train_frames=40000"]
     limits = ["slurm.time_min=1", "slurm.signal_seconds=30"]
-    assert sweep.main([*words, *limits, "seeds=1", f"sweep_dir={tmp_path}", "launcher=slurm"]) == 0
+    assert (
+        sweep.main([*overrides, *limits, "seeds=1", f"sweep_dir={tmp_path}", "launcher=slurm"]) == 0
+    )
     until(lambda: (Record.load(tmp_path, name(0)) or NOTHING).tries >= 2, PATIENCE, "a second try")
     until(lambda: "resumed at" in log_of(tmp_path, name(0)).read_text(), PATIENCE, "resuming")
     assert "SIGUSR2: saving" in log_of(tmp_path, name(0)).read_text()
@@ -205,10 +211,10 @@ NOTHING = Record("", "", "", 0, 0, 0.0)
 
 def test_higher_partition_preempts_and_the_run_goes_on(slurm, reference, tmp_path):
     low, high = tmp_path / "low", tmp_path / "high"
-    words = [*WORDS, "launcher=slurm", "slurm.cpus=2"]
-    assert sweep.main([*words, "slurm.partition=low", "seeds=2", f"sweep_dir={low}"]) == 0
+    overrides = [*OVERRIDES, "launcher=slurm", "slurm.cpus=2"]
+    assert sweep.main([*overrides, "slurm.partition=low", "seeds=2", f"sweep_dir={low}"]) == 0
     until(lambda: learning(low, 0) and learning(low, 1), PATIENCE, "both nodes to be busy")
-    assert sweep.main([*words, "slurm.partition=high", "seeds=[3]", f"sweep_dir={high}"]) == 0
+    assert sweep.main([*overrides, "slurm.partition=high", "seeds=[3]", f"sweep_dir={high}"]) == 0
     until(lambda: all_done(high, 1), PATIENCE, "the urgent one")
     until(lambda: all_done(low, 2), PATIENCE, "the others")
     assert sorted(Record.load(low, name(seed)).tries for seed in range(2)) == [1, 2]
@@ -217,8 +223,8 @@ def test_higher_partition_preempts_and_the_run_goes_on(slurm, reference, tmp_pat
 
 
 def test_lost_node_gives_its_run_to_another(slurm, reference, tmp_path):
-    words = [*WORDS, "launcher=slurm", "slurm.cpus=2", "seeds=2", f"sweep_dir={tmp_path}"]
-    assert sweep.main(words) == 0
+    overrides = [*OVERRIDES, "launcher=slurm", "slurm.cpus=2", "seeds=2", f"sweep_dir={tmp_path}"]
+    assert sweep.main(overrides) == 0
     until(lambda: learning(tmp_path, 0) and learning(tmp_path, 1), PATIENCE, "both nodes")
     slurm.kill_node("n2")
     until(lambda: all_done(tmp_path, 2), PATIENCE, "both runs on the node that is left")
@@ -229,8 +235,8 @@ def test_lost_node_gives_its_run_to_another(slurm, reference, tmp_path):
 
 
 def test_refusals_of_slurm_are_passed_on(slurm, tmp_path, capsys):
-    words = [*WORDS, "launcher=slurm", "seeds=1", f"sweep_dir={tmp_path}"]
-    assert sweep.main([*words, "slurm.partition=nowhere"]) == 2
+    overrides = [*OVERRIDES, "launcher=slurm", "seeds=1", f"sweep_dir={tmp_path}"]
+    assert sweep.main([*overrides, "slurm.partition=nowhere"]) == 2
     assert "SLURM refused the jobs" in capsys.readouterr().err
 
 
@@ -240,12 +246,12 @@ def test_refusals_of_slurm_are_passed_on(slurm, tmp_path, capsys):
 class RayNode:
     """`ray start`, and its processes by the pids that it started."""
 
-    def __init__(self, folder, *words):
+    def __init__(self, folder, *overrides):
         ray = Path(sys.executable).parent / "ray"
         sizes = ["--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"]
         self.process = subprocess.Popen(
-            [ray, "start", "--block", "--node-ip-address=127.0.0.1", *sizes, *words],
-            stdout=(folder / f"ray{len(words)}.log").open("w"),
+            [ray, "start", "--block", "--node-ip-address=127.0.0.1", *sizes, *overrides],
+            stdout=(folder / f"ray{len(overrides)}.log").open("w"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -285,9 +291,15 @@ def two_rays(tmp_path):
 def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path):
     address, second = two_rays
     out = tmp_path / "sweep"
-    words = [*WORDS, f"seeds={SEEDS}", f"sweep_dir={out}", "launcher=ray", f"ray.address={address}"]
+    overrides = [
+        *OVERRIDES,
+        f"seeds={SEEDS}",
+        f"sweep_dir={out}",
+        "launcher=ray",
+        f"ray.address={address}",
+    ]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "rlearly.sweep", *words], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "rlearly.sweep", *overrides], stdout=subprocess.PIPE, text=True
     )
     until(lambda: all(learning(out, seed) for seed in range(SEEDS)), PATIENCE, "four runs at once")
     second.raylet().kill()
@@ -301,8 +313,8 @@ def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path
 
 def test_ray_of_its_own_and_a_stop(reference, tmp_path):
     pytest.importorskip("ray")
-    words = [*WORDS, "seeds=1", f"sweep_dir={tmp_path}", "launcher=ray"]
-    command = [sys.executable, "-m", "rlearly.sweep", *words]
+    overrides = [*OVERRIDES, "seeds=1", f"sweep_dir={tmp_path}", "launcher=ray"]
+    command = [sys.executable, "-m", "rlearly.sweep", *overrides]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     until(lambda: learning(tmp_path, 0), PATIENCE, "learning")
     driver.send_signal(signal.SIGTERM)
@@ -316,6 +328,6 @@ def test_ray_of_its_own_and_a_stop(reference, tmp_path):
 
 def test_ray_that_does_not_answer_gets_one_sentence(tmp_path, capsys):
     pytest.importorskip("ray")
-    words = [*WORDS, "seeds=1", f"sweep_dir={tmp_path}", "launcher=ray"]
-    assert sweep.main([*words, "ray.address=127.0.0.1:1"]) == 2
+    overrides = [*OVERRIDES, "seeds=1", f"sweep_dir={tmp_path}", "launcher=ray"]
+    assert sweep.main([*overrides, "ray.address=127.0.0.1:1"]) == 2
     assert "no Ray answers at 127.0.0.1:1" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -18,17 +17,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 from saved import agent_state, equal
 
 from rlearly import envs, report, sweep
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.overrides import format_command, format_override, parse_overrides, sweep_values
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import Job, JobRunner, Record, jobs_of, log_of
+from rlearly.experiments.job import Job, Record, jobs_of, log_of
+from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers import local
+from rlearly.experiments.launchers.lock import only_launcher
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
-from rlearly.experiments.status import statuses, totals
+from rlearly.experiments.status import overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +86,13 @@ def test_commas_list_values_and_brackets_are_one():
 
 
 def test_grid_is_every_combination_on_every_seed():
-    words = ["agent=td3,sac", "env=Hopper-v5,ALE/Pong-v5", "replay_ratio=1,'linear(1,2,9)'", "lr=3"]
-    plan = grid(words, [0, 4])
+    overrides = [
+        "agent=td3,sac",
+        "env=Hopper-v5,ALE/Pong-v5",
+        "replay_ratio=1,'linear(1,2,9)'",
+        "lr=3",
+    ]
+    plan = grid(overrides, [0, 4])
     assert len(plan.runs) == 2 * 2 * 2 * 2
     assert [run.name for run in plan.runs[:4]] == [
         "runs/td3 replay_ratio=1/Hopper-v5/0",
@@ -95,14 +102,14 @@ def test_grid_is_every_combination_on_every_seed():
     ]
     assert {run.seed for run in plan.runs[:8]} == {0}, "all arms at the first seed come first"
     last = ["agent=sac", "env=ALE/Pong-v5", "replay_ratio='linear(1,2,9)'", "lr=3", "seed=4"]
-    assert plan.runs[-1].words == [*last, "threads=1"]
-    assert "threads=2" in grid([*words, "threads=2"], [0]).runs[0].words
+    assert plan.runs[-1].overrides == [*last, "threads=1"]
+    assert "threads=2" in grid([*overrides, "threads=2"], [0]).runs[0].overrides
 
 
 def test_adding_seeds_and_arms_changes_no_run():
-    few = {run.name: run.words for run in grid(["agent=td3", "env=a,b"], range(2)).runs}
-    many = {run.name: run.words for run in grid(["agent=td3,sac", "env=b,a,c"], range(5)).runs}
-    assert all(many[name] == words for name, words in few.items())
+    few = {run.name: run.overrides for run in grid(["agent=td3", "env=a,b"], range(2)).runs}
+    many = {run.name: run.overrides for run in grid(["agent=td3,sac", "env=b,a,c"], range(5)).runs}
+    assert all(many[name] == overrides for name, overrides in few.items())
 
 
 def test_plan_is_read_back_and_joined(tmp_path):
@@ -111,9 +118,11 @@ def test_plan_is_read_back_and_joined(tmp_path):
     assert Plan.load(tmp_path) == plan
     more = grid(TINY, [1, 2]).joined(plan, tmp_path)
     assert sorted(run.seed for run in more.runs) == [0, 1, 2]
-    assert grid(TINY[::-1], [0]).joined(plan, tmp_path).runs[0].words == plan.runs[0].words
+    assert grid(TINY[::-1], [0]).joined(plan, tmp_path).runs[0].overrides == plan.runs[0].overrides
     other = grid([*TINY, "agent.lr=1"], [0])
-    with pytest.raises(ConfigError, match=r"\(nothing else\) than this command \(agent.lr=1\)"):
+    with pytest.raises(
+        ConfigError, match=r"\(agent.lr=0.0003\) than this command \(agent.lr=1.0\)"
+    ):
         other.joined(plan, tmp_path)
 
 
@@ -127,7 +136,7 @@ def test_grid_joined_to_a_study_keeps_its_teachers(tmp_path):
     assert (both.teacher, both.metrics[-1]) == (study.teacher, "loss/critic")
     both.save(tmp_path)
     both, jobs = sweep.joined(more, tmp_path)
-    assert [job.name for job in jobs] == ["runs/sac/Pendulum-v1/0"], "and wants no teacher"
+    assert [job.name for job in jobs] == ["runs/sac/Pendulum-v1/0"], "and needs no teacher"
     assert study.joined(both, tmp_path).teacher == study.teacher
     other = Study.load(file)
     file.write_text(STUDY.replace("seed=9", "seed=8"))
@@ -144,7 +153,7 @@ def test_shipped_studies_compose_every_run():
     for name in shipped():
         plan = Study.load(Path(name)).plan()
         plan.check()
-        assert all("threads=1" in run.words for run in plan.runs)
+        assert all("threads=1" in run.overrides for run in plan.runs)
         for env, numbers in plan.published.items():
             assert {(arm, env) for arm in numbers} <= {(run.arm, run.env) for run in plan.runs}
     assert shipped() == sorted(path.stem for path in STUDIES.iterdir())
@@ -161,7 +170,7 @@ def test_shipped_studies_compose_every_run():
             "there is no key 'teacherz'; did you mean",
         ),
         ("seeds: 2", "seeds: two", "seeds: expected a number of at least 1, received 'two'"),
-        ("envs: [Pendulum-v1]", "envs: Pendulum-v1", "envs: expected a list of words"),
+        ("envs: [Pendulum-v1]", "envs: Pendulum-v1", "envs: expected a list of strings"),
         ("title: tiny", "title: [", "does not load as a study (line 4: "),
         (
             "title: tiny",
@@ -170,7 +179,7 @@ def test_shipped_studies_compose_every_run():
         ),
         ("arms:", "armz:", "there is no key 'armz'; did you mean arms?"),
         ("title: tiny\n", "", "does not load as a study: it lacks title."),
-        ("plain: []", "a/b: []", "received 'a/b'; take 'a-b'."),
+        ("plain: []", "a/b: []", "received 'a/b'; use 'a-b'."),
         ("loss/critic", "loss/critc", "no run writes 'loss/critc'; did you mean loss/critic"),
         ("loss/critic", "loss/zzzzz", "of this group there are loss/critic, loss/actor, "),
         ("loss/critic", "zzz", "groups: plasticity, train, eval, loss, "),
@@ -224,10 +233,10 @@ def test_known_metrics_are_those_that_the_code_writes():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["agent=td3", "seeds=2"], "env: expected one or several"),
-        (["agent=td3", "env=Hopper-v5"], "seeds: expected how many runs of each"),
+        (["agent=td3", "env=Hopper-v5"], "seeds: expected the number of runs of each"),
         (["agent=td3", "env=Hopper-v5", "seeds=0"], "seeds: expected at least one"),
         (["agent=td3", "env=Hoper-v5", "seeds=1"], "did you mean Hopper-v5"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "seed=3"], "seed: every run of a sweep has its"),
@@ -235,56 +244,56 @@ def test_known_metrics_are_those_that_the_code_writes():
         (["agent=td3", "env=Hopper-v5", "seeds=1", "agent.lrr=1,2"], "did you mean agent.lr"),
         (
             ["study=nothing"],
-            "There is no study nothing; shipped ones: drm, drm_adroit, drm_metaworld, plast",
+            "There is no study nothing; shipped studies: drm, drm_adroit, drm_metaworld, plast",
         ),
-        (["study=s3rl_cpu", "env=Hopper-v5"], "a study has its own"),
+        (["study=s3rl_cpu", "env=Hopper-v5"], "a study sets this itself"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "launcher=pbs"], "one of local, slurm, ray"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "slurm.gpu=1"], "slurm.gpus"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "teachers=x"], "only a study has them"),
-        (["study=s3rl_cpu", "resume=x"], "a study has its own"),
-        (["study=s3rl_cpu", "teachers=nowhere"], "nowhere/Hopper-v5.h5, which is not there"),
-        (["status=nowhere"], "nowhere is not a sweep's directory"),
-        (["cancel=nowhere"], "is not a sweep's directory"),
-        (["sync=nowhere"], "is not a sweep's directory"),
-        (["status=nowhere", "agent=td3"], "takes no 'agent=td3' beside it"),
+        (["study=s3rl_cpu", "resume=x"], "a study sets this itself"),
+        (["study=s3rl_cpu", "teachers=nowhere"], "nowhere/Hopper-v5.h5, which does not exist"),
+        (["status=nowhere"], "nowhere is not the directory of a sweep"),
+        (["cancel=nowhere"], "is not the directory of a sweep"),
+        (["sync=nowhere"], "is not the directory of a sweep"),
+        (["status=nowhere", "agent=td3"], "status: cannot be combined with 'agent=td3'"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "lancher=slurm"], "did you mean launcher or"),
         (["agent=td3", "env=Hopper-v5", "seedz=1"], "did you mean seed or seeds or"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "hiden_dim=3"], "did you mean agent.hidden_dim"),
-        (["watch=true"], "watch: says nothing without status=SWEEP_DIR"),
-        (["status"], "status: expected a sweep's directory, as in status=sweeps/NAME"),
-        (["status="], "status: expected a sweep's directory, as in status=sweeps/NAME"),
+        (["watch=true"], "watch: has no effect without status=SWEEP_DIR"),
+        (["status"], "status: expected the directory of a sweep, as in status=sweeps/NAME"),
+        (["status="], "status: expected the directory of a sweep, as in status=sweeps/NAME"),
         (
             ["agent=td3,", "env=Hopper-v5", "seeds=1"],
             "ends in a comma: write agent=td3, or add",
         ),
         (["agent=(a", "env=Hopper-v5", "seeds=1"], "does not parse"),
-        (["study=my/own.yaml"], "There is no file my/own.yaml; shipped ones: "),
+        (["study=my/own.yaml"], "There is no file my/own.yaml; shipped studies: "),
         (["dry-run"], "Expected key=value, received 'dry-run'"),
     ],
 )
-def test_bad_requests_get_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
+def test_bad_requests_get_one_sentence(tmp_path, monkeypatch, capsys, overrides, sentence):
     monkeypatch.chdir(tmp_path)
-    assert sweep.main(words) == 2
+    assert sweep.main(overrides) == 2
     said = capsys.readouterr().err
     assert sentence in said.replace("\n", " ") and said.count("rlearly: ") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_engines_that_are_not_here_say_so(tmp_path, monkeypatch, capsys):
+def test_launchers_that_are_not_installed_say_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'out'}"]
-    assert sweep.main([*words, "launcher=slurm"]) == 2
+    overrides = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'out'}"]
+    assert sweep.main([*overrides, "launcher=slurm"]) == 2
     assert "sbatch, srun, squeue not found" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert sweep.main([*words, "launcher=ray"]) == 2
-    assert "wants the package ray: pip install 'rlearly[ray]'" in capsys.readouterr().err
+    assert sweep.main([*overrides, "launcher=ray"]) == 2
+    assert "needs the package ray: pip install 'rlearly[ray]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
     class Refusing:
-        def launch(self, sweep, jobs, say):
+        def launch(self, sweep, jobs, report):
             (sweep / "slurm").mkdir()
             raise ConfigError("SLURM refused the jobs")
 
@@ -293,7 +302,7 @@ def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
         grid(TINY, [0]).save(out)
         (out / "mine.txt").touch()
     before = {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
-    monkeypatch.setattr(sweep, "make_engine", lambda config: Refusing())
+    monkeypatch.setattr(sweep, "make_launcher", lambda config: Refusing())
     assert sweep.main([*TINY, "seeds=2", f"sweep_dir={out}"]) == 2
     assert "SLURM refused" in capsys.readouterr().err
     assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
@@ -301,11 +310,11 @@ def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
 
 
 def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
-    with sweep.alone_in(tmp_path / "a", "local"):
+    with only_launcher(tmp_path / "a", "local"):
         (tmp_path / "a" / "plan.json").touch()
         with (
             pytest.raises(ConfigError, match="is being launched by another"),
-            sweep.alone_in(tmp_path / "a", "local"),
+            only_launcher(tmp_path / "a", "local"),
         ):
             pass
         kept = {path.name for path in (tmp_path / "a").iterdir()}
@@ -320,11 +329,21 @@ def test_help_names_every_key_of_a_study(capsys):
     assert "sweeps/" in (ROOT / ".gitignore").read_text()
 
 
-def test_grids_say_where_an_arm_is_kept_that_is_no_folders_name(tmp_path, capsys, monkeypatch):
+def test_grids_print_where_an_arm_is_stored_that_no_folder_can_be_named_after(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(sweep, "dry_run", lambda *arguments: 0)
-    words = [*TINY, "seeds=1", f"sweep_dir={tmp_path / 'x'}", "wandb.project=a/b,c", "dry_run=true"]
-    assert sweep.main(words) == 0
-    assert "td3 wandb.project=a/b is kept in runs/td3 wandb.project=a-b" in capsys.readouterr().out
+    overrides = [
+        *TINY,
+        "seeds=1",
+        f"sweep_dir={tmp_path / 'x'}",
+        "wandb.project=a/b,c",
+        "dry_run=true",
+    ]
+    assert sweep.main(overrides) == 0
+    assert (
+        "td3 wandb.project=a/b is stored in runs/td3 wandb.project=a-b" in capsys.readouterr().out
+    )
 
 
 # --- runs ---
@@ -334,24 +353,24 @@ def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
     file.write_text(STUDY)
     out = tmp_path / "out"
-    words = [f"study={file}", f"sweep_dir={out}", "workers=2"]
-    assert sweep.main([*words, "dry_run=true"]) == 0
+    overrides = [f"study={file}", f"sweep_dir={out}", "workers=2"]
+    assert sweep.main([*overrides, "dry_run=true"]) == 0
     planned = capsys.readouterr().out
     assert "5 of 5 jobs are to be run" in planned and not out.exists()
     assert planned.count("rlearly.train") == 5 and planned.count("rlearly.teacher") == 1
     assert f"{out}/teachers/Pendulum-v1.h5" in planned
-    assert sweep.main(words) == 0
+    assert sweep.main(overrides) == 0
     said = capsys.readouterr().out
     assert said.count("start ") == 5 and said.count("done ") >= 5
     plan = Plan.load(out)
-    assert {s.state for s in statuses(out, jobs_of(plan, out))} == {"done"}
+    assert {s.state for s in statuses(out, jobs_of(plan))} == {"done"}
     ends = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*/*/done.json")}
     assert len(ends) == 4
-    assert sweep.main([*words, "seeds=3"]) == 0
+    assert sweep.main([*overrides, "seeds=3"]) == 0
     said = capsys.readouterr().out
     assert said.count("start ") == 2 and "5 of 7 jobs are done already" in said
     assert all(p.stat().st_mtime_ns == at for p, at in ends.items())
-    assert sweep.main(words) == 0, "fewer seeds are all done, and the third ones stay"
+    assert sweep.main(overrides) == 0, "fewer seeds are all done, and the third ones stay"
     said = capsys.readouterr().out
     assert "5 of 5 jobs of this command are done already" in said
     assert "5 jobs of this command: 5 done" in said and "7 jobs of the sweep: 7 done" in said
@@ -368,11 +387,9 @@ def test_dry_run_prints_commands_count_and_memory_and_makes_no_env(tmp_path, mon
     printed = capsys.readouterr().out
     assert printed.count("rlearly.train") == 8 and "8 of 8 jobs are to be run" in printed
     frames = 2 * 5000 * (3 * 84 * 84 + 10)  # two runs at once, and 10 bytes of bookkeeping
-    assert f"With 2 at once, the replays grow to {frames / 1e9:.2f} GB" in printed
-    assert "without 4 runs that observe states" in printed and "teachers" not in printed
-    assert (
-        sweep.main([*overrides[1:], "agent=ppo", "obs=state", "seeds=1"]) == 2
-    )  # no replay to set
+    assert f"With 2 at once, the replays grow to about {frames / 1e9:.2f} GB" in printed
+    assert "not counting 4 runs without pixels" in printed and "teachers" not in printed
+    assert sweep.main([*overrides[1:], "agent=ppo", "obs=state", "seeds=1"]) == 2
     assert sweep.main(["agent=td3", *overrides[1:], "seeds=1"]) == 0
     assert "depends on the envs' observations" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
@@ -380,10 +397,15 @@ def test_dry_run_prints_commands_count_and_memory_and_makes_no_env(tmp_path, mon
 
 def test_names_and_folders_may_hold_any_character(tmp_path):
     out = tmp_path / "jos\u00e9's [a=1], 50%"
-    words = ["agent=td3", "env=Pendulum-v1", "replay_ratio=1,'linear(1,2,9)'", "train_frames=30"]
+    overrides = [
+        "agent=td3",
+        "env=Pendulum-v1",
+        "replay_ratio=1,'linear(1,2,9)'",
+        "train_frames=30",
+    ]
     small = ["agent.learning_starts_steps=20", "agent.hidden_dim=8", "eval_every_frames=0"]
-    Plan.save(grid([*words, *small], [0]), out)
-    for job in jobs_of(Plan.load(out), out):
+    Plan.save(grid([*overrides, *small], [0]), out)
+    for job in jobs_of(Plan.load(out)):
         assert JobRunner(out, job.name, "test").run() == 0, log_of(out, job.name).read_text()
         folder = out / job.name
         assert (folder / "done.json").exists() and "replay_ratio=" in job.name
@@ -394,9 +416,9 @@ def test_names_and_folders_may_hold_any_character(tmp_path):
 
 def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
     out = tmp_path / "out"
-    words = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
-    assert sweep.main(words) == 0
-    longer = [word.replace("train_frames=60", "train_frames=90") for word in words]
+    overrides = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
+    assert sweep.main(overrides) == 0
+    longer = [word.replace("train_frames=60", "train_frames=90") for word in overrides]
     capsys.readouterr()
     assert sweep.main([*longer, "seeds=1", "dry_run=true"]) == 0
     run = out / "runs/td3/Pendulum-v1/0"
@@ -409,7 +431,7 @@ def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
     capsys.readouterr()
     assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
     assert "1 of 1 jobs of this command are done already" in capsys.readouterr().out
-    assert sweep.main(words) == 2
+    assert sweep.main(overrides) == 2
     assert (
         "expected at least the 90 frames that td3 on Pendulum-v1, seed 0 has done, received 60"
         in (capsys.readouterr().err)
@@ -419,20 +441,35 @@ def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
     assert "seed 1 is done with 60 frames and has no checkpoint left" in capsys.readouterr().err
 
 
-def test_conflicting_words_alone_are_shown(tmp_path):
+def test_conflicting_settings_alone_are_shown(tmp_path):
     plan = grid([*TINY, "agent.lr=2"], [0])
     plan.save(tmp_path)
     other = grid([*TINY, "train_frames=99", "agent.lr=1"], [0])
     with pytest.raises(
-        ConfigError, match=r"\(agent.lr=2 train_frames=60\) than this command \(agen"
+        ConfigError, match=r"\(agent.lr=2.0 train_frames=60\) than this command \(agen"
     ):
         other.joined(plan, tmp_path)
-    with pytest.raises(ConfigError, match=r"\(train_frames=60\) than this command \(nothing"):
+    with pytest.raises(
+        ConfigError, match=r"\(train_frames=60\) than this command \(train_frames=1000000"
+    ):
         grid([w for w in [*TINY, "agent.lr=2"] if "train" not in w], [0]).joined(plan, tmp_path)
 
 
+def test_settings_are_compared_as_they_compose(tmp_path):
+    """The default, another spelling, another order and a quoted value are the same setting."""
+    plan = grid([*TINY, "agent.lr=0.0003"], [0])
+    for same in (TINY, [*TINY, "agent.lr=3e-4"], [*TINY[::-1], "agent.lr=.0003"]):
+        assert grid(same, [0]).joined(plan, tmp_path).runs == plan.runs
+    longer = grid([*TINY, "train_frames=90", "agent.lr=3e-4"], [0])
+    assert longer.joined(plan, tmp_path).runs == longer.runs, "frames may change"
+    with pytest.raises(ConfigError, match="has other settings for td3 on Pendulum-v1, seed 0"):
+        grid([*TINY, "agent.hidden_dim=16"], [0]).joined(plan, tmp_path)
+    tracked = grid([*TINY, "wandb.mode=offline", "wandb.group=x"], [0])
+    assert tracked.joined(plan, tmp_path).runs == tracked.runs, "no result depends on tracking"
+
+
 @pytest.mark.parametrize("name", ["/tmp/x", "/a b/c", "josé's [a=1], 50%", "12", "", " x", "$x"])
-def test_words_are_quoted_only_where_they_must_be(name):
+def test_overrides_are_quoted_only_where_they_must_be(name):
     word = format_override("key", name)
     assert parse_overrides([word]) == [("key", name)]
     assert ("'" in word) == (name not in ("/tmp/x", "/a b/c", "", "$x"))
@@ -446,15 +483,15 @@ def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
     broken = out / "runs" / "td3" / "Pendulum-v1" / "0"
     broken.parent.mkdir(parents=True)
     broken.write_text("not a folder")
-    words = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
-    assert sweep.main(words) == 1
+    overrides = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
+    assert sweep.main(overrides) == 1
     said = capsys.readouterr().out
     assert "FAILED td3 on Pendulum-v1, seed 0" in said and "done td3 on Pendulum-v1, seed 1" in said
     assert "td3 on Pendulum-v1, seed 0 failed, try 1:" in said and "cannot be written" in said
     assert sweep.main([f"status={out}"]) == 1
     assert "1 done, 1 failed" in capsys.readouterr().out
     broken.unlink()
-    assert sweep.main(words) == 0
+    assert sweep.main(overrides) == 0
     assert Record.load(out, "runs/td3/Pendulum-v1/0").tries == 2
 
 
@@ -481,43 +518,77 @@ def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
 
 
 def test_tracked_runs_are_grouped_by_sweep(tmp_path):
-    plan = sweep._grouped(grid([*TINY, "wandb.mode=offline"], [0]), tmp_path / "my sweep")
-    assert plan.runs[0].words[-1] == "wandb.group=my sweep"
-    assert sweep._grouped(grid(TINY, [0]), tmp_path) == grid(TINY, [0])
+    config, overrides = sweep.split([*TINY, "seeds=1", f"sweep_dir={tmp_path / 'my sweep'}"])
+    plan, _ = sweep.plan_of(config, [*overrides, "wandb.mode=offline"])
+    assert plan.runs[0].overrides[-1] == "wandb.group=my sweep"
+    assert sweep.plan_of(config, overrides)[0] == grid(TINY, [0])
 
 
 def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
     out = tmp_path / "out"
-    words = [*TINY, "seeds=1", f"sweep_dir={out}"]
-    assert sweep.main(words) == 0
+    overrides = [*TINY, "seeds=1", f"sweep_dir={out}"]
+    assert sweep.main(overrides) == 0
     file = out / "plan.json"
     file.write_text(file.read_text().replace("agent.hidden_dim=8", "agent.hidden_dim=9"))
-    assert sweep.main(words) == 2
+    assert sweep.main(overrides) == 2
     assert "(agent.hidden_dim=9) than this command (agent.hidden_dim=8)" in capsys.readouterr().err
     file.write_text(file.read_text()[:-20])
-    assert sweep.main(words) == 2
-    assert "does not load as a plan" in capsys.readouterr().err
+    assert sweep.main(overrides) == 2
+    assert "cannot be read as a plan" in capsys.readouterr().err
     file.write_text("{}")
-    assert sweep.main(words) == 2
-    assert "does not load as a plan (it does not say format 1)" in capsys.readouterr().err
-    file.write_text('{"format": 1}')
-    assert sweep.main(words) == 2
+    assert sweep.main(overrides) == 2
+    assert "cannot be read as a plan (it does not have format 2)" in capsys.readouterr().err
+    file.write_text('{"format": 2}')
+    assert sweep.main(overrides) == 2
     assert "(its keys are not those of a plan)" in capsys.readouterr().err
     file.unlink()
-    assert sweep.main(words) == 0, "what is done stays done"
+    assert sweep.main(overrides) == 0, "what is done stays done"
 
 
-def test_jobs_wait_for_what_they_need():
-    queue = local._Queue([Job("t", "t"), Job("a", "a", "t"), Job("b", "b")])
-    first, second = queue.take(), queue.take()
-    assert (first.name, second.name) == ("t", "b"), "a waits for t, and b does not wait for a"
-    assert queue.end(first, 0) == []
-    assert queue.take().name == "a" and queue.take() is None
-    queue = local._Queue([Job("t", "t"), Job("a", "a", "t")])
-    assert [job.name for job in queue.end(queue.take(), 1)] == ["a"]
-    assert queue.take() is None
-    queue = local._Queue([Job("a", "a", "done before")])
-    assert queue.take().name == "a"
+def test_jobs_wait_for_what_they_need(monkeypatch, tmp_path):
+    """A barrier holds the teacher until b has run: a waits for t, and b does not wait for a."""
+    barrier, ran = threading.Event(), []
+
+    def run(self):
+        ran.append(self.name)
+        if self.name == "t":
+            assert barrier.wait(20), "b did not start beside t"
+        if self.name == "b":
+            barrier.set()
+        return 0
+
+    monkeypatch.setattr(JobRunner, "run", run)
+    jobs = [Job("t", "t"), Job("a", "a", "t"), Job("b", "b")]
+    messages = []
+    local.LocalLauncher(2).launch(tmp_path, jobs, messages.append)
+    assert sorted(ran) == ["a", "b", "t"] and ran[-1] == "a"
+    assert messages.index("done t: ") < messages.index("start a")
+    ran.clear()
+    local.LocalLauncher(1).launch(tmp_path, [Job("a", "a", "done before")], messages.append)
+    assert ran == ["a"]
+
+
+@pytest.mark.parametrize("status", [1, 75])
+def test_jobs_are_not_started_without_what_they_need(monkeypatch, tmp_path, status):
+    ran, messages = [], []
+    monkeypatch.setattr(JobRunner, "run", lambda self: ran.append(self.name) or status)
+    jobs = [Job("t", "t"), Job("a", "a", "t")]
+    local.LocalLauncher(2).launch(tmp_path, jobs, messages.append)
+    assert ran == ["t"] and messages[-1] == "skipped a: its teacher did not finish"
+
+
+def test_a_stop_starts_no_further_jobs(monkeypatch, tmp_path):
+    launcher, ran, messages = local.LocalLauncher(1), [], []
+
+    def run(self):
+        ran.append(self.name)
+        launcher.stop()
+        assert self.stopping, "running jobs are asked to save"
+        return 75
+
+    monkeypatch.setattr(JobRunner, "run", run)
+    launcher.launch(tmp_path, [Job("t", "t"), Job("a", "a", "t"), Job("b", "b")], messages.append)
+    assert ran == ["t"] and messages == ["start t", "saved t: "]
 
 
 def test_gpus_are_dealt_out(monkeypatch, tmp_path):
@@ -541,9 +612,9 @@ def test_gpus_are_dealt_out(monkeypatch, tmp_path):
 LONG = [*TINY[:2], "train_frames=100000", "eval_every_frames=0", "log_every_frames=200", *TINY[5:]]
 
 
-def start(out, *words):
+def start(out, *overrides):
     """A sweep in a process of its own."""
-    command = [sys.executable, "-m", "rlearly.sweep", *LONG, f"sweep_dir={out}", *words]
+    command = [sys.executable, "-m", "rlearly.sweep", *LONG, f"sweep_dir={out}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -569,8 +640,8 @@ def test_stopped_sweep_saves_its_runs_and_goes_on(tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "saved td3 on Pendulum-v1, seed 0: saved at" in said
-    assert said.splitlines()[-1] == "stopped; the same command goes on."
-    found = statuses(tmp_path, jobs_of(Plan.load(tmp_path), tmp_path))
+    assert said.splitlines()[-1] == "stopped; repeat the command to continue."
+    found = statuses(tmp_path, jobs_of(Plan.load(tmp_path)))
     assert [status.state for status in found] == ["saved", "waiting"]
 
 
@@ -593,22 +664,22 @@ def test_cancel_stops_a_sweep_from_elsewhere_and_a_second_launcher_is_refused(tm
 def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path, capsys):
     """SIGKILL cannot be handled: the run notices that its launcher is gone, and saves."""
     out, straight = tmp_path / "killed", tmp_path / "straight"
-    words = ["seeds=2", "workers=1", "train_frames=2000"]
-    process = start(out, *words)
+    overrides = ["seeds=2", "workers=1", "train_frames=2000"]
+    process = start(out, *overrides)
     wait_until_learning(out, [1])
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     psutil.wait_procs(children, timeout=60)
     assert children and not [child for child in children if child.is_running()]
-    jobs = jobs_of(Plan.load(out), out)
+    jobs = jobs_of(Plan.load(out))
     found = statuses(out, jobs)
     assert [status.state for status in found] == ["done", "saved"], "it had time to save"
     assert found[1].seconds > 0.5
     first, second = (out / job.name for job in jobs)
     assert any((second / "checkpoints").iterdir()), "it has saved"
     ended = (first / "done.json").stat().st_mtime_ns
-    assert sweep.main([*LONG, *words, f"sweep_dir={out}"]) == 0
+    assert sweep.main([*LONG, *overrides, f"sweep_dir={out}"]) == 0
     assert "1 of 2 jobs are done already" in capsys.readouterr().out
     assert (first / "done.json").stat().st_mtime_ns == ended
     assert "resumed at" in log_of(out, jobs[1].name).read_text()
@@ -629,15 +700,14 @@ def test_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     assert (run / "done.json").exists()
 
 
-def test_attempt_waits_for_the_process_of_an_earlier_try(tmp_path):
+def test_runner_waits_for_the_process_of_an_earlier_try(tmp_path):
     plan = grid(TINY, [0])
     plan.save(tmp_path)
     run = tmp_path / plan.runs[0].name
     run.mkdir(parents=True)
-    attempt = JobRunner(tmp_path, plan.runs[0].name, "test")
-    with (run / "run.lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        thread = threading.Thread(target=attempt.run)
+    runner = JobRunner(tmp_path, plan.runs[0].name, "test")
+    with FileLock(run / "run.lock"):
+        thread = threading.Thread(target=runner.run)
         thread.start()
         time.sleep(1)
         assert not log_of(tmp_path, plan.runs[0].name).exists()
@@ -646,9 +716,9 @@ def test_attempt_waits_for_the_process_of_an_earlier_try(tmp_path):
 
 
 def test_second_try_at_once_leaves_the_first_alone(tmp_path, monkeypatch):
-    from rlearly.experiments import job as attempts
+    from rlearly.experiments import job_runner
 
-    monkeypatch.setattr(attempts, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(job_runner, "BUSY_SECONDS", 0.5)
     plan = grid(TINY, [0])
     plan.save(tmp_path)
     name = plan.runs[0].name
@@ -714,7 +784,7 @@ def test_child_ends_with_its_parent():
 def test_states_are_read_off_the_directory(tmp_path):
     plan = grid(TINY, range(6))
     plan.save(tmp_path)
-    jobs = jobs_of(plan, tmp_path)
+    jobs = jobs_of(plan)
     rows = [{"frames": 30, "steps": 30, "eval/episode_return": -7.0}, {"frames": 40, "steps": 40}]
     rows[1]["speed/frames_per_second"] = 10.0
 
@@ -740,7 +810,7 @@ def test_states_are_read_off_the_directory(tmp_path):
     first = found[0]
     assert (first.frames, first.train_frames, first.last_return) == (40, 100, -7.0)
     assert first.seconds_left == 6.0 and 7.5 < first.seconds < 12
-    assert found[3].said == ["a", "b", "the reason"] and found[3].tries == 2
+    assert found[3].log_lines == ["a", "b", "the reason"] and found[3].tries == 2
     assert totals(found).startswith("6 jobs: 2 running, 1 queued, 1 saved, 1 failed, 1 lost, 10")
     (run / "done.json").write_text("{}")
     assert statuses(tmp_path, jobs)[0].state == "done"
@@ -749,7 +819,7 @@ def test_states_are_read_off_the_directory(tmp_path):
 def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
     plan = grid(TINY, range(3))
     plan.save(tmp_path)
-    jobs = jobs_of(plan, tmp_path)
+    jobs = jobs_of(plan)
     now = time.time()
     for job, began in zip(jobs, (now - 50, now + 50, now - 50), strict=True):
         record = Record("running", "local", socket.gethostname(), 2**22 + 1, 1, began, 3.0)
@@ -763,8 +833,7 @@ def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
     )
     assert 52 < found[0].seconds < 60 and found[1].seconds == 3.0
     log_of(tmp_path, jobs[2].name).write_text("saved at 30 frames; continue with: x\n")
-    with (tmp_path / jobs[1].name / "run.lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with FileLock(tmp_path / jobs[1].name / "run.lock"):
         states = [status.state for status in statuses(tmp_path, jobs)]
     assert states == ["saved", "running", "saved"], "a run that still saves is running"
 
@@ -774,10 +843,10 @@ def test_wide_sweeps_show_what_matters_first(tmp_path):
 
     plan = grid(TINY, range(40))
     plan.save(tmp_path)
-    jobs = jobs_of(plan, tmp_path)
+    jobs = jobs_of(plan)
     Record("failed", "local", "here", 1, 1, 0.0, 1.0, 1).save(tmp_path, jobs[37].name)
     console = Console(width=100, height=20, force_terminal=True, record=True)
     with console.capture() as shown:
-        console.print(sweep.look(statuses(tmp_path, jobs), console))
+        console.print(overview(statuses(tmp_path, jobs), console))
     lines = shown.get().splitlines()
     assert len(lines) < 20 and "seed 37" in lines[1] and "and 26 more" in shown.get()

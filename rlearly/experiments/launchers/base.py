@@ -1,32 +1,36 @@
-"""Engines: what starts the jobs of a sweep. Each knows how to start, wait and stop, and nothing of
-training; `attempt.JobRunner` is what all of them run.
+"""The interface of launchers, which start the jobs of a sweep. They run `JobRunner` and know
+nothing about training.
 
 - `LocalLauncher`: a bounded pool of processes on this machine.
-- `Slurm`: job arrays through submitit, which requeue themselves after a checkpoint.
-- `Ray`: tasks on an existing cluster or a local one, retried when a node is lost.
+- `Slurm`: job arrays through submitit; jobs save and requeue themselves before their time limit.
+- `Ray`: tasks on a cluster or on this machine, retried when a node is lost.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import DONE, SAVED, Job, last_lines
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Launcher(Protocol):
-    """Starts jobs; what came of them stands in the sweep's directory."""
+    """Starts jobs. Their results are in the sweep's directory."""
 
-    def launch(self, sweep: Path, jobs: Sequence[Job], say: Say) -> None:
-        """Start the jobs, those that need another one after it, and wait for them if the engine has
-        nobody else to look after them."""
+    def launch(self, sweep: Path, jobs: Sequence[Job], report: Report) -> None:
+        """Start the jobs, each after the one that it needs.
+
+        Waits for them, unless they outlive this process. `report` is called with lines to show.
+        """
         ...
 
     def stop(self) -> None:
-        """Ask what this process has started to save and end; from a signal handler."""
+        """Ask the jobs of this process to save and end. May be called from a signal handler."""
         ...
 
 
@@ -34,3 +38,15 @@ def ending(sweep: Path, job: Job, status: int) -> str:
     """How a try ended, in one line."""
     word = {DONE: "done", SAVED: "saved"}.get(status, "FAILED")
     return f"{word} {job.title}: {(last_lines(sweep, job.name) or [''])[-1]}"
+
+
+def import_package(name: str, launcher: str) -> Any:
+    """Raises:
+    ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(
+            f"launcher={launcher} needs the package {name}: pip install 'rlearly[{launcher}]'."
+        ) from None

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Run jobs in processes on this machine."""
 
 from __future__ import annotations
 
@@ -7,104 +7,80 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Condition, Thread
 
-from rlearly.experiments.job import DONE, Job, JobRunner
-from rlearly.experiments.launchers.base import Say, ending
-
-# --- on this machine ---
+from rlearly.experiments.job import DONE, Job
+from rlearly.experiments.job_runner import JobRunner
+from rlearly.experiments.launchers.base import Report, ending
 
 
 class LocalLauncher:
-    """`workers` processes at once; GPUs, if there are any, are dealt out in turn."""
+    """Runs up to `workers` jobs at once; GPUs, if there are any, are dealt out in turn."""
 
     def __init__(self, workers: int, gpus: Sequence[str] = ()):
         self.workers = workers
         self.gpus = gpus
         self.stopping = False
-        self._running: set[JobRunner] = set()
+        self._runners: set[JobRunner] = set()
 
-    def launch(self, sweep: Path, jobs: Sequence[Job], say: Say) -> None:
-        queue = _Queue(jobs)
-        threads = [
-            Thread(target=self._work, args=(sweep, queue, slot, say), daemon=True)
-            for slot in range(min(self.workers, len(jobs)))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    def launch(self, sweep: Path, jobs: Sequence[Job], report: Report) -> None:
+        waiting = list(jobs)
+        unfinished = {job.name for job in jobs}
+        free = list(range(self.workers))
+        running: dict[Future[int], tuple[Job, int]] = {}
+        with ThreadPoolExecutor(self.workers) as pool:
+            while True:
+                ready = [job for job in waiting if job.needs not in unfinished]
+                for job in ready[: 0 if self.stopping else len(free)]:
+                    waiting.remove(job)
+                    worker = free.pop(0)
+                    future = pool.submit(self._run, sweep, job, worker, report)
+                    running[future] = job, worker
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job, worker = running.pop(future)
+                    free.append(worker)
+                    unfinished.discard(job.name)
+                    if future.result() == DONE or self.stopping:
+                        continue
+                    for other in [other for other in waiting if other.needs == job.name]:
+                        waiting.remove(other)
+                        report(f"skipped {other.title}: its teacher did not finish")
 
     def stop(self) -> None:
         self.stopping = True
-        for attempt in list(self._running):
-            attempt.stop()
+        for runner in list(self._runners):
+            runner.stop()
 
-    def _work(self, sweep: Path, queue: _Queue, slot: int, say: Say) -> None:
-        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
-        while (job := queue.take()) and not self.stopping:
-            attempt = JobRunner(sweep, job.name, "local", gpu)
-            self._running.add(attempt)
-            say(f"start {job.title}")
-            try:
-                status = attempt.run()
-                said = ending(sweep, job, status)
-            except Exception as error:  # one job's trouble is not the others'
-                status, said = 1, f"FAILED {job.title}: {error}"
-            self._running.discard(attempt)
-            say(said)
-            for skipped in queue.end(job, status):
-                if not self.stopping:
-                    say(f"skipped {skipped.title}: its teacher did not finish")
-
-
-class _Queue:
-    """Jobs in order, each held back until the one that it needs is done."""
-
-    def __init__(self, jobs: Sequence[Job]):
-        self.left = list(jobs)
-        self.open = {job.name for job in jobs}
-        self._changed = Condition()
-
-    def take(self) -> Job | None:
-        """The next one that can be started; waits for it; None if there will be none."""
-        with self._changed:
-            while self.left:
-                for job in self.left:
-                    if job.needs not in self.open:
-                        self.left.remove(job)
-                        return job
-                self._changed.wait()
-            return None
-
-    def end(self, job: Job, status: int) -> list[Job]:
-        """One is over; the ones that can now never be started."""
-        with self._changed:
-            self.open.discard(job.name)
-            skipped = []
-            if status != DONE:
-                skipped = [other for other in self.left if other.needs == job.name]
-                self.left = [other for other in self.left if other.needs != job.name]
-                self.open -= {other.name for other in skipped}
-            self._changed.notify_all()
-            return skipped
+    def _run(self, sweep: Path, job: Job, worker: int, report: Report) -> int:
+        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[worker % len(self.gpus)]} if self.gpus else {}
+        runner = JobRunner(sweep, job.name, "local", gpu)
+        self._runners.add(runner)
+        if self.stopping:  # since the job was submitted
+            runner.stop()
+        report(f"start {job.title}")
+        try:
+            status = runner.run()
+            report(ending(sweep, job, status))
+        except Exception as error:  # other jobs go on
+            status = 1
+            report(f"FAILED {job.title}: {error}")
+        self._runners.discard(runner)
+        return status
 
 
 def usable_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, or else every GPU of this machine."""
+    """The GPUs that CUDA_VISIBLE_DEVICES names, or else every GPU of this machine."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [part for part in named.split(",") if part not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return answer.stdout.split()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.split()
     return []

@@ -219,5 +219,5 @@ def state_of(runs: Sequence[tuple[Run, Status]], most: int = 12) -> list[str]:
 
 def _progress(status: Status) -> str:
     said = [f"{status.frames:,} frames"] if status.frames else []
-    said += [f"its last line: {status.said[-1]}"] if status.said else []
+    said += [f"its last line: {status.log_lines[-1]}"] if status.log_lines else []
     return f" ({'; '.join(said)})" if said else ""

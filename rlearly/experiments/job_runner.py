@@ -1,0 +1,174 @@
+"""Run a job of a sweep once, in a subprocess, and record how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rlearly.experiments.job import (
+    DONE,
+    SAVED,
+    Record,
+    after_death,
+    commands,
+    in_use,
+    job_file,
+    jobs_of,
+    log_of,
+)
+from rlearly.experiments.plan import Plan
+from rlearly.training import checkpoint
+
+BUSY_SECONDS = 120
+"""How long a job waits for a process of an earlier try to save and leave its directory."""
+
+EARLY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2)
+"""Exit statuses of a process that a signal ended before the run could handle signals."""
+
+
+class JobRunner:
+    """One try of a job.
+
+    `run` blocks until it ends. `stop` asks it to save and end, from another thread or a signal
+    handler.
+    """
+
+    def __init__(
+        self, sweep: Path, name: str, engine: str, environment: Mapping[str, str] | None = None
+    ):
+        self.sweep = sweep
+        self.name = name
+        self.engine = engine
+        self.environment = environment or {}
+        self.stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._record: Record | None = None
+        self._clock = 0.0  # start of this try; unlike record.began, on a clock that nobody sets
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.stopping = True
+        process = self._process
+        if process and process.poll() is None:
+            process.send_signal(number)
+
+    def interrupt(self, number: int) -> None:
+        """Have the run save and end, and record that it did.
+
+        For a signal handler that interrupts `run` and may not return to it.
+        """
+        self.stop(number)
+        if self._process:
+            # not wait(): the interrupted one holds its lock
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        if self._record:
+            self._end(self._record, SAVED)
+
+    def run(self) -> int:
+        """Run the job; returns its exit status, DONE, SAVED or another one if it failed."""
+        with self._alone() as alone:
+            if not alone:
+                return SAVED if self.stopping else 1
+            plan = Plan.load(self.sweep)
+            before = Record.load(self.sweep, self.name)
+            if before:
+                before = after_death(self.sweep, self.name, before)
+            self._record = Record(
+                state="running",
+                engine=self.engine,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                tries=1 + (before.tries if before else 0),
+                began=time.time(),
+                seconds=before.seconds if before else 0.0,
+            )
+            self._clock = time.monotonic()
+            self._record.save(self.sweep, self.name)
+            status = self._run(plan)
+            self._end(self._record, status)
+            return status
+
+    def _run(self, plan: Plan) -> int:
+        job = next(job for job in jobs_of(plan) if job.name == self.name)
+        if job.finished(self.sweep):
+            return DONE
+        self._clear()
+        for command in commands(plan, self.sweep, self.name):
+            status = self._command(command)
+            if status != DONE:
+                return SAVED if status in EARLY else status
+        return DONE
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Wait until no other try of the job runs, and no process of an earlier one is left.
+
+        Yields False if that takes too long, or on a stop.
+        """
+        file = job_file(self.sweep, self.name, ".lock")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock, deadline = FileLock(file), time.monotonic() + BUSY_SECONDS
+        try:
+            while not _acquired(lock) or in_use(self.sweep / self.name / "run.lock"):
+                if self.stopping:
+                    break
+                if time.monotonic() > deadline:
+                    with log_of(self.sweep, self.name).open("a") as log:
+                        folder = self.sweep / self.name
+                        log.write(f"rlearly: {folder} is in use by another process.\n")
+                    yield False
+                    return
+                time.sleep(0.2)
+            yield not self.stopping
+        finally:
+            lock.release()
+
+    def _end(self, record: Record, status: int) -> None:
+        replace(
+            record,
+            state={DONE: "done", SAVED: "saved"}.get(status, "failed"),
+            seconds=record.seconds + time.monotonic() - self._clock,
+            exit=status,
+        ).save(self.sweep, self.name)
+
+    def _clear(self) -> None:
+        """Empty the directory of a run that ended before its first checkpoint."""
+        folder = self.sweep / self.name
+        kept = checkpoint.found(folder / "checkpoints") or (folder / "done.json").exists()
+        if folder.is_dir() and not kept:
+            shutil.rmtree(folder)
+
+    def _command(self, command: list[str]) -> int:
+        if self.stopping:
+            return SAVED
+        with log_of(self.sweep, self.name).open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rlearly.experiments.tethered", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment, "RLEARLY_PARENT": str(os.getpid())},
+            )
+        if self.stopping:  # since the process was started
+            self._process.send_signal(signal.SIGTERM)
+        # not one long wait: an exception that another thread raises here would have to wait too
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(timeout=1)
+
+
+def _acquired(lock: FileLock) -> bool:
+    with contextlib.suppress(Timeout):
+        return lock.is_locked or bool(lock.acquire(blocking=False))
+    return False
