@@ -139,7 +139,8 @@ def site_link(uri: str, text: str, target: str) -> str:
 def faults_table() -> str:
     """tests/FAULTS.md without its column of tests."""
     rows = [line for line in (ROOT / "tests/FAULTS.md").read_text().splitlines() if "|" in line]
-    return "\n".join("|".join(row.split("|")[:3]) + "|" for row in rows if row.startswith("|"))
+    table = ["|".join(row.split("|")[:3]) + "|" for row in rows if row.startswith("|")]
+    return "\n".join(['<div class="keys" markdown>', "", *table, *TAIL])
 
 
 def bounds_of(metadata: Any) -> str:
@@ -165,12 +166,13 @@ def key_rows(cls: Any, prefix: str, skip: Any = ()) -> Iterator[str]:
         kind = str(field.type).replace(" | None", " or null").replace("dict[str, Any]", "mapping")
         facts = "; ".join(filter(None, ["" if kind == "Any" else kind, bounds_of(field.metadata)]))
         text = str(field.metadata.get("help", ""))
-        text = text[:1].upper() + text[1:] if not re.match(r"[a-z_]+[:(]", text) else text
-        text = text.replace("|", "\\|")
+        text = text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
         yield f"| `{prefix}{field.name}` | `{shown}` | {text}{f' *({facts})*' if facts else ''} |"
 
 
-HEAD = ["", "| Key | Default | Meaning |", "|---|---|---|"]
+HEAD = ["", '<div class="keys" markdown>', "", "| Key | Default | Meaning |", "|---|---|---|"]
+TAIL = ["", "</div>"]
+"""Around a table of keys, which a phone shows as a list."""
 
 
 def configuration_page() -> str:
@@ -191,6 +193,7 @@ def configuration_page() -> str:
         "`agent=NAME` and `env=NAME` are required; the other keys have these defaults.",
         *HEAD,
         *key_rows(RunConfig, "", NOT_SET_BY_KEY),
+        *TAIL,
     ]
     groups = [
         (field.name, field.default_factory, field.metadata.get("help", ""))
@@ -201,11 +204,11 @@ def configuration_page() -> str:
     for name, cls, _ in groups:
         first = (cls.__doc__ or "").strip().splitlines()[0]
         rows = list(key_rows(cls, f"{name}."))
-        lines += ["", f"## {name}.*", "", first, *(([*HEAD, *rows]) if rows else [])]
-    lines += ["", "## env.*", "", *HEAD, *key_rows(EnvConfig, "env.", NOT_SET_BY_KEY)]
+        lines += ["", f"## {name}.*", "", first, *([*HEAD, *rows, *TAIL] if rows else [])]
+    lines += ["", "## env.*", *HEAD, *key_rows(EnvConfig, "env.", NOT_SET_BY_KEY), *TAIL]
     for agent in agents():
         lines += ["", f"## agent.* of {agent}", "", *agent_text(agent), *HEAD]
-        lines += key_rows(agent_config(agent), "agent.")
+        lines += [*key_rows(agent_config(agent), "agent."), *TAIL]
     for command, name in (
         ("sweep", "SweepConfig"),
         ("evaluate", "EvaluateConfig"),
@@ -217,6 +220,7 @@ def configuration_page() -> str:
         for field in dataclasses.fields(cls):
             if dataclasses.is_dataclass(field.default_factory):
                 lines += key_rows(field.default_factory, f"{field.name}.")
+        lines += TAIL
     return "\n".join(lines) + "\n"
 
 
@@ -266,12 +270,14 @@ def metrics_page() -> str:
         measured = {f"{what}_{part}" for what in MEASURES for part in PARTS}
         shown = [name for name in names if group != "plasticity" or name not in measured]
         shown += [f"{what}_*" for what in MEASURES if group == "plasticity"]
-        lines += ["", f"## {group}", "", "| Name | Meaning |", "|---|---|"]
+        lines += ["", f"## {group}", "", '<div class="keys" markdown>', ""]
+        lines += ["| Name | Meaning |", "|---|---|"]
         for name in shown:
             meaning = meanings.get(group, {}).get(name)
             if meaning is None:
                 log.warning("docs/reference/metrics.yaml has no line for %s/%s", group, name)
             lines.append(f"| `{group}/{name}` | {meaning} |")
+        lines += TAIL
     return "\n".join(lines) + "\n"
 
 
