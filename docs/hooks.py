@@ -231,21 +231,21 @@ def agents() -> dict[str, str]:
 
 
 def agent_config(agent: str) -> Any:
-    from rlearly.agents import agent_module
+    from rlearly.agents import agent_spec
 
-    return agent_module(agent).Config
+    return agent_spec(agent).config_class
 
 
 def agent_text(agent: str) -> list[str]:
     """What an agent declares about itself, in sentences."""
-    from rlearly.agents import agent_module
+    from rlearly.agents import agent_spec
 
-    module = agent_module(agent)
-    lines = [agents()[agent] + ".", "", f"Networks: {', '.join(module.NETWORKS)}."]
-    lines += [f"A run with it starts from `{' '.join(module.RUN_DEFAULTS)}`."] * bool(
-        module.RUN_DEFAULTS
-    )
-    lines += [f"It does not take `{name}`: {why}." for name, why in module.REFUSES.items()]
+    spec = agent_spec(agent)
+    lines = [f"{agents()[agent]}.", "", f"Networks: {', '.join(spec.networks)}."]
+    if spec.run_defaults:
+        lines.append(f"A run with it starts from `{' '.join(spec.run_defaults)}`.")
+    refused = spec.refused_interventions.items()
+    lines += [f"It does not take `{name}`: {why}." for name, why in refused]
     return lines
 
 
@@ -286,9 +286,11 @@ def api_pages() -> dict[str, str]:
     import rlearly
 
     public = ["# The public names", "", "`from rlearly import ...` offers these.", ""]
+    offered = {name: getattr(rlearly, name) for name in dir(rlearly) if not name.startswith("_")}
     public += [
-        f"::: rlearly.{module}.{name}\n    options:\n      show_root_full_path: false\n"
-        for name, module in sorted(rlearly.MODULES.items())
+        f"::: {value.__module__}.{name}\n    options:\n      show_root_full_path: false\n"
+        for name, value in sorted(offered.items())
+        if getattr(value, "__module__", "").startswith("rlearly.")
     ]
     pages = {"reference/api/public.md": "\n".join(public)}
     for init in sorted((ROOT / "rlearly").rglob("__init__.py")):
