@@ -8,7 +8,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 METAWORLD := VENV=.venv-metaworld LOCK=requirements-metaworld.lock
 
-.PHONY: train test test-slow test-cluster test-kills metaworld test-metaworld check lint types lock venv gl build clean
+.PHONY: train test test-slow test-cluster test-kills metaworld test-metaworld check docs docs-serve lint types lock venv gl build clean
 
 train: gl
 	$(BIN)/python -m rlearly.train agent=drm env=dog_run $(ARGS)
@@ -19,7 +19,7 @@ test: gl
 test-slow: gl  ## minutes: whole training commands in processes of their own
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-cluster: gl  ## minutes, as root: a real SLURM and a real Ray; want slurmctld slurmd slurm-client munge
+test-cluster: gl  ## minutes, as root: a real SLURM and a real Ray; need slurmctld slurmd slurm-client munge
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 test-kills: gl  ## minutes: hundreds of runs killed at random moments and resumed
@@ -31,7 +31,13 @@ metaworld:  ## a second virtual environment, with MetaWorld and the MuJoCo that 
 test-metaworld: metaworld
 	.venv-metaworld/bin/python -m pytest -m metaworld $(ARGS)
 
-check: lint types test build  ## exactly what CI runs
+check: lint types build docs test  ## exactly what CI runs
+
+docs: venv  ## the site in site/; a broken link or reference, or a request to another server, fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: venv  ## the site at http://127.0.0.1:8000, rebuilt as files change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 lint: venv
 	$(BIN)/ruff check .
@@ -78,4 +84,4 @@ lock: venv  ## pin what is installed now, but not what torch itself pins (its CU
 	mv $(VENV)/pins.txt requirements-metaworld.lock
 
 clean:
-	rm -rf $(VENV) .venv-metaworld build dist *.egg-info
+	rm -rf $(VENV) .venv-metaworld build dist site *.egg-info
