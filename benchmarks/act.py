@@ -1,11 +1,14 @@
-"""Actions a second, from one observation each, beside plain networks and Stable-Baselines3.
+"""Actions per second from single observations, compared with plain networks and Stable-Baselines3.
 
-`python benchmarks/act.py` prints a Markdown table; `agents=[td3,drm]`, `threads=` and `rounds=` say
-what and how long, `json=FILE` keeps the numbers; `precision=` and `compile=` go to rlearly alone.
-Each side acts as it does when it explores in training, from a numpy observation to a numpy action:
-rlearly by `Agent.act`, `plain` through the networks of plain.py and plain_loops.py in eager torch
-(PPO's gives the log-probability and value too, as the usual loop stores them at each step),
-Stable-Baselines3 by `predict`. Sizes are dog_run's (9x84x84, 38 actions) and HalfCheetah's (17, 6).
+`python benchmarks/act.py` prints a Markdown table. `agents=[td3,drm]` selects agents, `threads=`,
+`rounds=` and `times=` set the amount of work, `json=FILE` saves the numbers. `precision=` and
+`compile=` apply only to rlearly.
+
+Each side acts as it does when exploring in training, from a numpy observation to a numpy action:
+rlearly by `Agent.act`, `plain` by the networks of plain.py and plain_loops.py in eager torch (PPO
+also computes log-probability and value, which the usual loop stores at each step),
+Stable-Baselines3 by `predict`. Sizes are those of dog_run (9x84x84, 38 actions) and HalfCheetah
+(17 numbers, 6 actions).
 """
 
 from __future__ import annotations
@@ -23,24 +26,24 @@ from rlearly.core.errors import ConfigError
 SB3 = "Stable-Baselines3"
 STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
 LATE_STEP = 10**6
-"""An agent step at which every agent acts by its policy."""
+"""An agent step at which every agent acts with its policy."""
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     agents: list[str] = field(default_factory=lambda: [*STATE, *VISUAL])
     threads: int = setting(1, "CPU threads of each side", at_least=1)
-    rounds: int = setting(9, "turns of each side", at_least=1)
-    times: int = setting(0, "actions in a turn; 0: 1000, from images 100", at_least=0)
-    precision: str | None = setting(None, "rlearly's")
-    compile: bool | None = setting(None, "rlearly's")
-    json: str | None = setting(None, "a file for the numbers")
+    rounds: int = setting(9, "timed turns of each side", at_least=1)
+    times: int = setting(0, "actions per turn; 0: 1000, or 100 from images", at_least=0)
+    precision: str | None = setting(None, "precision= of rlearly's side")
+    compile: bool | None = setting(None, "compile= of rlearly's side")
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
-    """One action when called, always from the same observation."""
+    """A function that takes one action, always from the same observation."""
     import numpy as np
     import torch
 
@@ -70,7 +73,7 @@ def env_of(agent: str) -> str:
 
 
 def ours(agent: str, words: list[str]) -> Any:
-    """An agent of the size that its task gives it, with no env made."""
+    """An agent of its task's size, built without an env."""
     import numpy as np
     from gymnasium.spaces import Box
 
@@ -130,7 +133,7 @@ def stable_baselines(agent: str) -> Any:
     from gymnasium.spaces import Box
 
     class Sized(gymnasium.Env):
-        """Nothing but spaces."""
+        """An env with spaces only."""
 
         observation_space = Box(-np.inf, np.inf, (17,), np.float32)
         action_space = Box(-1, 1, (6,), np.float32)
@@ -158,7 +161,7 @@ def main() -> int:
     from rlearly.config import resolve
 
     try:
-        config = turns.asked(BenchmarkConfig(), __doc__)
+        config = turns.parse_config(BenchmarkConfig(), __doc__)
         for agent in config.agents:
             if agent not in STATE + VISUAL:
                 known = ", ".join(STATE + VISUAL)

@@ -1,8 +1,9 @@
-"""Every benchmark that keeps ratios, one after the other, and the picture of their history.
+"""Run every benchmark that saves ratios, and draw their history.
 
-`python benchmarks/all.py` writes one JSON file for each and the commit into `folder=`, then draws
-all that lies there (history.py). `only=[act,loop]` says which; `dry_run=true` prints the commands.
-Let nothing else run meanwhile: it takes most of an hour. A script that fails is told of at the end.
+`python benchmarks/all.py` writes one JSON file per benchmark and commit into `folder=`, then draws
+all files in that folder (history.py). `only=[act,loop]` selects benchmarks; `dry_run=true` prints
+the commands. Run nothing else meanwhile: it takes most of an hour. Scripts that fail are listed at
+the end.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ RUNS = {
     "checkpoint": ["checkpoint.py", "runs=[td3:Hopper-v5]"],
     "startup": ["startup.py"],
 }
-"""What a file of numbers is called -> a script and its words."""
+"""Name of a file of numbers -> a script and its arguments."""
 
 
 @dataclass(frozen=True)
 class AllConfig:
-    """What is run."""
+    """Settings of the benchmark."""
 
-    folder: str = setting(str(history.FOLDER), "for the JSON files and the picture")
+    folder: str = setting(str(history.FOLDER), "folder of the JSON files and the picture")
     only: list[str] = field(default_factory=lambda: list(RUNS))
-    dry_run: bool = setting(False, "only print the commands")
+    dry_run: bool = setting(False, "print the commands and exit")
 
 
 def commit() -> str:
@@ -52,7 +53,7 @@ def commit() -> str:
 
 def main() -> int:
     try:
-        config = turns.asked(AllConfig(), __doc__)
+        config = turns.parse_config(AllConfig(), __doc__)
         for name in config.only:
             if name not in RUNS:
                 raise ConfigError(f"only: expected some of {', '.join(RUNS)}, received {name!r}.")

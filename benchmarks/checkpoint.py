@@ -1,10 +1,11 @@
-"""What a checkpoint costs when the replay is full: time, bytes, and the share of a run's time.
+"""The cost of a checkpoint with a full replay buffer: time, bytes, and share of a run's time.
 
-`python benchmarks/checkpoint.py` prints a Markdown table; `runs=[drm:dog_run,td3:Hopper-v5]` says
-of which runs, each with its own settings, `capacity=` of how big a replay (the whole of it is
-written once, in `folder=`, for comparison), `json=FILE` keeps the numbers. Between two checkpoints
-at the default interval the replay gets new transitions of random numbers. The share is of the time
-that this machine takes for the steps and updates of an interval, timed in the same run.
+`python benchmarks/checkpoint.py` prints a Markdown table. `runs=[drm:dog_run,td3:Hopper-v5]`
+selects the runs, each with its own settings; `capacity=` sets the size of the buffer, which is
+written once as a whole, in `folder=`, for comparison; `json=FILE` saves the numbers. Between two
+checkpoints at the default interval the buffer gets new transitions of random numbers. The share is
+relative to the time that this machine needs for the steps and updates of an interval, measured in
+the same run.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ from rlearly.training import builder, checkpoint
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     runs: list[str] = field(default_factory=lambda: ["td3:Hopper-v5", "drm:dog_run"])
-    capacity: int = setting(1_000_000, "transitions of the full replay", at_least=1000)
+    capacity: int = setting(1_000_000, "transitions in the full replay buffer", at_least=1000)
     rounds: int = setting(3, "checkpoints of each kind", at_least=1)
-    folder: str | None = setting(None, "where checkpoints are written; null: a temporary folder")
-    load: bool = setting(True, "load it too, which takes as much memory as the replay")
+    folder: str | None = setting(None, "folder for the checkpoints; null: a temporary one")
+    load: bool = setting(True, "also load a checkpoint, which needs as much memory as the buffer")
     threads: int = setting(1, "CPU threads", at_least=1)
-    json: str | None = setting(None, "a file for the numbers")
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 def fill(replay: ReplayBuffer, rows: int, generator: np.random.Generator) -> None:
-    """Add slots of random numbers, faster than one by one."""
+    """Add transitions of random numbers in blocks, which is faster than one by one."""
     block = 1000
     for _ in range(0, rows, block):
         at = np.arange(replay.added, replay.added + block) % replay.capacity
@@ -58,8 +59,8 @@ def fill(replay: ReplayBuffer, rows: int, generator: np.random.Generator) -> Non
             frames = generator.integers(0, 256, shape, dtype=np.uint8)
         else:
             frames = generator.normal(size=shape).astype(replay.layout.frame_dtype)
-        for place, frame in zip(at.tolist(), frames, strict=True):
-            replay.frames.write(place, frame[None])
+        for index, frame in zip(at.tolist(), frames, strict=True):
+            replay.frames.write(index, frame[None])
         replay.actions[at] = generator.uniform(-1, 1, (block, replay.layout.actions))
         replay.added += block
 
@@ -80,7 +81,7 @@ def seconds(call: Callable[[], Any], times: int = 3) -> float:
 
 
 def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[turns.Row]]:
-    """A line of the table, and what a checkpoint takes beside one that writes all anew."""
+    """A line of the table, and the rates of checkpoints compared with writing everything anew."""
     agent_name, env_name = name.split(":")
     config = resolve.compose(
         [f"agent={agent_name}", f"env={env_name}", f"replay.capacity={asked.capacity}"]
@@ -147,7 +148,7 @@ def measure(name: str, asked: BenchmarkConfig, folder: Path) -> tuple[str, list[
 
 def main() -> int:
     try:
-        asked = turns.asked(BenchmarkConfig(), __doc__)
+        asked = turns.parse_config(BenchmarkConfig(), __doc__)
     except ConfigError as error:
         print(f"benchmarks/checkpoint.py: {error}", file=sys.stderr)
         return 2

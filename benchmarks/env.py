@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import OURS, Row, asked, compare, report, serve
+from turns import OURS, Row, compare, parse_config, report, serve
 
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
@@ -228,7 +228,7 @@ def main() -> int:
     if serve(prepare):
         os._exit(0)  # what other threads draw with cannot be freed in this one
     try:
-        config = asked(BenchmarkConfig(), __doc__)
+        config = parse_config(BenchmarkConfig(), __doc__)
         for case in config.cases:
             if case not in SIDES:
                 raise ConfigError(f"cases: expected some of {', '.join(SIDES)}, received {case!r}.")

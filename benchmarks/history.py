@@ -1,9 +1,10 @@
-"""A picture of how many times faster rlearly was than each baseline, commit by commit.
+"""Plot rlearly's speed relative to each baseline, commit by commit.
 
-`python benchmarks/history.py` reads what `all.py` keeps in `folder=` (files SCRIPT-COMMIT.json) and
-writes `picture=`. A panel a case; a line a baseline, over the commits in the order of their times;
-above 1 rlearly is faster. Only ratios are drawn: they are of one run each, so that one machine's
-commits can stand beside another's. A commit measured with changes of its own has a hollow mark.
+`python benchmarks/history.py` reads the files SCRIPT-COMMIT.json that `all.py` writes into
+`folder=`, and writes `picture=`. Each case has a panel and each baseline a line, over the commits
+in order of time; above 1, rlearly is faster. Only ratios are drawn: both sides of a ratio are from
+the same run, so commits measured on different machines can be compared. A commit that was measured
+with uncommitted changes has a hollow mark.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ COLUMNS = 4
 
 @dataclass(frozen=True)
 class HistoryConfig:
-    """What is drawn, and where."""
+    """Settings of the plot."""
 
-    folder: str = setting(str(FOLDER), "with the JSON files")
-    picture: str | None = setting(None, "a PNG file; null: history.png in the folder")
+    folder: str = setting(str(FOLDER), "folder of the JSON files")
+    picture: str | None = setting(None, "PNG file to write; null: history.png in the folder")
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ History = dict[str, dict[str, list[Point]]]
 
 
 def read(folder: Path) -> tuple[list[str], History]:
-    """The commits in the order of their times, and all ratios.
+    """The commits in order of time, and all ratios.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: the folder has no numbers.
     """
     times: dict[str, int] = {}
     panels: History = defaultdict(lambda: defaultdict(list))
@@ -75,7 +76,7 @@ def read(folder: Path) -> tuple[list[str], History]:
 
 
 def draw(commits: Sequence[str], panels: History, picture: Path) -> None:
-    """Write the picture."""
+    """Write the plot to `picture`."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -124,7 +125,7 @@ def _draw_line(axis: Any, commits: Sequence[str], points: Sequence[Point], colou
 
 def main(words: Sequence[str] | None = None) -> int:
     try:
-        config = turns.asked(HistoryConfig(), __doc__, words)
+        config = turns.parse_config(HistoryConfig(), __doc__, words)
         folder = Path(config.folder)
         commits, panels = read(folder)
     except ConfigError as error:

@@ -1,12 +1,14 @@
-"""Where the time of an update and of a step of the loop goes, and how near that is to the peak.
+"""Where the time of an update and of an agent step goes, compared with the machine's peaks.
 
-`python benchmarks/hotspots.py` prints Markdown tables; `agent=` and `env=` say whose loop (DrM's on
-dog_run), `rounds=` over how many updates, `threads=` with how many; `precision=` and `compile=` go
-to rlearly's config. The loop is the real one of loop.py. Its parts are timed by a clock around
-each, time in an inner part not counted for the outer one. An update is watched by torch's profiler;
-since watching takes time itself, it gives shares only, of the milliseconds that the clock had
-given. FLOP are counted once, of the same update without compilation, in products and convolutions.
-The peaks are what peaks.py measures first; `quick=true` spoils them, for a try.
+`python benchmarks/hotspots.py` prints Markdown tables. `agent=` and `env=` select the training loop
+(default: DrM on dog_run), `rounds=` the number of updates, `threads=` the CPU threads; `precision=`
+and `compile=` go to rlearly's config. The loop is the real one, built as in loop.py.
+
+The parts of a step are timed by wrapping them; the time of an inner part does not count for the
+outer one. Updates are also run under torch's profiler. Profiling takes time itself, so it only
+gives shares, which are applied to the measured milliseconds. FLOP are counted separately, in one
+uncompiled update, for matrix products and convolutions. The peaks are measured first, by peaks.py;
+`quick=true` makes them quick and meaningless, for trying the script out.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ GROUPS = {
     "random numbers": ("normal", "random", "uniform", "bernoulli"),
     "new memory": ("empty", "zero", "fill", "resize", "set_"),
 }
-"""Group -> parts of operators' names, the first that fits; what fits none is element-wise."""
+"""Group -> parts of operator names; the first match counts, and all others are element-wise."""
 
 COMPILED = "compiled kernels"
 BESIDE = ", in another thread meanwhile"
@@ -50,21 +52,23 @@ BESIDE = ", in another thread meanwhile"
 
 @dataclass(frozen=True)
 class HotspotsConfig:
-    """What is looked at."""
+    """Settings of the benchmark."""
 
-    agent: str = setting("drm", "whose update")
-    env: str = setting("dog_run", "in whose loop")
-    rounds: int = setting(5, "updates that are timed, and that are watched", at_least=1)
+    agent: str = setting("drm", "agent to measure")
+    env: str = setting("dog_run", "env of the training loop")
+    rounds: int = setting(5, "updates to time, and updates to profile", at_least=1)
     threads: int = setting(1, "CPU threads", at_least=1)
-    precision: str | None = setting(None, "rlearly's")
-    compile: bool | None = setting(None, "rlearly's")
-    quick: bool = setting(False, "peaks from few calls of small sizes, which say little")
+    precision: str | None = setting(None, "precision= of rlearly's side")
+    compile: bool | None = setting(None, "compile= of rlearly's side")
+    quick: bool = setting(
+        False, "measure the peaks quickly, with few calls of small sizes: meaningless numbers"
+    )
 
 
 class Clock:
-    """Seconds and calls of each part, without those of the parts inside it.
+    """Seconds and calls of each part, excluding the parts inside it.
 
-    What happens in another thread than the loop's is told under a name that says so.
+    Parts that run in another thread than the loop get a name that says so.
     """
 
     def __init__(self) -> None:
@@ -74,16 +78,16 @@ class Clock:
         self.timed: list[tuple[Any, str]] = []
 
     def around(self, owner: Any, method: str, name: str) -> None:
-        """Time a method of one object under a name."""
+        """Time a method of an object under a name."""
         original: Callable[..., Any] = getattr(owner, method)
 
-        def timed(*words: Any, **more: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             here = threading.current_thread() is threading.main_thread()
             inner = self.inner[threading.get_ident()]
             inner.append(0.0)
             began = time.perf_counter()
             try:
-                return original(*words, **more)
+                return original(*args, **kwargs)
             finally:
                 taken = time.perf_counter() - began
                 part = name if here else name + BESIDE
@@ -95,14 +99,14 @@ class Clock:
         self.timed.append((owner, method))
 
     def leave(self) -> None:
-        """Nothing is timed, nor kept alive by it, from now on."""
+        """Stop timing, and drop the references to the timed objects."""
         for owner, method in reversed(self.timed):
             delattr(owner, method)
         self.timed.clear()
 
 
 def watch(loop: Any, clock: Clock) -> None:
-    """Put the clock around what a step of the loop calls."""
+    """Time everything that a step of the training loop calls."""
     clock.around(loop.agent, "act", "agent.act")
     clock.around(loop.agent, "update", "agent.update")
     clock.around(loop.memory, "sample", "memory.sample")
@@ -117,12 +121,12 @@ def watch(loop: Any, clock: Clock) -> None:
 
 @contextmanager
 def each_update(agent: Any, inside: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Have every update happen inside a context of its own."""
+    """Run every update inside a context of its own."""
     original = agent.update
 
-    def update(*words: Any, **more: Any) -> Any:
+    def update(*args: Any, **kwargs: Any) -> Any:
         with inside():
-            return original(*words, **more)
+            return original(*args, **kwargs)
 
     agent.update = update
     try:
@@ -133,7 +137,7 @@ def each_update(agent: Any, inside: Callable[[], AbstractContextManager[Any]]) -
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keep off the screen what the profiler's library says at each start and stop."""
+    """Hide the messages that the profiler's library prints at each start and stop."""
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -154,7 +158,7 @@ def group_of(operator: str) -> str:
 
 
 def shares(loop: Any, advance: Callable[[int], None], steps: int) -> dict[str, float]:
-    """Of the updates in so many steps, the share of each group of operators."""
+    """The share of each group of operators in the updates of `steps` agent steps."""
     from torch.autograd.profiler import profile
 
     found: dict[str, float] = defaultdict(float)
@@ -179,7 +183,7 @@ def shares(loop: Any, advance: Callable[[int], None], steps: int) -> dict[str, f
 
 
 def counted_flop(loop: Any, advance: Callable[[int], None], steps: int) -> dict[str, float]:
-    """FLOP of an update, by group: the mean of those in so many steps."""
+    """FLOP of an update by group, averaged over the updates of `steps` agent steps."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -267,7 +271,7 @@ def report(config: HotspotsConfig) -> None:
     print(f"{peaks.table(best_rates)}\n", flush=True)
     words = turns.given(precision=config.precision)
     compiled = turns.given(compile=config.compile)
-    each = {"td3": 1, "sac": 1, "ppo": 2048}.get(config.agent, 2)  # steps that pay for an update
+    each = {"td3": 1, "sac": 1, "ppo": 2048}.get(config.agent, 2)  # agent steps per update
     begin = loops.STARTS_STEPS.get(config.agent, 0) + 2 * each
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         where = (config.agent, config.env)
@@ -293,7 +297,7 @@ def report(config: HotspotsConfig) -> None:
 
 def main() -> int:
     try:
-        config = turns.asked(HotspotsConfig(), __doc__)
+        config = turns.parse_config(HotspotsConfig(), __doc__)
         from rlearly.config import resolve
 
         words = turns.given(precision=config.precision, compile=config.compile)

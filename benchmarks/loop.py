@@ -1,12 +1,13 @@
-"""Env steps a second of whole loops while they learn, beside plain loops and Stable-Baselines3.
+"""Env steps per second of whole training loops, compared with plain loops and Stable-Baselines3.
 
-`python benchmarks/loop.py` prints a Markdown table; `agents=[td3,drm]` says which, `env=` and
-`visual_env=` where, `threads=`, `rounds=` and `slices=` how long, `json=FILE` keeps the numbers.
-`precision=`, `compile=` and whatever else stands in `words=['num_envs=4']` go to rlearly's config
-and to nobody else's. Every side steps the same env with the same hyper-parameters, batch 256, an
-update at every step (of images at every second one; PPO: 2048 steps, then 10 epochs of 32
-minibatches), logs as it usually does, and has begun to learn before it is timed. rlearly's side is
-the real one: `builder.build` with all sinks, without evaluations, videos and checkpoints.
+`python benchmarks/loop.py` prints a Markdown table. `agents=[td3,drm]` selects agents, `env=` and
+`visual_env=` envs, `threads=`, `rounds=` and `slices=` the amount of work; `json=FILE` saves the
+numbers. `precision=`, `compile=` and the overrides in `words=['num_envs=4']` apply only to rlearly.
+
+Every side steps the same env with the same hyper-parameters, batch size 256, and an update at every
+step (from images at every second step; PPO: 2048 steps, then 10 epochs of 32 minibatches). Every
+side logs as it usually does, and has begun to learn before it is timed. rlearly's side is a real
+run: `builder.build` with all sinks, but without evaluations, videos and checkpoints.
 """
 
 from __future__ import annotations
@@ -32,43 +33,43 @@ SB3 = "Stable-Baselines3"
 MEMORY_KEPT = "plain, memory kept"
 STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
 UNIT_STEPS = {"td3": 50, "sac": 50, "ppo": 2048, "drm": 2, "drqv2": 2}
-"""Agent steps of a unit of work: PPO's is a rollout, and an image agent's has one update."""
+"""Agent steps per unit of work: a rollout for PPO, one update for agents that see images."""
 
 SLICES = {"td3": 4, "sac": 4, "ppo": 1, "drm": 1, "drqv2": 1}
 STARTS_STEPS = {"td3": 500, "sac": 500, "drm": 20, "drqv2": 20}
 """Random steps before learning."""
 
 PPO_STEPS = 10**7
-"""The run in which the learning rate would fall to 0."""
+"""Length of the run, over which PPO's learning rate falls to 0."""
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     agents: list[str] = field(default_factory=lambda: [*STATE, "drm"])
-    env: str = setting("HalfCheetah-v5", "of agents that see states")
-    visual_env: str = setting("dog_run", "of agents that see images")
+    env: str = setting("HalfCheetah-v5", "env of the agents that see states")
+    visual_env: str = setting("dog_run", "env of the agents that see images")
     threads: int = setting(1, "CPU threads of each side", at_least=1)
-    rounds: int = setting(5, "turns of each side", at_least=1)
-    slices: int = setting(0, "units of work in a turn; 0: a usual number", at_least=0)
-    precision: str | None = setting(None, "rlearly's")
-    compile: bool | None = setting(None, "rlearly's")
+    rounds: int = setting(5, "timed turns of each side", at_least=1)
+    slices: int = setting(0, "units of work per turn; 0: the default of each agent", at_least=0)
+    precision: str | None = setting(None, "precision= of rlearly's side")
+    compile: bool | None = setting(None, "compile= of rlearly's side")
     words: list[str] = field(default_factory=list)
-    json: str | None = setting(None, "a file for the numbers")
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 # --- in the processes of the sides ---
 
 
 class SliceOver(Exception):
-    """As many steps are done as were asked for."""
+    """The requested number of steps is done."""
 
 
 class SliceWatcher:
-    """Looks on as the training command's display does, and ends the run's slices.
+    """A callback that updates a display, as the training command does, and ends each slice.
 
-    What it raises comes after everything else of a step, so the next `run` goes on from there.
+    It raises SliceOver at the very end of a step, so the next `run` continues from there.
     """
 
     def __init__(self, train_frames: int):
@@ -85,13 +86,13 @@ class SliceWatcher:
             raise SliceOver
 
     def message(self, text: str) -> None:
-        """Nobody listens."""
+        """Ignore messages."""
 
 
 def build(
     agent: str, env: str, words: list[str], threads: int, folder: Path
 ) -> tuple[Any, Callable[[int], None]]:
-    """rlearly's loop with all that a run has, and what steps it on by so many steps."""
+    """A real run of rlearly, and a function that advances it by a number of steps."""
     from rlearly.config import resolve
     from rlearly.system import machine
     from rlearly.training import builder
@@ -184,7 +185,7 @@ def stable_baselines(agent: str, env: str) -> Any:
 
 
 def prepare_env_libraries() -> None:
-    """Choose what draws, and keep warnings about models that are not ours off the screen."""
+    """Choose the rendering backend, and hide warnings about the envs' models."""
     from rlearly.envs.gl_backend import choose_backend
 
     choose_backend()
@@ -194,9 +195,9 @@ def prepare_env_libraries() -> None:
 
 
 def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[], Any]:
-    """A unit of one side's loop when called, past the beginning of learning.
+    """A function that runs one unit of work of a side that has begun to learn.
 
-    `ends`: gets what is to be closed when nothing more is asked for.
+    `ends`: receives what must be closed at the end.
     """
     import torch
 
@@ -227,7 +228,7 @@ def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[],
 
 
 def words_of(config: BenchmarkConfig) -> list[str]:
-    """What is said to rlearly alone."""
+    """The overrides for rlearly's side."""
     return [*turns.given(precision=config.precision, compile=config.compile), *config.words]
 
 
@@ -251,7 +252,7 @@ def main() -> int:
         if turns.serve(partial(prepare, ends=ends)):
             return 0
     try:
-        config = turns.asked(BenchmarkConfig(), __doc__)
+        config = turns.parse_config(BenchmarkConfig(), __doc__)
         check(config)
     except ConfigError as error:
         print(f"benchmarks/loop.py: {error}", file=sys.stderr)
@@ -261,10 +262,10 @@ def main() -> int:
 
 
 def check(config: BenchmarkConfig) -> None:
-    """Whether all agents are known and rlearly takes the words that are meant for it.
+    """Check the agents' names and the overrides for rlearly.
 
     Raises:
-        ConfigError: they are not, or it does not.
+        ConfigError: a name is unknown, or an override is refused.
     """
     from rlearly.config import resolve
 

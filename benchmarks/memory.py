@@ -1,12 +1,14 @@
-"""Bytes that a stored image transition takes, beside a plain list of stacked observations.
+"""Bytes per stored image transition, compared with a plain list of stacked observations.
 
-`python benchmarks/memory.py` prints a Markdown table; `env=` says whose images, `transitions=` how
-many are stored, `words=['replay.compression=zstd']` goes to rlearly's config, `json=FILE` keeps the
-numbers. One episode of `episode_steps` random actions is drawn once; it is then stored again and
-again until there are enough, by a process for each side, whose resident memory before and after
-tells what they took. rlearly's replay is its config's; the plain one is a list with each step's
-stack, action, reward and discount, as the official code keeps and saves them. What a million would
-take is an extrapolation from the measured; what a transition counts is the sum of its arrays.
+`python benchmarks/memory.py` prints a Markdown table. `env=` selects the env, `transitions=` how
+many are stored; `words=['replay.compression=zstd']` adds overrides for rlearly's config;
+`json=FILE` saves the numbers.
+
+One episode of `episode_steps` random actions is rendered once, then stored repeatedly until there
+are enough transitions. Each side does this in its own process, and the growth of its resident
+memory is measured. rlearly's side is the replay buffer of its config. The plain side is a list of
+each step's stack, action, reward and discount, as the official code keeps them. The memory for a
+million transitions is extrapolated; the uncompressed size is the sum of the arrays of a transition.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ PLAIN = "plain"
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
-    env: str = setting("dog_run", "whose images")
-    transitions: int = setting(5000, "stored by each side", at_least=10)
-    episode_steps: int = setting(250, "of the episode that is drawn once", at_least=5)
+    env: str = setting("dog_run", "env to render")
+    transitions: int = setting(5000, "transitions stored by each side", at_least=10)
+    episode_steps: int = setting(250, "agent steps of the episode that is rendered", at_least=5)
     words: list[str] = field(default_factory=list)
-    json: str | None = setting(None, "a file for the numbers")
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 def composed(env: str, words: list[str]) -> Any:
@@ -78,13 +80,13 @@ def steps(path: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, float
 
 
 class Stacks:
-    """The plain side: a list of every step's stack, action, reward and discount."""
+    """The plain side: a list of each step's stack, action, reward and discount."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[Any, ...]] = []
         self.counted = 0
 
-    def begin(self, obs: np.ndarray, *, env_index: int) -> None:
+    def begin_episode(self, obs: np.ndarray, *, env_index: int) -> None:
         self.first = obs.copy()
 
     def add(self, action: np.ndarray, reward: float, next_obs: np.ndarray, **_: Any) -> None:
@@ -97,7 +99,7 @@ class Stacks:
 
 
 def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[Any, int]:
-    """The memory of a run that could begin now, and what a transition counts uncompressed."""
+    """The replay buffer of a run that is ready to start, and a transition's uncompressed bytes."""
     import loop as loops
 
     from rlearly import envs
@@ -121,7 +123,7 @@ def resident_bytes() -> int:
 
 
 def fill(side: str, env: str, path: str, count: int, episode: int, words: list[str]) -> None:
-    """In a process of its own: store an episode, then all others, and print what these took."""
+    """Store one episode, then measure storing the others; runs in its own process."""
     with ExitStack() as ends:
         if side == PLAIN:
             memory: Any = Stacks()
@@ -131,7 +133,7 @@ def fill(side: str, env: str, path: str, count: int, episode: int, words: list[s
             memory, counted = ours(env, words, slots, ends)
         before, began = 0, 0.0
         for number, (obs, action, reward, next_obs) in enumerate(steps(path, count + episode)):
-            if number == episode:  # by now everything is there that storing makes use of
+            if number == episode:  # by now all that storing needs is allocated
                 before, began = resident_bytes(), time.perf_counter()
             if number % episode == 0:
                 memory.begin_episode(obs, env_index=0)
@@ -159,8 +161,8 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
     for side, (taken, counted, seconds) in found.items():
         each = taken / count
         note = (
-            f"uncompressed it counts {counted:,.0f}; a million: {each / 1e3:.1f} GB; "
-            f"storing one took {1e6 * seconds / count:.0f} us"
+            f"uncompressed: {counted:,.0f}; a million: {each / 1e3:.1f} GB; "
+            f"storing one takes {1e6 * seconds / count:.0f} us"
         )
         ratio = None if side == turns.OURS else taken / found[turns.OURS][0]
         case = " ".join([config.env, *config.words])
@@ -174,7 +176,7 @@ def main() -> int:
         fill(side, env, path, int(count), int(episode), words)
         return 0
     try:
-        config = turns.asked(BenchmarkConfig(), __doc__)
+        config = turns.parse_config(BenchmarkConfig(), __doc__)
         composed(config.env, config.words)
     except ConfigError as error:
         print(f"benchmarks/memory.py: {error}", file=sys.stderr)

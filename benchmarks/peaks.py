@@ -1,7 +1,7 @@
-"""What this machine can do at best, measured: matrix products, convolutions, copies.
+"""Peak rates of this machine, measured: matrix products, convolutions, copies.
 
 `hotspots.py` compares with these. Each number is the best of several calls and sizes: an upper
-bound for code that calls the same libraries, not what the processor's data sheet says.
+bound for code that calls the same libraries, not the figure in the processor's data sheet.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 
 PRODUCTS = ((256, 256, 256), (256, 1024, 1024), (256, 39200, 100), (1024, 1024, 1024))
-"""Rows, inner and columns: hidden layers of state and image agents, a trunk, a cube."""
+"""(rows, inner, columns): hidden layers of state and image agents, a trunk, a cube."""
 
 ENCODER = ((9, 84, 2), (32, 41, 1), (32, 39, 1), (32, 37, 1))
-"""Channels that come in, side, stride: the layers of the paper's encoder, each with 32 filters."""
+"""(input channels, side, stride) of the layers of the paper's encoder, each with 32 filters."""
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The best rate of one way to compute something."""
+    """The best rate of one operation in one implementation."""
 
     what: str
     precision: str
@@ -35,7 +35,7 @@ class Peak:
 
 
 def best_seconds(work: Callable[[], Any], seconds: float) -> float:
-    """The shortest of as many calls as fit into `seconds`, at least three."""
+    """The shortest duration of as many calls as fit into `seconds`, at least three."""
     shortest, count, end = float("inf"), 0, time.perf_counter() + seconds
     work()
     while count < 3 or time.perf_counter() < end:
@@ -47,7 +47,7 @@ def best_seconds(work: Callable[[], Any], seconds: float) -> float:
 
 
 def products(seconds: float) -> Iterator[Peak]:
-    """torch's own product, which is MKL's in fp32, and oneDNN's."""
+    """torch's own matrix product, which is MKL's in fp32, and oneDNN's."""
     for name, dtype in FORMATS.items():
         ways: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
             "product, torch.mm": lambda x, w: torch.mm(x, w.t())
@@ -68,7 +68,7 @@ def products(seconds: float) -> Iterator[Peak]:
 
 
 def convolutions(seconds: float, batch: int) -> Iterator[Peak]:
-    """The encoder's, channels last, as a whole and with its gradients."""
+    """The encoder's convolutions in channels-last format, and their gradients."""
     for name, dtype in FORMATS.items():
         rates, backward = {}, {}
         for channels, side, stride in ENCODER:
@@ -97,7 +97,7 @@ def convolutions(seconds: float, batch: int) -> Iterator[Peak]:
 
 
 def copying(seconds: float, megabytes: int) -> Peak:
-    """Bytes read and written a second by a copy that no cache holds."""
+    """Bytes read and written per second by a copy larger than the caches."""
     source = torch.ones(megabytes << 20, dtype=torch.uint8)
     target = torch.empty_like(source)
     taken = best_seconds(lambda: target.copy_(source), seconds)
@@ -107,14 +107,14 @@ def copying(seconds: float, megabytes: int) -> Peak:
 
 
 def measure(*, quick: bool) -> list[Peak]:
-    """All of them. `quick`: from few calls of small sizes, which says little."""
+    """All peaks. `quick`: few calls of small sizes, for meaningless numbers."""
     seconds, batch = (0.0, 4) if quick else (0.5, 256)
     peaks = [*products(seconds), *convolutions(seconds, batch)]
     return [*peaks, copying(seconds, 16 if quick else 512)]
 
 
 def table(peaks: list[Peak]) -> str:
-    lines = ["| the most of this machine | format | rate | at |", "|---|---|---:|---|"]
+    lines = ["| peak of this machine | format | rate | at |", "|---|---|---:|---|"]
     for peak in peaks:
         row = f"| {peak.what} | {peak.precision} | {peak.rate:,.1f} {peak.unit} | {peak.where} |"
         lines.append(row)

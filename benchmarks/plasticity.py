@@ -1,9 +1,10 @@
-"""What measuring plasticity costs, as a share of the updates between two measurements.
+"""The cost of measuring plasticity, as a share of the updates between two measurements.
 
-`python benchmarks/plasticity.py` prints a Markdown table; `agents=[td3,sac]`, `rounds=` and
-`threads=` say what and how long. Three agents of one kind learn in turns from the same batches:
-one unmeasured, one measured in each pair of updates (TD3 and SAC move their actors in every second
-one), one whose critic's FAU is read at every update, as `replay_ratio=adaptive` wants it.
+`python benchmarks/plasticity.py` prints a Markdown table. `agents=[td3,sac]` selects agents,
+`rounds=` and `threads=` set the amount of work. Three agents of a kind take turns learning from the
+same batches: one without measurements, one measured in each pair of updates (TD3 and SAC update
+their actors only in every second one), and one with the critic's FAU read at every update, as
+`replay_ratio=adaptive` needs it.
 """
 
 from __future__ import annotations
@@ -39,15 +40,17 @@ UPDATES_A_STEP = {"td3": 1.0, "sac": 1.0, "drqv2": 0.5, "drm": 0.5, "ppo": 1 / 2
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     agents: list[str] = field(default_factory=lambda: ["td3", "sac", "ppo", "drqv2", "drm"])
-    rounds: int = setting(0, "pairs of updates of each kind; 0: 200, of images 8", at_least=0)
+    rounds: int = setting(
+        0, "pairs of updates per agent; 0: 200, or 8 from images, or 5 rollouts of ppo", at_least=0
+    )
     threads: int = setting(1, "CPU threads", at_least=1)
 
 
 def learner(name: str, monitor: PlasticityMonitor) -> Callable[[], None]:
-    """An agent at its default size that does two updates when called, all from the same data."""
+    """A function that does two updates of an agent of default size, always from the same data."""
     declared = agent_spec(name)
     spec = IMAGES if declared.observes_pixels else STATES
     config = declared.config_class()
@@ -55,7 +58,7 @@ def learner(name: str, monitor: PlasticityMonitor) -> Callable[[], None]:
     if declared.on_policy:
         return lambda: _two_rollouts(agent, spec, config.rollout_steps)
     batch = _batch(spec, config.batch_size)
-    steps = iter(range(0, 10**9, 10**4))  # each update lies in an interval of its own
+    steps = iter(range(0, 10**9, 10**4))  # each update is in a measurement interval of its own
 
     def learn() -> None:
         step = next(steps)
@@ -89,19 +92,19 @@ def _batch(spec: EnvSpec, size: int) -> Batch:
 
 
 def measure(name: str, rounds: int) -> dict[str, float | str]:
-    """Medians over rounds in which the three take turns."""
-    gauges = {
+    """Medians over rounds in which the three agents take turns."""
+    monitors = {
         "plain": PlasticityMonitor(0),
         "measured": PlasticityMonitor(every_steps=1),
         "each_update": PlasticityMonitor(0, critic_each_update=name != "ppo"),
     }
-    kinds = {kind: learner(name, monitor) for kind, monitor in gauges.items()}
+    kinds = {kind: learner(name, monitor) for kind, monitor in monitors.items()}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(rounds + 2):
         for kind, learn in kinds.items():
             began = time.perf_counter()
             learn()
-            if turn > 1:  # the first ones fetch memory
+            if turn > 1:  # the first turns allocate memory
                 seconds[kind].append(time.perf_counter() - began)
     plain = statistics.median(seconds["plain"]) / 2
     pairs = zip(*seconds.values(), strict=True)
@@ -121,7 +124,7 @@ def measure(name: str, rounds: int) -> dict[str, float | str]:
 
 def main() -> int:
     try:
-        config = turns.asked(BenchmarkConfig(), __doc__)
+        config = turns.parse_config(BenchmarkConfig(), __doc__)
         unknown = set(config.agents) - set(AGENTS)
         if unknown:
             raise ConfigError(

@@ -1,14 +1,14 @@
-"""What adding to a replay and sampling from it cost, beside a copy of the bytes and others' ways.
+"""The cost of adding to and sampling from a replay buffer, compared with copies and other buffers.
 
-`python benchmarks/replay.py` prints a Markdown table; `json=FILE` also writes the numbers down.
-Each side runs in a process of its own, and they take turns. Images are real ones of dog_run,
-rendered first (`images=` so many, each 50 ms without a GPU) under smooth random actions;
-`transitions=` of them are kept, in order and over and over. States are HalfCheetah's (17 numbers,
-6 actions). Rings are full before the first turn.
+`python benchmarks/replay.py` prints a Markdown table; `json=FILE` saves the numbers. Each side runs
+in a process of its own, and they take turns. Images are `images=` real ones of dog_run, rendered
+first (50 ms each without a GPU) under smooth random actions; each side keeps `transitions=` of
+them, repeated in order. States are HalfCheetah's (17 numbers, 6 actions). Buffers are full before
+the first turn.
 
-`episodes in files` is the way of DrQ-v2's and DrM's published loader, written plainly here: stacked
-observations, an episode at a time in a compressed file and in memory as it is, each sample drawn
-and put together by itself, in the learner's process.
+`episodes in files` works like the published loader of DrQ-v2 and DrM, in a plain form: stacked
+observations, one compressed file per episode and an uncompressed copy in memory, and every sample
+of a batch drawn and assembled separately, in the learner's process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import OURS, Row, asked, compare, report, serve
+from turns import OURS, Row, compare, parse_config, report, serve
 
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
@@ -42,22 +42,22 @@ EPISODE_STEPS, STATES = 500, 50_000
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     cases: list[str] = field(default_factory=lambda: list(SIDES))
-    images: int = setting(500, "rendered", at_least=50)
-    transitions: int = setting(20_000, "kept by each side", at_least=1000)
+    images: int = setting(500, "images to render", at_least=50)
+    transitions: int = setting(20_000, "transitions that each side keeps", at_least=1000)
     threads: int = setting(1, "CPU threads of each side", at_least=1)
-    rounds: int = setting(7, "turns of each side", at_least=1)
-    frames: str | None = setting(None, "a .npy file of images [N, 3, 84, 84]; null: rendered now")
-    json: str | None = setting(None, "a file for the numbers")
+    rounds: int = setting(7, "timed turns of each side", at_least=1)
+    frames: str | None = setting(None, ".npy file of images [N, 3, 84, 84]; null: render them")
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 # --- in the processes of the sides ---
 
 
 def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
-    """One batch sampled, or one transition added, when called."""
+    """A function that samples one batch or adds one transition."""
     import torch
 
     from rlearly.system import machine
@@ -70,7 +70,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
         if side == "a copy":
             return _copy(2 * BATCH * STACK if case.startswith("sample") else 1, images[0])
         adds, in_files = case.startswith("add"), side == "episodes in files"
-        memory = EpisodesInFiles(write=adds) if in_files else _ring(side, images, count)
+        memory = EpisodesInFiles(write=adds) if in_files else _buffer(side, images, count)
         steps = _steps(memory, images)
         for _ in range(0 if adds and in_files else count + 2):
             next(steps)
@@ -80,7 +80,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
         return _copy(2 * BATCH if case.startswith("sample") else 1, state)
     if side == "Stable-Baselines3":
         return _stable_baselines(case)
-    memory = _ring(side, state[None], STATES)
+    memory = _buffer(side, state[None], STATES)
     steps = _steps(memory, np.random.default_rng(0).normal(size=(999, 17)).astype(np.float32))
     for _ in range(STATES + 2):
         next(steps)
@@ -90,7 +90,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
 
 
 def _keep_one(sample: Callable[[], Any]) -> Callable[[], None]:
-    """As in training: the last batch is there until the next one is."""
+    """Keep the last batch alive until the next one is sampled, as in training."""
     kept: list[Any] = [None]
 
     def work() -> None:
@@ -107,7 +107,7 @@ def _copy(count: int, one: np.ndarray) -> Callable[[], Any]:
     return lambda: into.copy_(source)
 
 
-def _ring(side: str, frames: np.ndarray, capacity: int) -> Any:
+def _buffer(side: str, frames: np.ndarray, capacity: int) -> Any:
     from rlearly.replay.buffer import ReplayBuffer, TransitionLayout
     from rlearly.replay.frame_store import CompressedFrameStore, RawFrameStore
 
@@ -129,7 +129,7 @@ def _ring(side: str, frames: np.ndarray, capacity: int) -> Any:
 
 
 def _steps(memory: Any, frames: np.ndarray) -> Iterator[None]:
-    """Adds a transition when asked for the next one, with an episode's begin where one is due."""
+    """Add one transition per iteration, beginning new episodes where needed."""
     stack = STACK if frames.ndim == 4 else 1
     action = np.zeros(38 if frames.ndim == 4 else 6, np.float32)
     stacks = np.concatenate([np.roll(frames, back, axis=0) for back in range(stack)[::-1]], axis=1)
@@ -146,9 +146,9 @@ def _steps(memory: Any, frames: np.ndarray) -> Iterator[None]:
 
 
 class EpisodesInFiles:
-    """Stacked observations by episodes, as the published loader has them.
+    """Episodes of stacked observations, as in the published loader.
 
-    `write`: episodes go through their files, and not straight to memory.
+    `write`: write each episode to a file and read it back, instead of keeping it directly.
     """
 
     def __init__(self, *, write: bool) -> None:
@@ -158,7 +158,7 @@ class EpisodesInFiles:
         self.running: dict[str, list[Any]] = {}
         self.random = random.Random(0)
 
-    def begin(self, obs: np.ndarray) -> None:
+    def begin_episode(self, obs: np.ndarray) -> None:
         self.running = {name: [] for name in ("observation", "action", "reward", "discount")}
         self._append(obs, np.zeros(38, np.float32), 0.0, 1.0)
 
@@ -241,7 +241,7 @@ def _stable_baselines(case: str) -> Callable[[], Any]:
 
 
 def render(count: int) -> np.ndarray:
-    """Images of dog_run, one an agent step, under actions that change smoothly."""
+    """Images of dog_run, one per agent step, under smoothly changing actions."""
     from rlearly.config import resolve
     from rlearly.training import builder
 
@@ -262,7 +262,7 @@ def render(count: int) -> np.ndarray:
 
 
 def bytes_each(side: str, case: str, images: np.ndarray | None) -> float | None:
-    """Of memory, what a transition takes; None where nothing is kept."""
+    """Memory of one transition; None if the side keeps nothing."""
     if side == "a copy":
         return None
     if side == "Stable-Baselines3":
@@ -270,17 +270,17 @@ def bytes_each(side: str, case: str, images: np.ndarray | None) -> float | None:
         arrays = [value for value in vars(buffer).values() if isinstance(value, np.ndarray)]
         return sum(array.nbytes for array in arrays) / 1000
     if images is None:
-        return _ring(side, np.zeros((1, 17), np.float32), 1000).layout.transition_bytes
+        return _buffer(side, np.zeros((1, 17), np.float32), 1000).layout.transition_bytes
     if side == "episodes in files":
         return STACK * images[0].nbytes + 38 * 4 + 4 + 4
-    ring = _ring(side, images, len(images))
-    rest = ring.layout.transition_bytes - ring.layout.frame_bytes
+    buffer = _buffer(side, images, len(images))
+    rest = buffer.layout.transition_bytes - buffer.layout.frame_bytes
     if side == "rlearly, zstd":
         from rlearly.replay.storage import INDEX_BYTES
 
-        ring.frames.write(0, images)
-        return rest + INDEX_BYTES + ring.frames.compressed_bytes / len(images)
-    return rest if side == "rlearly, disk" else ring.layout.transition_bytes
+        buffer.frames.write(0, images)
+        return rest + INDEX_BYTES + buffer.frames.compressed_bytes / len(images)
+    return rest if side == "rlearly, disk" else buffer.layout.transition_bytes
 
 
 def measure(case: str, config: BenchmarkConfig, images: np.ndarray | None) -> list[Row]:
@@ -297,7 +297,9 @@ def measure(case: str, config: BenchmarkConfig, images: np.ndarray | None) -> li
     noted = []
     for row in rows:
         size = bytes_each(row.side, case, images)
-        noted.append(row if size is None else replace(row, note=f"{size:,.0f} bytes a transition"))
+        noted.append(
+            row if size is None else replace(row, note=f"{size:,.0f} bytes per transition")
+        )
     return noted
 
 
@@ -305,7 +307,7 @@ def main() -> int:
     if serve(prepare):
         return 0
     try:
-        config = asked(BenchmarkConfig(), __doc__)
+        config = parse_config(BenchmarkConfig(), __doc__)
         for case in config.cases:
             if case not in SIDES:
                 raise ConfigError(f"cases: expected some of {', '.join(SIDES)}, received {case!r}.")

@@ -1,11 +1,11 @@
-"""How long one waits: for the help text, and for the first training step of a state task.
+"""Waiting times: for the help text, and for the first training step of a state task.
 
-`python benchmarks/startup.py` prints a Markdown table; every turn starts fresh processes, one after
+`python benchmarks/startup.py` prints a Markdown table. Every turn starts fresh processes, one after
 the other: `python -m rlearly.train --help`; a run of `agent=td3 env=HalfCheetah-v5` until its first
-step is taken and its first update is done; the imports that such a run cannot do without (torch and
-gymnasium); and the same first step and update by Stable-Baselines3's TD3. `rounds=` says how many
-turns, `threads=` on how many threads, `json=FILE` keeps the medians. The first turn, in which the
-system may still have to read the libraries from the disk, is told beside them.
+step and update are done; the imports that such a run needs (torch and gymnasium); and the same
+first step and update with Stable-Baselines3's TD3. `rounds=` and `threads=` set the amount of work;
+`json=FILE` saves the medians. The times of the first turn, in which the libraries may still have to
+be read from disk, are printed separately.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ learner.learn(2)
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
-    rounds: int = setting(5, "processes of each kind, after a first one", at_least=1)
-    threads: int = setting(1, "CPU threads of each", at_least=1)
-    json: str | None = setting(None, "a file for the numbers")
+    rounds: int = setting(5, "processes of each kind, after the first one", at_least=1)
+    threads: int = setting(1, "CPU threads of each process", at_least=1)
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 def seconds_until(words: list[str], threads: int, line: str | None = None) -> float:
-    """From the start of `python WORDS` to a line that holds `line`, or to its end."""
+    """Seconds from the start of `python WORDS` until it prints `line`, or until it ends."""
     with tempfile.TemporaryDirectory() as folder:
         words = [word.replace("FOLDER", folder) for word in words]
         began = time.perf_counter()
@@ -69,7 +69,7 @@ def seconds_until(words: list[str], threads: int, line: str | None = None) -> fl
 
 
 def training(threads: int) -> float:
-    """A run of two steps: the first is random, before the second there is an update."""
+    """Time a run of two steps: the first is random, and an update precedes the second."""
     command = ["-m", "rlearly.train", "agent=td3", "env=HalfCheetah-v5", "train_frames=2"]
     command += ["agent.learning_starts_steps=1", "eval_every_frames=0", "run_dir=FOLDER/run"]
     return seconds_until(command, threads, line="done:")
@@ -104,7 +104,7 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
 
 def main() -> int:
     try:
-        config = turns.asked(BenchmarkConfig(), __doc__)
+        config = turns.parse_config(BenchmarkConfig(), __doc__)
     except ConfigError as error:
         print(f"benchmarks/startup.py: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,9 @@
-"""What saving and restoring an env costs: bytes and microseconds by family, beside deepcopy.
+"""The cost of saving and restoring envs: bytes and microseconds by family, compared with deepcopy.
 
-`python benchmarks/state.py` prints a Markdown table; `--json FILE` writes the numbers too. One
-thread, medians; each env is saved `STEPS` steps into an episode. "restore" is into the same env.
-The last columns are what one would do without `rlearly.envs.state`: copy.deepcopy of the unwrapped
-env, and whether the copy continues to the bit.
+`python benchmarks/state.py` prints a Markdown table; `--json FILE` also writes the numbers. One
+thread, medians; each env is saved `STEPS` steps into an episode, and restored in the same env. The
+last columns show the alternative to `rlearly.envs.state`: copy.deepcopy of the unwrapped env, and
+whether the copy continues to the bit.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ROWS = {
     "ALE/Pong-v5": "ale_py",
     "BipedalWalker-v3": "Box2D",
 }
-"""Env -> the optional package it is in; a row whose package is not installed is left out."""
+"""Env -> its optional package; envs of packages that are not installed are left out."""
 
 
 def make(name: str) -> gymnasium.Env:
@@ -90,7 +90,7 @@ def deepcopied(env: gymnasium.Env, actions: list[Any]) -> dict[str, Any]:
     base = env.unwrapped
     try:
         twin = copy.deepcopy(base)
-    except Exception as error:  # whatever a foreign class may raise: it is the finding
+    except Exception as error:  # any exception of a foreign class is a result
         return {"deepcopy": f"fails ({type(error).__name__})", "deepcopy_microseconds": None}
     cost = microseconds(lambda: copy.deepcopy(base))
     try:
@@ -159,8 +159,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    parser.add_argument("--only", metavar="NAME", help="measure the envs whose name holds NAME")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="JSON file to write the numbers to"
+    )
+    parser.add_argument("--only", metavar="NAME", help="measure only envs with NAME in their name")
     arguments = parser.parse_args()
     rows = []
     for name, package in ROWS.items():

@@ -1,20 +1,20 @@
-"""TD3, SAC and PPO side by side with Stable-Baselines3, same env, same hyper-parameters.
+"""TD3, SAC and PPO compared with Stable-Baselines3: same env, same hyper-parameters.
 
     python benchmarks/students.py agent=sac env=Hopper-v5 steps=30000 seeds=5
 
 For each seed both sides train for `steps` agent steps on one CPU thread, then play the same
-episodes with their mean action. Every finished seed of a side is a row of `out`; rows that are
-there already are not run again, so a stopped comparison goes on where it was.
+episodes with their mean action. Every finished seed of a side is a row of `out`; rows that exist
+are not run again, so an interrupted comparison continues where it stopped.
 
 Both sides step the env that rlearly makes: float32 states, actions in [-1, 1]. Where the two
-libraries count differently, Stable-Baselines3 is set to what rlearly (and CleanRL) does:
+libraries differ, Stable-Baselines3 is set to do what rlearly (and CleanRL) does:
 
-- SAC: it has one learning rate for all; here its critic and entropy weight get their own after
-  all, by setting the optimizers' rates and leaving them alone. It moves the actor at every update;
-  rlearly twice at every second one.
-- PPO: its value loss lacks CleanRL's factor 1/2, so its weight is halved; its annealing reads the
-  steps after a rollout, not before it, so its schedule is shifted by one rollout. Steps are
-  rounded down to whole rollouts on both sides, for it would round them up.
+- SAC: it has one learning rate for everything; here its critic and entropy weight get their own, by
+  setting the optimizers' rates and disabling their updates. It updates the actor at every update;
+  rlearly updates it twice at every second one.
+- PPO: its value loss lacks CleanRL's factor 1/2, so the loss weight is halved. Its annealing reads
+  the steps after a rollout, not before it, so its schedule is shifted by one rollout. Steps are
+  rounded down to whole rollouts on both sides, because it would round them up.
 """
 
 from __future__ import annotations
@@ -47,17 +47,19 @@ SIDES = ("rlearly", "sb3")
 
 @dataclass(frozen=True)
 class StudentsConfig:
-    """What to compare."""
+    """Settings of the comparison."""
 
-    agent: str = setting("sac", "who learns", choices=("td3", "sac", "ppo"))
-    env: str = setting("Hopper-v5", "where: a gymnasium id")
+    agent: str = setting("sac", "agent to train", choices=("td3", "sac", "ppo"))
+    env: str = setting("Hopper-v5", "gymnasium id of the env")
     steps: int = setting(30_000, "agent steps of training", at_least=1)
-    seeds: int = setting(5, "runs of each side: seeds 0, 1, ...", at_least=1)
+    seeds: int = setting(5, "runs of each side, with seeds 0, 1, ...", at_least=1)
     episodes: int = setting(10, "episodes played after training", at_least=1)
     learning_starts_steps: int | None = setting(
-        None, "td3 and sac: uniform steps before learning; null: the agent's own", at_least=0
+        None,
+        "td3 and sac: uniform random steps before learning; null: the agent's default",
+        at_least=0,
     )
-    out: str = setting("students.csv", "rows of finished seeds are appended to it")
+    out: str = setting("students.csv", "CSV file; rows of finished seeds are appended to it")
 
 
 @dataclass(frozen=True)

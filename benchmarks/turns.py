@@ -1,8 +1,8 @@
-"""Sides of a comparison, each in a process of its own, which take turns.
+"""Compare sides that each run in a process of their own and take turns.
 
-Whatever else a machine does meanwhile then hits all sides alike: a ratio is of one turn, and the
-one that is told is the median of all turns'. A script gives a `prepare(side, case, threads)` that
-returns one unit of work as a function, and calls `serve` first thing in `main`.
+Taking turns means that other load on the machine affects all sides alike: each ratio is from one
+turn, and the reported one is the median over turns. A script defines a function `prepare(side,
+case, threads)` that returns one unit of work as a function, and calls `serve` first in `main`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OURS = "rlearly"
 
 @dataclass(frozen=True)
 class Row:
-    """One side of one case. `ratio`: how many times faster rlearly is in the same turn."""
+    """One side of one case. `ratio`: how many times as fast rlearly is, in the same turns."""
 
     case: str
     side: str
@@ -36,13 +36,11 @@ class Row:
     note: str = ""
 
 
-def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) -> Any:
-    """The config that words describe, by default the command's; `--help` prints what there is.
-
-    It then exits.
+def parse_config(defaults: Any, about: str | None, words: Sequence[str] | None = None) -> Any:
+    """The config of the command line, or of `words`. `--help` prints all keys and exits.
 
     Raises:
-        ConfigError: a word names no key, or its value has a wrong type or size.
+        ConfigError: an override names no key, or its value has the wrong type or is out of bounds.
     """
     from rlearly.config.structured import from_overrides
 
@@ -56,7 +54,7 @@ def asked(defaults: Any, about: str | None, words: Sequence[str] | None = None) 
 
 
 def serve(prepare: Callable[[str, str, int], Callable[[], Any]]) -> bool:
-    """If this process was started as a side: do its work as asked for, until nobody asks."""
+    """If this process was started as a side, do its work on request until stdin closes."""
     if sys.argv[1:2] != ["--serve"]:
         return False
     work = prepare(sys.argv[2], sys.argv[3], int(sys.argv[4]))
@@ -70,7 +68,7 @@ def serve(prepare: Callable[[str, str, int], Callable[[], Any]]) -> bool:
 
 
 class Side:
-    """A process that does one side's work."""
+    """A process that does the work of one side."""
 
     def __init__(self, script: str, name: str, case: str, threads: int):
         self.name = name
@@ -84,7 +82,7 @@ class Side:
         self._answer()
 
     def seconds(self, times: int) -> float:
-        """Of one unit of work, the mean of so many."""
+        """Seconds per unit of work, averaged over `times` of them."""
         assert self.process.stdin
         self.process.stdin.write(f"{times}\n")
         self.process.stdin.flush()
@@ -99,7 +97,7 @@ class Side:
         assert self.process.stdout
         line = self.process.stdout.readline().strip()
         if not line:
-            raise SystemExit(f"the side {self.name!r} has ended; see above.")
+            raise SystemExit(f"the side {self.name!r} has ended; see the error above.")
         return line
 
 
@@ -115,10 +113,10 @@ def compare(
     units_each: float = 1.0,
     ours: Sequence[str] = (OURS,),
 ) -> list[Row]:
-    """The median rate of each side, and the median over turns of its time by `ours`'s.
+    """The median rate of each side, and its median time relative to rlearly's in the same turn.
 
-    `times`: units of work in a turn; `units_each`: how much of `unit` (as in "updates/s") each is.
-    With several sides of `ours` there are rows of all others for each, as a case of its own.
+    `times`: units of work per turn; `units_each`: how much of `unit` (e.g. "updates/s") each is.
+    If `ours` has several sides, each is a case of its own and compared with all others.
     """
     running = [Side(script, name, case, threads) for name in sides]
     for side in running:
@@ -140,12 +138,12 @@ def compare(
 
 
 def given(**settings: object) -> list[str]:
-    """`key=value` words for those settings that are not None."""
+    """`key=value` overrides for the settings that are not None."""
     return [f"{key}={value}".lower() for key, value in settings.items() if value is not None]
 
 
 def show(rows: Iterable[Row]) -> str:
-    """Rows of a Markdown table whose head is HEAD."""
+    """Rows of a Markdown table with the head HEAD."""
     return "\n".join(
         f"| {r.case} | {r.threads} | {r.side} | {r.rate:,.4g} {r.unit} | "
         f"{'' if r.ratio is None else f'{r.ratio:.2f}'} | {r.note} |"
@@ -154,7 +152,7 @@ def show(rows: Iterable[Row]) -> str:
 
 
 def report(measured: Iterable[list[Row]], path: str | None) -> None:
-    """Print a table, each case's rows as soon as they are measured; keep all if there is a path."""
+    """Print a table, row by row as cases are measured, and write it to `path` if given."""
     print(HEAD, flush=True)
     rows: list[Row] = []
     for found in measured:
@@ -168,7 +166,7 @@ HEAD = "| what | threads | side | rate | rlearly is faster by | |\n|---|---:|---
 
 
 def keep(path: str, rows: Iterable[Row]) -> None:
-    """Write rows, with what they were measured on, as JSON that `history.py` draws."""
+    """Write rows, and the machine and commit they were measured on, as JSON for `history.py`."""
     import torch
 
     from rlearly.system import machine

@@ -1,11 +1,11 @@
-"""Updates a second of each agent, beside a plain baseline and Stable-Baselines3, in one run.
+"""Updates per second of each agent, compared with plain baselines and Stable-Baselines3.
 
-`python benchmarks/update.py` prints a Markdown table; `agents=[drm,td3]`, `threads=`, `rounds=` say
-what and how long, `json=FILE` keeps the numbers. `precisions=[fp32,bf16]` and `compile=true` are
-for rlearly's sides; the others compute in float32. `plain` is benchmarks/plain.py with the
-allocator as it is, `plain, memory kept` with the setting of it that rlearly makes too. Sizes are
-dog_run's (256 images of 9x84x84, 38 actions, feature 100, hidden 1024) and HalfCheetah's (17
-numbers, 6 actions, 256 x 256, batch 256).
+`python benchmarks/update.py` prints a Markdown table. `agents=[drm,td3]` selects agents, `threads=`
+and `rounds=` set the amount of work, `json=FILE` saves the numbers. `precisions=[fp32,bf16]` and
+`compile=true` apply to rlearly's sides; the others compute in float32. `plain` is
+benchmarks/plain.py with the default allocator; `plain, memory kept` has the allocator setting that
+rlearly uses too. Sizes are those of dog_run (256 images of 9x84x84, 38 actions, feature 100, hidden
+1024) and HalfCheetah (17 numbers, 6 actions, 256 x 256, batch 256).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ PRECISIONS = ("fp32", "bf16", "tf32")
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     agents: list[str] = field(default_factory=lambda: [*VISUAL, *STATE])
     precisions: list[str] = field(default_factory=lambda: ["fp32", "bf16"])
     compile: bool = setting(False, "add a compiled side for each precision")
     threads: int = setting(1, "CPU threads of each side", at_least=1)
-    rounds: int = setting(7, "turns of each side", at_least=1)
-    json: str | None = setting(None, "a file for the numbers")
+    rounds: int = setting(7, "timed turns of each side", at_least=1)
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 # --- in the processes of the sides ---
 
 
 def prepare(side: str, agent: str, threads: int) -> Callable[[], Any]:
-    """One update when called, from the same batch of random numbers."""
+    """A function that does one update, always from the same batch of random numbers."""
     import torch
     from plain import BASELINES
 
@@ -127,7 +127,7 @@ def _stable_baselines(agent: str) -> Callable[[], None]:
 
 
 def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
-    """Every side's rate, beside each of rlearly's."""
+    """The rate of every side, relative to each of rlearly's sides."""
     others = [PLAIN, KEPT, *([SB3] if agent in STATE else [])]
     ours = [
         f"{turns.OURS} {precision}{end}"
@@ -150,7 +150,7 @@ def main() -> int:
     if turns.serve(prepare):
         return 0
     try:
-        config = turns.asked(BenchmarkConfig(), __doc__)
+        config = turns.parse_config(BenchmarkConfig(), __doc__)
         for given, known in ((config.agents, VISUAL + STATE), (config.precisions, PRECISIONS)):
             for name in given:
                 if name not in known:
