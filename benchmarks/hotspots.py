@@ -47,7 +47,7 @@ GROUPS = {
 """Group -> parts of operator names; the first match counts, and all others are element-wise."""
 
 COMPILED = "compiled kernels"
-BESIDE = ", in another thread meanwhile"
+OTHER_THREAD = ", in another thread"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Clock:
                 return original(*args, **kwargs)
             finally:
                 taken = time.perf_counter() - began
-                part = name if here else name + BESIDE
+                part = name if here else name + OTHER_THREAD
                 self.seconds[part] += taken - inner.pop()
                 self.calls[part] += 1
                 inner[-1] += taken
@@ -114,9 +114,9 @@ def watch(loop: Any, clock: Clock) -> None:
     clock.around(loop.sinks, "write", "sinks.write")
     clock.around(loop.callback, "on_progress", "callback.on_progress")
     for env in loop.envs:
-        clock.around(env, "step", "env.step without drawing")
-        clock.around(env, "reset", "env.reset without drawing")
-        clock.around(env.get_wrapper_attr("picture").__self__, "picture", "drawing")
+        clock.around(env, "step", "env.step without rendering")
+        clock.around(env, "reset", "env.reset without rendering")
+        clock.around(env.get_wrapper_attr("picture").__self__, "picture", "rendering")
 
 
 @contextmanager
@@ -245,12 +245,12 @@ def update_table(
 
 def loop_table(clock: Clock, seconds: float, steps: int) -> str:
     lines = [
-        f"| of {1e3 * seconds / steps:,.4g} ms an agent step | share | ms | calls a step |",
+        f"| of {1e3 * seconds / steps:,.4g} ms per agent step | share | ms | calls per step |",
         "|---|---:|---:|---:|",
     ]
     named = dict(clock.seconds)
-    here = sum(taken for name, taken in named.items() if not name.endswith(BESIDE))
-    named["the loop itself, waiting for other threads included"] = seconds - here
+    here = sum(taken for name, taken in named.items() if not name.endswith(OTHER_THREAD))
+    named["the loop itself, including waiting for other threads"] = seconds - here
     for name, taken in sorted(named.items(), key=lambda item: -item[1]):
         calls = f"{clock.calls[name] / steps:,.3g}" if name in clock.calls else ""
         row = f"| {name} | {taken / seconds:.1%} | {1e3 * taken / steps:,.3g} | {calls} |"
