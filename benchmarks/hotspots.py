@@ -116,7 +116,7 @@ def watch(loop: Any, clock: Clock) -> None:
     for env in loop.envs:
         clock.around(env, "step", "env.step without rendering")
         clock.around(env, "reset", "env.reset without rendering")
-        clock.around(env.get_wrapper_attr("picture").__self__, "picture", "rendering")
+        clock.around(env.get_wrapper_attr("render_frame").__self__, "render_frame", "rendering")
 
 
 @contextmanager
