@@ -1,10 +1,10 @@
-"""Agent steps a second of envs and of a training loop, beside plain baselines.
+"""Agent steps per second of envs and of a training loop, compared with plain baselines.
 
-`python benchmarks/env.py` prints a Markdown table; `cases=[...]`, `rounds=`, `threads=` say what
-and how long, `json=FILE` keeps the numbers. A case is a task with `pixels`,
-`states` or `loop` after it. The sides take turns in processes of their own (turns.py). The
+`python benchmarks/env.py` prints a Markdown table. `cases=[...]` selects cases, `rounds=` and
+`threads=` set the amount of work, `json=FILE` saves the numbers. A case is a task followed by
+`pixels`, `states` or `loop`. The sides take turns in processes of their own (turns.py). The
 baselines are what one writes without a framework: dm_control's suite with physics.render at each
-step, gymnasium's own rgb_array rendering brought to 84x84, gymnasium.make's step.
+step, gymnasium's own rgb_array rendering resized to 84x84, gymnasium.make's step.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ SIDES = {
 """Case -> its sides."""
 
 TIMES = {"pixels": 20, "states": 2000, "loop": 12}
-"""Units of work in a turn."""
+"""Units of work per turn."""
 LOOP = {
     "cheetah_run": "preset=cpu seed_frames=320",
     "dog_run": "seed_frames=600 replay.capacity=2000 agent.nstep=1",
 }
-"""Task -> what a run of DrM is asked for; the updates begin before the first turn."""
+"""Task -> overrides of a DrM run; updates begin before the first turn."""
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     cases: list[str] = field(default_factory=lambda: list(SIDES))
     threads: int = setting(1, "CPU threads of each side", at_least=1)
-    rounds: int = setting(9, "turns of each side", at_least=1)
-    json: str | None = setting(None, "a file for the numbers")
+    rounds: int = setting(9, "timed turns of each side", at_least=1)
+    json: str | None = setting(None, "JSON file to write the numbers to")
 
 
 # --- in the processes of the sides ---
 
 
 def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
-    """One agent step when called."""
+    """A function that takes one agent step."""
     import torch
 
     torch.set_num_threads(threads)
@@ -226,7 +226,7 @@ def measure(case: str, config: BenchmarkConfig) -> list[Row]:
 
 def main() -> int:
     if serve(prepare):
-        os._exit(0)  # what other threads draw with cannot be freed in this one
+        os._exit(0)  # rendering contexts of other threads cannot be freed in this one
     try:
         config = parse_config(BenchmarkConfig(), __doc__)
         for case in config.cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -102,19 +103,9 @@ def _parse(parser: OverridesParser, override: str) -> Override:
 
 def _refuse_spaces(overrides: Sequence[str]) -> None:
     """`agent = td3` arrives as three arguments, `agent= td3` and `agent =td3` as two."""
-    for index, override in enumerate(overrides):
-        following = overrides[index + 1 : index + 2]
-        if override.startswith("=") and index:
-            parts = [overrides[index - 1], override, *(following if override == "=" else [])]
-        elif (
-            override.endswith("=")
-            and following
-            and "=" not in following[0]
-            and not override.startswith("=")
-        ):
-            parts = [override, *following]
-        else:
-            continue
+    found = re.search(r"[^\0]+(\0=\0?|=\0)[^\0=]*(?=\0|$)", "\0".join(overrides))
+    if found:
+        parts = found[0].split("\0")
         raise ConfigError(
             f"Expected key=value with no spaces around =, received {' '.join(parts)!r}; "
             f"write {''.join(parts)}."

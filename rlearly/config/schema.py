@@ -166,9 +166,7 @@ class RunConfig:
         "cpu: smaller images, networks and runs, to try things out",
         choices=("paper", "cpu"),
     )
-    obs: str = setting(
-        "auto", "what the agent observes; sets env.pixels", choices=("auto", "pixels", "state")
-    )
+    obs: str = setting("auto", "sets env.pixels", choices=("auto", "pixels", "state"))
     seed: int = setting(0, "seed of everything random in the run", at_least=0)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto: a GPU if there is one")
     threads: int | None = setting(
@@ -181,9 +179,7 @@ class RunConfig:
     )
     compile: bool = setting(False, "compile the networks (for GPUs): slower start, faster updates")
     num_envs: int = setting(1, "envs stepped together", at_least=1)
-    overlap: bool | None = setting(
-        None, "step each env in a thread during updates; null: if it renders images"
-    )
+    overlap: bool | None = setting(None, "step envs in threads; null: if they render images")
     train_frames: int = setting(1_000_000, "simulator frames to train for", at_least=1)
     seed_frames: int | None = setting(
         None, "simulator frames before the first update; null: the agent's default", at_least=0
@@ -194,16 +190,14 @@ class RunConfig:
         "'step(FIRST,THEN,AT_STEP)'",
     )
     adaptive_ratio: AdaptiveRatioConfig = group(AdaptiveRatioConfig, "replay_ratio=adaptive")
-    eval_every_frames: int = setting(
-        10_000, "simulator frames between evaluations; 0: never", at_least=0
-    )
+    eval_every_frames: int = setting(10_000, "frames between evaluations; 0: never", at_least=0)
     eval_episodes: int = setting(10, "episodes per evaluation, with the mean action", at_least=1)
     video_size: int = setting(
         256, "height and width of videos in pixels; 0: none", at_least=0, at_most=480, multiple_of=8
     )
-    log_every_frames: int = setting(1000, "simulator frames between rows of metrics", at_least=1)
+    log_every_frames: int = setting(1000, "frames between rows of metrics", at_least=1)
     checkpoint_every_frames: int = setting(
-        100_000, "simulator frames between checkpoints; 0: only at the end", at_least=0
+        100_000, "frames between checkpoints; 0: only at the end", at_least=0
     )
     keep_checkpoints: int = setting(2, "newest checkpoints to keep", at_least=1)
     replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
