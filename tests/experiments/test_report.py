@@ -1,12 +1,13 @@
-"""One run as a figure and a few lines."""
+"""The report of one run: a figure and a summary."""
 
 import json
 
 import pytest
 
 from rlearly import report
-from rlearly.experiments.report.metrics_file import alone, points, read_rows
-from rlearly.experiments.report.run_report import Mark, RunReport
+from rlearly.experiments.report.metrics_file import metric_series, read_rows
+from rlearly.experiments.report.plotting import single_point_marker
+from rlearly.experiments.report.run_report import EventMarker, RunReport
 
 ROWS = [
     {"frames": 20, "steps": 10, "train/episode_return": 1.0},
@@ -34,19 +35,19 @@ def run(tmp_path):
 def test_rows_of_a_running_run_are_read_but_for_the_last_half(run):
     rows = read_rows(run)
     assert rows == ROWS
-    assert points(rows, "eval/episode_return") == ([40, 60], [7.0, 5.0])
+    assert metric_series(rows, "eval/episode_return") == ([40, 60], [7.0, 5.0])
 
 
-def test_marks_are_what_happened_and_where(run):
-    found = [(mark.frames, mark.label) for mark in RunReport.load(run).marks()]
+def test_event_markers_are_what_happened_and_where(run):
+    found = [(marker.frames, marker.label) for marker in RunReport.load(run).event_markers()]
     assert found == [(28, "awakening"), (60, "replay ratio changes"), (80, "perturbation")]
 
 
 def test_run_that_never_awoke_has_no_such_mark():
     rows = [{"frames": 20, "steps": 10, "exploration/awaken_step": -1.0}]
-    assert RunReport("r", rows).marks() == []
+    assert RunReport("r", rows).event_markers() == []
     awake = [{"frames": 20, "steps": 10, "exploration/awaken_step": 6.0}]
-    assert RunReport("r", awake).marks() == [Mark(12, "awakening", "C4", "-.")]
+    assert RunReport("r", awake).event_markers() == [EventMarker(12, "awakening", "C4", "-.")]
 
 
 def test_report_draws_the_figure_and_says_what_happened(run, capsys):
@@ -56,11 +57,11 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
     assert "5.0 at the last evaluation, best 7.0 at 40 frames" in said
     assert "success     50% at the last evaluation, best 75% at 88 frames" in said
     assert "2 checks of the critic's FAU, which moved by 0.1000" in said
-    assert "3 units recycled, 1 times" in said
+    assert "3 units recycled in 1 ReDo steps" in said
     assert (
         "critic 0.500 -> 0.250" in said
-        and alone([1])
-        and not alone([1, 2])
+        and single_point_marker([1])
+        and not single_point_marker([1, 2])
         and "perturbation: at 80 frames" in said
     )
     assert report.main([f"run={run}", f"out={run / 'r.pdf'}"]) == 0
@@ -68,17 +69,17 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
-        (["out=x.png"], "run: expected a run directory"),
+        (["out=x.png"], "Expected run= (a run directory"),
         (["run=nowhere"], "is not a run directory"),
         (["ran=x"], "no key 'ran'; did you mean run"),
         (["run={run}", "out={run}/x.foo"], "cannot be written"),
         (["run={run}", "out={run}/no/x.png"], "cannot be written"),
     ],
 )
-def test_bad_requests_get_one_sentence(run, capsys, words, sentence):
-    assert report.main([word.format(run=run) for word in words]) == 2
+def test_bad_requests_get_one_sentence(run, capsys, arguments, sentence):
+    assert report.main([text.format(run=run) for text in arguments]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("rlearly: ") and sentence in said.err and not said.out
 

@@ -1,4 +1,4 @@
-"""Interval estimates: by hand, against scipy and rliable, and by how often they are right."""
+"""Interval estimates: by hand, against scipy and rliable, and by their coverage."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.statistics import (
     broken,
+    estimate,
     first_reaching,
     improvement,
     interval,
@@ -18,10 +19,14 @@ from rlearly.experiments.report.statistics import (
     pooled_iqm,
     profile,
     resample,
-    tasks,
 )
 
 THRESHOLDS = np.linspace(0.0, 1.0, 11)
+
+
+def tasks(matrix):
+    """A matrix [runs, tasks, ...] as one array [runs, ...] per task."""
+    return list(np.moveaxis(matrix, 1, 0))
 
 
 def generator(seed=0):
@@ -40,7 +45,7 @@ def test_iqm_is_the_mean_of_the_middle_half():
     assert iqm(np.array([9.0, 1.0, 2.0, 3.0])) == 2.5
     assert iqm(np.array([0.0, 1.0, 2.0, 3.0, 100.0])) == 2.0
     assert iqm(np.array([4.0, 6.0])) == 5.0
-    assert iqm(np.array([0.0, 1.0, 5.0])) == 2.0, "of three, none is cut"
+    assert iqm(np.array([0.0, 1.0, 5.0])) == 2.0, "of three, none is dropped"
     columns = np.array([[9.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0]])
     assert iqm(columns).tolist() == [2.5, 1.0]
 
@@ -54,7 +59,7 @@ def test_iqm_equals_scipys_trimmed_mean():
 
 def test_aggregates_of_unequal_tasks_by_hand():
     two = [np.array([0.0, 1.0, 2.0]), np.array([10.0])]
-    assert pooled_iqm(two) == 1.5  # of 0 1 2 10 the middle two, whatever task they are of
+    assert pooled_iqm(two) == 1.5  # the middle two of 0 1 2 10, whatever their task
     assert mean(two) == 5.5
     assert median([*two, np.array([3.0, 5.0])]) == 4.0
     assert optimality_gap([np.array([0.5, 3.0])]) == 0.25  # 3 counts as 1
@@ -123,7 +128,7 @@ def test_intervals_of_curves_equal_those_of_each_point(scores):
         assert [ends[0][at], ends[1][at]] == pytest.approx(list(one))
 
 
-def test_interval_is_the_same_however_it_is_cut_into_parts(scores, monkeypatch):
+def test_interval_does_not_depend_on_the_chunk_size(scores, monkeypatch):
     def ends(numbers):
         monkeypatch.setattr(statistics, "_NUMBERS_AT_ONCE", numbers)
         return np.ravel(interval(mean, tasks(scores[0]), random=generator(), resamples=4000))
@@ -132,7 +137,7 @@ def test_interval_is_the_same_however_it_is_cut_into_parts(scores, monkeypatch):
 
 
 def test_runs_are_drawn_within_their_task_and_independently():
-    """Two tasks with equal runs: were they drawn together, their difference would always be 0."""
+    """Two tasks with equal runs: drawn together, their difference would always be 0."""
     runs = np.arange(5.0)
     a, b = resample([runs, runs], 50, generator())
     assert a.shape == (5, 50) and not np.array_equal(a, b)
@@ -142,7 +147,7 @@ def test_runs_are_drawn_within_their_task_and_independently():
     assert apart[0] < 0 < apart[1]
 
 
-def test_interval_holds_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_truth_about_as_often_as_its_level():
     """300 samples of 10 seeds on 2 tasks from a known distribution, whose IQM is its centre."""
     random = generator()
     inside = 0
@@ -160,6 +165,15 @@ def test_interval_of_equal_seeds_is_a_point_and_follows_its_generator():
     first = interval(pooled_iqm, runs, random=generator())
     assert first == interval(pooled_iqm, runs, random=generator())
     assert first != interval(pooled_iqm, runs, random=generator(1))
+
+
+def test_estimate_has_an_interval_from_three_runs_of_every_task():
+    three, two = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0])
+    found = estimate(mean, [three, three], seed=0)
+    assert found == (2.0, *interval(mean, [three, three], random=generator()))
+    assert found.text(3).startswith("2 [1")
+    few = estimate(mean, [three, two], seed=0)
+    assert few == (1.75, None, None) and few.text() == "1.75"
 
 
 def test_threshold_that_is_not_reached_has_no_number():

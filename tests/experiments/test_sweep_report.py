@@ -1,4 +1,4 @@
-"""A sweep as a page, figures and tables, whatever state it is in."""
+"""The report of a sweep in any state: a page, figures and tables."""
 
 import csv
 import shutil
@@ -15,16 +15,16 @@ from rlearly import report
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import log_of
 from rlearly.experiments.plan import Plan, Run
-from rlearly.experiments.report.curves import Curve, read_csv, summary
-from rlearly.experiments.report.curves import write as write_curves
-from rlearly.experiments.report.results import SweepResults, Table
+from rlearly.experiments.report.curves import Curve, read_curves, summary, write_curves
+from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.sweep_report import load, write
+from rlearly.experiments.report.tables import Table, tables
 
 VOID = {"meta", "link", "br", "img", "hr"}
 
 
 class Page(HTMLParser):
-    """A page whose tags are balanced, with what it refers to."""
+    """A page with balanced tags: its text, headings, ids and links."""
 
     def __init__(self, text):
         super().__init__()
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 
 def check(out):
-    """The page of a report, known to be whole."""
+    """The page of a report, checked: its links, ids, headings and figures."""
     text = (out / "index.html").read_text()
     page = Page(text)
     assert "http://" not in text and "https://" not in text and "<script" not in text
@@ -90,7 +90,7 @@ def curves(arm, finals, env="e", low=0.0, **kind):
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory):
-    """The report of 6 arms on 3 envs with 5 seeds, three runs of which are not done."""
+    """The report of 6 arms on 3 envs with 5 seeds; three runs have not finished."""
     sweep = tmp_path_factory.mktemp("rich")
     arms = ["TD3", "S3RL+TD3", "drm replay_ratio=2", "SAC & <b>co</b>", "DrM_1", "x" * 60]
     make_sweep(
@@ -121,11 +121,11 @@ def rich(tmp_path_factory):
     return sweep
 
 
-def test_page_is_whole_and_names_what_is_missing(rich):
+def test_page_is_complete_and_names_unfinished_runs(rich):
     page = check(rich / "report")
     assert "87 of 90 runs have finished" in page.words
     assert "1 running: TD3 on dog_run, seed 4 (7,000 frames)" in page.words
-    assert "seed 3 (20,000 frames; its last line: MuJoCoError: <NaN>)" in page.words
+    assert "seed 3 (20,000 frames; last log line: MuJoCoError: <NaN>)" in page.words
     assert "1 waiting: DrM_1 on dog_run, seed 2" in page.words
     assert "done, broken" in page.words
     assert "SAC & <b>co</b>" in page.words, "names are text, not tags"
@@ -158,7 +158,7 @@ def test_page_opens_in_a_browser_without_a_complaint(rich, tmp_path):
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 200, "figures are drawn"
 
 
-def test_success_rates_are_drawn_and_told_of_finished_runs(tmp_path):
+def test_success_rates_are_drawn_and_tabulated_for_finished_runs(tmp_path):
     runs = [Run(arm, "metaworld/soccer", seed, []) for arm in ("DrM", "DrQ") for seed in range(4)]
     Plan("Goals", runs).save(tmp_path)
     for run in runs:
@@ -194,13 +194,16 @@ def test_figures_and_tables_are_files_too(rich):
         assert tex.count("\\\\\n") == len(rows)
     final = (out / "tables" / "final.csv").read_text()
     assert next(line for line in final.splitlines() if "dog_run,TD3" in line).endswith(",777")
-    again = read_csv(out / "curves.csv")
+    again = read_curves(out / "curves.csv")
     assert len(again) == 89 and all(FAU in curve.metrics for curve in again)
 
 
-def test_final_numbers_are_of_finished_runs_alone(rich):
+def test_final_scores_are_of_finished_runs_only(rich):
     found = load(rich)
-    assert len(found.finals("dog_run")["TD3"]) == 4 and found.finals("dog_run")["TD3"].max() < 400
+    assert (
+        len(found.final_scores("dog_run")["TD3"]) == 4
+        and found.final_scores("dog_run")["TD3"].max() < 400
+    )
     assert len(found.members["dog_run", "TD3"]) == 5
     assert [c.seed for c in found.broken("dog_run", "SAC & <b>co</b>")] == [1]
 
@@ -211,28 +214,32 @@ def test_comparison_has_its_own_label(rich, tmp_path, capsys):
     )
     other = make_sweep(tmp_path / "other", ["TD3"], ["dog_run"], 3, points=5)
     out = tmp_path / "out"
-    words = [f"sweep={rich}", f"compare={tmp_path / 'paper.csv'},{other}", f"out={out}"]
-    assert report.main([*words, "threshold=500"]) == 0
+    arguments = [f"sweep={rich}", f"compare={tmp_path / 'paper.csv'},{other}", f"out={out}"]
+    assert report.main([*arguments, "threshold=500"]) == 0
     page = check(out)
     assert "DrM (paper)" in page.words and "TD3 (other)" in page.words
-    assert "elsewhere" not in page.words.split("How it was computed")[0]
+    assert "elsewhere" not in page.words.split("Methods")[0]
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == str(out / "index.html")
     found = load(rich, [tmp_path / "paper.csv", other])
-    assert "DrM (paper)" not in found.finals("dog_run"), "one line without seeds has no interval"
-    assert len(found.finals("dog_run")["TD3 (other)"]) == 3
+    assert "DrM (paper)" not in found.final_scores("dog_run"), (
+        "one line without seeds has no interval"
+    )
+    assert len(found.final_scores("dog_run")["TD3 (other)"]) == 3
 
 
-def test_published_curve_stands_in_the_tables_as_far_as_it_goes(tmp_path):
+def test_published_curve_is_in_the_tables_up_to_its_last_frames(tmp_path):
     sweep = make_sweep(tmp_path / "sweep", ["a"], ["dog_run"], 3)
     text = "arm,env,frames,return\nP,dog_run,0,1\nP,dog_run,3000,70\n"
     (tmp_path / "short.csv").write_text(text)
-    final, efficiency, *_ = load(sweep, [tmp_path / "short.csv"], threshold=60).tables()
+    results = load(sweep, [tmp_path / "short.csv"], threshold=60)
+    final, efficiency, *_ = tables(results)
     row = next(row for row in final.rows if row[1] == "P (short)")
     assert row[2:4] == ["a curve", "70 at 3,000 frames"] and len(row) == len(final.columns)
-    assert "published curve" in final.note
+    write(results, tmp_path / "out", "x")
+    assert "A published curve is already a mean over seeds" in check(tmp_path / "out").words
     assert ["dog_run", "P (short)", "60", "a curve", "3,000"] in efficiency.rows
-    efficiency = load(sweep, [tmp_path / "short.csv"], threshold=80).tables()[1]
+    efficiency = tables(load(sweep, [tmp_path / "short.csv"], threshold=80))[1]
     assert ["dog_run", "P (short)", "80", "a curve", "not reached in 3,000"] in efficiency.rows
 
 
@@ -243,15 +250,15 @@ def test_under_three_seeds_have_no_interval(tmp_path, monkeypatch):
     sweep = make_sweep(tmp_path / "two", ["only"], ["dog_run", "dog_walk"], 2)
     assert report.main([f"sweep={sweep}"]) == 0
     page = check(sweep / "report")
-    assert "(mean of 2 seeds); under 3 finished seeds have no interval" in page.words
+    assert "(mean of 2 seeds); an interval needs at least 3 finished seeds" in page.words
     assert "no clear difference" not in page.words
-    rows = load(sweep).tables()[0].rows
+    rows = tables(load(sweep))[0].rows
     assert "[2 seeds: " in rows[0][3]
     with (sweep / "report" / "table.csv").open() as stream:
         assert {(row["final_low"], row["area_high"]) for row in csv.DictReader(stream)} == {
             ("", "")
         }
-    pooled = next(table for table in load(sweep).tables() if table.name == "pooled")
+    pooled = next(table for table in tables(load(sweep)) if table.name == "pooled")
     assert pooled.rows[0][2].endswith("[under 3 seeds]")
 
 
@@ -303,41 +310,41 @@ def test_sweep_without_evaluations_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
-        (["sweep={at}/no"], "is not a sweep's directory"),
-        (["out={at}/x"], "received neither"),
-        (["sweep={at}/s", "run={at}/s"], "received both"),
-        (["sweep={at}/s", "compare={at}/no.csv"], "no.csv; name a CSV file of curves"),
+        (["sweep={at}/no"], "is not the directory of a sweep"),
+        (["out={at}/x"], "received none of them"),
+        (["sweep={at}/s", "run={at}/s"], "received run and sweep"),
+        (["sweep={at}/s", "compare={at}/no.csv"], "no.csv; name a CSV file of curves or"),
         (["sweep={at}/s", "compare={at}/bad.csv"], "as a study's curves (it has a, b); expected"),
         (["sweep={at}/s", "compare={at}/bad.csv"], "expected the columns arm, env"),
         (["sweep={at}/s", "compare={at}/far.csv"], "compare: expected curves on dog_run"),
         (["sweep={at}/s", "out={at}/bad.csv"], "cannot be written"),
-        (["run={at}/s", "threshold=3"], "threshold: only a sweep's report takes it"),
+        (["run={at}/s", "threshold=3"], "threshold: only sweep= takes it"),
     ],
 )
-def test_bad_requests_get_one_sentence(tmp_path, capsys, words, sentence):
+def test_bad_requests_get_one_sentence(tmp_path, capsys, arguments, sentence):
     make_sweep(tmp_path / "s", ["a"], ["dog_run"], 1, points=2)
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     (tmp_path / "far.csv").write_text("arm,env,frames,return\na,elsewhere,1,1\n")
-    assert report.main([word.format(at=tmp_path) for word in words]) == 2
+    assert report.main([text.format(at=tmp_path) for text in arguments]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("rlearly: ") and sentence in said.err and said.err.count("\n") == 1
 
 
-def test_sentence_says_no_more_than_the_intervals():
+def test_conclusion_claims_no_more_than_the_intervals():
     high, low = [9.0, 10.0, 10.0, 11.0], [1.0, 2.0, 2.0, 3.0]
 
     def said(*groups):
-        return SweepResults("t", [c for group in groups for c in group]).sentence("e")
+        return SweepResults("t", [c for group in groups for c in group]).conclusion("e")
 
-    assert "A ends highest" in said(curves("A", high), curves("B", low))
+    assert "A scores highest" in said(curves("A", high), curves("B", low))
     assert "clearly above B." in said(curves("A", high), curves("B", low))
     assert "no clear difference" in said(curves("A", high), curves("B", [8.0, 9.0, 11.0, 12.0]))
     both = said(curves("A", high), curves("B", low), curves("C", [9.0, 9.5, 10.0, 10.5]))
     assert "clearly above B; no clear difference from C." in both
     two = said(curves("A", [100.0, 101.0]), curves("B", low))
-    assert "Too few finished seeds (under 3) to judge A" in two and "clearly" not in two
+    assert "Too few seeds (under 3) to judge A" in two and "clearly" not in two
     assert "no run has finished" in said(curves("A", high, finished=False))
 
 
@@ -359,7 +366,7 @@ def test_scores_are_normalised_env_by_env():
         ],
         bounded=frozenset({"dog_run"}),
     )
-    pooled = found.pooled()
+    pooled = found.normalised_scores()
     assert list(pooled) == ["A"], "B has no run on dog_run"
     hopper, dog = (np.round(scores, 3).tolist() for scores in pooled["A"])
     assert (hopper, dog) == ([0.799, 0.4], [0.5, 0.25])  # 0 and 1 are -1000 and 1
@@ -367,13 +374,17 @@ def test_scores_are_normalised_env_by_env():
 
 def test_threshold_is_the_one_asked_for_or_most_of_the_way():
     three = curves("A", [-100.0, -100.0, -100.0], low=-1100.0)
-    assert SweepResults("t", three).goal("e") == -300.0
-    assert SweepResults("t", three, threshold=-50.0).reached("e", "A") == [None, None, None]
-    assert SweepResults("t", three, threshold=-100.0).reached("e", "A") == [20, 20, 20]
+    assert SweepResults("t", three).threshold_on("e") == -300.0
+    assert SweepResults("t", three, threshold=-50.0).frames_to_threshold("e", "A") == [
+        None,
+        None,
+        None,
+    ]
+    assert SweepResults("t", three, threshold=-100.0).frames_to_threshold("e", "A") == [20, 20, 20]
 
 
 def test_latex_is_escaped():
-    table = Table("n", "t", "", ["a_b", "50 %"], [["x & {y}", "1\\2 <~3^#$"]])
+    table = Table("n", "t", ["a_b", "50 %"], [["x & {y}", "1\\2 <~3^#$"]])
     assert r"a\_b & 50 \% \\" in table.latex()
     assert r"x \& \{y\} & 1\textbackslash{}2 \textless{}\textasciitilde{}3" in table.latex()
     assert r"\textasciicircum{}\#\$ \\" in table.latex()
@@ -393,7 +404,7 @@ def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path):
 
     written = [curve("a", 0, 0.0), *(curve("b", seed, 0.1 * seed) for seed in range(4))]
     write_curves(written, tmp_path)
-    again = read_csv(tmp_path / "curves.csv")
+    again = read_curves(tmp_path / "curves.csv")
     for one, two in zip(written, again, strict=True):
         assert (one.arm, one.seed) == (two.arm, two.seed)
         assert one.metrics.keys() == two.metrics.keys()
@@ -406,4 +417,4 @@ def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path):
     assert b[f"{FAU}_iqm"] == pytest.approx(0.325)
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="expected the columns arm, env, seed, metric"):
-        read_csv(tmp_path / "curves.csv")
+        read_curves(tmp_path / "curves.csv")

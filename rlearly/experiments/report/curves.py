@@ -1,13 +1,9 @@
-"""The curves of many runs, every seed kept: read from run directories and CSV files, and written.
-
-A row of a summary holds interquartile means over seeds (IQM) with 95 % bootstrap intervals; under
-three seeds have none.
-"""
+"""The evaluation curves of many runs, one per seed: read from run directories and CSV files."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +12,22 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.plan import Run, finished
-from rlearly.experiments.report.metrics_file import SUCCESS, points, read_rows
-from rlearly.experiments.report.statistics import FEW, interval, pooled_iqm
+from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, metric_series, read_rows
+from rlearly.experiments.report.statistics import estimate, pooled_iqm
 
-Points = tuple[np.ndarray, np.ndarray]
+Series = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
+
+_Key = tuple[str, str, int | None]
+"""Arm, env and seed."""
 
 
 @dataclass(frozen=True)
 class Curve:
     """Evaluations of one run: frames [T] and mean undiscounted returns [T].
 
-    `metrics`: others of its metrics by name. `seed` is None for a published curve, which is already
-    a mean over seeds. `folder` is the run's directory if it is known.
+    `metrics` holds other metrics of the run by name. `seed` is None for a published curve, which is
+    already a mean over seeds. `folder` is the run's directory if it is known.
     """
 
     arm: str
@@ -36,110 +35,107 @@ class Curve:
     seed: int | None
     frames: np.ndarray
     returns: np.ndarray
-    metrics: dict[str, Points] = field(default_factory=dict)
+    metrics: dict[str, Series] = field(default_factory=dict)
     finished: bool = True
     folder: Path | None = None
 
     @property
     def final(self) -> float:
-        """Mean of the last three evaluations: one evaluation of ten episodes is a noisy end."""
-        return at_last(self.returns)
+        """Mean of the last three evaluations: one evaluation of ten episodes is noisy."""
+        return mean_of_last(self.returns)
 
     @property
     def area(self) -> float:
-        """Area under the curve over its length in frames: the mean return while learning."""
+        """Area under the curve divided by its length in frames: the mean return while learning."""
         width = self.frames[-1] - self.frames[0]
         if width == 0:
             return float(self.returns[-1])
         return float(np.trapezoid(self.returns, self.frames) / width)
 
+    def series(self, metric: str) -> Series | None:
+        """Frames and values of the return or of another metric; None if the run has none."""
+        return (self.frames, self.returns) if metric == RETURN else self.metrics.get(metric)
 
-def at_last(values: np.ndarray) -> float:
-    """The mean of a run's last three evaluations, or of what it measured at them."""
+
+def mean_of_last(values: np.ndarray) -> float:
+    """Mean of the last three values."""
     return float(values[-3:].mean())
 
 
-def read_run(folder: Path, run: Run, names: Sequence[str] = ()) -> Curve | None:
-    """The evaluations so far, success rates among them, and metrics by name, of a run directory;
-    None if it has none."""
+def read_run(folder: Path, run: Run, metrics: Sequence[str] = ()) -> Curve | None:
+    """The evaluations so far of a run directory, with its success rates and these metrics.
+
+    None if there is no evaluation yet.
+    """
     if not (folder / "metrics.jsonl").is_file():
         return None
     rows = read_rows(folder)
-    returns = _columns(zip(*points(rows, "eval/episode_return"), strict=True))
+    returns = _as_series(zip(*metric_series(rows, RETURN), strict=True))
     if not len(returns[0]):
         return None
-    found = {name: points(rows, name) for name in dict.fromkeys([*names, SUCCESS])}
-    metrics = {name: _columns(zip(*own, strict=True)) for name, own in found.items() if own[0]}
-    whole = finished(folder, run.train_frames)
-    return Curve(run.arm, run.env, run.seed, *returns, metrics, whole, folder)
+    logged = {name: metric_series(rows, name) for name in [*metrics, SUCCESS]}
+    found = {name: _as_series(zip(*own, strict=True)) for name, own in logged.items() if own[0]}
+    done = finished(folder, run.train_frames)
+    return Curve(run.arm, run.env, run.seed, *returns, found, done, folder)
 
 
-def read_csv(path: Path) -> list[Curve]:
-    """What `write` wrote: a curves.csv, with the metrics.csv beside it if there is one.
-
-    Published curves have neither seeds nor metrics: the columns arm, env, frames, return.
-
-    Raises:
-        ConfigError: there is no such file, or it is another kind of file.
-    """
-    found: dict[tuple[str, str, int | None], list[tuple[int, float]]] = {}
-    columns = ""
-    try:
-        with path.open(newline="") as stream:
-            reader = csv.DictReader(stream)
-            published = "return" in (reader.fieldnames or ())
-            columns = ", ".join(reader.fieldnames or ())
-            for row in reader:
-                key = (row["arm"], row["env"], None if published else int(row["seed"]))
-                value = row["return" if published else "eval_episode_return"]
-                found.setdefault(key, []).append((int(float(row["frames"])), float(value)))
-        if not found:
-            raise ValueError("it has no rows")
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, OSError) and not path.exists():
-            raise ConfigError(
-                f"There is no file {path}; name a CSV file of curves, or a sweep's directory."
-            ) from None
-        reason = str(error) if isinstance(error, ValueError) else f"it has {columns or 'none'}"
-        reason = error.strerror if isinstance(error, OSError) else reason
-        raise ConfigError(
-            f"{path} does not load as a study's curves ({reason}); expected the columns arm, env, "
-            "seed, frames, eval_episode_return, or of published curves arm, env, frames, return."
-        ) from None
-    metrics = {} if published else _read_metrics(path.with_name("metrics.csv"))
-    return [
-        Curve(*key, *_columns(rows), {n: _columns(own) for n, own in metrics.get(key, {}).items()})
-        for key, rows in found.items()
-    ]
-
-
-def _columns(pairs: Any) -> Points:
-    """Pairs of frames and a value in order of frames; of two at the same frames the later one."""
-    last = dict(sorted(pairs, key=lambda pair: pair[0]))
+def _as_series(points: Iterable[tuple[int, float]]) -> Series:
+    """Points in order of frames; of several at the same frames the last one."""
+    last = dict(sorted(points, key=lambda point: point[0]))
     return np.array(list(last)), np.array(list(last.values()), dtype=float)
 
 
-def _read_metrics(path: Path) -> dict[Any, dict[str, list[tuple[int, float]]]]:
-    """Points by run and metric; none if there is no such file."""
-    found: dict[Any, dict[str, list[tuple[int, float]]]] = {}
-    if not path.is_file():
-        return found
+def read_curves(path: Path) -> list[Curve]:
+    """Read a curves.csv from `write_curves`, with the metrics.csv beside it if there is one.
+
+    Published curves have neither seeds nor metrics: the columns are arm, env, frames, return.
+
+    Raises:
+        ConfigError: there is no such file, or it does not hold curves.
+    """
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}; name a CSV file of curves or a sweep.")
+    columns = "arm, env, seed, frames, eval_episode_return"
+    columns += ", or for published curves arm, env, frames, return"
+    found = _read_csv(path, "curves", columns, ("eval_episode_return", "return"))
+    metrics = {}
+    beside = path.with_name("metrics.csv")
+    if beside.is_file() and all(seed is not None for _, _, seed in found):
+        metrics = _read_csv(beside, "metrics", "arm, env, seed, metric, frames, value", ("value",))
+    return [Curve(*run, *own[RETURN], metrics.get(run, {})) for run, own in found.items()]
+
+
+def _read_csv(
+    path: Path, content: str, expected: str, values: Sequence[str]
+) -> dict[_Key, dict[str, Series]]:
+    """Series by run and metric, from the first of the columns `values` that the file has."""
+    found: dict[_Key, dict[str, list[tuple[int, float]]]] = {}
+    columns: Sequence[str] = ()
     try:
         with path.open(newline="") as stream:
-            for row in csv.DictReader(stream):
-                run = found.setdefault((row["arm"], row["env"], int(row["seed"])), {})
-                point = (int(row["frames"]), float(row["value"]))
-                run.setdefault(row["metric"], []).append(point)
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or ()
+            column = next((name for name in values if name in columns), values[0])
+            for row in reader:
+                run = row["arm"], row["env"], None if column == "return" else int(row["seed"])
+                metric = row["metric"] if column == "value" else RETURN
+                point = int(float(row["frames"])), float(row[column])
+                found.setdefault(run, {}).setdefault(metric, []).append(point)
+        if not found:
+            raise ValueError("it has no rows")
     except (OSError, KeyError, ValueError, TypeError) as error:
+        known = isinstance(error, OSError | ValueError)
+        reason = str(error) if known else f"it has {', '.join(columns)}"
         raise ConfigError(
-            f"{path} does not load as a study's metrics ({error}); expected the columns arm, env, "
-            "seed, metric, frames, value."
+            f"{path} does not load as a study's {content} ({reason}); expected the columns "
+            f"{expected}."
         ) from None
-    return found
+    return {run: {m: _as_series(p) for m, p in own.items()} for run, own in found.items()}
 
 
-def groups(curves: Sequence[Curve]) -> dict[tuple[str, str], list[Curve]]:
-    """By (env, arm), envs by name and arms in the order of appearance; seeds in order."""
+def group_curves(curves: Iterable[Curve]) -> dict[tuple[str, str], list[Curve]]:
+    """Curves by (env, arm): envs by name, arms in order of appearance, seeds in order."""
+    curves = list(curves)
     first = {arm: i for i, arm in enumerate(dict.fromkeys(curve.arm for curve in curves))}
     found: dict[tuple[str, str], list[Curve]] = {}
     for curve in sorted(curves, key=lambda c: (c.env, first[c.arm], c.seed or 0)):
@@ -147,67 +143,66 @@ def groups(curves: Sequence[Curve]) -> dict[tuple[str, str], list[Curve]]:
     return found
 
 
-def summary(curves: Sequence[Curve], seed: int = 0) -> list[dict[str, Any]]:
-    """A row for each env and arm: IQM and interval of the final return and of the area.
+def summary(curves: Iterable[Curve], seed: int = 0) -> list[dict[str, Any]]:
+    """A row for each env and arm: interquartile mean (IQM) of the final return and of the area.
 
-    Args:
-        curves: of finished runs.
-        seed: of the bootstrap.
+    With 95 % bootstrap intervals, which are None for fewer than three seeds. The curves must be of
+    finished runs.
     """
     rows = []
-    for (env, arm), members in groups(curves).items():
+    for (env, arm), members in group_curves(curves).items():
         row: dict[str, Any] = {"env": env, "arm": arm, "seeds": len(members)}
-        of_each = {"final": [c.final for c in members], "area": [c.area for c in members]}
+        scores = {"final": [c.final for c in members], "area": [c.area for c in members]}
         for name in dict.fromkeys(name for c in members for name in c.metrics):
-            own = [c.metrics[name][1] for c in members if name in c.metrics]
-            of_each[name] = [at_last(values) for values in own]
-        for name, values in of_each.items():
-            scores = [np.array(values)]
-            row |= {f"{name}_iqm": float(pooled_iqm(scores))}
-            row |= {f"{name}_low": None, f"{name}_high": None}
-            if len(values) >= FEW:
-                low, high = interval(pooled_iqm, scores, random=np.random.default_rng(seed))
-                row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+            scores[name] = [mean_of_last(c.metrics[name][1]) for c in members if name in c.metrics]
+        for name, values in scores.items():
+            iqm = estimate(pooled_iqm, [np.array(values)], seed=seed)
+            columns = (f"{name}_iqm", f"{name}_low", f"{name}_high")
+            row |= {c: v if v is None else float(v) for c, v in zip(columns, iqm, strict=True)}
         row["final_each_seed"] = " ".join(f"{c.final:.4g}" for c in members)
         rows.append(row)
     return rows
 
 
-def write(curves: Sequence[Curve], folder: Path, seed: int = 0) -> None:
-    """curves.csv has every evaluation of every run, metrics.csv all points of other metrics if
-    there are any, and table.csv the summary of finished runs. Published curves are left out."""
+def write_curves(curves: Iterable[Curve], folder: Path, seed: int = 0) -> None:
+    """Write curves.csv (all evaluations), metrics.csv (other metrics) and table.csv (the summary).
+
+    The summary is of finished runs. metrics.csv is left out if there are no other metrics, and
+    published curves are left out of all three.
+    """
     curves = [curve for curve in curves if curve.seed is not None]
-    with (folder / "curves.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["arm", "env", "seed", "frames", "eval_episode_return"])
-        for members in groups(curves).values():
-            for curve in members:
-                for frames, value in zip(curve.frames, curve.returns, strict=True):
-                    writer.writerow([curve.arm, curve.env, curve.seed, frames, f"{value:.2f}"])
-    _write_metrics(curves, folder / "metrics.csv")
-    rows = summary([curve for curve in curves if curve.finished], seed)
+    ordered = [curve for members in group_curves(curves).values() for curve in members]
+    write_csv(
+        folder / "curves.csv",
+        ["arm", "env", "seed", "frames", "eval_episode_return"],
+        (
+            [curve.arm, curve.env, curve.seed, frames, f"{value:.2f}"]
+            for curve in ordered
+            for frames, value in zip(curve.frames, curve.returns, strict=True)
+        ),
+    )
+    (folder / "metrics.csv").unlink(missing_ok=True)  # an earlier report's
+    if any(curve.metrics for curve in curves):
+        write_csv(
+            folder / "metrics.csv",
+            ["arm", "env", "seed", "metric", "frames", "value"],
+            (
+                [curve.arm, curve.env, curve.seed, name, frames, f"{value:.6g}"]
+                for curve in ordered
+                for name, series in curve.metrics.items()
+                for frames, value in zip(*series, strict=True)
+            ),
+        )
+    rows = summary((curve for curve in curves if curve.finished), seed)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with (folder / "table.csv").open("w", newline="") as stream:
-        table_writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        table_writer.writeheader()
-        for row in rows:
-            shown = {name: 4 if "/" in name else 2 for name in row}
-            table_writer.writerow(
-                {k: f"{v:.{shown[k]}f}" if isinstance(v, float) else v for k, v in row.items()}
-            )
+    digits = {name: 4 if "/" in name else 2 for name in columns}
+    for row in rows:
+        row |= {k: f"{v:.{digits[k]}f}" for k, v in row.items() if isinstance(v, float)}
+    write_csv(folder / "table.csv", columns, ([row.get(c) for c in columns] for row in rows))
 
 
-def _write_metrics(curves: Sequence[Curve], path: Path) -> None:
-    if not any(curve.metrics for curve in curves):
-        path.unlink(missing_ok=True)  # an earlier report's
-        return
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["arm", "env", "seed", "metric", "frames", "value"])
-        for members in groups(curves).values():
-            for curve in members:
-                for name, (frames, values) in curve.metrics.items():
-                    for at, value in zip(frames, values, strict=True):
-                        writer.writerow(
-                            [curve.arm, curve.env, curve.seed, name, at, f"{value:.6g}"]
-                        )
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,9 +1,9 @@
-"""What a run has written down so far, also while it is being written."""
+"""Read the metrics.jsonl of a run directory, also while the run is still writing it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ from rlearly.core.errors import ConfigError
 
 Row = dict[str, Any]
 
+RETURN = "eval/episode_return"
 SUCCESS = "eval/success_rate"
-"""What evaluations of tasks with a goal write beside the return."""
+"""Logged in addition to the return by envs that report success."""
 
 
 def read_rows(run: Path) -> list[Row]:
-    """The rows of a run directory's metrics.jsonl, in order; a last, half-written one is left out.
+    """The rows of a run directory's metrics.jsonl, in order, without a half-written last one.
 
     Raises:
-        ConfigError: it has no metrics.jsonl, or one that cannot be read.
+        ConfigError: there is no metrics.jsonl, or it cannot be read.
     """
     file = run / "metrics.jsonl"
     if not file.is_file():
@@ -30,19 +31,12 @@ def read_rows(run: Path) -> list[Row]:
         raise ConfigError(f"{file} cannot be read ({error}).") from None
     rows: list[Row] = []
     for line in text.splitlines():
-        try:
+        with contextlib.suppress(ValueError):  # the last line of a run that is being written
             rows.append(json.loads(line))
-        except ValueError:  # the last line of a run that is being written
-            continue
     return rows
 
 
-def alone(points: Sized) -> str | None:
-    """The marker of a line that is a single point, which would not be seen without one."""
-    return "o" if len(points) == 1 else None
-
-
-def points(rows: list[Row], name: str) -> tuple[list[int], list[float]]:
-    """Frames and values of one metric, where it was written."""
-    found = [(row["frames"], row[name]) for row in rows if name in row]
-    return [frames for frames, _ in found], [value for _, value in found]
+def metric_series(rows: list[Row], metric: str) -> tuple[list[int], list[float]]:
+    """Frames and values of the rows that hold this metric."""
+    logged = [(row["frames"], row[metric]) for row in rows if metric in row]
+    return [frames for frames, _ in logged], [value for _, value in logged]

@@ -1,18 +1,23 @@
-"""One run, read at a glance: return, activity, dormancy and replay ratio over frames."""
+"""Figures of single runs: all that one run logged, or the returns of several runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.report.metrics_file import SUCCESS, Row, alone, points, read_rows
+from rlearly.experiments.report.curves import write_csv
+from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
+from rlearly.experiments.report.plotting import FRAMES, plot_line
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -22,15 +27,20 @@ EVENTS = {
     "event/freeze_encoder": ("encoder frozen", "C9", "--"),
     "event/augmentation": ("augmentation switched", "C8", "--"),
 }
-"""Metric -> what it marks, and how. ReDo, each 1000 steps, would mark everything."""
+"""Metric -> label, colour and line style. Without ReDo: every 1000 steps is too often to mark."""
 
+DORMANT_RATIO = "plasticity/dormant_ratio"
 AWAKENING = ("awakening", "C4", "-.")
-ORDER = ("encoder", "actor", "critic", "value")
+NETWORKS = ("encoder", "actor", "critic", "value")
+
+Limits = tuple[float | None, float | None]
+Line = tuple[str, str | None, dict[str, Any]]
+"""Metric, label and matplotlib style."""
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Something that happened once, or now and then."""
+class EventMarker:
+    """An event to mark in the figure, with its label and line style."""
 
     frames: int
     label: str
@@ -40,88 +50,83 @@ class Mark:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run's rows say."""
+    """The rows of a run's metrics.jsonl, and what they show."""
 
     title: str
     rows: list[Row]
 
     @staticmethod
     def load(run: Path) -> RunReport:
-        """Of a run directory, finished or not.
+        """Read a run directory, finished or not.
 
         Raises:
-            ConfigError: it is none, or nothing is written in it yet.
+            ConfigError: it is not a run directory, or it has no rows yet.
         """
         rows = read_rows(run)
         if not rows:
             raise ConfigError(f"{run} has no rows yet: wait for its first log_every_frames.")
         return RunReport(_title(run), rows)
 
-    def marks(self) -> list[Mark]:
-        """In order of frames."""
+    def series(self, metric: str) -> tuple[list[int], list[float]]:
+        """Frames and values of a metric."""
+        return metric_series(self.rows, metric)
+
+    def by_network(self, metric: str) -> dict[str, tuple[list[int], list[float]]]:
+        """Frames and values of `plasticity/METRIC_NETWORK` for each network that logged it."""
+        found = {name: self.series(f"plasticity/{metric}_{name}") for name in NETWORKS}
+        return {name: series for name, series in found.items() if series[0]}
+
+    def event_markers(self) -> list[EventMarker]:
+        """All events in order of frames."""
         found = [
-            Mark(row["frames"], *look)
+            EventMarker(row["frames"], *style)
             for row in self.rows
-            for name, look in EVENTS.items()
+            for name, style in EVENTS.items()
             if name in row
         ]
         awake = [row for row in self.rows if row.get("exploration/awaken_step", -1) > 0]
         if awake:
-            last = awake[-1]  # earlier ones are means over updates on both sides of it
-            frames_per_step = last["frames"] / last["steps"]
-            found.append(Mark(round(last["exploration/awaken_step"] * frames_per_step), *AWAKENING))
-        return sorted(found, key=lambda mark: mark.frames)
-
-    def by_network(self, metric: str) -> dict[str, tuple[list[int], list[float]]]:
-        """The points of `plasticity/METRIC_NETWORK` by network, as far as there are any."""
-        found = {name: points(self.rows, f"plasticity/{metric}_{name}") for name in ORDER}
-        return {name: pair for name, pair in found.items() if pair[0]}
+            last = awake[-1]  # earlier rows average over updates before and after awakening
+            frames = last["exploration/awaken_step"] * (last["frames"] / last["steps"])
+            found.append(EventMarker(round(frames), *AWAKENING))
+        return sorted(found, key=lambda marker: marker.frames)
 
     def summary(self) -> list[str]:
-        """A line for each thing worth reading."""
+        """The lines that a terminal shows."""
         lines = [self.title, f"  frames      {self.rows[-1]['frames']:,}"]
-        returns = self._last_and_best("return", "eval/episode_return", ".1f")
-        lines += returns or ["  return      no evaluation yet"]
+        lines += self._last_and_best("return", RETURN, ".1f") or ["  return      no evaluation yet"]
         lines += self._last_and_best("success", SUCCESS, ".0%")
         lines += self._first_and_last("FAU", "fau")
         lines += self._first_and_last("dormant", "dormant_ratio")
-        marks = self.marks()
-        for label in dict.fromkeys(mark.label for mark in marks):
-            at = [f"{mark.frames:,}" for mark in marks if mark.label == label]
-            shown = ", ".join(at[:6]) + (f" and {len(at) - 6} more" if len(at) > 6 else "")
-            lines.append(f"  {label}: at {shown} frames")
-        return lines + self._checks() + self._recycled()
-
-    def _checks(self) -> list[str]:
-        """What the adaptive ratio decided by."""
+        events: dict[str, list[str]] = {}
+        for marker in self.event_markers():
+            events.setdefault(marker.label, []).append(f"{marker.frames:,}")
+        for label, at in events.items():
+            more = f" and {len(at) - 6} more" if len(at) > 6 else ""
+            lines.append(f"  {label}: at {', '.join(at[:6])}{more} frames")
         checks = [row for row in self.rows if "event/fau_critic_before" in row]
-        if not checks:
-            return []
-        last = checks[-1]
-        moved = abs(last["event/fau_critic"] - last["event/fau_critic_before"])
-        return [
-            f"  {len(checks)} checks of the critic's FAU, which moved by {moved:.4f} at the last"
-        ]
+        if checks:
+            change = abs(checks[-1]["event/fau_critic"] - checks[-1]["event/fau_critic_before"])
+            lines.append(
+                f"  {len(checks)} checks of the critic's FAU, which moved by {change:.4f} at the "
+                "last one"
+            )
+        recycled = self.series("event/recycled_units")[1]
+        if recycled:
+            lines.append(f"  {sum(recycled):,.0f} units recycled in {len(recycled)} ReDo steps")
+        return lines
 
-    def _recycled(self) -> list[str]:
-        """What ReDo did."""
-        counts = points(self.rows, "event/recycled_units")[1]
-        if not counts:
-            return []
-        return [f"  {sum(counts):,.0f} units recycled, {len(counts)} times of asking"]
-
-    def _last_and_best(self, title: str, metric: str, shown: str) -> list[str]:
-        """A line of what evaluations found; none if there was none."""
-        frames, values = points(self.rows, metric)
+    def _last_and_best(self, title: str, metric: str, spec: str) -> list[str]:
+        """A line on the evaluations; none if there are none."""
+        frames, values = self.series(metric)
         if not values:
             return []
-        best = max(range(len(values)), key=values.__getitem__)
-        last, most = (f"{values[at]:{shown}}" for at in (-1, best))
-        return [
-            f"  {title:11} {last} at the last evaluation, best {most} at {frames[best]:,} frames"
-        ]
+        last, best = values[-1], max(values)
+        at = f"{frames[values.index(best)]:,} frames"
+        return [f"  {title:11} {last:{spec}} at the last evaluation, best {best:{spec}} at {at}"]
 
     def _first_and_last(self, title: str, metric: str) -> list[str]:
+        """A line on a metric of each network; none if there are none."""
         parts = [
             f"{name} {values[0]:.3f}" + (f" -> {values[-1]:.3f}" if len(values) > 1 else "")
             for name, (_, values) in self.by_network(metric).items()
@@ -130,12 +135,9 @@ class RunReport:
 
 
 def _title(run: Path) -> str:
-    """The directory, and what was run in it as far as its config tells."""
-    file = run / "config.yaml"
-    if not file.is_file():
-        return str(run)
+    """The directory, and agent, env and settings if its config is readable."""
     try:
-        config: Any = OmegaConf.load(file)
+        config: Any = OmegaConf.load(run / "config.yaml")
         parts = [f"{config.agent_name} on {config.env.name}, seed {config.seed}"]
         parts += [f"replay ratio {config.replay_ratio}", *(config.get("intervention") or ())]
     except (OSError, OmegaConfBaseException, YAMLError):
@@ -143,106 +145,133 @@ def _title(run: Path) -> str:
     return f"{run}\n{', '.join(parts)}"
 
 
-def draw(report: RunReport, path: Path) -> None:
-    """Write the figure, with a panel for each thing that was written down; its kind is the file
-    name's ending."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    wanted = [(_draw_returns, 2.0)]
-    if points(report.rows, SUCCESS)[0]:
-        wanted.append((_draw_success, 0.9))
-    if report.by_network("fau"):
-        wanted.append((_draw_activity, 1.2))
-    if points(report.rows, "plasticity/dormant_ratio")[0]:
-        wanted.append((_draw_dormancy, 1.2))
-    if points(report.rows, "train/replay_ratio")[0]:
-        wanted.append((_draw_ratio, 0.8))
-    heights = [height for _, height in wanted]
-    figure, grid = pyplot.subplots(
-        len(wanted),
-        1,
-        sharex=True,
-        figsize=(8, 1 + 1.6 * sum(heights)),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
+def _panels() -> Iterator[tuple[str, float, Limits, Sequence[Line]]]:
+    """Label, relative height, y limits and lines of each panel of a run's figure."""
+    evaluation = {"color": "0.1", "marker": "o", "markersize": 3}
+    episodes = {"color": "0.7", "marker": ".", "markersize": 3, "linestyle": ""}
+    checks = {"color": "black", "marker": "x", "markersize": 5, "linestyle": ""}
+    fau, dormant = (
+        [
+            (f"plasticity/{kind}_{name}", name, {"color": f"C{i}", "linewidth": 1.2})
+            for i, name in enumerate(NETWORKS)
+        ]
+        for kind in ("fau", "dormant_ratio")
     )
-    panels = list(grid[:, 0])
-    for panel, (draw_panel, _) in zip(panels, wanted, strict=True):
-        draw_panel(panel, report)
-    _mark(panels, report.marks())
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.set_xlim(left=0)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    panels[-1].set_xlabel("simulator frames")
-    figure.suptitle(report.title, fontsize=10)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    fau.append(("event/fau_critic", "checks of the critic", checks))
+    dormant.append((DORMANT_RATIO, "actor, as in DrM", {"color": "0.1", "linewidth": 1}))
+    training: Line = ("train/episode_return", "training episodes", episodes)
+    ratio: Line = ("train/replay_ratio", None, {"color": "0.1", "drawstyle": "steps-pre"})
+    yield "return", 2.0, (None, None), [training, (RETURN, "evaluation", evaluation)]
+    yield "success rate", 0.9, (-0.03, 1.03), [(SUCCESS, None, evaluation)]
+    yield "active units (FAU)", 1.2, (None, None), fau
+    yield "dormant ratio", 1.2, (0, None), dormant
+    yield "updates per step", 0.8, (0, None), [ratio]
 
 
-def _draw_returns(panel: Any, report: RunReport) -> None:
-    frames, values = points(report.rows, "train/episode_return")
-    if frames:
-        panel.plot(frames, values, ".", color="0.7", markersize=3, label="training episodes")
-    frames, values = points(report.rows, "eval/episode_return")
-    if frames:
-        panel.plot(frames, values, color="0.1", marker="o", markersize=3, label="evaluation")
-    panel.set_ylabel("return")
-
-
-def _draw_success(panel: Any, report: RunReport) -> None:
-    frames, rates = points(report.rows, SUCCESS)
-    panel.plot(frames, rates, color="0.1", marker="o", markersize=3)
-    panel.set_ylabel("success rate")
-    panel.set_ylim(-0.03, 1.03)
-
-
-def _draw_activity(panel: Any, report: RunReport) -> None:
-    _lines(panel, report.by_network("fau"))
-    frames, values = points(report.rows, "event/fau_critic")
-    if frames:
-        panel.plot(frames, values, "kx", markersize=5, label="checks, of the critic")
-    panel.set_ylabel("active units (FAU)")
-
-
-def _draw_dormancy(panel: Any, report: RunReport) -> None:
-    shares = report.by_network("dormant_ratio")
-    each_update = points(report.rows, "plasticity/dormant_ratio")
-    if each_update != shares.get("actor"):
-        look = {"color": "0.1", "linewidth": 1, "marker": alone(each_update[0])}
-        panel.plot(*each_update, label="of the actor, as in DrM", **look)
-    _lines(panel, shares)
-    panel.set_ylabel("dormant ratio")
-    panel.set_ylim(bottom=0)
-
-
-def _draw_ratio(panel: Any, report: RunReport) -> None:
-    frames, ratios = points(report.rows, "train/replay_ratio")
-    panel.plot(frames, ratios, color="0.1", drawstyle="steps-pre", marker=alone(frames))
-    panel.set_ylabel("updates a step")
-    panel.set_ylim(bottom=0)
-
-
-def _lines(panel: Any, curves: dict[str, tuple[list[int], list[float]]]) -> None:
-    for name, pair in curves.items():
-        colour = f"C{ORDER.index(name)}"
-        panel.plot(*pair, color=colour, linewidth=1.2, label=name, marker=alone(pair[0]))
-
-
-def _mark(panels: Sequence[Any], marks: Sequence[Mark]) -> None:
-    """A vertical line through all panels for each mark, explained once."""
+def draw_run(report: RunReport) -> Figure:
+    """A figure with a panel for each kind of metric that the run logged."""
+    panels = [
+        panel
+        for panel in _panels()
+        if panel[0] == "return" or any(report.series(metric)[0] for metric, _, _ in panel[-1])
+    ]
+    heights = [height for _, height, _, _ in panels]
+    figure, grid = _stack(report.title, heights, (8, 1 + 1.6 * sum(heights)))
+    for axes, (title, _, limits, lines) in zip(grid, panels, strict=True):
+        drawn: list[Any] = [([], [])]
+        for metric, label, style in lines:
+            series = report.series(metric)
+            if series not in drawn:  # DrM's dormant ratio may be the actor's
+                plot_line(axes, *series, label=label, **style)
+                drawn.append(series)
+        axes.set_ylabel(title)
+        axes.set_ylim(*limits)
     explained: set[str] = set()
-    for mark in marks:
-        for panel in panels:
-            label = None
-            if panel is panels[0] and mark.label not in explained:
-                explained.add(mark.label)
-                label = mark.label
-            panel.axvline(
-                mark.frames, color=mark.colour, linestyle=mark.line, linewidth=0.9, label=label
-            )
+    for marker in report.event_markers():
+        for axes in grid:
+            axes.axvline(marker.frames, color=marker.colour, linestyle=marker.line, linewidth=0.9)
+        if marker.label not in explained:
+            grid[0].get_lines()[-1].set_label(marker.label)
+            explained.add(marker.label)
+    for axes in grid:
+        axes.set_xlim(left=0)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def draw_runs(runs: Mapping[str, list[Row]], title: str) -> Figure:
+    """The evaluation returns of several runs (rows by label), and their actors' dormant ratios.
+
+    Each run has its own line: a mean over a few seeds would hide a broken run.
+    """
+    figure, (above, below) = _stack(title, (2, 1), (7, 5))
+    for label, rows in runs.items():
+        above.plot(*metric_series(rows, RETURN), marker="o", markersize=3, label=label)
+        plot_line(below, *metric_series(rows, DORMANT_RATIO), linewidth=1)
+    above.set(ylabel="evaluation return")
+    above.legend(fontsize=8, frameon=False)
+    below.set(ylabel="actor's dormant ratio", xlim=(0, None), ylim=(0, None))
+    return figure
+
+
+def write_run_report(run: Path, out: Path) -> list[str]:
+    """Draw all that a run logged; returns its summary and the figure's path.
+
+    Raises:
+        ConfigError: the run cannot be read, or the figure cannot be written.
+    """
+    report = RunReport.load(run)
+    with _writing(out):
+        draw_run(report).savefig(out, dpi=130)
+    return [*report.summary(), str(out)]
+
+
+def write_runs_report(runs: Sequence[str], out: Path, title: str) -> list[str]:
+    """Draw the evaluation returns of runs, and list them in a CSV file; returns both paths.
+
+    Raises:
+        ConfigError: a run cannot be read, or a file cannot be written.
+    """
+    rows = {run: read_rows(Path(run)) for run in runs}
+    returns = {run: metric_series(own, RETURN) for run, own in rows.items()}
+    for run, (frames, _) in returns.items():
+        if not frames:
+            reason = "none was reached, or eval_every_frames is 0"
+            print(f"{run} has no evaluations ({reason}): not drawn.", file=sys.stderr)
+    table = out.with_suffix(".csv")
+    with _writing(out):
+        draw_runs(rows, title).savefig(out, dpi=130)
+        evaluations = (
+            [run, frames, f"{value:.2f}"]
+            for run, series in returns.items()
+            for frames, value in zip(*series, strict=True)
+        )
+        write_csv(table, ["run", "frames", "eval_episode_return"], evaluations)
+    return [f"{out.resolve()} and {table.resolve()}"]
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn a failure to write into an error that names the output."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"out: {out} cannot be written ({error}); name a .png, .pdf or .svg in an existing "
+            "folder."
+        ) from None
+
+
+def _stack(
+    title: str, heights: Sequence[float], size: tuple[float, float]
+) -> tuple[Figure, list[Any]]:
+    """A figure with panels of these relative heights on top of each other, over frames."""
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    panels = list(grid[:, 0])
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel(FRAMES)
+    figure.suptitle(title, fontsize=10)
+    return figure, panels

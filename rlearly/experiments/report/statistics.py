@@ -1,38 +1,49 @@
-"""What a few seeds allow to be said: interval estimates, never a bare mean (arXiv 2108.13264).
+"""Interval estimates for a few seeds, never a bare mean (arXiv 2108.13264).
 
-`Tasks` is a list with an array for each task (env): [runs, ...], its runs along the first axis.
-Tasks may have different numbers of runs. Everything is vectorised over the trailing axes, so one
-function serves scores [runs], curves [runs, T] and bootstrap samples of either.
+`Tasks` is a list with one array per task (env): [runs, ...], runs along the first axis. Tasks may
+have different numbers of runs. Everything is vectorised over the trailing axes, so one function
+serves scores [runs], curves [runs, T] and bootstrap samples of either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Tasks = Sequence[np.ndarray]
 Statistic = Callable[..., np.ndarray]
-"""Of one or several `Tasks`, each with arrays [runs, ...], to an array [...]."""
+"""Maps one or several `Tasks` of arrays [runs, ...] to an array [...]."""
 
 RESAMPLES = 10_000
 CURVE_RESAMPLES = 2_000
-FEW = 3
-"""Runs below which an interval is not worth its name: resampling two runs gives their range."""
+MIN_RUNS = 3
+"""Fewer runs get no interval: resampling two runs only gives their range."""
 
 _NUMBERS_AT_ONCE = 2_000_000
 
 
-def tasks(matrix: np.ndarray) -> list[np.ndarray]:
-    """A matrix [runs, tasks, ...] as an array [runs, ...] for each task."""
-    return list(np.moveaxis(np.asarray(matrix), 1, 0))
+class Estimate(NamedTuple):
+    """A statistic with its interval; `low` and `high` are None if there are too few runs."""
+
+    value: Any
+    low: Any = None
+    high: Any = None
+
+    def text(self, digits: int = 4) -> str:
+        """The number with its interval, as in `473 [454.3, 501.8]`."""
+        value = f"{self.value:.{digits}g}"
+        if self.low is None:
+            return value
+        return f"{value} [{self.low:.{digits}g}, {self.high:.{digits}g}]"
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Mean of the middle half along axis 0, [n, ...] -> [...]: n // 4 are cut at each end."""
+    """Mean of the middle half along axis 0, [n, ...] -> [...]: drops n // 4 at each end."""
     ordered = np.sort(scores, axis=0)
-    cut = len(ordered) // 4
-    return ordered[cut : len(ordered) - cut].mean(axis=0)
+    dropped = len(ordered) // 4
+    return ordered[dropped : len(ordered) - dropped].mean(axis=0)
 
 
 def pooled_iqm(scores: Tasks) -> np.ndarray:
@@ -51,7 +62,7 @@ def median(scores: Tasks) -> np.ndarray:
 
 
 def optimality_gap(scores: Tasks, target: float = 1.0) -> np.ndarray:
-    """How far all runs of all tasks stay below `target` in the mean, [runs, ...] each -> [...]."""
+    """Mean shortfall from `target` over all runs of all tasks, [runs, ...] each -> [...]."""
     return target - np.minimum(np.concatenate(list(scores)), target).mean(axis=0)
 
 
@@ -62,14 +73,15 @@ def profile(scores: Tasks, thresholds: np.ndarray) -> np.ndarray:
 
 
 def improvement(ours: Tasks, theirs: Tasks) -> np.ndarray:
-    """P(X > Y) in the mean over tasks, for a run X of `ours` and Y of `theirs`; a tie is half.
+    """P(X > Y) for a run X of `ours` and a run Y of `theirs`, averaged over tasks.
 
-    [runs, ...] each -> [...]; the Mann-Whitney statistic over the number of pairs.
+    [runs, ...] each -> [...]: the Mann-Whitney statistic over the number of pairs; a tie counts
+    as half.
     """
     chances = []
     for x, y in zip(ours, theirs, strict=True):
-        pairs = x[:, None], y[None]
-        chances.append(((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1])).mean(axis=(0, 1)))
+        x, y = x[:, None], y[None]
+        chances.append(((x > y) + 0.5 * (x == y)).mean(axis=(0, 1)))
     return np.mean(chances, axis=0)
 
 
@@ -90,8 +102,8 @@ def interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The percentile bootstrap interval of a statistic of one or several groups of runs.
 
-    Groups are resampled independently of each other. Returns the lower and the upper ends, each of
-    the statistic's own shape.
+    Groups are resampled independently of each other. Returns the lower and the upper end, each in
+    the shape of the statistic.
     """
     runs = sum(len(one) for group in groups for one in group)
     at_once = max(1, _NUMBERS_AT_ONCE // (runs * np.size(statistic(*groups))))
@@ -105,17 +117,28 @@ def interval(
     return low, high
 
 
+def estimate(
+    statistic: Statistic, *groups: Tasks, seed: int, resamples: int = RESAMPLES
+) -> Estimate:
+    """A statistic with its interval, or without one if a task has fewer than `MIN_RUNS` runs."""
+    value = statistic(*groups)
+    if any(len(runs) < MIN_RUNS for group in groups for runs in group):
+        return Estimate(value)
+    random = np.random.default_rng(seed)
+    return Estimate(value, *interval(statistic, *groups, random=random, resamples=resamples))
+
+
 def first_reaching(frames: np.ndarray, returns: np.ndarray, threshold: float) -> int | None:
-    """The frames [T] of the first of the returns [T] at or above the threshold; None: not
-    reached."""
+    """Frames at the first of the returns [T] at or above the threshold; None if not reached."""
     reached = np.flatnonzero(returns >= threshold)
     return int(frames[reached[0]]) if len(reached) else None
 
 
 def median_reaching(reached: Sequence[int | None]) -> float | None:
-    """The median run's frames, where not reached is later than any number; None: not reached.
+    """Median frames over runs; a run that did not reach the threshold counts as infinitely late.
 
-    The middle of an even number of runs is known only if both runs beside it reached.
+    None if that median is infinite. With an even number of runs, both middle runs must have
+    reached the threshold.
     """
     ordered = np.sort([np.inf if frames is None else frames for frames in reached])
     if not len(ordered):
@@ -125,11 +148,12 @@ def median_reaching(reached: Sequence[int | None]) -> float | None:
 
 
 def broken(scores: np.ndarray, best: float, worst: float, share: float = 0.1) -> np.ndarray:
-    """Which final scores [runs] say that a run did not learn: [runs] of bool.
+    """Which final scores [runs] belong to runs that did not learn: [runs] of bool.
 
-    A finished run is broken if its final score lies in the lowest `share` of the way from `worst`,
-    the lowest return that was seen on its env, to `best`, the best arm's IQM there. Measured from
-    `worst`, not from 0, since returns may be negative. If none is better than `worst`, none is.
+    A finished run is broken if its final score lies in the lowest `share` of the range from
+    `worst`, the lowest return seen on its env, to `best`, the best arm's IQM there. The range
+    starts at `worst`, not at 0, because returns may be negative. If no run is better than `worst`,
+    none is broken.
     """
     return np.asarray(scores) < worst + share * (best - worst)
 
@@ -137,9 +161,9 @@ def broken(scores: np.ndarray, best: float, worst: float, share: float = 0.1) ->
 def on_common_frames(
     curves: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Curves of frames and values [T] each, as frames [T] that all of them cover and values [n, T].
+    """Interpolate n curves of frames and values [T] at the frames that all cover: [T] and [n, T].
 
-    Between evaluations a curve is linear; where all evaluated at the same frames nothing changes.
+    Interpolation is linear. Curves that were evaluated at the same frames stay as they are.
     """
     begin = max(frames[0] for frames, _ in curves)
     end = min(frames[-1] for frames, _ in curves)

@@ -1,4 +1,4 @@
-"""A sweep's directory, finished or not, read and written down as a folder with a page in it."""
+"""The report of a sweep, finished or not: read its directory, write a folder with a page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from yaml import YAMLError
 
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job
-from rlearly.experiments.plan import Plan
-from rlearly.experiments.report import curves, figures
-from rlearly.experiments.report.curves import Curve, read_csv, read_run
-from rlearly.experiments.report.page import page, state_of
+from rlearly.experiments.plan import Plan, Run
+from rlearly.experiments.report.curves import Curve, read_curves, read_run, write_curves
+from rlearly.experiments.report.figures import draw_figures
+from rlearly.experiments.report.page import render_page
 from rlearly.experiments.report.results import SweepResults
-from rlearly.experiments.status import status_of
-
-NO_EVALUATION = (
-    "No run has an evaluation yet, so no return can be reported: none was reached, or "
-    "eval_every_frames is 0."
-)
+from rlearly.experiments.report.tables import tables
+from rlearly.experiments.status import Status, status_of
 
 
 def load(
@@ -33,30 +29,27 @@ def load(
     threshold: float | None = None,
     bootstrap_seed: int = 0,
 ) -> SweepResults:
-    """What is known of a sweep, beside the curves of others under their own labels.
+    """Read a sweep, and the curves to compare it with, each labelled by where it comes from.
 
     Raises:
-        ConfigError: it is not a sweep's directory, or what it is compared with cannot be read.
+        ConfigError: it is not a sweep's directory, or a comparison cannot be read.
     """
-    plan = Plan.load(sweep)
-    curves = _curves(plan, sweep)
+    plan, curves, bounded = _read_sweep(sweep)
     envs = {run.env for run in plan.runs}
-    taken = {""}
-    bounded = _bounded(plan, sweep)
+    labels = {""}
     for other in compare:
-        label = _label(other, taken)
-        taken.add(label)
+        label = _label(other, labels)
+        labels.add(label)
         if other.is_dir():
-            theirs = Plan.load(other)
-            read = _curves(theirs, other)
-            bounded |= _bounded(theirs, other) & envs
+            _, found, others = _read_sweep(other)
+            bounded |= others & envs
         else:
-            read = read_csv(other)
-        shared = [replace(c, arm=f"{c.arm} ({label})") for c in read if c.env in envs]
+            found = read_curves(other)
+        shared = [replace(c, arm=f"{c.arm} ({label})") for c in found if c.env in envs]
         if not shared:
             raise ConfigError(
                 f"compare: expected curves on {', '.join(sorted(envs))}, received {other} with "
-                f"{', '.join(sorted({c.env for c in read})) or 'no evaluations'}; leave it out."
+                f"{', '.join(sorted({c.env for c in found})) or 'no evaluations'}; leave it out."
             )
         curves += shared
     return SweepResults(
@@ -75,54 +68,73 @@ def load(
     )
 
 
-def _curves(plan: Plan, sweep: Path) -> list[Curve]:
-    found = [read_run(sweep / run.name, run, plan.metrics) for run in plan.runs]
-    return [curve for curve in found if curve is not None]
-
-
-def _label(path: Path, taken: set[str]) -> str:
-    """A short name that no other has: a folder's, or a file's, unless that says nothing."""
-    path = path.absolute()
-    short = path.parent.name if path.name in ("curves.csv", "table.csv") else path.stem
-    if path.is_dir():
-        short = path.name
-    return str(path) if short in taken else short
-
-
-def _bounded(plan: Plan, sweep: Path) -> set[str]:
-    """The envs whose runs say that they are dm_control's."""
-    found: set[str] = set()
+def _read_sweep(sweep: Path) -> tuple[Plan, list[Curve], set[str]]:
+    """A sweep's plan, its curves, and the envs of dm_control according to the runs' configs."""
+    plan = Plan.load(sweep)
+    curves = [read_run(sweep / run.name, run, plan.metrics) for run in plan.runs]
+    bounded: set[str] = set()
     for run in plan.runs:
-        if run.env not in found:
+        if run.env not in bounded:
             with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
                 config: Any = OmegaConf.load(sweep / run.name / "config.yaml")
                 if config.env.family in ("dm_control", "control"):
-                    found.add(run.env)
-    return found
+                    bounded.add(run.env)
+    return plan, [curve for curve in curves if curve is not None], bounded
 
 
-def write(found: SweepResults, out: Path, command: str) -> list[str]:
-    """Write the report's folder, and return what a terminal should show of it.
+def _label(path: Path, taken: set[str]) -> str:
+    """A short unique name: the folder's or the file's; the whole path if that is taken."""
+    path = path.absolute()
+    generic = path.name in ("curves.csv", "table.csv")
+    short = path.name if path.is_dir() else path.parent.name if generic else path.stem
+    return str(path) if short in taken else short
+
+
+def progress(runs: Sequence[tuple[Run, Status]], most: int = 12) -> list[str]:
+    """How many runs have finished, and a line naming the others in each state."""
+    done = sum(status.state == "done" for _, status in runs)
+    if done == len(runs):
+        return [f"All {done} runs have finished."]
+    lines = [f"{done} of {len(runs)} runs have finished; this report is not final."]
+    for state in dict.fromkeys(status.state for _, status in runs if status.state != "done"):
+        names = [run.title + _details(status) for run, status in runs if status.state == state]
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        lines.append(f"{len(names)} {state}: {'; '.join(names[:most])}{more}")
+    return lines
+
+
+def _details(status: Status) -> str:
+    parts = [f"{status.frames:,} frames"] if status.frames else []
+    parts += [f"last log line: {status.log_lines[-1]}"] if status.log_lines else []
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def write(results: SweepResults, out: Path, command: str) -> list[str]:
+    """Write the report's folder. Returns the lines that a terminal shows.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
-    state = state_of(found.runs)
-    if not found.curves:
-        state.append(NO_EVALUATION)
-    tables = found.tables()
+    state = progress(results.runs)
+    if not results.curves:
+        state.append(
+            "No run has an evaluation yet, so there are no returns to report: either none was "
+            "reached, or eval_every_frames is 0."
+        )
+    made = tables(results)
     try:
         for folder in ("figures", "tables"):
             (out / folder).mkdir(parents=True, exist_ok=True)
-        drawn = figures.draw(found, out / "figures")
-        for table in tables:
+        figures = draw_figures(results, out / "figures")
+        for table in made:
             table.write(out / "tables")
-        curves.write(found.curves, out, found.seed)
-        text = page(found, tables, drawn, state, command, out)
-        (out / "index.html").write_text(text)
+        write_curves(results.curves, out, results.seed)
+        page = render_page(results, made, figures, state, command, out)
+        (out / "index.html").write_text(page)
     except OSError as error:
         raise ConfigError(
             f"out: {out} cannot be written ({error.strerror}); name a folder that can."
         ) from None
-    sentences = [found.sentence(env) for env in found.envs] if found.curves else []
-    return [found.title, *state, "", tables[0].text(), "", *sentences]
+    conclusions = [results.conclusion(env) for env in results.envs] if results.curves else []
+    page_path = str(out / "index.html")
+    return [results.title, *state, "", made[0].text(), "", *conclusions, page_path]

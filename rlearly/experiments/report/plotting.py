@@ -1,0 +1,18 @@
+"""Drawing shared by the figures of single runs and of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+FRAMES = "simulator frames"
+
+
+def single_point_marker(points: Sized) -> str | None:
+    """The marker for a line of one point, which is invisible without one; otherwise None."""
+    return "o" if len(points) == 1 else None
+
+
+def plot_line(axes: Any, frames: Sized, values: Sized, **style: Any) -> None:
+    """Plot values over frames; a single point gets a marker."""
+    axes.plot(frames, values, **{"marker": single_point_marker(frames)} | style)
