@@ -96,6 +96,7 @@ def train(overrides: list[str]) -> int:
 def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
     """Train in a locked run directory; returns the exit status."""
     from rlearly.core.errors import RunFailed
+    from rlearly.system import machine
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
 
@@ -114,7 +115,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     provenance = run_directory.provenance(config.threads, device)
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
-        f"{device} with {config.threads} threads -> {folder}"
+        f"{device} with {machine.describe_threads(config.threads)} -> {folder}"
     )
     if starting_over:
         display.message("the run ended before its first checkpoint and starts over")

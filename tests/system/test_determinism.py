@@ -145,7 +145,7 @@ def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
     monkeypatch.setattr(doctor, "_result", lambda run: ends.append(end(run)) or ends[-1])
     monkeypatch.setattr(doctor.gl_backend, "choose_backend", lambda: None)
     assert doctor.determinism() == (
-        "3 runs of td3 are equal to the bit on cpu with 1 threads: weights, moments, replay, "
+        "3 runs of td3 are equal to the bit on cpu with 1 thread: weights, moments, replay, "
         "random streams, rows; pixels were not checked, as nothing can be drawn here"
     )
     one = ends[0]
@@ -161,7 +161,7 @@ def test_env_on_the_global_generator_does_not_repeat(small, monkeypatch):
     with pytest.raises(doctor.Problem) as problem:
         doctor.determinism()
     said = str(problem.value)
-    assert said.startswith("td3 on cpu with 1 threads does not repeat, first at rows[")
+    assert said.startswith("td3 on cpu with 1 thread does not repeat, first at rows[")
     assert "draw from a global generator" in said and "threads=1" not in said
 
 
