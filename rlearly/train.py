@@ -135,7 +135,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         return report_failure(failed, trainer, folder)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: writing failed ({error}); make room or mend it, then continue with "
+            f"{folder}: writing failed ({error}); make room or fix it, then continue with "
             f"resume={folder}."
         ) from error
     finally:
@@ -201,9 +201,9 @@ def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
     kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
     start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
     remedy = (
-        "start another run with other settings, as these cannot change; or go on"
+        "start another run with other settings, as these cannot change; or continue"
         if failed.diverged
-        else "mend the cause, then go on"
+        else "fix the cause, then continue"
     )
     print(
         f"rlearly: stopped at {trainer.at.frames:,} frames: {failed}. {details}; {remedy} from "

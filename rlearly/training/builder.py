@@ -227,10 +227,11 @@ def add_snapshot_starts(
         return float(agent.value(stack_observations([obs]))[0])
 
     rule_name = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
-    cut = f"cut after {phase.truncate_steps} steps" if phase.truncate_steps else "not cut"
+    truncate = phase.truncate_steps
+    limit = f"truncated after {truncate} steps" if truncate else "not truncated"
     message(
         f"snapshots: {len(snapshots)} of {snapshots.env_id} from {path}, {rule_name}, for the "
-        f"first {phase.until_steps:,} agent steps, {cut}"
+        f"first {phase.until_steps:,} agent steps, {limit}"
     )
     rules = snapshots.provenance.get("env_rules", config.env.rules)
     if rules != config.env.rules:
@@ -286,7 +287,7 @@ def make_data_pipeline(
             RolloutBuffer(spec, steps=steps, num_envs=num_envs),
             OncePerRollout(steps * num_envs),
             steps * num_envs,
-            f"rollouts: {num_envs} x {steps:,} steps, each learnt from once",
+            f"rollouts: {num_envs} x {steps:,} steps, each learned from once",
         )
     layout = transition_layout(config, spec)
     annealing = annealing_for(config.agent)

@@ -62,7 +62,7 @@ def test_failing_env_ends_a_run_that_goes_on_when_it_is_mended(zygote, tmp_path,
     assert status == 1 and "Traceback" not in said, said
     last = said.strip().splitlines()[-1]
     assert f"rlearly: stopped at 149 frames: {sentence}." in last or "at 150 frames" in last
-    assert sentence in last and "go on from the checkpoint of 120 frames" in last
+    assert sentence in last and "continue from the checkpoint of 120 frames" in last
     report = json.loads((run / "failure.json").read_text())
     assert report["what"] == sentence and report["not_finite"] == {}
     assert report["frames"] in (149, 150) and report["updates"] > 0
@@ -282,10 +282,10 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     status = zygote.wait(pid)
     assert status == 2, log.read_text()
     said = log.read_text()
-    assert "No space left on device); make room or mend it, then continue" in said, said
+    assert "No space left on device); make room or fix it, then continue" in said, said
     assert "trainer.py" not in said, "no traceback of ours"
     status, said = zygote.run(f"resume={run}", log=log)
-    assert status == 2 and "make room or mend it, then continue" in said, said
+    assert status == 2 and "make room or fix it, then continue" in said, said
     assert newest(run)[0] >= 400
     (small_disk / "filler").unlink()
     assert zygote.run(f"resume={run}", log=log)[0] == 0
