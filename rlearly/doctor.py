@@ -58,7 +58,7 @@ def learner() -> str:
     rate = 5 * 2 * size**3 / (time.monotonic() - began) / 1e9
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {rate:,.0f} GFLOP/s in matrix products"
-    return f"no GPU; {threads} CPU threads, {rate:,.0f} GFLOP/s in matrix products"
+    return f"no GPU; {machine.describe_threads(threads)}, {rate:,.0f} GFLOP/s in matrix products"
 
 
 def memory() -> str:
@@ -195,13 +195,15 @@ def repeat(agent: str, folder: Path) -> str:
     Raises:
         Problem: the runs do not end in the same bits, or one of them fails.
     """
+    from rlearly.system import machine
+
     overrides = [f"agent={agent}", *REPEATED[agent].split(), "video_size=0", "log_every_frames=20"]
     overrides += ["checkpoint_every_frames=0", "plasticity.every_steps=20"]
     whole, half = f"train_frames={WHOLE_FRAMES}", f"train_frames={HALF_FRAMES}"
     first, again, stopped = (folder / name for name in ("first", "again", "stopped"))
     _train(*overrides, whole, f"run_dir={first}")
     facts = json.loads((first / "provenance.json").read_text())[-1]["determinism"]
-    hardware = f"{facts['device']} with {facts['threads']} threads"
+    hardware = f"{facts['device']} with {machine.describe_threads(facts['threads'])}"
     _train(*overrides, whole, f"run_dir={again}")
     _compare(first, again, f"{agent} on {hardware} does not repeat", facts)
     _train(*overrides, half, f"run_dir={stopped}")

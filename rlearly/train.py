@@ -96,6 +96,7 @@ def train(overrides: list[str]) -> int:
 def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
     """Train in a locked run directory; returns the exit status."""
     from rlearly.core.errors import RunFailed
+    from rlearly.system import machine
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
 
@@ -114,7 +115,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     provenance = run_directory.provenance(config.threads, device)
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
-        f"{device} with {config.threads} threads -> {folder}"
+        f"{device} with {machine.describe_threads(config.threads)} -> {folder}"
     )
     if starting_over:
         display.message("the run ended before its first checkpoint and starts over")
@@ -134,7 +135,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         return report_failure(failed, trainer, folder)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: writing failed ({error}); make room or mend it, then continue with "
+            f"{folder}: writing failed ({error}); make room or fix it, then continue with "
             f"resume={folder}."
         ) from error
     finally:
@@ -200,9 +201,9 @@ def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
     kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
     start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
     remedy = (
-        "start another run with other settings, as these cannot change; or go on"
+        "start another run with other settings, as these cannot change; or continue"
         if failed.diverged
-        else "mend the cause, then go on"
+        else "fix the cause, then continue"
     )
     print(
         f"rlearly: stopped at {trainer.at.frames:,} frames: {failed}. {details}; {remedy} from "

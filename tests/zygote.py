@@ -19,7 +19,7 @@ import torch._dynamo  # noqa: F401  what optimizers import when they are made
 
 from rlearly import train
 from rlearly.agents import drm, ppo, sac, td3  # noqa: F401
-from rlearly.training import checkpoint, sinks
+from rlearly.training import builder, checkpoint, sinks  # noqa: F401
 
 
 def main():

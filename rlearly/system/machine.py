@@ -97,6 +97,10 @@ def set_threads(threads: int | None, most: int | None = None) -> int:
     return count
 
 
+def describe_threads(count: int | None) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def fitting_threads(threads: int | None) -> int | None:
     """The threads that a run began with; None if this machine has fewer cores."""
     return None if threads is None or threads > usable_cores() else threads

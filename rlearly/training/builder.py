@@ -61,6 +61,8 @@ def build(
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     data = make_data_pipeline(config, spec, device, folder)
     on_policy = agent_spec(config.agent_name).on_policy
+    phase = config.snapshot_phase
+    keep_replay = config.snapshot is None or phase.keep_replay
     trainer_config = TrainerConfig(
         frames_per_step=spec.frames_per_step,
         train_frames=config.train_frames,
@@ -73,7 +75,7 @@ def build(
         video_size=config.video_size,
         checkpoint_every_frames=config.checkpoint_every_frames,
         keep_checkpoints=config.keep_checkpoints,
-        clear_replay_at_steps=_clear_replay_at_steps(config),
+        clear_replay_at_steps=None if keep_replay else phase.until_steps,
     )
     callback.message(data.summary)
     for line in _notes(config, trainer_config, spec, device):
@@ -225,10 +227,11 @@ def add_snapshot_starts(
         return float(agent.value(stack_observations([obs]))[0])
 
     rule_name = f"{clusters} clusters" if phase.selection == "clusters" else phase.selection
-    cut = f"cut after {phase.truncate_steps} steps" if phase.truncate_steps else "not cut"
+    truncate = phase.truncate_steps
+    limit = f"truncated after {truncate} steps" if truncate else "not truncated"
     message(
         f"snapshots: {len(snapshots)} of {snapshots.env_id} from {path}, {rule_name}, for the "
-        f"first {phase.until_steps:,} agent steps, {cut}"
+        f"first {phase.until_steps:,} agent steps, {limit}"
     )
     rules = snapshots.provenance.get("env_rules", config.env.rules)
     if rules != config.env.rules:
@@ -255,12 +258,6 @@ def add_snapshot_starts(
         )
         for env, executor in zip(train_envs, executors, strict=True)
     ]
-
-
-def _clear_replay_at_steps(config: RunConfig) -> int | None:
-    """The end of the snapshot phase, if its transitions are to be dropped."""
-    phase = config.snapshot_phase
-    return None if config.snapshot is None or phase.keep_replay else phase.until_steps
 
 
 # --- data pipeline ---
@@ -290,7 +287,7 @@ def make_data_pipeline(
             RolloutBuffer(spec, steps=steps, num_envs=num_envs),
             OncePerRollout(steps * num_envs),
             steps * num_envs,
-            f"rollouts: {num_envs} x {steps:,} steps, each learnt from once",
+            f"rollouts: {num_envs} x {steps:,} steps, each learned from once",
         )
     layout = transition_layout(config, spec)
     annealing = annealing_for(config.agent)
@@ -334,13 +331,8 @@ def transition_layout(config: RunConfig, spec: EnvSpec) -> TransitionLayout:
     )
 
 
-def replay_bytes(config: RunConfig, bytes_each: int) -> int:
-    """Bytes of replay by the run's end: its capacity, or less for a short run."""
-    return replay_slots(config) * bytes_each
-
-
 def replay_slots(config: RunConfig) -> int:
-    """Slots of the replay that the run will have filled by its end.
+    """Slots of the replay that the run will have filled by its end, at most its capacity.
 
     An episode adds one final observation; episodes of 25 steps or more are assumed.
     """
@@ -359,11 +351,10 @@ def known_replay_bytes(config: RunConfig) -> int | None:
         return None
     size = config.env.image_size
     frame = TransitionLayout((3, size, size), "uint8", config.env.frame_stack, actions=0)
-    return replay_bytes(config, transition_bytes(config.replay, frame))
+    return replay_slots(config) * transition_bytes(config.replay, frame)
 
 
 # --- notes ---
-
 
 SLOW_FRAMES = 20_000
 """Frames of learning from pixels that take many minutes on a CPU."""
@@ -373,13 +364,13 @@ def _notes(
     config: RunConfig, trainer_config: TrainerConfig, spec: EnvSpec, device: torch.device
 ) -> Iterator[str]:
     """Lines for the user: how often the run updates, interventions, and what has no effect."""
+    on_policy = agent_spec(config.agent_name).on_policy
     if config.precision == "bf16" and not machine.has_native_bfloat16(device):
         yield "precision=bf16: this processor has no bfloat16 arithmetic; fp32 is faster here"
-    on_policy = agent_spec(config.agent_name).on_policy
+    if config.precision == "bf16" and on_policy:
+        yield "precision=bf16: the minibatches are too small to gain from it; fp32 is faster"
     if not on_policy:
         yield f"replay ratio: {config.replay_ratio}"
-    elif config.precision == "bf16":
-        yield "precision=bf16: the minibatches are too small to gain from it; fp32 is faster"
     if config.intervention:
         yield f"interventions: {', '.join(config.intervention)}"
     steps = config.train_frames / config.env.action_repeat
@@ -396,13 +387,8 @@ def _notes(
         first_update = trainer_config.batch_size * trainer_config.frames_per_step
     if config.train_frames < first_update:
         yield f"this run ends before its first update, at {first_update:,} frames"
-    learning_frames = config.train_frames - trainer_config.seed_frames
-    if (
-        device.type == "cpu"
-        and config.preset == "paper"
-        and has_images(spec.observation)
-        and learning_frames >= SLOW_FRAMES
-    ):
+    slow = device.type == "cpu" and config.preset == "paper" and has_images(spec.observation)
+    if slow and config.train_frames - trainer_config.seed_frames >= SLOW_FRAMES:
         yield (
             f"no GPU: {config.train_frames:,} frames from pixels at the paper's size take very "
             "long on a CPU (a million take days); preset=cpu is a small setting, train_frames= a "

@@ -76,7 +76,7 @@ class Display:
     def parts(
         self, at: Progress, updates: int, latest: Mapping[str, Any]
     ) -> tuple[list[str], list[str]]:
-        """(progress, speed and time left; what was learnt), from the throughput measured so far."""
+        """(progress, speed and time left; what was learned), from the throughput so far."""
         share = min(1.0, at.frames / self.train_frames)
         speed = [f"{at.frames:,} / {self.train_frames:,} frames ({share:.1%})"]
         if len(self.samples) > 1:

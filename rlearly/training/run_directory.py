@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.metadata
-import itertools
 import json
 import logging
 import os
@@ -72,12 +71,14 @@ def _new_directory(config: RunConfig) -> Path:
     env = config.env.name.replace("/", "-").replace(":", "-")
     parent = Path("runs") / config.agent_name / env
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
-    for number in itertools.count(1):
-        path = parent / (label if number == 1 else f"{label}-{number}")
-        with contextlib.suppress(FileExistsError):
+    path, number = parent / label, 1
+    while True:
+        try:
             path.mkdir(parents=True)
             return path
-    raise AssertionError("unreachable")
+        except FileExistsError:
+            number += 1
+            path = parent / f"{label}-{number}"
 
 
 def discard(path: Path) -> None:

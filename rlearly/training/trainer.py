@@ -156,7 +156,7 @@ class Trainer:
         try:
             while True:
                 self._do_what_is_due()
-                if self.at.frames >= self.config.train_frames:
+                if self.steps * self.config.frames_per_step >= self.config.train_frames:
                     break
                 if self.stop_requested():
                     raise Interrupted
@@ -290,24 +290,25 @@ class Trainer:
     # --- what happens every so many frames ---
 
     def _do_what_is_due(self) -> None:
-        if self._is_due("log", self.config.log_every_frames):
+        frames = self.at.frames
+        if self._is_due("log", self.config.log_every_frames, frames):
             self._write_row()
-            self.last_due_frames["log"] = self.at.frames
-        if self._is_due("eval", self.config.eval_every_frames):
+            self.last_due_frames["log"] = frames
+        if self._is_due("eval", self.config.eval_every_frames, frames):
             self._evaluate()
-            self.last_due_frames["eval"] = self.at.frames
-        if self._is_due("checkpoint", self.config.checkpoint_every_frames):
-            self.last_due_frames["checkpoint"] = self.at.frames
+            self.last_due_frames["eval"] = frames
+        if self._is_due("checkpoint", self.config.checkpoint_every_frames, frames):
+            self.last_due_frames["checkpoint"] = frames
             try:
                 self.save()
             except OSError as error:
                 self.callback.message(f"could not save a checkpoint ({error}); training continues")
 
-    def _is_due(self, what: str, every_frames: int) -> bool:
+    def _is_due(self, what: str, every_frames: int, frames: int) -> bool:
         """Whether a multiple of `every_frames` was passed since the last time."""
-        if not every_frames:
-            return False
-        return self.at.frames // every_frames > self.last_due_frames[what] // every_frames
+        return every_frames > 0 and frames // every_frames > (
+            self.last_due_frames[what] // every_frames
+        )
 
     def _write_row(self) -> None:
         """Write the means of the update metrics, counters and speeds since the last row.

@@ -1,4 +1,4 @@
-"""The benchmarks answer a typo in one sentence, and each of them runs a small round."""
+"""The benchmarks report a typo in one sentence, and each runs a small round."""
 
 import importlib
 import json

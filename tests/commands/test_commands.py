@@ -1,4 +1,4 @@
-"""The commands as a person runs them: in processes of their own."""
+"""The commands as a user runs them, each in its own process."""
 
 import json
 import os
@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
-def rlearly(command, *words, cwd, **changes):
+def rlearly(command, *overrides, cwd, **changes):
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"rlearly.{command}", *map(str, words)],
+        [sys.executable, "-W", "ignore", "-m", f"rlearly.{command}", *map(str, overrides)],
         cwd=cwd,
         env=ENVIRONMENT | changes,
         capture_output=True,
@@ -29,9 +29,9 @@ def rlearly(command, *words, cwd, **changes):
     )
 
 
-def start(*words, cwd):
+def start(*overrides, cwd):
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "rlearly.train", *map(str, words)],
+        [sys.executable, "-W", "ignore", "-m", "rlearly.train", *map(str, overrides)],
         cwd=cwd,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -62,11 +62,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("command", "words"), BAD)
-def test_bad_input_is_one_sentence_and_status_2(command, words, tmp_path):
-    done = rlearly(command, *words.split(), cwd=tmp_path)
+@pytest.mark.parametrize(("command", "overrides"), BAD)
+def test_bad_input_is_one_sentence_and_status_2(command, overrides, tmp_path):
+    done = rlearly(command, *overrides.split(), cwd=tmp_path)
     assert done.returncode == 2, done.stdout
-    assert BAD[command, words] in done.stderr and "Traceback" not in done.stderr
+    assert BAD[command, overrides] in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
@@ -82,12 +82,12 @@ def test_forbidden_gl_is_to_be_unset_and_each_command_names_its_own_key(tmp_path
     assert automatic.returncode == 2 and "expected a Box action space" in automatic.stderr
     assert "->" not in automatic.stdout, "a run is announced once it can start"
     assert not (tmp_path / "runs").exists()
-    words = ("env=cartpole_balance", "obs=state", "run_dir=r")
-    state = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="disable")
+    overrides = ("env=cartpole_balance", "obs=state", "run_dir=r")
+    state = rlearly("train", *overrides, cwd=tmp_path, MUJOCO_GL="disable")
     assert "-> r" not in state.stdout
     assert state.returncode == 2 and "or do without videos: video_size=0." in state.stderr
     assert "pixels=" not in state.stderr, "evaluate has no such key and says the same sentence"
-    broken = rlearly("train", *words, cwd=tmp_path, MUJOCO_GL="bogus")
+    broken = rlearly("train", *overrides, cwd=tmp_path, MUJOCO_GL="bogus")
     assert broken.returncode == 2 and "expected one of egl, osmesa" in broken.stderr
     doctor = rlearly("doctor", "opengl", cwd=tmp_path, MUJOCO_GL="disable")
     assert doctor.returncode == 1 and "unset MUJOCO_GL" in doctor.stdout
@@ -112,13 +112,13 @@ def test_a_command_to_continue_is_of_the_environment_that_runs(monkeypatch):
 
 
 def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
-    words = [*TINY, "agent=drm", "threads=1", "train_frames=1500", "eval_every_frames=750"]
-    words += ["eval_episodes=2", "video_size=32", "log_every_frames=100"]
-    done = rlearly("train", *words, "run_dir=straight", cwd=tmp_path)
+    overrides = [*TINY, "agent=drm", "threads=1", "train_frames=1500", "eval_every_frames=750"]
+    overrides += ["eval_episodes=2", "video_size=32", "log_every_frames=100"]
+    done = rlearly("train", *overrides, "run_dir=straight", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "evaluation at 1500 frames" in done.stdout
 
-    process = start(*words, "run_dir=stopped", cwd=tmp_path)
+    process = start(*overrides, "run_dir=stopped", cwd=tmp_path)
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size > 3000):
@@ -180,8 +180,14 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
 
 
 def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
-    words = [*TINY, "train_frames=300", "eval_every_frames=300", "eval_episodes=1", "video_size=32"]
-    done = rlearly("train", *words, "run_dir=r", "wandb.mode=offline", cwd=tmp_path)
+    overrides = [
+        *TINY,
+        "train_frames=300",
+        "eval_every_frames=300",
+        "eval_episodes=1",
+        "video_size=32",
+    ]
+    done = rlearly("train", *overrides, "run_dir=r", "wandb.mode=offline", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
     assert (tmp_path / "r" / "wandb_id").read_text() in run.name
@@ -190,7 +196,7 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         "agent=drm env=dog_run",
         "agent=drqv2 env=cheetah_run",
@@ -199,10 +205,10 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
         "agent=drqv2 env=HalfCheetah-v5 env.pixels=true",
     ],
 )
-def test_paper_sized_runs_train_evaluate_and_checkpoint(words, tmp_path):
+def test_paper_sized_runs_train_evaluate_and_checkpoint(overrides, tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "rlearly.train", *words.split(), "run_dir=r"),
+            *(sys.executable, "-m", "rlearly.train", *overrides.split(), "run_dir=r"),
             *("seed_frames=400", "train_frames=800", "eval_every_frames=800", "eval_episodes=1"),
         ],
         cwd=tmp_path,

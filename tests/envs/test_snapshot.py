@@ -861,7 +861,9 @@ def test_run_says_that_its_teacher_was_paid_by_other_rules(tmp_path):
 def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_file):
     trainer = reach_trainer(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
     (said,) = [text for text in trainer.callback.messages if text.startswith("snapshots: ")]
-    assert f"from {reach_file}, 3 clusters, for the first 200 agent steps, cut after 4" in said
+    assert (
+        f"from {reach_file}, 3 clusters, for the first 200 agent steps, truncated after 4" in said
+    )
     trainer.run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     started = [r["steps"] for r in rows if "train/snapshot_episode_return" in r]

@@ -1,4 +1,4 @@
-"""What repeats to the bit: what is recorded, what is compared, what the doctor finds."""
+"""Repeating to the bit: what is recorded, what is compared, what the doctor finds."""
 
 import json
 import subprocess
@@ -129,12 +129,14 @@ def test_equal_values_of_other_bits_or_types_differ():
 
 @pytest.fixture
 def small(monkeypatch):
-    """The doctor's runs are small, and happen in this process."""
-    words = "agent.hidden_dim=8 agent.learning_starts_steps=60 eval_every_frames=100"
+    """Make the doctor's runs small, and run them in this process."""
+    overrides = "agent.hidden_dim=8 agent.learning_starts_steps=60 eval_every_frames=100"
     base = [w for w in TINY_STATE["td3"] if "every_frames" not in w and "agent=" not in w]
-    monkeypatch.setattr(doctor, "REPEATED", {"td3": " ".join([*base, words, "eval_episodes=1"])})
+    monkeypatch.setattr(
+        doctor, "REPEATED", {"td3": " ".join([*base, overrides, "eval_episodes=1"])}
+    )
     monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
-    monkeypatch.setattr(doctor, "_train", lambda *words: train.train(list(words)))
+    monkeypatch.setattr(doctor, "_train", lambda *overrides: train.train(list(overrides)))
 
 
 def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
@@ -143,7 +145,7 @@ def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
     monkeypatch.setattr(doctor, "_result", lambda run: ends.append(end(run)) or ends[-1])
     monkeypatch.setattr(doctor.gl_backend, "choose_backend", lambda: None)
     assert doctor.determinism() == (
-        "3 runs of td3 are equal to the bit on cpu with 1 threads: weights, moments, replay, "
+        "3 runs of td3 are equal to the bit on cpu with 1 thread: weights, moments, replay, "
         "random streams, rows; pixels were not checked, as nothing can be drawn here"
     )
     one = ends[0]
@@ -159,7 +161,7 @@ def test_env_on_the_global_generator_does_not_repeat(small, monkeypatch):
     with pytest.raises(doctor.Problem) as problem:
         doctor.determinism()
     said = str(problem.value)
-    assert said.startswith("td3 on cpu with 1 threads does not repeat, first at rows[")
+    assert said.startswith("td3 on cpu with 1 thread does not repeat, first at rows[")
     assert "draw from a global generator" in said and "threads=1" not in said
 
 
@@ -167,9 +169,9 @@ def test_agent_that_reads_the_clock_does_not_repeat_and_fewer_threads_are_named(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     step = Adam.step
 
-    def hurried(optimizer, *arguments):
+    def hurried(optimizer, *args):
         optimizer.param_groups[0]["lr"] = 1e-4 * (1 + time.monotonic() % 1)
-        return step(optimizer, *arguments)
+        return step(optimizer, *args)
 
     monkeypatch.setattr(Adam, "step", hurried)
     with pytest.raises(doctor.Problem, match=r"does not repeat.*: try threads=1 in your runs"):

@@ -1,4 +1,4 @@
-"""Whole or not there."""
+"""Checkpoints are whole or absent."""
 
 import hashlib
 import json
@@ -123,7 +123,7 @@ def test_hostile_array_is_refused(tmp_path):
 
 
 def reseal(path, name):
-    """Sums that fit a file's new content, as somebody with intent would make them."""
+    """Make the sums fit a file's new content, as an attacker would."""
     data = (path / name).read_bytes()
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -137,10 +137,10 @@ def reseal(path, name):
 
 
 def rows_from(first, end, width=1000):
-    """Row i of it is full of i."""
+    """An append log with row i full of i."""
 
     def read(low, high):
-        for at, stop in ((low, (low + high) // 2), ((low + high) // 2, high)):  # in two pieces
+        for at, stop in ((low, (low + high) // 2), ((low + high) // 2, high)):  # in two chunks
             if at < stop:
                 rows = np.repeat(np.arange(at, stop, dtype=np.int32)[:, None], width, axis=1)
                 yield at, {"wide": rows, "plain": rows[:, 0].astype(np.uint8)}
@@ -157,7 +157,7 @@ def assert_is(loaded, first, end):
 
 
 def written(folder):
-    """File -> when it was last written, of all rows."""
+    """Chunk file -> when it was last written."""
     return {p.name: p.stat().st_mtime_ns for p in (folder / "logs").iterdir()}
 
 

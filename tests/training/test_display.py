@@ -1,4 +1,4 @@
-"""What is shown, in a terminal and out of one."""
+"""What is shown, in a terminal and elsewhere."""
 
 import io
 

@@ -32,15 +32,15 @@ WORDS = ("train_frames=200", "log_every_frames=40", "eval_every_frames=75", "eva
 
 
 def now_and_then(monkeypatch, owner, name, seen=None):
-    """Calls of a method take a millisecond more, or not, and are noted with their threads."""
+    """Delay random calls of a method by a millisecond, and record whether the main thread calls."""
     method, draw = getattr(owner, name), random.Random(name)
 
-    def late(*words, **more):
+    def late(*args, **kwargs):
         if seen is not None:
             seen.append((name, threading.current_thread() is threading.main_thread()))
         if draw.random() < 0.3:
             time.sleep(0.001)
-        return method(*words, **more)
+        return method(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, late)
 
@@ -78,7 +78,7 @@ def test_steps_go_on_while_the_agent_updates(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_envs.PixelReach, "step", note)
     now_and_then(monkeypatch, trainer.agent, "act")
     act = trainer.agent.act
-    trainer.agent.act = lambda obs, **more: entered.clear() or act(obs, **more)
+    trainer.agent.act = lambda obs, **kwargs: entered.clear() or act(obs, **kwargs)
     trainer.agent.update = wait
     assert trainer.run() and trainer.updates > 0
     trainer.close()
@@ -137,10 +137,10 @@ def test_env_is_closed_after_its_last_step_when_an_update_fails(tmp_path, monkey
     monkeypatch.setattr(tiny_envs.PixelReach, "close", lambda env: events.append("closed"))
     act = trainer.agent.act
 
-    def slow_from_the_first_update_on(obs, **more):
+    def slow_from_the_first_update_on(obs, **kwargs):
         if trainer.steps == 60:
             monkeypatch.setattr(tiny_envs.PixelReach, "step", slow)
-        return act(obs, **more)
+        return act(obs, **kwargs)
 
     trainer.agent.act = slow_from_the_first_update_on
     with pytest.raises(KeyboardInterrupt):
@@ -150,7 +150,7 @@ def test_env_is_closed_after_its_last_step_when_an_update_fails(tmp_path, monkey
 
 
 class Homely(tiny_envs.PixelReach):
-    """Notes in which thread each of its instances is asked for what."""
+    """Records the threads that call each of its instances."""
 
     asked: list = []  # noqa: RUF012
 
@@ -161,9 +161,9 @@ class Homely(tiny_envs.PixelReach):
     def note(self):
         Homely.asked.append((id(self), threading.current_thread().name))
 
-    def reset(self, **words):
+    def reset(self, **kwargs):
         self.note()
-        return super().reset(**words)
+        return super().reset(**kwargs)
 
     def step(self, action):
         self.note()
@@ -178,9 +178,9 @@ gymnasium.register("Homely-v0", Homely)
 
 
 def test_all_of_an_env_happens_in_one_thread_and_each_has_its_own(tmp_path):
-    words = ["env=Homely-v0", "overlap=true", "num_envs=2", "train_frames=60", "video_size=24"]
-    words += ["eval_every_frames=30", "eval_episodes=3", "seed_frames=1000"]
-    trainer = make_trainer(tmp_path, *words)
+    overrides = ["env=Homely-v0", "overlap=true", "num_envs=2", "train_frames=60", "video_size=24"]
+    overrides += ["eval_every_frames=30", "eval_episodes=3", "seed_frames=1000"]
+    trainer = make_trainer(tmp_path, *overrides)
     Homely.asked.clear()
     trainer.run()  # the training envs were made before
     kept = [env.unwrapped for env in trainer.envs]
@@ -219,21 +219,21 @@ def test_student_on_terrain_that_each_reset_uploads_overlaps_from_a_snapshot_on(
         tmp_path / "teacher.h5"
     )
     env.close()
-    words = ["agent=drm", "env=quadruped_escape", "replay.capacity=200", "train_frames=8"]
-    words += [f"snapshot={tmp_path / 'teacher.h5'}", "snapshot_phase.selection=uniform"]
-    words += ["eval_every_frames=0", "video_size=0"]
+    overrides = ["agent=drm", "env=quadruped_escape", "replay.capacity=200", "train_frames=8"]
+    overrides += [f"snapshot={tmp_path / 'teacher.h5'}", "snapshot_phase.selection=uniform"]
+    overrides += ["eval_every_frames=0", "video_size=0"]
     ends = {}
     for overlap in ("false", "true"):
-        trainer = make_trainer(tmp_path / overlap, f"overlap={overlap}", base=words)
+        trainer = make_trainer(tmp_path / overlap, f"overlap={overlap}", base=overrides)
         assert trainer.run()
         ends[overlap] = plain(trainer.state_dict())
         trainer.close()
     assert ends["false"] == ends["true"]
 
 
-@pytest.mark.parametrize(("words", "apart"), [("", True), ("overlap=false", False)])
-def test_copies_that_draw_images_live_apart_unless_told_otherwise(words, apart):
-    config = resolve.compose(["agent=drm", "env=cheetah_run", "num_envs=2", *words.split()])
+@pytest.mark.parametrize(("overrides", "apart"), [("", True), ("overlap=false", False)])
+def test_envs_with_pixels_have_threads_of_their_own_by_default(overrides, apart):
+    config = resolve.compose(["agent=drm", "env=cheetah_run", "num_envs=2", *overrides.split()])
     kinds = {type(executor) for executor in builder.env_executors(config)}
     assert kinds == {ThreadExecutor if apart else InlineExecutor}
     states = resolve.compose(["agent=ppo", "env=cheetah_run"])
@@ -243,18 +243,18 @@ def test_copies_that_draw_images_live_apart_unless_told_otherwise(words, apart):
 def test_env_that_asks_the_learner_does_not_overlap_with_it(tmp_path):
     file = tmp_path / "x.h5"
     file.touch()
-    words = ["agent=drm", "env=cheetah_run", f"snapshot={file}"]
-    words += ["snapshot_phase.selection=learner_error"]
-    assert isinstance(builder.env_executors(resolve.compose(words))[0], InlineExecutor)
+    overrides = ["agent=drm", "env=cheetah_run", f"snapshot={file}"]
+    overrides += ["snapshot_phase.selection=learner_error"]
+    assert isinstance(builder.env_executors(resolve.compose(overrides))[0], InlineExecutor)
     with pytest.raises(ConfigError, match=r"overlap=true: .* ask the learner"):
-        builder.env_executors(resolve.compose([*words, "overlap=true"]))
+        builder.env_executors(resolve.compose([*overrides, "overlap=true"]))
 
 
 # --- evaluation ---
 
 
 class Deciding:
-    """Acts by the observation alone, and notes how it is asked."""
+    """Acts on the observation alone, and records the shapes that it gets."""
 
     def __init__(self):
         self.shapes = set()
@@ -308,7 +308,7 @@ EVALUATED = ("train_frames=130", "eval_every_frames=60", "eval_episodes=4", "vid
 
 @pytest.fixture
 def filmed(monkeypatch):
-    """The images of all films."""
+    """The frames of all videos."""
     images, add = [], Video.add
     monkeypatch.setattr(Video, "add", lambda film, image: images.append(image) or add(film, image))
     return images
@@ -328,16 +328,16 @@ def test_evaluating_and_filming_change_nothing_in_training(tmp_path, filmed):
 
 def test_evaluate_command_repeats_and_says_where_it_is(tmp_path, monkeypatch, capsys, filmed):
     monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
-    words = [*TINY, "train_frames=110", "threads=1", f"run_dir={tmp_path / 'run'}"]
-    assert train.train([*words, "wandb.mode=disabled"]) == train.DONE
+    overrides = [*TINY, "train_frames=110", "threads=1", f"run_dir={tmp_path / 'run'}"]
+    assert train.train([*overrides, "wandb.mode=disabled"]) == train.DONE
     printed = []
     for _ in range(2):
         filmed.clear()
-        words = [f"run={tmp_path / 'run'}", "episodes=3", "threads=1"]
+        overrides = [f"run={tmp_path / 'run'}", "episodes=3", "threads=1"]
         capsys.readouterr()
-        assert command.main([*words, "video_size=24"]) == 0
+        assert command.main([*overrides, "video_size=24"]) == 0
         printed.append((capsys.readouterr().out, plain(np.stack(filmed))))
     assert printed[0] == printed[1] and "episode 2: return" in printed[0][0]
     monkeypatch.setattr(command, "PROGRESS_SECONDS", -1.0)
-    assert command.main([*words, "video_size=0"]) == 0
+    assert command.main([*overrides, "video_size=0"]) == 0
     assert "playing episode 3 of 3, step 10" in capsys.readouterr().err

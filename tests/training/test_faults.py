@@ -1,4 +1,4 @@
-"""What goes wrong around a run costs no more than it must; FAULTS.md is the table of it."""
+"""Faults around a run cost no more than they must; FAULTS.md lists them."""
 
 import ast
 import contextlib
@@ -56,13 +56,13 @@ def assert_equal_runs(one, two):
     }.items(),
 )
 def test_failing_env_ends_a_run_that_goes_on_when_it_is_mended(zygote, tmp_path, fault, sentence):
-    words = once([*FAULTY, f"env.kwargs={{fault: {fault}}}"])
+    overrides = once([*FAULTY, f"env.kwargs={{fault: {fault}}}"])
     run, log = tmp_path / "run", tmp_path / "log"
-    status, said = zygote.run(*words, f"run_dir={run}", log=log)
+    status, said = zygote.run(*overrides, f"run_dir={run}", log=log)
     assert status == 1 and "Traceback" not in said, said
     last = said.strip().splitlines()[-1]
     assert f"rlearly: stopped at 149 frames: {sentence}." in last or "at 150 frames" in last
-    assert sentence in last and "go on from the checkpoint of 120 frames" in last
+    assert sentence in last and "continue from the checkpoint of 120 frames" in last
     report = json.loads((run / "failure.json").read_text())
     assert report["what"] == sentence and report["not_finite"] == {}
     assert report["frames"] in (149, 150) and report["updates"] > 0
@@ -73,15 +73,15 @@ def test_failing_env_ends_a_run_that_goes_on_when_it_is_mended(zygote, tmp_path,
     status, said = zygote.run(f"resume={run}", log=log, **MENDED)
     assert status == 0 and not (run / "failure.json").exists(), said
     straight = tmp_path / "straight"
-    assert zygote.run(*words, f"run_dir={straight}", log=log, **MENDED)[0] == 0
+    assert zygote.run(*overrides, f"run_dir={straight}", log=log, **MENDED)[0] == 0
     assert_equal_runs(straight, run)
 
 
 def test_failing_env_in_an_evaluation_ends_the_run(zygote, tmp_path):
-    """The evaluation's env is one of its own, and counts its own steps."""
-    words = [*FAULTY, "eval_every_frames=20", "eval_episodes=4", "video_size=0"]
-    words = once([*words, "env.kwargs={at_step: 75}", f"run_dir={tmp_path / 'run'}"])
-    status, said = zygote.run(*words, log=tmp_path / "log")
+    """The evaluation env counts its own steps."""
+    overrides = [*FAULTY, "eval_every_frames=20", "eval_episodes=4", "video_size=0"]
+    overrides = once([*overrides, "env.kwargs={at_step: 75}", f"run_dir={tmp_path / 'run'}"])
+    status, said = zygote.run(*overrides, log=tmp_path / "log")
     assert status == 1 and "division by zero in an evaluation" in said, said
 
 
@@ -97,10 +97,10 @@ def test_lost_rows_are_said(tmp_path, caplog):
     assert [row["frames"] for row in rows(tmp_path)][-1] == 240, "no row is torn"
 
 
-def begun_and_killed(zygote, folder, words=RUN):
-    """A run that was ended before its first checkpoint."""
-    words = once([*words, "checkpoint_every_frames=0", "train_frames=100000"])
-    pid = zygote.start([*words, f"run_dir={folder}"], folder.parent / "log")
+def begun_and_killed(zygote, folder, overrides=RUN):
+    """A run that was killed before its first checkpoint."""
+    overrides = once([*overrides, "checkpoint_every_frames=0", "train_frames=100000"])
+    pid = zygote.start([*overrides, f"run_dir={folder}"], folder.parent / "log")
     while not (folder / "metrics.jsonl").exists() or not rows_so_far(folder):
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
@@ -120,8 +120,8 @@ def test_trouble_when_a_run_begins_anew_takes_nothing_away(zygote, tmp_path):
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     status, said = zygote.run(f"resume={run}", "train_frames=300", log=log)
     assert status == 0 and "the run ended before its first checkpoint and starts over" in said
-    words = once([*RUN, "checkpoint_every_frames=0"])
-    assert zygote.run(*words, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
+    overrides = once([*RUN, "checkpoint_every_frames=0"])
+    assert zygote.run(*overrides, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
     assert_equal_runs(tmp_path / "straight", run)
 
 
@@ -157,20 +157,20 @@ def test_edited_config_is_refused_with_what_was_changed(zygote, tmp_path):
 
 
 def test_crash_of_the_simulator_costs_what_came_after_the_checkpoint(zygote, tmp_path):
-    words = once([*FAULTY, "env.kwargs={fault: kill}"])
+    overrides = once([*FAULTY, "env.kwargs={fault: kill}"])
     run, log = tmp_path / "run", tmp_path / "log"
-    status, _ = zygote.run(*words, f"run_dir={run}", log=log)
+    status, _ = zygote.run(*overrides, f"run_dir={run}", log=log)
     assert status == -signal.SIGSEGV and newest(run)[0] == 120
     assert zygote.run(f"resume={run}", log=log, **MENDED)[0] == 0
     straight = tmp_path / "straight"
-    assert zygote.run(*words, f"run_dir={straight}", log=log, **MENDED)[0] == 0
+    assert zygote.run(*overrides, f"run_dir={straight}", log=log, **MENDED)[0] == 0
     assert_equal_runs(straight, run)
 
 
 def test_diverged_learning_ends_with_the_last_good_checkpoint_kept(zygote, tmp_path):
     run = tmp_path / "run"
-    words = once([*RUN, "agent.lr=1e25", "agent.learning_starts_steps=130"])
-    status, said = zygote.run(*words, f"run_dir={run}", log=tmp_path / "log")
+    overrides = once([*RUN, "agent.lr=1e25", "agent.learning_starts_steps=130"])
+    status, said = zygote.run(*overrides, f"run_dir={run}", log=tmp_path / "log")
     assert status == 1 and "Traceback" not in said, said
     assert re.search(r"learning diverged: .*actor.* and \d+ more are not finite", said), said
     frames, state = newest(run)
@@ -194,8 +194,8 @@ def test_no_checkpoint_holds_a_weight_that_is_no_number(tmp_path):
 
 
 def test_loss_that_is_no_number_ends_the_run_at_the_next_row(tmp_path):
-    words = ("train_frames=300", "log_every_frames=20", "plasticity.every_steps=0")
-    trainer = make_trainer(tmp_path, *words, base=TINY_STATE["td3"])
+    overrides = ("train_frames=300", "log_every_frames=20", "plasticity.every_steps=0")
+    trainer = make_trainer(tmp_path, *overrides, base=TINY_STATE["td3"])
     real = trainer.agent.update
 
     def update(batch, *, step):
@@ -219,31 +219,36 @@ def test_what_is_not_finite_is_counted_by_name():
 @pytest.mark.parametrize("at_call", [60, 75, 90, 105])
 def test_sigterm_during_a_checkpoint_completes_it_and_saves_another(zygote, tmp_path, at_call):
     run, log = tmp_path / "run", tmp_path / "log"
-    words = once([*RUN, "log_every_frames=200"])
+    overrides = once([*RUN, "log_every_frames=200"])
     status, said = zygote.run(
-        *words, f"run_dir={run}", log=log, die_at=at_call, number=signal.SIGTERM
+        *overrides, f"run_dir={run}", log=log, die_at=at_call, number=signal.SIGTERM
     )
     assert status == 75 and "SIGTERM: saving" in said, said
     for path in checkpoint.found(run / "checkpoints"):
         checkpoint.verify(path)
     assert zygote.run(f"resume={run}", log=log)[0] == 0
-    assert zygote.run(*words, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
+    assert zygote.run(*overrides, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
     assert_equal_runs(tmp_path / "straight", run)
 
 
 def test_clock_that_jumps_changes_no_result(tmp_path, monkeypatch):
-    words = ("agent=td3", "train_frames=200", "eval_every_frames=60", "checkpoint_every_frames=50")
-    straight = make_trainer(tmp_path / "straight", *words, base=TINY_STATE["td3"])
+    overrides = (
+        "agent=td3",
+        "train_frames=200",
+        "eval_every_frames=60",
+        "checkpoint_every_frames=50",
+    )
+    straight = make_trainer(tmp_path / "straight", *overrides, base=TINY_STATE["td3"])
     assert straight.run()
     days = iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: 1e9 - 86400 * next(days) * (-1) ** next(days))
-    jumped = make_trainer(tmp_path / "jumped", *words, base=TINY_STATE["td3"])
+    jumped = make_trainer(tmp_path / "jumped", *overrides, base=TINY_STATE["td3"])
     assert jumped.run() and 0 <= jumped.elapsed_seconds < 600
     assert plain(straight.state_dict()) == plain(jumped.state_dict())
     assert rows(tmp_path / "straight") == rows(tmp_path / "jumped")
 
 
-# --- a file system of its own, that is full or turns read-only ---
+# --- a file system that is full or turns read-only ---
 
 
 @pytest.fixture
@@ -259,7 +264,7 @@ def small_disk(tmp_path):
 
 
 def fill(executor):
-    """Take all room that is left."""
+    """Fill the disk."""
     with (executor / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while True:
             stream.write(bytes(4096))
@@ -269,30 +274,30 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     zygote, small_disk, tmp_path
 ):
     run, log = small_disk / "run", tmp_path / "log"
-    words = once([*RUN, "train_frames=3000", "checkpoint_every_frames=400"])
-    pid = zygote.start([*words, f"run_dir={run}"], log)
+    overrides = once([*RUN, "train_frames=3000", "checkpoint_every_frames=400"])
+    pid = zygote.start([*overrides, f"run_dir={run}"], log)
     while not checkpoint.found(run / "checkpoints"):
         time.sleep(0.01)
     fill(small_disk)
     status = zygote.wait(pid)
     assert status == 2, log.read_text()
     said = log.read_text()
-    assert "No space left on device); make room or mend it, then continue" in said, said
+    assert "No space left on device); make room or fix it, then continue" in said, said
     assert "trainer.py" not in said, "no traceback of ours"
     status, said = zygote.run(f"resume={run}", log=log)
-    assert status == 2 and "make room or mend it, then continue" in said, said
+    assert status == 2 and "make room or fix it, then continue" in said, said
     assert newest(run)[0] >= 400
     (small_disk / "filler").unlink()
     assert zygote.run(f"resume={run}", log=log)[0] == 0
     straight = tmp_path / "straight"
-    assert zygote.run(*words, f"run_dir={straight}", log=log)[0] == 0
+    assert zygote.run(*overrides, f"run_dir={straight}", log=log)[0] == 0
     assert_equal_runs(straight, run)
 
 
 def test_directory_that_turns_read_only_is_one_sentence(zygote, small_disk, tmp_path):
     run, log = small_disk / "run", tmp_path / "log"
-    words = once([*RUN, "train_frames=3000", "checkpoint_every_frames=400"])
-    pid = zygote.start([*words, f"run_dir={run}"], log)
+    overrides = once([*RUN, "train_frames=3000", "checkpoint_every_frames=400"])
+    pid = zygote.start([*overrides, f"run_dir={run}"], log)
     while not checkpoint.found(run / "checkpoints"):
         time.sleep(0.01)
     os.kill(pid, signal.SIGTERM)

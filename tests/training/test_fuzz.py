@@ -1,4 +1,4 @@
-"""Damaged and hostile files: a loader says no to each in one sentence, and lives.
+"""Damaged and hostile files: loaders refuse each in one sentence and do not crash.
 
 The damaged ones are loaded in a process of its own, so that a crash or a hang is a failing test.
 """
@@ -25,7 +25,7 @@ from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
 
 
 def load_around(file):
-    """Load the checkpoint that one of its files was damaged of, rows included."""
+    """Load a checkpoint after one of its files was damaged, rows included."""
     (folder,) = checkpoint.found(next(p for p in file.parents if checkpoint.found(p)))
     for chunk_rows in checkpoint.load(folder)["replay"]["slots"].chunks():
         assert chunk_rows
@@ -35,7 +35,7 @@ LOADERS = {
     "snapshots": (Snapshots.load, ConfigError, USER_BLOCK_BYTES),
     "checkpoint": (load_around, DamagedCheckpoint, 80),
 }
-"""What loads a path, what it raises, and how many first bytes are each to be damaged."""
+"""The loader of a path, what it raises, and how many of the first bytes are damaged one by one."""
 CASE_SECONDS = 10
 TEACHERS = Path(__file__).parents[2] / "rlearly/experiments/results/s3rl_cpu/teachers"
 KINDS = ("cut", "flip", "noise", "span", "tail")
@@ -72,7 +72,7 @@ def damages(data, generator, count, head_bytes=0):
 
 
 def fuzz(loader, path, count, seconds, seed=0):
-    """How many damages of each kind the loader refused, in a process of its own."""
+    """How many damages of each kind the loader refused, in its own process."""
     command = [sys.executable, __file__, loader, str(path), str(count), str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -139,7 +139,7 @@ FILES = ("manifest.sha256", "manifest.json", "state.pt", "array_0.npy", "rows")
 
 @pytest.fixture
 def checkpoint_files(tmp_path):
-    """A small one, of a replay and weights; name -> file."""
+    """A small checkpoint of a replay and weights: name -> file."""
     layout = TransitionLayout(frame_shape=(3,), frame_dtype="float32", frame_stack=1, actions=1)
     random = np.random.default_rng(0)
     replay = ReplayBuffer(layout, capacity=40, nstep=3, discount=0.99, generator=random)
@@ -225,7 +225,7 @@ def pickled(file, folder):
 
 
 def opaque(tag):
-    """Bytes that h5py would take for numpy's `tag`: for objects, as addresses of them."""
+    """Bytes that h5py would read as objects, taking them for their addresses."""
 
     def write(file, folder):
         kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)

@@ -80,32 +80,32 @@ REAL = {
         "checkpoint_every_frames=120",
     ],
 }
-"""Simulators, which are restored in the midst of an episode."""
+"""Simulators, which are restored in mid-episode."""
 
 
 def words_of(case, snapshots):
     if case in REAL:
         return once(REAL[case])
     agent, obs, ratio, start = case.split()
-    words = [f"agent={agent}", "seed=3"]
+    overrides = [f"agent={agent}", "seed=3"]
     if agent in TINY_STATE:
-        words += TINY_STATE[agent]
-        words += ["num_envs=2"] if agent == "ppo" else ["replay.capacity=150"]
-        words += ["agent.rollout_steps=32"] if agent == "ppo" else ["agent.batch_size=16"]
+        overrides += TINY_STATE[agent]
+        overrides += ["num_envs=2"] if agent == "ppo" else ["replay.capacity=150"]
+        overrides += ["agent.rollout_steps=32"] if agent == "ppo" else ["agent.batch_size=16"]
     else:
-        words += [w for w in VISUAL if obs == "pixels" or not w.startswith(PIXELS_ONLY)]
-        words += ["env=tiny_envs:StateReach-v0", "obs=state"] if obs == "state" else []
-        words += ["agent.perturb_every_steps=50"] if agent == "drm" else []
-    words += [*RATIO.get(ratio, []), *OFTEN]
+        overrides += [w for w in VISUAL if obs == "pixels" or not w.startswith(PIXELS_ONLY)]
+        overrides += ["env=tiny_envs:StateReach-v0", "obs=state"] if obs == "state" else []
+        overrides += ["agent.perturb_every_steps=50"] if agent == "drm" else []
+    overrides += [*RATIO.get(ratio, []), *OFTEN]
     if start == "snapshot":
-        words += [f"snapshot={snapshots[obs]}", "snapshot_phase.until_steps=150"]
-        words += ["snapshot_phase.clusters=2", "snapshot_phase.truncate_steps=4"]
-    return once(words)
+        overrides += [f"snapshot={snapshots[obs]}", "snapshot_phase.until_steps=150"]
+        overrides += ["snapshot_phase.clusters=2", "snapshot_phase.truncate_steps=4"]
+    return once(overrides)
 
 
-def once(words):
-    """The last word on each key."""
-    return list({word.partition("=")[0]: word for word in words}.values())
+def once(overrides):
+    """The last override of each key."""
+    return list({word.partition("=")[0]: word for word in overrides}.values())
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +128,17 @@ def snapshots(tmp_path_factory):
 
 
 class Kills:
-    """Runs one case straight through, and then again and again with kills in the midst."""
+    """Runs one case straight through, then repeatedly with kills."""
 
-    def __init__(self, zygote, folder, words, random):
-        self.zygote, self.folder, self.words, self.random = zygote, folder, words, random
+    def __init__(self, zygote, folder, overrides, random):
+        self.zygote, self.folder, self.overrides, self.random = zygote, folder, overrides, random
         self.kills, self.resumes, self.runs = 0, 0, 0
         began = time.monotonic()
         assert self._end(self._start(folder / "straight")) == 0, self._log()
         self.seconds = time.monotonic() - began
 
     def until(self, kills):
-        """Kill until there were as many, and compare every run that got to its end."""
+        """Kill this many times, and compare every run that reaches its end."""
         while self.kills < kills:
             self.runs += 1
             out = self.folder / f"run{self.runs}"
@@ -147,7 +147,7 @@ class Kills:
             assert_same(self.folder / "straight", out)
 
     def _try(self, out, dying):
-        """One process; whether it got to the end."""
+        """Run one process; returns whether it reached the end."""
         by_call = bool(self.random.random() < 0.5)
         calls = int(self.random.integers(1, 400)) if dying and by_call else None
         pid = self._start(out, calls)
@@ -162,8 +162,8 @@ class Kills:
     def _start(self, out, die_at=None):
         begun = (out / "config.yaml").exists()
         self.resumes += begun
-        words = [f"resume={out}"] if begun else [*self.words, f"run_dir={out}"]
-        return self.zygote.start(words, self.folder / "log", die_at)
+        overrides = [f"resume={out}"] if begun else [*self.overrides, f"run_dir={out}"]
+        return self.zygote.start(overrides, self.folder / "log", die_at)
 
     def _end(self, pid):
         return self.zygote.wait(pid)
@@ -173,7 +173,7 @@ class Kills:
 
 
 def assert_same(straight, killed):
-    """Weights, moments, replay, streams, env and counters; and rows, without the clock's."""
+    """Weights, moments, replay, random streams, env, counters, and rows without timings."""
     one, two = (checkpoint.load_newest(run / "checkpoints") for run in (straight, killed))
     assert one[0] == two[0]
     assert plain(one[1]) == plain(two[1])

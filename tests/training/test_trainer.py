@@ -31,9 +31,9 @@ class Silent:
         self.messages.append(text)
 
 
-def make_trainer(folder, *words, stop=lambda: False, base=TINY):
+def make_trainer(folder, *overrides, stop=lambda: False, base=TINY):
     folder.mkdir(exist_ok=True)
-    config = resolve.compose([*base, *words])
+    config = resolve.compose([*base, *overrides])
     return builder.build(
         config,
         folder,
@@ -71,13 +71,13 @@ def test_rows_and_evaluations_come_when_due_and_not_at_step_zero(tmp_path):
 
 
 def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, capsys):
-    words = [word for word in STATE if not word.startswith(("env=", "eval_every"))]
-    words += ["env=tiny_envs:GoalReach-v0", "train_frames=300", "eval_every_frames=150"]
-    trainer = make_trainer(tmp_path, "eval_episodes=40", base=words)
+    overrides = [word for word in STATE if not word.startswith(("env=", "eval_every"))]
+    overrides += ["env=tiny_envs:GoalReach-v0", "train_frames=300", "eval_every_frames=150"]
+    trainer = make_trainer(tmp_path, "eval_episodes=40", base=overrides)
     played = []
 
-    def count(*asked, **more):
-        played.append(evaluation.evaluate(*asked, **more))
+    def count(*args, **kwargs):
+        played.append(evaluation.evaluate(*args, **kwargs))
         return played[-1]
 
     monkeypatch.setattr("rlearly.training.trainer.evaluate", count)
@@ -93,8 +93,8 @@ def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, ca
 
 
 def rows_of_a_run_without(folder):
-    words = ["train_frames=150", "eval_every_frames=150", "eval_episodes=1"]
-    make_trainer(folder / "none", *words, base=STATE).run()
+    overrides = ["train_frames=150", "eval_every_frames=150", "eval_episodes=1"]
+    make_trainer(folder / "none", *overrides, base=STATE).run()
     return rows(folder / "none")
 
 
@@ -125,7 +125,7 @@ def test_evaluation_logging_and_videos_change_nothing_in_training(tmp_path):
 @pytest.mark.parametrize("agent", ["drqv2", "drm"])
 @pytest.mark.parametrize("stop_at", [3, 77, 130, 151])
 def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
-    words = (
+    overrides = (
         f"agent={agent}",
         "train_frames=220",
         "log_every_frames=40",
@@ -134,15 +134,15 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
         "replay.capacity=120",
         *(["agent.perturb_every_steps=50"] if agent == "drm" else []),
     )
-    straight = make_trainer(tmp_path / "straight", *words)
+    straight = make_trainer(tmp_path / "straight", *overrides)
     assert straight.run()
-    stopped = make_trainer(tmp_path / "resumed", *words)
+    stopped = make_trainer(tmp_path / "resumed", *overrides)
     stopped.stop_requested = lambda: stopped.steps >= stop_at
     assert not stopped.run() and stopped.steps == stop_at
     stopped.close()
     with (tmp_path / "resumed" / "metrics.jsonl").open("a") as stream:
         stream.write("a row that was written after the checkpoint\n")
-    resumed = make_trainer(tmp_path / "resumed", *words)
+    resumed = make_trainer(tmp_path / "resumed", *overrides)
     resumed.resume()
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
@@ -151,7 +151,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("base", "words"),
+    ("base", "overrides"),
     [
         (TINY, ["agent=drqv2", "env=reach_duplo", "env.render=fast", "env.action_repeat=4"]),
         (TINY, ["agent=drm", "env=adroit/pen", "env.render=fast", "env.action_repeat=2"]),
@@ -160,19 +160,19 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
     ids=["reach_duplo", "adroit/pen", "adroit/relocate"],
 )
 def test_run_resumed_in_mid_episode_of_a_manipulation_task_equals_an_uninterrupted_one(
-    tmp_path, base, words
+    tmp_path, base, overrides
 ):
-    if any("adroit" in word for word in words):
+    if any("adroit" in word for word in overrides):
         pytest.importorskip("gymnasium_robotics")
-    words = [*words, "train_frames=600", "eval_every_frames=400", "eval_episodes=1"]
-    words += ["seed_frames=40", "video_size=24"] if base is TINY else ["video_size=0"]
-    straight = make_trainer(tmp_path / "straight", *words, base=base)
+    overrides = [*overrides, "train_frames=600", "eval_every_frames=400", "eval_episodes=1"]
+    overrides += ["seed_frames=40", "video_size=24"] if base is TINY else ["video_size=0"]
+    straight = make_trainer(tmp_path / "straight", *overrides, base=base)
     assert straight.run()
-    stopped = make_trainer(tmp_path / "resumed", *words, base=base)
+    stopped = make_trainer(tmp_path / "resumed", *overrides, base=base)
     stopped.stop_requested = lambda: stopped.steps >= 37
     assert not stopped.run() and stopped.steps == 37
     stopped.close()
-    resumed = make_trainer(tmp_path / "resumed", *words, base=base)
+    resumed = make_trainer(tmp_path / "resumed", *overrides, base=base)
     resumed.resume()
     assert resumed.run()
     assert plain(straight.state_dict()) == plain(resumed.state_dict())
@@ -183,8 +183,8 @@ def test_run_resumed_in_mid_episode_of_a_manipulation_task_equals_an_uninterrupt
 
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("agent", sorted(TINY_STATE))
-def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent, num_envs):
-    words = (
+def test_resumed_run_of_several_envs_equals_uninterrupted_run(tmp_path, agent, num_envs):
+    overrides = (
         f"num_envs={num_envs}",
         "train_frames=330",
         "log_every_frames=40",
@@ -194,11 +194,11 @@ def test_resumed_run_of_several_copies_equals_uninterrupted_run(tmp_path, agent,
     )
 
     def make(name):
-        return make_trainer(tmp_path / name, *words, base=TINY_STATE[agent])
+        return make_trainer(tmp_path / name, *overrides, base=TINY_STATE[agent])
 
     straight = make("straight")
     assert straight.run() and straight.updates >= 3
-    for stop_at in (5, 192, 233):  # early; where every rollout is full; in the midst of all
+    for stop_at in (5, 192, 233):  # early; where every rollout is full; in the middle of everything
         stopped = make(f"resumed{stop_at}")
         stopped.stop_requested = lambda trainer=stopped, at=stop_at: trainer.steps >= at
         assert not stopped.run() and 0 <= stopped.steps - stop_at < num_envs
@@ -222,7 +222,7 @@ ADAPTIVE = (
 @pytest.mark.parametrize("agent", ["drm", "drqv2", "td3", "sac"])
 def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_path, agent):
     state = agent in TINY_STATE
-    words = (
+    overrides = (
         f"agent={agent}",
         "train_frames=200",
         "log_every_frames=25",
@@ -238,7 +238,7 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
 
     def make(name):
         base = [*(TINY_STATE[agent] if state else TINY), *ADAPTIVE]
-        return make_trainer(tmp_path / name, *words, base=base)
+        return make_trainer(tmp_path / name, *overrides, base=base)
 
     straight = make("straight")
     assert straight.run()
@@ -265,8 +265,8 @@ def test_resumed_adaptive_run_with_interventions_equals_uninterrupted_run(tmp_pa
 
 
 def test_drm_perturbs_once_an_interval_after_the_switch_to_more_updates(tmp_path):
-    words = ("agent=drm", "train_frames=260", "agent.perturb_every_steps=30", "seed_frames=50")
-    trainer = make_trainer(tmp_path, *words, *ADAPTIVE, "adaptive_ratio.check_every_episodes=8")
+    overrides = ("agent=drm", "train_frames=260", "agent.perturb_every_steps=30", "seed_frames=50")
+    trainer = make_trainer(tmp_path, *overrides, *ADAPTIVE, "adaptive_ratio.check_every_episodes=8")
     assert trainer.run()
     found = rows(tmp_path)
     (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
@@ -278,14 +278,14 @@ def test_drm_perturbs_once_an_interval_after_the_switch_to_more_updates(tmp_path
 
 
 def test_drm_on_dog_run_perturbs_once_an_interval_at_two_updates_a_step(tmp_path):
-    words = (
+    overrides = (
         "agent=drm env=dog_run obs=state seed_frames=400 train_frames=1600 replay_ratio=adaptive "
         "adaptive_ratio.check_every_episodes=1 adaptive_ratio.threshold=1 "
         "agent.perturb_every_steps=100 agent.exploration_steps=100 agent.hidden_dim=16 "
         "agent.feature_dim=8 agent.batch_size=8 replay.capacity=2000 eval_every_frames=0 "
         "checkpoint_every_frames=0 video_size=0"
     )
-    trainer = make_trainer(tmp_path, base=words.split())
+    trainer = make_trainer(tmp_path, base=overrides.split())
     assert trainer.run() and trainer.updates == 150 + 600
     found = rows(tmp_path)
     (switch,) = [r["steps"] for r in found if "event/replay_ratio" in r]
@@ -294,33 +294,33 @@ def test_drm_on_dog_run_perturbs_once_an_interval_at_two_updates_a_step(tmp_path
     assert perturbed == [300, 400, 500, 600, 700]
 
 
-def test_copies_step_together_each_through_episodes_of_its_own(tmp_path):
+def test_envs_step_together_each_through_its_own_episodes(tmp_path):
     trainer = make_trainer(tmp_path, "agent=td3", "num_envs=3", "train_frames=95", base=STATE)
     seen = []
     act = trainer.agent.act
-    trainer.agent.act = lambda obs, **more: seen.append(obs) or act(obs, **more)
+    trainer.agent.act = lambda obs, **kwargs: seen.append(obs) or act(obs, **kwargs)
     assert trainer.run()
     assert trainer.steps == 96, "the last round is whole"
     assert all(obs.shape == (3, 2) for obs in seen) and len(seen) == 32
     first_goals = seen[0][:, 0]
-    assert len(set(first_goals.tolist())) == 3, "copies draw their episodes apart"
+    assert len(set(first_goals.tolist())) == 3, "envs draw their episodes independently"
     episodes = [r for r in rows(tmp_path) if "train/episode_return" in r]
     assert [r["train/episodes"] for r in episodes] == list(range(1, trainer.episodes + 1))
     assert all(r["train/episode_length_steps"] <= 10 for r in episodes)
     done = sum(r["train/episode_length_steps"] for r in episodes)
     assert done + sum(trainer.episode_steps) == trainer.steps, "no step is lost between episodes"
-    words = (*STATE, "agent=td3", "num_envs=3")
-    refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=94"]))
+    overrides = (*STATE, "agent=td3", "num_envs=3")
+    refuse_to_shrink(tmp_path, resolve.compose([*overrides, "train_frames=94"]))
     with pytest.raises(ConfigError, match="expected at least the 96 frames"):
-        refuse_to_shrink(tmp_path, resolve.compose([*words, "train_frames=93"]))
+        refuse_to_shrink(tmp_path, resolve.compose([*overrides, "train_frames=93"]))
     alone = make_trainer(tmp_path / "alone", "agent=td3", "train_frames=1", base=STATE)
     alone.run()
-    assert alone.obs[0][0] == first_goals[0], "the first copy is the one of a run with one"
+    assert alone.obs[0][0] == first_goals[0], "the first env is that of a run with one env"
 
 
-def test_replay_ratio_counts_the_steps_of_all_copies(tmp_path):
-    words = ("agent=td3", "train_frames=180", "seed_frames=61", "replay_ratio=0.5")
-    trainer = make_trainer(tmp_path, "num_envs=4", *words, base=STATE)
+def test_replay_ratio_counts_the_steps_of_all_envs(tmp_path):
+    overrides = ("agent=td3", "train_frames=180", "seed_frames=61", "replay_ratio=0.5")
+    trainer = make_trainer(tmp_path, "num_envs=4", *overrides, base=STATE)
     asked = []
     due = trainer.update_schedule.updates_due
     trainer.update_schedule.updates_due = lambda step: asked.append(step) or due(step)
@@ -329,20 +329,20 @@ def test_replay_ratio_counts_the_steps_of_all_copies(tmp_path):
 
 
 def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
-    words = ("num_envs=3", "train_frames=192", "agent.rollout_steps=32")
-    trainer = make_trainer(tmp_path, *words, base=TINY_STATE["ppo"])
+    overrides = ("num_envs=3", "train_frames=192", "agent.rollout_steps=32")
+    trainer = make_trainer(tmp_path, *overrides, base=TINY_STATE["ppo"])
     events = []
     act, update = trainer.agent.act, trainer.agent.update
-    trainer.agent.act = lambda obs, **more: events.append("act") or act(obs, **more)
+    trainer.agent.act = lambda obs, **kwargs: events.append("act") or act(obs, **kwargs)
     trainer.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
     trainer.run()
     assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
-    assert trainer.callback.messages[0] == "rollouts: 3 x 32 steps, each learnt from once"
+    assert trainer.callback.messages[0] == "rollouts: 3 x 32 steps, each learned from once"
 
 
-def test_env_is_given_cut_actions_and_the_rollout_those_that_were_drawn(tmp_path):
-    words = ("train_frames=60", "agent.rollout_steps=128")
-    trainer = make_trainer(tmp_path, *words, base=TINY_STATE["ppo"])
+def test_env_gets_clipped_actions_and_the_rollout_the_sampled_ones(tmp_path):
+    overrides = ("train_frames=60", "agent.rollout_steps=128")
+    trainer = make_trainer(tmp_path, *overrides, base=TINY_STATE["ppo"])
     given = []
     step = trainer.envs[0].step
     trainer.envs[0].step = lambda action: given.append(action) or step(action)
@@ -352,7 +352,7 @@ def test_env_is_given_cut_actions_and_the_rollout_those_that_were_drawn(tmp_path
     assert np.array_equal(np.stack(given), np.clip(drawn, -1, 1))
 
 
-def test_first_copy_draws_its_episodes_as_the_only_one_does_and_the_others_apart(tmp_path):
+def test_first_env_draws_its_episodes_as_a_single_env_does(tmp_path):
     trainer = make_trainer(tmp_path, "agent=td3", "num_envs=3", base=STATE)
     sequences = [Seeds(0).sequence("env"), *(Seeds(0).sequence("env", i) for i in (1, 2))]
     for env, sequence in zip(trainer.envs, sequences, strict=True):
@@ -363,8 +363,8 @@ def test_first_copy_draws_its_episodes_as_the_only_one_does_and_the_others_apart
 
 
 def test_learning_rate_falls_over_the_whole_run_if_nothing_else_is_asked_for(tmp_path):
-    def agent(*words):
-        return make_trainer(tmp_path, *words, base=TINY_STATE["ppo"]).agent
+    def agent(*overrides):
+        return make_trainer(tmp_path, *overrides, base=TINY_STATE["ppo"]).agent
 
     assert agent("train_frames=601", "env.action_repeat=2").config.anneal_steps == 301
     assert agent("train_frames=601", "agent.anneal_steps=50").config.anneal_steps == 50
@@ -381,7 +381,7 @@ def test_what_only_a_replay_has_is_refused_on_policy():
     for word in ("replay_ratio=1", "replay.capacity=1000", "seed_frames=100"):
         with pytest.raises(ConfigError, match=f"{word.split('=')[0]}: agent=ppo is on policy"):
             resolve.compose([*TINY_STATE["ppo"], word])
-    with pytest.raises(ConfigError, match="= 5 for each of 40 copies, received 100"):
+    with pytest.raises(ConfigError, match="= 5 for each of 40 envs, received 100"):
         resolve.compose([*STATE, "agent=td3", "replay.capacity=100", "num_envs=40"])
 
 
@@ -411,15 +411,15 @@ def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
 
 
 def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
-    words = ("train_frames=130", "eval_every_frames=60", "eval_episodes=2", "video_size=24")
-    straight = make_trainer(tmp_path / "straight", *words)
+    overrides = ("train_frames=130", "eval_every_frames=60", "eval_episodes=2", "video_size=24")
+    straight = make_trainer(tmp_path / "straight", *overrides)
     straight.run()
-    stopped = make_trainer(tmp_path / "stopped", *words)
+    stopped = make_trainer(tmp_path / "stopped", *overrides)
     asked = []
     stopped.stop_requested = lambda: asked.append(0) or len(asked) > 65  # the fifth step of it
     assert not stopped.run() and stopped.steps == 60
     assert not list((tmp_path / "stopped" / "videos").iterdir()), "no half-written video is left"
-    resumed = make_trainer(tmp_path / "stopped", *words)
+    resumed = make_trainer(tmp_path / "stopped", *overrides)
     resumed.resume()
     resumed.run()
     assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
@@ -443,7 +443,7 @@ def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("words", "noticed"),
+    ("overrides", "noticed"),
     [
         (["train_frames=50000"], True),
         (["train_frames=5000"], False),
@@ -453,14 +453,14 @@ def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, mo
     ],
 )
 def test_long_run_from_pixels_on_a_cpu_is_noticed_without_running_anything(
-    tmp_path, monkeypatch, words, noticed
+    tmp_path, monkeypatch, overrides, noticed
 ):
     def fail(*args, **kwargs):
         raise AssertionError("nothing may run")
 
     monkeypatch.setattr("rlearly.training.trainer.checked_step", fail)
     base = ["env=cartpole_balance", "replay.capacity=1000", "overlap=false", "video_size=0"]
-    trainer = make_trainer(tmp_path, *words, base=base)
+    trainer = make_trainer(tmp_path, *overrides, base=base)
     assert any("very long on a CPU" in text for text in trainer.callback.messages) == noticed
     trainer.close()
 
@@ -480,8 +480,8 @@ def test_failing_tracker_costs_itself_only(tmp_path, caplog):
 
 
 def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
-    words = ("train_frames=160", "checkpoint_every_frames=50", "log_every_frames=40")
-    assert make_trainer(tmp_path, *words).run()
+    overrides = ("train_frames=160", "checkpoint_every_frames=50", "log_every_frames=40")
+    assert make_trainer(tmp_path, *overrides).run()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     told = [row["frames"] for row in map(json.loads, lines) if "speed/checkpoint_seconds" in row]
     assert told == [80, 120, 160]
@@ -489,11 +489,11 @@ def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
 
 def test_annealed_nstep_and_discount_are_logged_as_they_are(tmp_path):
     schedules = ["agent.nstep_schedule=linear(5,1,100)", "agent.discount_schedule=step(0.5,0.9,60)"]
-    words = ["agent=drm", "train_frames=120", "log_every_frames=40", *schedules]
-    make_trainer(tmp_path, *words).run()
+    overrides = ["agent=drm", "train_frames=120", "log_every_frames=40", *schedules]
+    make_trainer(tmp_path, *overrides).run()
     found = [(r["steps"], r["replay/nstep"], r["replay/discount"]) for r in updates(tmp_path)]
     assert found == [(40, 3, 0.5), (80, 1, 0.9), (120, 1, 0.9)]
-    make_trainer(tmp_path / "none", *words[:3]).run()
+    make_trainer(tmp_path / "none", *overrides[:3]).run()
     assert not any("replay/nstep" in row for row in updates(tmp_path / "none"))
 
 
@@ -508,29 +508,29 @@ FUSED = [*TINY, "env=tiny_envs:FusedReach-v0"]
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["agent=drqv2"],
         ["agent=drm", "num_envs=2", "replay.prefetch=2", "replay_ratio=2"],
         ["agent=drm", "replay.compression=zstd", "overlap=true"],
     ],
-    ids=lambda words: " ".join(words),
+    ids=lambda overrides: " ".join(overrides),
 )
-def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, words):
-    words = [
-        *words,
+def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, overrides):
+    overrides = [
+        *overrides,
         "train_frames=180",
         "log_every_frames=40",
         "eval_every_frames=75",
         "eval_episodes=2",
         "replay.capacity=120",
     ]
-    straight = make_trainer(tmp_path / "straight", *words, base=FUSED)
+    straight = make_trainer(tmp_path / "straight", *overrides, base=FUSED)
     assert straight.run()
-    stopped = make_trainer(tmp_path / "resumed", *words, base=FUSED)
+    stopped = make_trainer(tmp_path / "resumed", *overrides, base=FUSED)
     stopped.stop_requested = lambda: stopped.steps >= 133
     assert not stopped.run()
-    resumed = make_trainer(tmp_path / "resumed", *words, base=FUSED)
+    resumed = make_trainer(tmp_path / "resumed", *overrides, base=FUSED)
     assert resumed.resume() > 0
     assert resumed.obs[0]["vector"].tolist()[1] in range(10)
     assert resumed.run()
@@ -542,9 +542,9 @@ def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, words):
 
 
 def test_an_agent_of_states_refuses_pixels_with_a_vector(tmp_path):
-    words = [w for w in STATE if not w.startswith("env=")]
+    overrides = [w for w in STATE if not w.startswith("env=")]
     with pytest.raises(ConfigError, match=r"td3 learns from states only, and env=.* by images"):
-        make_trainer(tmp_path, "env=tiny_envs:FusedReach-v0", base=words)
+        make_trainer(tmp_path, "env=tiny_envs:FusedReach-v0", base=overrides)
 
 
 @pytest.mark.parametrize(

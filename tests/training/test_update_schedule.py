@@ -66,7 +66,7 @@ def test_scheduled_ratio_follows_the_agent_step():
 
 
 def play(update_schedule, faus, updates_each=2, start=0):
-    """Episodes, each with its FAU at every update; (episode, events) of those that had any."""
+    """Play episodes with the same FAU at every update; (episode, events) where there were any."""
     found = []
     for episode, fau in enumerate(faus, start):
         for _ in range(updates_each):
@@ -121,7 +121,7 @@ def test_window_is_the_last_episode_or_the_whole_interval():
 
 @pytest.mark.parametrize("num_envs", [1, 2, 3, 4, 5, 10])
 @pytest.mark.parametrize("window", ["episode", "interval"])
-def test_copies_whose_episodes_end_together_are_checked_like_one(num_envs, window):
+def test_envs_whose_episodes_end_together_are_checked_like_one(num_envs, window):
     update_schedule = adaptive(check_every_episodes=10, window=window, threshold=1e-6)
     checked = []
     for round_ in range(60):

@@ -1,5 +1,5 @@
-"""Online tracking and its sending later, against a server of this machine. A minute:
-`pytest -m cluster tests/test_wandb.py`."""
+"""Online tracking, and syncing later, against a server on this machine. Takes a minute:
+`pytest -m cluster tests/training/test_wandb.py`."""
 
 import json
 import os
@@ -33,10 +33,10 @@ def server():
     running.stop()
 
 
-def command(*words, server=None):
+def command(*overrides, server=None):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment |= server.environment if server else {}
-    return subprocess.Popen([sys.executable, "-m", "rlearly.sweep", *words], env=environment)
+    return subprocess.Popen([sys.executable, "-m", "rlearly.sweep", *overrides], env=environment)
 
 
 def run_dirs(out):
@@ -67,27 +67,27 @@ def assert_sent(server, out, seeds):
 
 def test_online_sweep_is_a_group_and_resumes_under_its_ids(server, tmp_path):
     out = tmp_path / "my sweep"
-    words = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=online"]
-    first = command(*words, server=server)
+    overrides = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=online"]
+    first = command(*overrides, server=server)
     until(lambda: any(len(run["rows"]) >= 2 for run in server.runs.values()), 120, "some rows")
     first.send_signal(signal.SIGTERM)
     assert first.wait(120) == 75
     before = set(server.runs)
     assert before and not list(out.rglob("done.json"))
-    assert command(*words, server=server).wait(240) == 0
+    assert command(*overrides, server=server).wait(240) == 0
     assert before <= set(server.runs)
     assert_sent(server, out, seeds=2)
 
 
 def test_offline_sweep_is_sent_later_by_one_command(server, tmp_path):
-    """A stopped run has written two pieces; sending twice sends nothing twice."""
+    """A stopped run has written two parts; syncing twice sends nothing twice."""
     out = tmp_path / "offline"
-    words = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=offline"]
-    first = command(*words)
+    overrides = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=offline"]
+    first = command(*overrides)
     until(lambda: any(rows_of(folder) for folder in made(out)), 120, "some rows")
     first.send_signal(signal.SIGTERM)
     assert first.wait(120) == 75
-    assert command(*words).wait(240) == 0
+    assert command(*overrides).wait(240) == 0
     assert not server.runs
     for _ in range(2):
         assert command(f"sync={out}", server=server).wait(120) == 0
