@@ -194,7 +194,7 @@ class Encoder:
             if key in LAYOUT or key in skip:
                 attributes[key] = {KIND: "kept"}
             elif isinstance(item, CONSTANTS) and _is_cached_property(value, key):
-                continue
+                continue  # an env built alike may not have computed it yet
             elif key in RANDOM and not isinstance(item, np.random.Generator):
                 self.random[where] = {"value": item}
             elif key in CLOCKS and self.simulate:
@@ -444,7 +444,6 @@ def _name(kind: type) -> str:
 
 
 def _is_cached_property(owner: Any, name: str) -> bool:
-    """True for a cached property, which an env built alike may not have computed yet."""
     return isinstance(getattr(type(owner), name, None), functools.cached_property)
 
 
