@@ -411,24 +411,23 @@ def generator_state(generator: Any) -> dict[str, Any]:
 def with_state(generator: Any, state: dict[str, Any]) -> Any:
     """`generator` set to `state`, or a new generator if it is of another kind."""
     if state["class"] == "python":
-        made = generator if isinstance(generator, random.Random) else random.Random()
-        made.setstate((state["version"], tuple(state["words"]), state["gauss"]))
-        return made
+        generator = generator if isinstance(generator, random.Random) else random.Random()
+        generator.setstate((state["version"], tuple(state["words"]), state["gauss"]))
+        return generator
     values = state["state"]
     name = values["bit_generator"]
     if name not in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"):
         raise Incomplete(f"there is no generator {name}")
-    made = generator
-    if state["class"] == "legacy":
-        fits = isinstance(made, np.random.RandomState)
-        if not fits or made.get_state(legacy=False)["bit_generator"] != name:
-            made = np.random.RandomState(getattr(np.random, name)())
-        made.set_state(values)
-        return made
-    if not isinstance(made, np.random.Generator) or type(made.bit_generator).__name__ != name:
-        made = np.random.Generator(getattr(np.random, name)())
-    made.bit_generator.state = values
-    return made
+    legacy = state["class"] == "legacy"
+    kind: Any = np.random.RandomState if legacy else np.random.Generator
+    fits = isinstance(generator, kind) and generator_state(generator)["state"]
+    if not fits or fits["bit_generator"] != name:
+        generator = kind(getattr(np.random, name)())
+    if legacy:
+        generator.set_state(values)
+    else:
+        generator.bit_generator.state = values
+    return generator
 
 
 def _join(path: str, key: str) -> str:

@@ -197,7 +197,7 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
 def self_test(
     env: gymnasium.Env, steps: int = 20, make_fresh: Callable[[], gymnasium.Env] | None = None
 ) -> str:
-    """The method by which this env has just been seen to return to a saved state to the bit.
+    """Find the method that restores this env to the bit, by trying it.
 
     The env is played, saved, played for `steps` random steps, restored from bytes, and played with
     the same actions again. This is done from three points of an episode, and everything must be

@@ -164,11 +164,10 @@ def _checksums(model: Any) -> dict[str, int]:
 def _fixed_fields(kind: type) -> list[tuple[str, str]]:
     """(field, group) of every array of a model that stays as it was built."""
     skip = {*MUTABLE, *DERIVED_ONLY}
-    names = [name for name in dir(kind) if name not in skip and not name.startswith("_")]
-    groups = [(name, name.split("_")[0]) for name in names]
+    fields = ((name, name.split("_")[0]) for name in dir(kind) if name not in skip)
     return [
         (name, group)
-        for name, group in groups
+        for name, group in fields
         if (group in FIXED or name in FIXED) and isinstance(getattr(kind, name), property)
     ]
 
