@@ -1,6 +1,6 @@
 """`python -m rlearly.experiments.curves RUN_DIR ... out=curve.png`: returns over frames.
 
-Every run is rendered by itself: a mean over a few seeds hides the broken one.
+Every run is drawn by itself: a mean over a few seeds hides the broken one.
 """
 
 from __future__ import annotations
