@@ -1,6 +1,8 @@
 """The public Python API: what `import rlearly` offers and what it costs."""
 
 import ast
+import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +42,8 @@ def test_importing_rlearly_imports_neither_torch_nor_gymnasium():
     script = "import sys, rlearly; print([m for m in ('torch', 'gymnasium') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("module", sorted(rlearly._MODULES))
+def test_examples_in_docstrings_run(module):
+    assert doctest.testmod(importlib.import_module(f"rlearly.{module}")).failed == 0

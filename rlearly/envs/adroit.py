@@ -38,7 +38,7 @@ import numpy as np
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gl_backend import choose_backend, require_rendering
+from rlearly.envs.gl_backend import require_rendering
 from rlearly.envs.gymnasium_envs import RenderWrapper, make_registered
 from rlearly.envs.wrappers import SuccessTracker, agent_view
 
@@ -178,10 +178,7 @@ class PaperRules(gymnasium.Wrapper):
 def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int = 0, videos: bool = False
 ) -> gymnasium.Env:
-    """A task as agents see it: [A] actions in [-1, 1]; images and joint angles, or a flat state.
-
-    `pixels`: observe images (None: yes). `videos`: frames will be rendered for videos, even if
-    images are not observed. `model_seed` is not used.
+    """A task, from images and joint angles or from a flat state; see `rlearly.envs.make`.
 
     Raises:
         ConfigError: gymnasium-robotics is not installed or refuses these arguments, it cannot be
@@ -210,7 +207,6 @@ def make(
 
 def _base(config: EnvConfig, task: Task) -> gymnasium.Env:
     """gymnasium-robotics' env, registered without the notice that the package prints."""
-    choose_backend()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))

@@ -183,10 +183,7 @@ def _take_over_time_limit(control: Any) -> int:
 def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int, videos: bool = False
 ) -> gymnasium.Env:
-    """A dm_control task as agents see it: [A] actions in [-1, 1], images or a flat state.
-
-    `pixels`: observe images (None: yes). `videos`: frames will be rendered for videos, even if
-    images are not observed.
+    """A dm_control task, from images or from a flat state; see `rlearly.envs.make`.
 
     Raises:
         ConfigError: there is no such variant or camera, it cannot be rendered here, or

@@ -58,13 +58,14 @@ def choose_backend() -> str | None:
 
 
 def require_rendering(config: EnvConfig, *, pixels: bool, videos: bool) -> None:
-    """Check that MuJoCo can render what is needed: observations (`pixels`) or videos.
+    """Choose a backend, and check that it can render what is needed: observations or videos.
 
     Raises:
         ConfigError: no backend works here, or env.render=fast without image observations.
     """
     if config.render == "fast" and not pixels:
-        raise ConfigError(FAST_NEEDS_MUJOCO_IMAGES.format(config.name, "observed by states here"))
+        raise ConfigError(FAST_NEEDS_MUJOCO_IMAGES.format(config.name, "observed as states here"))
+    choose_backend()
     if pixels or videos:
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
 

@@ -240,10 +240,7 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
 def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int = 0, videos: bool = False
 ) -> gymnasium.Env:
-    """A gymnasium env as agents see it: [A] actions in [-1, 1], images or a flat state.
-
-    `pixels`: observe images; None: only if the env itself does. `videos`: frames will be rendered
-    for videos, even if images are not observed. `model_seed` is not used.
+    """A gymnasium env, from images or from a flat state; see `rlearly.envs.make`.
 
     Raises:
         ConfigError: the env cannot be made or rendered, its actions are not a Box, or
@@ -260,7 +257,7 @@ def make(
         pixels = env.observes_image
     if fast and not (pixels and not env.observes_image and _is_mujoco(base)):
         base.close()
-        what = "drawn by itself" if pixels else "observed by states here"
+        what = "rendered by itself" if pixels else "observed as states here"
         raise ConfigError(FAST_NEEDS_MUJOCO_IMAGES.format(config.name, what))
     if (pixels or videos) and _is_mujoco(base):
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)

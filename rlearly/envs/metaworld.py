@@ -26,7 +26,7 @@ import numpy as np
 from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gl_backend import choose_backend, require_rendering
+from rlearly.envs.gl_backend import require_rendering
 from rlearly.envs.gymnasium_envs import RenderWrapper, without_known_noise
 from rlearly.envs.state.save_restore import installed
 from rlearly.envs.wrappers import SuccessTracker, agent_view
@@ -100,10 +100,7 @@ class SeededReset(gymnasium.Wrapper):
 def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int = 0, videos: bool = False
 ) -> gymnasium.Env:
-    """A MetaWorld task as agents see it: [4] actions in [-1, 1], images or the 39 numbers.
-
-    `pixels`: observe images (None: yes). `videos`: frames will be rendered for videos, even if
-    images are not observed. `model_seed` is not used.
+    """A MetaWorld task with [4] actions, from images or the 39 numbers; see `rlearly.envs.make`.
 
     Raises:
         ConfigError: MetaWorld is not installed or does not work with this MuJoCo, it cannot be
@@ -111,7 +108,6 @@ def make(
     """
     pixels = pixels is not False
     require_rendering(config, pixels=pixels, videos=videos)
-    choose_backend()
     base = _base(config.name)
     camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
     env = SeededReset(RenderWrapper(base, camera, fast=config.render == "fast"))

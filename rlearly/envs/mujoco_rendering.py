@@ -7,9 +7,7 @@ rendering on a CPU, and so gives different pixels.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -85,11 +83,15 @@ class MujocoRenderer:
 
     def _make_renderer(self, model: Any, size: int) -> Any:
         mujoco: Any = importlib.import_module("mujoco")
-        with _restored_afterwards(model.vis):  # the env may also render by itself
-            model.vis.global_.offwidth = model.vis.global_.offheight = size
+        buffer, quality = model.vis.global_, model.vis.quality
+        before = buffer.offwidth, buffer.offheight, quality.offsamples, quality.shadowsize
+        try:
+            buffer.offwidth = buffer.offheight = size
             if self.fast:
                 _disable_context_extras(model.vis)
             renderer = mujoco.Renderer(model, size, size)
+        finally:  # the env may also render by itself
+            buffer.offwidth, buffer.offheight, quality.offsamples, quality.shadowsize = before
         if self.fast:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 renderer.scene.flags[flag] = False
@@ -99,13 +101,3 @@ class MujocoRenderer:
         for renderer in self.renderers.values():
             renderer.close()
         self.renderers = {}
-
-
-@contextlib.contextmanager
-def _restored_afterwards(visual: Any) -> Iterator[None]:
-    buffer, quality = visual.global_, visual.quality
-    before = buffer.offwidth, buffer.offheight, quality.offsamples, quality.shadowsize
-    try:
-        yield
-    finally:
-        buffer.offwidth, buffer.offheight, quality.offsamples, quality.shadowsize = before

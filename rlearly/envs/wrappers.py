@@ -161,7 +161,7 @@ class PixelObservation(gymnasium.Wrapper):
         return np.ascontiguousarray(self.camera().transpose(2, 0, 1))
 
 
-class PixelVectorObservation(gymnasium.Wrapper):
+class PixelVectorObservation(gymnasium.ObservationWrapper):
     """{"pixels": the env's observation, "vector": float32 [D] of the newest step}."""
 
     def __init__(self, env: gymnasium.Env, vector: Callable[[], np.ndarray], size: int):
@@ -170,16 +170,8 @@ class PixelVectorObservation(gymnasium.Wrapper):
         box = Box(-np.inf, np.inf, (size,), np.float32)
         self.observation_space = Dict([(PIXELS, env.observation_space), (VECTOR, box)])
 
-    def reset(self, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        pixels, info = self.env.reset(**kwargs)
-        return self._with_vector(pixels), info
-
-    def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
-        pixels, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_vector(pixels), reward, terminated, truncated, info
-
-    def _with_vector(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return {PIXELS: pixels, VECTOR: np.array(self.vector(), np.float32)}
+    def observation(self, observation: Any) -> dict[str, np.ndarray]:
+        return {PIXELS: observation, VECTOR: np.array(self.vector(), np.float32)}
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

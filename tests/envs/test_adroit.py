@@ -446,7 +446,7 @@ def test_command_line_chooses_observations_and_rules():
     sparse = make("adroit/door", rules="package", kwargs={"reward_type": "sparse"})
     sparse.reset(seed=0)
     assert sparse.step(np.zeros(28))[1] == pytest.approx(-0.2)
-    with pytest.raises(ConfigError, match=r"render=fast: .* env=adroit/door is observed by states"):
+    with pytest.raises(ConfigError, match=r"render=fast: .* env=adroit/door is observed as states"):
         make("adroit/door", render="fast")
 
 

@@ -262,10 +262,10 @@ def test_fast_drawing_asks_for_none_of_the_three():
 @pytest.mark.parametrize(
     ("name", "pixels", "what"),
     [
-        ("cheetah_run", False, "observed by states here"),
-        ("HalfCheetah-v5", None, "observed by states here"),
-        ("PixelReach-v0", None, "drawn by itself"),
-        ("Pendulum-v1", True, "drawn by itself"),
+        ("cheetah_run", False, "observed as states here"),
+        ("HalfCheetah-v5", None, "observed as states here"),
+        ("PixelReach-v0", None, "rendered by itself"),
+        ("Pendulum-v1", True, "rendered by itself"),
     ],
 )
 def test_fast_drawing_is_refused_where_mujoco_draws_no_observation(name, pixels, what):

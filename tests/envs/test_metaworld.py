@@ -64,7 +64,7 @@ def test_visual_agents_observe_pixels_and_others_states_by_drms_settings():
     assert resolve.compose([f"env={TASK}", "agent=td3"]).env.pixels is False
     with pytest.raises(ConfigError, match=r"env.kwargs: .* is a metaworld task, which takes none"):
         resolve.compose([f"env={TASK}", "env.kwargs.width=3"])
-    with pytest.raises(ConfigError, match=r"env.render=fast: .* observed by states here"):
+    with pytest.raises(ConfigError, match=r"env.render=fast: .* observed as states here"):
         ours(pixels=False, render="fast")
 
 

@@ -600,10 +600,10 @@ def test_each_misuse_gets_one_clear_sentence(hopper, cartpole, tmp_path):
     refused("Expected a gymnasium env", lambda: SnapshotRL("CartPole-v1", cartpole))
     refused("there is no file", lambda: wrap(tmp_path / "nothing.h5"))
     refused(
-        "truncate_steps: expected None or a number of at least 1",
+        "truncate_steps: expected a number of at least 1",
         lambda: wrap(cartpole, truncate_steps=0),
     )
-    refused("until_steps: expected at least 0", lambda: wrap(cartpole, until_steps=-1))
+    refused("until_steps: expected a number of at least 0", lambda: wrap(cartpole, until_steps=-1))
     refused("probability: expected a number from 0 to 1", lambda: wrap(cartpole, probability=2.0))
     refused(
         "snapshot: expected a number from 0",
@@ -679,7 +679,7 @@ def test_policies_and_values_of_another_kind_are_refused_while_recording():
     refused("value: expected one finite number", value=lambda obs: np.nan)
     refused("every_steps: expected a number of at least 1", every_steps=0)
     refused("episodes: expected a number of at least 1", episodes=0)
-    refused("seed: expected a whole number of at least 0", seed=-1)
+    refused("seed: expected a number of at least 0", seed=-1)
 
 
 def test_store_says_in_a_line_what_it_is(hopper):

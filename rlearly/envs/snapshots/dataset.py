@@ -126,9 +126,7 @@ class Snapshots:
         Raises:
             ConfigError: a number is below 1.
         """
-        for name, number in (("best_episodes", best_episodes), ("every_steps", every_steps)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
+        require_at_least(1, best_episodes=best_episodes, every_steps=every_steps)
         keep = np.zeros(len(self), dtype=bool)
         latest: dict[int, int] = {}
         for i, (episode, step) in enumerate(zip(self.episodes, self.steps, strict=True)):
@@ -322,6 +320,13 @@ def _read(file: Any, name: str, expected: Any) -> np.ndarray:
         wanted = "numbers" if expected is None else np.dtype(expected)
         raise ValueError(f"{name}: expected {wanted}, found {dtype}")
     return np.asarray(dataset[()])
+
+
+def require_at_least(lowest: int, **numbers: float | None) -> None:
+    """Raise ConfigError if one of the named numbers is too low; None is not checked."""
+    for name, number in numbers.items():
+        if number is not None and number < lowest:
+            raise ConfigError(f"{name}: expected a number of at least {lowest}, received {number}.")
 
 
 def refuse_vector(env: Any) -> None:

@@ -12,7 +12,13 @@ import numpy as np
 from gymnasium.spaces import flatten
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import COLUMNS, Snapshots, kwargs_of, refuse_vector
+from rlearly.envs.snapshots.dataset import (
+    COLUMNS,
+    Snapshots,
+    kwargs_of,
+    refuse_vector,
+    require_at_least,
+)
 from rlearly.envs.state import codec
 from rlearly.envs.state.action_replay import (
     InnermostWrapper,
@@ -60,11 +66,8 @@ def record(
         ConfigError: an argument is out of range, or `policy` or `value` returns something else.
         InexactState: the env does not return to a saved state to the bit.
     """
-    for name, number in (("episodes", episodes), ("every_steps", every_steps)):
-        if number < 1:
-            raise ConfigError(f"{name}: expected a number of at least 1, received {number}.")
-    if seed < 0:
-        raise ConfigError(f"seed: expected a whole number of at least 0, received {seed}.")
+    require_at_least(1, episodes=episodes, every_steps=every_steps)
+    require_at_least(0, seed=seed)
     collector = SnapshotCollector(env)
 
     def act(obs: Any, step: int) -> Any:

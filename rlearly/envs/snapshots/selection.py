@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import Snapshots
+from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
 
 
 class Selection(Protocol):
@@ -75,8 +75,7 @@ class ValueClusters(_Stateless):
     """
 
     def __init__(self, clusters: int = 6):
-        if clusters < 1:
-            raise ConfigError(f"clusters: expected a number of at least 1, received {clusters}.")
+        require_at_least(1, clusters=clusters)
         self.clusters = clusters
 
     def prepare(self, snapshots: Snapshots) -> None:
@@ -161,8 +160,7 @@ class ReturnToGo(_Weighted):
     """
 
     def __init__(self, contrast: float = 10.0):
-        if contrast < 1:
-            raise ConfigError(f"contrast: expected a number of at least 1, received {contrast}.")
+        require_at_least(1, contrast=contrast)
         self.contrast = contrast
 
     def prepare(self, snapshots: Snapshots) -> None:
@@ -179,10 +177,7 @@ class Novelty(_Weighted):
     """
 
     def __init__(self, neighbours: int = 5):
-        if neighbours < 1:
-            raise ConfigError(
-                f"neighbours: expected a number of at least 1, received {neighbours}."
-            )
+        require_at_least(1, neighbours=neighbours)
         self.neighbours = neighbours
 
     def prepare(self, snapshots: Snapshots) -> None:

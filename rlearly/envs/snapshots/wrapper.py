@@ -15,7 +15,7 @@ import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import Snapshots
+from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
 from rlearly.envs.snapshots.selection import Selection, Uniform
 from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
 from rlearly.envs.state.action_replay import (
@@ -106,13 +106,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             discount=discount,
             _disable_deepcopy=True,
         )
-        if truncate_steps is not None and truncate_steps < 1:
-            raise ConfigError(
-                f"truncate_steps: expected None or a number of at least 1, "
-                f"received {truncate_steps}."
-            )
-        if until_steps < 0:
-            raise ConfigError(f"until_steps: expected at least 0, received {until_steps}.")
+        require_at_least(1, truncate_steps=truncate_steps)
+        require_at_least(0, until_steps=until_steps)
         if not callable(probability) and not 0 <= probability <= 1:
             raise ConfigError(
                 f"probability: expected a number from 0 to 1 or a function of the step, received "

@@ -183,12 +183,11 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
     """
     base, wrappers = env.unwrapped, _wrappers(env)
     _check(base, wrappers, state, only_simulator)
-    recorder = recorder_of(env)
     if state.method == "replay":
         random, clocks = (None, None) if only_simulator else (state.random, state.counters)
-        replay(base, recorder, state.simulator, random, clocks)
+        replay(base, recorder_of(env), state.simulator, random, clocks)
     else:
-        _restore_attributes(env, base, recorder, state, only_simulator)
+        _restore_attributes(env, state, only_simulator)
     if only_simulator or not wrappers:
         return
     for wrapper, (_, saved) in zip(wrappers, state.wrappers, strict=True):
@@ -198,7 +197,7 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
 def self_test(
     env: gymnasium.Env, steps: int = 20, make_fresh: Callable[[], gymnasium.Env] | None = None
 ) -> str:
-    """The method by which this env has just been seen to return to a saved state to the bit.
+    """Find the method that restores this env to the bit, by trying it.
 
     The env is played, saved, played for `steps` random steps, restored from bytes, and played with
     the same actions again. This is done from three points of an episode, and everything must be
@@ -238,32 +237,24 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
     return found
 
 
-def _restore_attributes(
-    env: gymnasium.Env,
-    base: gymnasium.Env,
-    recorder: ActionRecorder | None,
-    state: EnvState,
-    only_simulator: bool,
-) -> None:
-    try:
-        _decode(base, recorder, state, only_simulator)
-    except (codec.Incomplete, simulators.DifferentModel):
-        if only_simulator:
-            raise _not_alike(base, "it was never reset, or it is built otherwise") from None
-        env.reset(seed=0)  # an env that was never reset may lack attributes
+def _restore_attributes(env: gymnasium.Env, state: EnvState, only_simulator: bool) -> None:
+    base, recorder = env.unwrapped, recorder_of(env)
+    for may_reset in (not only_simulator, False):
+        if recorder is not None:
+            recorder.clear()
+        decoder = codec.Decoder(base, state.random, state.counters, only_simulator=only_simulator)
         try:
-            _decode(base, recorder, state, only_simulator)
+            decoder.decode(state.simulator, base, "")
+            return
         except (codec.Incomplete, simulators.DifferentModel) as error:
-            raise _not_alike(base, str(error)) from None
-
-
-def _decode(
-    base: gymnasium.Env, recorder: ActionRecorder | None, state: EnvState, only_simulator: bool
-) -> None:
-    if recorder is not None:
-        recorder.clear()
-    decoder = codec.Decoder(base, state.random, state.counters, only_simulator=only_simulator)
-    decoder.decode(state.simulator, base, "")
+            why = "it was never reset, or it is built otherwise" if only_simulator else str(error)
+            if not may_reset:
+                raise ConfigError(
+                    f"This {id_of(base)} is not built like the saved one (different: {why}): build "
+                    "it with the same arguments (and model seed), and reset it before restoring "
+                    "only its simulator."
+                ) from None
+            env.reset(seed=0)  # an env that was never reset may lack attributes
 
 
 def _save_wrapper(wrapper: Any, env: gymnasium.Env) -> list[Any]:
@@ -333,25 +324,16 @@ def _check(base: gymnasium.Env, wrappers: list[Any], state: EnvState, only_simul
         )
 
 
-def _not_alike(base: gymnasium.Env, error: str) -> ConfigError:
-    return ConfigError(
-        f"This {id_of(base)} is not built like the saved one (different: {error}): build it with "
-        "the same arguments (and model seed), and reset it before restoring only its simulator."
-    )
-
-
 def _versions(method: str, base: Any) -> dict[str, str]:
     """The installed versions of the packages that a state's exactness depends on."""
     package = type(base).__module__.split(".")[0]
-    if method == "attributes":
-        packages = []
-    elif method == "ale":
-        packages = ["ale_py"]
-    elif method == "mujoco":
-        packages = ["mujoco"] if package == "gymnasium" else ["mujoco", package]
-    elif method == "control":
-        packages = ["mujoco", "dm_control"]
-    else:
+    packages = {
+        "mujoco": ["mujoco"] if package == "gymnasium" else ["mujoco", package],
+        "control": ["mujoco", "dm_control"],
+        "attributes": [],
+        "ale": ["ale_py"],
+    }.get(method)
+    if packages is None:  # replay
         world = type(vars(base).get("world")).__module__.split(".")[0]
         packages = [package, "Box2D"] if world == "Box2D" else [package]
         packages += ["mujoco", "dm_control"] if hasattr(base, "_control") else []

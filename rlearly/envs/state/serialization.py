@@ -27,19 +27,20 @@ def to_bytes(tree: dict[str, Any]) -> bytes:
     """A magic line, a JSON header, the arrays, and a SHA-256 checksum of all that."""
     arrays: list[np.ndarray] = []
 
-    def without_array(leaf: Any) -> Any:
-        if not isinstance(leaf, np.ndarray):
-            return leaf
-        arrays.append(leaf)
+    def put_aside(value: Any) -> dict[str, Any]:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{type(value).__name__} is not plain data")
+        arrays.append(value)
         return {KIND: "array", "at": len(arrays) - 1}
 
-    skeleton = map_leaves(without_array, tree)
+    skeleton = json.dumps(tree, separators=(",", ":"), default=put_aside)
     layout, offset = [], 0
     for array in arrays:
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         layout.append([array.dtype.str, list(array.shape), "F" if fortran else "C", offset])
         offset += array.nbytes + _padding(array.nbytes)
-    header = json.dumps({"tree": skeleton, "arrays": layout}, separators=(",", ":")).encode()
+    arrays_header = json.dumps(layout, separators=(",", ":"))
+    header = f'{{"tree":{skeleton},"arrays":{arrays_header}}}'.encode()
     header += b" " * _padding(len(MAGIC) + 8 + len(header))
     parts = [MAGIC, struct.pack("<Q", len(header)), header]
     for array, (_, _, order, _) in zip(arrays, layout, strict=True):

@@ -1,28 +1,17 @@
-"""The state of simulators behind Python: MuJoCo's, bare or in dm_control's Physics, and ALE's."""
+"""Save and restore simulators: MuJoCo, bare or in dm_control's Physics, and ALE (Atari)."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import zlib
 from typing import Any
 
 import numpy as np
 
-MUTABLE = (
-    "body_pos",
-    "body_quat",
-    "geom_pos",
-    "geom_size",
-    "site_pos",
-    "site_quat",
-    "site_size",
-    "dof_damping",
-    "wrap_prm",
-    "light_pos",
-    "mat_rgba",
-    "hfield_data",
-)
-"""Fields of a model that tasks write when an episode begins (or, mat_rgba, at each step)."""
+MUTABLE = ("body_pos", "body_quat", "geom_pos", "geom_size", "site_pos", "site_quat", "site_size")
+MUTABLE += ("dof_damping", "wrap_prm", "light_pos", "mat_rgba", "hfield_data")
+"""Model fields that tasks write when an episode begins (mat_rgba: at each step)."""
 
 FIXED = ("body", "jnt", "dof", "geom", "site", "cam", "light", "mat", "tendon", "actuator", "eq")
 FIXED += ("pair", "sensor", "hfield", "key", "qpos0", "qpos_spring", "exclude", "numeric")
@@ -36,17 +25,17 @@ POSITIONS += ("geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "li
 POSITIONS += ("light_xdir", "subtree_com", "cdof", "cinert", "ten_length", "actuator_length")
 POSITIONS += ("cvel", "cdof_dot", "ten_velocity", "actuator_velocity", "qfrc_bias")
 POSITIONS += ("qfrc_passive", "qfrc_spring", "qfrc_damper", "wrap_xpos")
-"""What follows from positions and velocities. After mj_step it lags a step behind them, and envs
-read it so; dm_control brings it up to date after each step."""
+"""Data fields derived from positions and velocities. After mj_step they lag one step behind, and
+envs read them like that; dm_control updates them after each step."""
 
 FORCES = ("sensordata", "qacc", "qacc_smooth", "qfrc_actuator", "qfrc_smooth", "qfrc_constraint")
 FORCES += ("qfrc_inverse", "actuator_force", "act_dot", "cacc", "cfrc_int", "cfrc_ext", "energy")
 FORCES += ("subtree_linvel", "subtree_angmom")
-"""What a step leaves behind that mj_forward computes otherwise, or not at all."""
+"""Data fields left by a step that mj_forward computes differently or not at all."""
 
 
 class DifferentModel(Exception):
-    """The simulated world is not the one whose state was saved; the text names the parts."""
+    """The simulated world is not the one that was saved. The text names the parts that differ."""
 
 
 def kind_of(value: Any) -> str | None:
@@ -69,18 +58,17 @@ def save(kind: str, simulator: Any) -> dict[str, Any]:
         raw = simulator.cloneState(include_rng=True).serialize()
         return {"ale": np.frombuffer(raw, np.uint8).copy()}
     if kind == "physics":
-        current = bool(getattr(simulator, "legacy_step", False))
-        return _save_mujoco(simulator.model.ptr, simulator.data.ptr, FORCES, current)
-    return _save_mujoco(simulator.model, simulator, FORCES + POSITIONS, False)
+        up_to_date = bool(getattr(simulator, "legacy_step", False))
+        fields = FORCES if up_to_date else FORCES + POSITIONS
+        return _save_mujoco(simulator.model.ptr, simulator.data.ptr, fields)
+    return _save_mujoco(simulator.model, simulator, FORCES + POSITIONS)
 
 
-def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...], current: bool) -> dict[str, Any]:
+def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...]) -> dict[str, Any]:
     mujoco: Any = importlib.import_module("mujoco")
     full = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(model, full))
     mujoco.mj_getState(model, data, state, full)
-    if not current:
-        fields = FORCES + POSITIONS
     return {
         "state": state,
         "model": {name: getattr(model, name).copy() for name in MUTABLE if _has(model, name)},
@@ -89,8 +77,8 @@ def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...], current: bool) 
     }
 
 
-def part_shown(data: Any, value: np.ndarray) -> dict[str, Any] | None:
-    """Which numbers of which field of MuJoCo's data an array shows; None if it shows none."""
+def viewed_part(data: Any, value: np.ndarray) -> dict[str, Any] | None:
+    """The part of MuJoCo's data of which an array is a view (field and strides), or None."""
     low, high = np.lib.array_utils.byte_bounds(value)
     for name in ("qpos", "qvel", "qacc", "act", "ctrl", "mocap_pos", *POSITIONS, *FORCES):
         field = getattr(data, name, None)
@@ -104,8 +92,8 @@ def part_shown(data: Any, value: np.ndarray) -> dict[str, Any] | None:
     return None
 
 
-def show(data: Any, part: dict[str, Any]) -> np.ndarray | None:
-    """The array that `part_shown` told of; None if it does not lie within its field."""
+def make_view(data: Any, part: dict[str, Any]) -> np.ndarray | None:
+    """The view that `viewed_part` described, or None if it does not lie within its field."""
     flat = getattr(data, part["field"]).reshape(-1)
     steps = [(size - 1) * step for size, step in zip(part["shape"], part["strides"], strict=True)]
     low = part["start"] + sum(step for step in steps if step < 0)
@@ -117,7 +105,7 @@ def show(data: Any, part: dict[str, Any]) -> np.ndarray | None:
 
 
 def restore(simulator: Any, tree: dict[str, Any]) -> None:
-    """Put a simulator into a saved state, to the bit, and tell its renderers.
+    """Restore a simulator to the bit, including its renderers' copy of the terrain.
 
     Raises:
         DifferentModel: it simulates another world.
@@ -134,19 +122,16 @@ def restore(simulator: Any, tree: dict[str, Any]) -> None:
 
 
 def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
-    """True if height fields changed."""
+    """Whether height fields changed."""
     mujoco: Any = importlib.import_module("mujoco")
     full = mujoco.mjtState.mjSTATE_INTEGRATION
-    now = _checksums(model)
-    different = sorted(
-        name for name in now | tree["fixed"] if now.get(name) != tree["fixed"].get(name)
-    )
+    actual, expected = _checksums(model), tree["fixed"]
+    different = sorted(n for n in actual | expected if actual.get(n) != expected.get(n))
     sizes = [n for n, a in tree["model"].items() if getattr(model, n, np.empty(0)).shape != a.shape]
     if different or sizes or len(tree["state"]) != mujoco.mj_stateSize(model, full):
         raise DifferentModel(", ".join([*different, *sizes]) or "size")
-    moved = "hfield_data" in tree["model"] and not np.array_equal(
-        model.hfield_data, tree["model"]["hfield_data"]
-    )
+    terrain = tree["model"].get("hfield_data")
+    terrain_changes = terrain is not None and not np.array_equal(model.hfield_data, terrain)
     for name, values in tree["model"].items():
         getattr(model, name)[:] = values
     state = np.ascontiguousarray(tree["state"])
@@ -155,7 +140,7 @@ def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
     mujoco.mj_setState(model, data, state, full)  # mj_forward moves the solver's warm start
     for name, values in tree["derived"].items():
         getattr(data, name)[:] = values
-    return moved
+    return terrain_changes
 
 
 def _has(owner: Any, name: str) -> bool:
@@ -163,7 +148,7 @@ def _has(owner: Any, name: str) -> bool:
 
 
 def _checksums(model: Any) -> dict[str, int]:
-    """CRC-32 of all of a model that tasks do not write, by group: joints, actuators, options..."""
+    """CRC-32 of everything in a model that tasks do not write, by group: joints, options, ..."""
     sums: dict[str, int] = {}
     for name, group in _fixed_fields(type(model)):
         values = getattr(model, name)
@@ -175,26 +160,21 @@ def _checksums(model: Any) -> dict[str, int]:
     return sums
 
 
-_FIELDS: dict[type, list[tuple[str, str]]] = {}
-
-
+@functools.cache
 def _fixed_fields(kind: type) -> list[tuple[str, str]]:
     """(field, group) of every array of a model that stays as it was built."""
-    if kind not in _FIELDS:
-        skip = {*MUTABLE, *DERIVED_ONLY}
-        names = [name for name in dir(kind) if name not in skip and not name.startswith("_")]
-        groups = [(name, name.split("_")[0]) for name in names]
-        _FIELDS[kind] = [
-            (name, group)
-            for name, group in groups
-            if (group in FIXED or name in FIXED) and isinstance(getattr(kind, name), property)
-        ]
-    return _FIELDS[kind]
+    skip = {*MUTABLE, *DERIVED_ONLY}
+    fields = ((name, name.split("_")[0]) for name in dir(kind) if name not in skip)
+    return [
+        (name, group)
+        for name, group in fields
+        if (group in FIXED or name in FIXED) and isinstance(getattr(kind, name), property)
+    ]
 
 
 def _upload_height_fields(physics: Any) -> None:
-    """The pictures' copy of the terrain lives with the renderer (dm_control's quadruped)."""
-    contexts = physics._contexts  # `contexts` would make them, in whatever thread this is
+    """Update the renderer's own copy of the terrain (dm_control's quadruped)."""
+    contexts = physics._contexts  # `contexts` would create them, in the current thread
     if not contexts:
         return
     mujoco: Any = importlib.import_module("mujoco")
