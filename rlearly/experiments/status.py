@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines
+from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines, tail
 from rlearly.experiments.plan import train_frames_of
 from rlearly.training.display import duration
 
@@ -118,14 +117,7 @@ def _alive(sweep: Path, job: Job, record: Record) -> bool:
 def _last_values(file: Path) -> dict[str, Any]:
     """The latest value of every metric near the end of a run's rows."""
     found: dict[str, Any] = {}
-    try:
-        with file.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 50_000))
-            lines = stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return found
-    for line in lines:
+    for line in tail(file, 50_000):
         with contextlib.suppress(ValueError, TypeError):  # the first and last may be incomplete
             found |= json.loads(line)
     return found
