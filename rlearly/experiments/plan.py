@@ -325,5 +325,5 @@ def _contradiction(
     )
     return ConfigError(
         f"{sweep / PLAN} has other settings for {what} ({before}) than this command ({after}): "
-        "give another sweep_dir=."
+        "keep those, or give another sweep_dir=."
     )

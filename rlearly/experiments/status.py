@@ -105,11 +105,10 @@ def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
 def _alive(sweep: Path, job: Job, record: Record) -> bool:
     """Whether the try behind a record may still run; on another host, judged by what it writes."""
     if record.host == socket.gethostname():
-        if in_use(sweep / job.name / "run.lock"):  # a run that is saving outlives its launcher
-            return True
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(record.pid).create_time() <= record.began + 1
-        return False
+            if psutil.Process(record.pid).create_time() <= record.began + 1:
+                return True
+        return in_use(sweep / job.name / "run.lock")  # a run that saves outlives its launcher
     silent = _silent_seconds(sweep / job.name) or 0
     return min(silent, time.time() - record.began) < LOST_SECONDS
 
