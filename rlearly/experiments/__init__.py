@@ -1,1 +1,1 @@
-"""Which runs, and what came of them: learning curves from run directories, results kept as CSV."""
+"""Many runs: studies, plans, launchers and reports."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,16 +43,11 @@ class Job:
 def jobs_of(plan: Plan) -> list[Job]:
     """Every job of a plan, teachers first."""
     teachers = {env: Job(plan.teacher_name(env), f"teacher on {env}") for env in plan.taught()}
-    runs = [
-        Job(
-            run.name,
-            run.title,
-            teachers[run.env].name if run.needs_teacher and teachers else None,
-            run.train_frames,
-        )
-        for run in plan.runs
-    ]
-    return [*teachers.values(), *runs]
+    jobs = list(teachers.values())
+    for run in plan.runs:
+        needs = teachers[run.env].name if run.needs_teacher and teachers else None
+        jobs.append(Job(run.name, run.title, needs, run.train_frames))
+    return jobs
 
 
 @dataclass(frozen=True)
@@ -112,14 +106,15 @@ def log_of(sweep: Path, name: str) -> Path:
 
 def last_lines(sweep: Path, name: str, count: int = 1) -> list[str]:
     """The end of a job's log."""
-    try:
-        with log_of(sweep, name).open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 20_000))
-            text = stream.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.strip().splitlines() if line.strip()][-count:]
+    return [line for line in tail(log_of(sweep, name), 20_000) if line.strip()][-count:]
+
+
+def tail(file: Path, size: int) -> list[str]:
+    """The lines in the last `size` bytes of a file, the first of which may be incomplete."""
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - size))
+        return stream.read().decode(errors="replace").splitlines()
+    return []
 
 
 def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:

@@ -63,6 +63,11 @@ class Run:
         return None
 
     @property
+    def arm_overrides(self) -> list[str]:
+        """Its overrides without the seed, which the other seeds of its arm on its env share."""
+        return [word for word in self.overrides if _key(word) != "seed"]
+
+    @property
     def needs_teacher(self) -> bool:
         return "snapshot=TEACHER" in self.overrides
 
@@ -126,22 +131,18 @@ class Plan:
         self.configs()
 
     def configs(self) -> dict[str, RunConfig]:
-        """The config of every job by its name; the seeds of an arm on an env share one.
+        """The config of every job by its name, except for its seed and snapshot file.
 
         Raises:
             ConfigError: one does not compose.
         """
-        found = {
+        of_teachers = {
             self.teacher_name(env): _composed(f"teacher on {env}", self.teacher_overrides(env))
             for env in self.taught()
         }
-        of_arms: dict[tuple[str, str], RunConfig] = {}
-        for run in self.runs:
-            key = run.arm, run.env
-            if key not in of_arms:
-                of_arms[key] = _composed(f"{run.arm} on {run.env}", run.overrides)
-            found[run.name] = of_arms[key]
-        return found
+        return of_teachers | {
+            run.name: _composed(f"{run.arm} on {run.env}", run.arm_overrides) for run in self.runs
+        }
 
     def joined(self, earlier: Plan, sweep: Path) -> Plan:
         """This plan together with the runs that an earlier plan of the same sweep has besides.
@@ -169,7 +170,7 @@ class Plan:
         if earlier.taught() and self.taught():
             env = self.taught()[0]
             then, now = (
-                _settings(*plan.teacher_overrides(env))
+                _settings(plan.teacher_overrides(env))
                 | dict(parse_overrides(plan.teacher_snapshots))
                 for plan in (earlier, self)
             )
@@ -262,22 +263,25 @@ def _key(override: str) -> str:
 
 
 def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
-    """The config of a run; an empty file stands for the snapshots of a teacher.
-
-    Raises:
-        ConfigError: the overrides do not compose; the sentence starts with the title.
+    """Raises:
+    ConfigError: the overrides do not compose; the sentence starts with the title.
     """
     try:
-        with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
-            return compose(with_snapshots(overrides, Path(empty.name)))
+        return _compose(*overrides)
     except ConfigError as error:
         raise ConfigError(f"{title}: {error}") from None
 
 
 @functools.cache
-def _settings(*overrides: str) -> dict[str, Any]:
+def _compose(*overrides: str) -> RunConfig:
+    """Compose overrides, with an empty file as the snapshots of a teacher."""
+    with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
+        return compose(with_snapshots(overrides, Path(empty.name)))
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, Any]:
     """What overrides compose to, by dotted key: what may not change later, and MAY_CHANGE."""
-    config = _composed("this command, or an earlier one", overrides)
+    config = _composed("this command or an earlier one", overrides)
     view = OmegaConf.structured(config)
     return fixed_settings(config) | {key: OmegaConf.select(view, key) for key in MAY_CHANGE}
 
@@ -290,10 +294,7 @@ def _continued(run: Run, earlier: Run, sweep: Path) -> Run:
     """
     if run.overrides == earlier.overrides:
         return earlier
-    then, now = (
-        _settings(*(word for word in one.overrides if _key(word) != "seed"))
-        for one in (earlier, run)
-    )
+    then, now = _settings(earlier.arm_overrides), _settings(run.arm_overrides)
     changed = {key for key in then | now if then.get(key) != now.get(key)}
     if not changed:
         return earlier
@@ -324,5 +325,5 @@ def _contradiction(
     )
     return ConfigError(
         f"{sweep / PLAN} has other settings for {what} ({before}) than this command ({after}): "
-        "give another sweep_dir=."
+        "keep those, or give another sweep_dir=."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines
+from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines, tail
 from rlearly.experiments.plan import train_frames_of
 from rlearly.training.display import duration
 
@@ -106,11 +105,10 @@ def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
 def _alive(sweep: Path, job: Job, record: Record) -> bool:
     """Whether the try behind a record may still run; on another host, judged by what it writes."""
     if record.host == socket.gethostname():
-        if in_use(sweep / job.name / "run.lock"):  # a run that is saving outlives its launcher
-            return True
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(record.pid).create_time() <= record.began + 1
-        return False
+            if psutil.Process(record.pid).create_time() <= record.began + 1:
+                return True
+        return in_use(sweep / job.name / "run.lock")  # a run that saves outlives its launcher
     silent = _silent_seconds(sweep / job.name) or 0
     return min(silent, time.time() - record.began) < LOST_SECONDS
 
@@ -118,14 +116,7 @@ def _alive(sweep: Path, job: Job, record: Record) -> bool:
 def _last_values(file: Path) -> dict[str, Any]:
     """The latest value of every metric near the end of a run's rows."""
     found: dict[str, Any] = {}
-    try:
-        with file.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 50_000))
-            lines = stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return found
-    for line in lines:
+    for line in tail(file, 50_000):
         with contextlib.suppress(ValueError, TypeError):  # the first and last may be incomplete
             found |= json.loads(line)
     return found

@@ -24,14 +24,8 @@ from rlearly.experiments.metric_names import check_metric
 from rlearly.experiments.plan import THREADS, Plan, Run, plain
 
 STUDIES = Path(__file__).parent / "studies"
-PLASTICITY = [
-    "plasticity/fau_critic",
-    "plasticity/fau_actor",
-    "plasticity/dormant_ratio",
-    "plasticity/effective_rank_critic",
-    "train/replay_ratio",
-]
-"""The metrics of a grid, in addition to returns; those that its runs do not write are left out."""
+GRID_METRICS = ["fau_critic", "fau_actor", "dormant_ratio", "effective_rank_critic"]
+"""Plasticity metrics of a grid; its report leaves out those that its runs do not write."""
 
 
 def _key(help: str, default: Any = list) -> Any:
@@ -91,8 +85,8 @@ class Study:
         for name in ("ablations", "published"):
             if not isinstance(getattr(self, name), dict):
                 raise ConfigError(f"{name}: expected keys, received {getattr(self, name)!r}.")
-        lists = {name: getattr(self, name) for name in ("common", "metrics", "teacher")}
-        lists["teacher_snapshots"] = self.teacher_snapshots
+        names = ("common", "metrics", "teacher", "teacher_snapshots")
+        lists = {name: getattr(self, name) for name in names}
         for envs, seeds, arms in self._parts():
             if not isinstance(arms, dict):
                 raise ConfigError(f"arms: expected NAME: [overrides], received {arms!r}.")
@@ -133,12 +127,10 @@ class Study:
         """Envs, seeds and arms of the study, and then of its ablations."""
         yield self.envs, self.seeds, self.arms
         if self.ablations:
-            missing = [key for key in ("envs", "seeds", "arms") if key not in self.ablations]
-            if missing:
-                raise ConfigError(
-                    f"ablations: expected envs, seeds and arms; it lacks {', '.join(missing)}."
-                )
-            yield self.ablations["envs"], self.ablations["seeds"], self.ablations["arms"]
+            try:
+                yield self.ablations["envs"], self.ablations["seeds"], self.ablations["arms"]
+            except KeyError as error:
+                raise ConfigError(f"ablations: expected envs, seeds, arms; no {error}.") from None
 
     def plan(
         self,
@@ -160,15 +152,9 @@ class Study:
             for seed, (arm, own), env in itertools.product(numbers, arms.items(), envs):
                 words = [*self.common, *own, *overrides, f"env={env}", f"seed={seed}"]
                 runs.append(Run(arm, env, seed, _pinned(words)))
-        return Plan(
-            self.title,
-            runs,
-            self.metrics,
-            self.published,
-            self.teacher and _pinned(self.teacher),
-            self.teacher_snapshots,
-            teachers,
-        )
+        teacher = self.teacher and _pinned(self.teacher)
+        tables = self.metrics, self.published
+        return Plan(self.title, runs, *tables, teacher, self.teacher_snapshots, teachers)
 
 
 def _check_known(name: Any, valid: Iterable[str], problem: str) -> None:
@@ -217,7 +203,8 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
             words = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
             runs.append(Run(arm, _unescaped(env), seed, _pinned(words)))
     title = f"{', '.join(agents)} on {', '.join(map(_unescaped, envs))}"
-    return Plan(title, runs, PLASTICITY)
+    metrics = [*(f"plasticity/{name}" for name in GRID_METRICS), "train/replay_ratio"]
+    return Plan(title, runs, metrics)
 
 
 def _unescaped(value: str) -> str:

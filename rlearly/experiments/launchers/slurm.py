@@ -76,10 +76,9 @@ class Slurm:
             for at in range(0, len(group), LARGEST_ARRAY):
                 members = group[at : at + LARGEST_ARRAY]
                 own = self._submit(sweep, members, after)
+                numbers |= {job.name: number for job, number in zip(members, own, strict=True)}
                 names = dict(zip(own, (job.name for job in members), strict=True))
-                numbers |= {name: number for number, name in names.items()}
-                record = json.dumps(submitted(sweep) | names, indent=1)
-                write(sweep / "slurm" / "jobs.json", record)
+                write(sweep / "slurm" / "jobs.json", json.dumps(submitted(sweep) | names))
                 suffix = f", after {after}" if after else ""
                 report(f"submitted {len(members)} jobs as {own[0].split('_')[0]}{suffix}")
 
