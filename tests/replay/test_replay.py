@@ -340,7 +340,7 @@ def test_memory_of_batches_that_are_gone_is_used_again(monkeypatch):
     assert len(seen) == 4
     for size in range(1, 100):
         replay.sample(size)
-    assert len(replay._buffers._arrays) <= replay._buffers.most
+    assert len(replay._buffers._arrays) <= replay._buffers.limit
 
 
 def test_windows_of_any_length_equal_their_definition_one_by_one():
