@@ -94,7 +94,7 @@ class DiskArray:
         Raises:
             OSError: the disk is full.
         """
-        data = memoryview(np.ascontiguousarray(rows, self.array.dtype)).cast("B")
+        data = np.ascontiguousarray(rows, self.array.dtype).data.cast("B")
         offset = start * self.array.strides[0]
         while data:
             written = os.pwrite(self.file.fileno(), data, offset)
@@ -149,9 +149,11 @@ class RawFrameStore:
         whole = (capacity, *shape)
         self.memory = DiskArray(whole, dtype, folder) if folder else MemoryArray(whole, dtype)
         self.array = self.memory.array
-        self.write = self.memory.write
         self._tensor = torch.from_numpy(self.array)
         self.chunk_rows = capacity
+
+    def write(self, start: int, frames: np.ndarray) -> None:
+        self.memory.write(start, frames)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.array[start:stop]

@@ -106,7 +106,7 @@ def assert_same_batches(one, two, sizes=(1, 16, 40)):
 def test_batches_and_checkpoints_equal_those_of_plain_frames(
     tmp_path_factory, kind, parts, capacity, nstep, buffers, shape, seed
 ):
-    """Through ends of episodes, many rounds of the ring, forgetting, saving and resuming, also
+    """Through ends of episodes, many rounds of the buffer, forgetting, saving and resuming, also
     from one kind of store to the other."""
     folder = tmp_path_factory.mktemp("frames")
     words = {"shape": shape, "buffers": buffers, "nstep": nstep}
@@ -136,10 +136,10 @@ def test_compressed_frames_are_the_same_from_any_number_of_threads(monkeypatch, 
     images = np.stack([picture(random, (3, 84, 84)) for _ in range(150)])
     compressed = CompressedFrameStore(150, (3, 84, 84))
     compressed.write(0, images)
-    places = random.integers(0, 150, 400)
+    slots = random.integers(0, 150, 400)
     out = torch.empty(400, 3, 84, 84, dtype=torch.uint8)
-    compressed.gather(places, out)
-    assert np.array_equal(out.numpy(), images[places])
+    compressed.gather(slots, out)
+    assert np.array_equal(out.numpy(), images[slots])
     assert np.array_equal(compressed.read(3, 150), images[3:])
 
 
@@ -151,7 +151,7 @@ def test_compressing_changes_no_frame_that_it_is_given():
 
 
 def test_smooth_images_take_a_third_and_overwritten_ones_nothing():
-    """A gradient with a little noise; after ten rounds of the ring no more than after one."""
+    """A gradient with a little noise; after ten rounds of the buffer no more than after one."""
     random = np.random.default_rng(0)
     height, width = np.mgrid[:84, :84]
     compressed = CompressedFrameStore(200, (3, 84, 84), block_bytes=100_000)
