@@ -1,4 +1,4 @@
-"""Off-policy memory: a ring of single frames, from which stacks and n-step sums are gathered."""
+"""Off-policy replay: single frames in a ring, from which stacks and n-step returns are gathered."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ from rlearly.replay.frame_store import (
     reserve,
 )
 
+ENDS, TERMINATES, LAST = 1, 2, 4
+"""Flags of a slot: its transition ends the episode, by termination; it is a final observation."""
+
+
+class EmptyReplayBuffer(Exception):
+    """Nothing can be sampled yet."""
+
 
 @dataclass(frozen=True)
 class TransitionLayout:
-    """What one transition looks like: a stack of `frame_stack` frames, and an action.
+    """The shape of a transition.
 
-    `frame_shape` is one frame of the observation: [C, H, W] with the stack on C, or [D]. `vector`:
-    numbers that are observed beside an image, of the newest frame alone; 0: none, and observations
-    are no dicts.
+    frame_shape: one frame of the observation, [C, H, W] with frames stacked on C, or [D].
+    frame_stack: frames per observation.
+    actions: size of an action.
+    vector: size of the vector that is observed with an image, of the newest frame only; 0 if there
+        is none, and observations are not dicts.
     """
 
     frame_shape: tuple[int, ...]
@@ -43,48 +52,36 @@ class TransitionLayout:
 
     @property
     def transition_bytes(self) -> int:
-        """Bytes that one more transition costs: a frame, an action, and 10 of bookkeeping."""
+        """Bytes per transition: a frame, an action, a vector, and 10 for reward and bookkeeping."""
         return self.frame_bytes + 4 * (self.actions + self.vector) + 4 + 4 + 1 + 1
 
-    def newest(self, obs: Observation) -> np.ndarray:
-        """The last frame of a stacked observation."""
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The arrays of a buffer, other than frames, that a checkpoint saves slot by slot."""
+        return ("actions", "rewards", "ages", "flags", *(["vectors"] if self.vector else []))
+
+    def newest_frame(self, obs: Observation) -> np.ndarray:
         pixels = obs[PIXELS] if self.vector else obs
         return pixels[-self.frame_shape[0] :]
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """What a slot holds that never changes once the next slot is begun."""
-        return (*ROWS, "vectors") if self.vector else ROWS
-
-
-Draw = list[tuple["ReplayBuffer", np.ndarray]]
-"""Whose transitions, and at which places of that ring they start."""
-
-ENDS, TERMINATES, LAST = 1, 2, 4
-"""Flags of a slot: its transition ends the episode, by termination; it is a final observation."""
-
-
-class EmptyReplayBuffer(Exception):
-    """Nothing can be sampled yet."""
 
 
 class ReplayBuffer:
     """The last `capacity` slots of one env's experience, sampled uniformly.
 
     A slot holds one frame, and the action, reward and ending that followed it. An episode of T
-    transitions takes T + 1 slots: the last one holds only the final frame. Slot t's observation is
-    the frames max(first, t - stack + 1) .. t, the first frame repeated at an episode's start.
+    transitions takes T + 1 slots: the last one holds only the final frame. The observation of slot
+    t is the frames max(first, t - stack + 1) .. t, with the first frame of an episode repeated.
 
     A sample starts at slot t and takes k = min(n, steps to the episode's end) steps:
-    reward = sum over i < k of gamma^i r[t + i]; discount = gamma^k, 0 if the last of them
-    terminated; next_obs is slot t + k's. Windows of a running episode are sampled once all n steps
-    are there. Deviation: the official loader never starts a window in the last n - 1 steps of an
-    episode, and so loses every episode shorter than n; here those windows are shorter.
+    reward = sum over i < k of gamma^i r[t + i]; discount = gamma^k, or 0 if the last of them
+    terminated; next_obs is that of slot t + k. In a running episode a window can be sampled once
+    all n steps are there. Deviation: the official loader never starts a window in the last n - 1
+    steps of an episode, and so loses every episode shorter than n; here those windows are shorter.
 
-    Where n and gamma are annealed, a window has those of the time at which it is sampled: whatever
-    was stored before is seen with them, too.
+    Where n and gamma are annealed, a window uses their values at the time of sampling, also for
+    transitions that were stored before.
 
-    Memory is reserved at once but taken by the system only as it fills. A batch is the caller's for
+    Memory is reserved at once but used only as the buffer fills. A batch belongs to the caller for
     as long as anything refers to it.
     """
 
@@ -101,10 +98,12 @@ class ReplayBuffer:
         annealing: Annealing | None = None,
         num_envs: int = 1,
     ):
-        """`device`: the learner's; `frames`: where they are kept, in memory as they are if None.
-
-        `annealing`: gives n and gamma in the place of `nstep`, which is the most that n can be, and
-        `discount`; `copies`: of the env, each of which has such a ring and as many steps.
+        """
+        Args:
+            device: the learner's; batches are copied there if it is a GPU.
+            frames: keeps the frames; raw in memory by default.
+            annealing: replaces `discount` and `nstep`, which is then the largest n.
+            num_envs: envs with such a buffer, each of which has taken as many steps.
         """
         if capacity < nstep + layout.frame_stack + 1:
             raise ValueError(
@@ -123,25 +122,32 @@ class ReplayBuffer:
         if layout.vector:
             self.vectors = reserve((capacity, layout.vector), "float32")
         self.rewards = reserve((capacity,), "float32")
-        self.ages = reserve((capacity,), "int32")
+        self.ages = reserve((capacity,), "int32")  # steps since the episode's first slot
         self.flags = reserve((capacity,), "uint8")
-        self.ready = np.zeros(capacity, dtype=bool)
+        self.ready = np.zeros(capacity, dtype=bool)  # slots at which a sample can start
         self.ready_count = 0
-        self.added = 0  # slots ever written; slot i of them lies at i % capacity
+        self.added = 0  # slots ever written; the i-th of them is at index i % capacity
         self.steps = 0  # ever added
-        self._age = 0  # steps since the running episode's first slot
+        self._age = 0  # of the newest slot
         self._discount = discount  # that `_powers` are of
         self._powers = self._powers_of(discount)
-        self._buffers = BatchMemory()
+        self._batch_memory = BatchMemory()
 
     def __len__(self) -> int:
-        """Transitions that can be sampled now."""
+        """The number of transitions that can be sampled now."""
         return self.ready_count
+
+    @property
+    def agent_steps(self) -> int:
+        """Steps taken so far by all envs."""
+        return self.steps * self.num_envs
+
+    # --- adding ---
 
     def begin_episode(self, obs: Observation) -> None:
         """Start an episode at its first observation (a stack; its newest frame is stored)."""
         self._age = 0
-        self._write_frame(obs)
+        self._write_slot(obs)
 
     def add(
         self,
@@ -152,7 +158,7 @@ class ReplayBuffer:
         terminated: bool,
         truncated: bool,
     ) -> None:
-        """Append the step taken from the newest observation. action [A]."""
+        """Add the step that was taken from the newest observation. action [A]."""
         at = (self.added - 1) % self.capacity
         ends = terminated or truncated
         self.actions[at] = action
@@ -160,7 +166,7 @@ class ReplayBuffer:
         self.flags[at] = ENDS * ends | TERMINATES * terminated
         self.steps += 1
         self._age += 1
-        self._write_frame(next_obs)
+        self._write_slot(next_obs)
         newest = self.added - 1
         if ends:
             self.flags[newest % self.capacity] = LAST
@@ -169,15 +175,20 @@ class ReplayBuffer:
             if self._age >= distance:
                 self._make_ready(newest - distance)
 
-    def _write_frame(self, obs: Observation) -> None:
+    def clear(self) -> None:
+        """Never sample again the transitions that are ready now."""
+        self.ready[:] = False
+        self.ready_count = 0
+
+    def _write_slot(self, obs: Observation) -> None:
         at = self.added % self.capacity
-        # The slots whose stacks reach back to the overwritten frame can no longer be sampled.
+        # Observations that contain the overwritten frame can no longer be sampled.
         for after in range(self.layout.frame_stack):
             i = (at + after) % self.capacity
             if self.ready[i] and (after == 0 or self.ages[i] >= after):
                 self.ready[i] = False
                 self.ready_count -= 1
-        self.frames.write(at, self.layout.newest(obs)[None])
+        self.frames.write(at, self.layout.newest_frame(obs)[None])
         if self.layout.vector:
             self.vectors[at] = obs[VECTOR]
         self.actions[at] = 0.0
@@ -187,14 +198,17 @@ class ReplayBuffer:
         self.added += 1
 
     def _make_ready(self, slot: int) -> None:
+        """Let samples start at a slot, numbered from the first ever written."""
         at = slot % self.capacity
         reach = min(int(self.ages[at]), self.layout.frame_stack - 1)
         if slot - reach > self.added - 1 - self.capacity and not self.ready[at]:
             self.ready[at] = True
             self.ready_count += 1
 
+    # --- sampling ---
+
     def sample(self, batch_size: int) -> Batch:
-        """Transitions drawn uniformly with replacement, on the replay's device.
+        """Transitions drawn uniformly with replacement, on the buffer's device.
 
         Raises:
             EmptyReplayBuffer: no transition is complete yet.
@@ -203,15 +217,10 @@ class ReplayBuffer:
             raise EmptyReplayBuffer("no transition is complete yet")
         return self.gather(self.draw(batch_size))
 
-    def clear(self) -> None:
-        """No transition that is ready now is sampled again."""
-        self.ready[:] = False
-        self.ready_count = 0
-
     def draw(self, batch_size: int) -> np.ndarray:
-        """Ring positions [B] at which the transitions of a batch start; some must be ready."""
+        """Indices [B] at which the transitions of a batch start; at least one must be ready."""
         stored = min(self.added, self.capacity)
-        if self.ready_count * 8 < stored:  # sparse: list the ready slots rather than reject
+        if self.ready_count * 8 < stored:  # sparse: list the ready slots instead of rejecting
             ready = np.flatnonzero(self.ready)
             return ready[self.generator.integers(len(ready), size=batch_size)]
         slots = self.generator.integers(stored, size=batch_size)
@@ -223,30 +232,30 @@ class ReplayBuffer:
             slots[rejected] = self.generator.integers(stored, size=len(rejected))
 
     def gather(self, slots: np.ndarray) -> Batch:
-        """The transitions that start at ring positions `slots` [B]."""
+        """The transitions that start at indices `slots` [B]."""
         return gather([(self, slots)])
 
-    def _windows(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The discounted sums [B], discounts [B] and ends (places of `next_obs`) [B] of windows."""
-        place, length = slots, 1
+    def windows(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """n-step rewards [B], discounts [B], and the indices [B] of their next observations."""
+        at, length = slots, 1
         nstep, powers = self._horizon()
         flags = self.flags.take(slots)
         reward = self.rewards.take(slots)
         for step in range(1, nstep):
-            goes_on = flags & ENDS == 0
-            place = place + goes_on  # stays at an episode's last step
-            place[place == self.capacity] = 0
-            flags = self.flags.take(place)
-            reward += self.rewards.take(place) * powers[step] * goes_on
-            length = length + goes_on
-        end = place + 1
+            continues = flags & ENDS == 0
+            at = at + continues  # stays at an episode's last step
+            at[at == self.capacity] = 0
+            flags = self.flags.take(at)
+            reward += self.rewards.take(at) * powers[step] * continues
+            length = length + continues
+        end = at + 1
         end[end == self.capacity] = 0
         terminated = flags & TERMINATES > 0
         discount = np.where(terminated, np.float32(0.0), powers[length])
         return reward, discount, end
 
     def _horizon(self) -> tuple[int, np.ndarray]:
-        """n now, and gamma^0 .. gamma^n."""
+        """The current n, and gamma^0 .. gamma^n."""
         if self.annealing is None:
             return self.nstep, self._powers
         nstep, discount = self.annealing.at(self.agent_steps)
@@ -254,43 +263,41 @@ class ReplayBuffer:
             self._discount, self._powers = discount, self._powers_of(discount)
         return min(nstep, self.nstep), self._powers
 
-    @property
-    def agent_steps(self) -> int:
-        """Taken so far, by all copies."""
-        return self.steps * self.num_envs
-
     def _powers_of(self, discount: float) -> np.ndarray:
         return np.float32(discount) ** np.arange(self.nstep + 1, dtype=np.float32)
 
-    def _stacks(self, slots: np.ndarray) -> np.ndarray:
-        """Places [B * stack] of the frames of observations whose newest ones are at `slots`."""
+    def stacks(self, slots: np.ndarray) -> np.ndarray:
+        """Indices [B * stack] of the frames of the observations at `slots`, oldest first."""
         stack = self.layout.frame_stack
         if stack == 1:
             return slots
         ages = self.ages.take(slots)
-        places = np.empty((len(slots), stack), np.int64)
+        indices = np.empty((len(slots), stack), np.int64)
         for back in range(stack):
-            np.subtract(slots, np.minimum(ages, back), out=places[:, stack - 1 - back])
-        places[places < 0] += self.capacity
-        return places.ravel()
+            np.subtract(slots, np.minimum(ages, back), out=indices[:, stack - 1 - back])
+        indices[indices < 0] += self.capacity
+        return indices.ravel()
 
-    def _empty(self, rows: int) -> torch.Tensor:
-        """Memory for frames [rows, *F], where they are gathered."""
+    def empty_frames(self, rows: int) -> torch.Tensor:
+        """Memory to gather frames [rows, *F] into."""
         shape, dtype = (rows, *self.layout.frame_shape), self.layout.frame_dtype
         if isinstance(self.frames, DeviceFrameStore):
             return self.frames.empty(rows)
-        if self.device.type == "cuda":  # from where the GPU fetches it while we go on
+        if self.device.type == "cuda":  # pinned, so that the copy to the GPU is asynchronous
             return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
-        return self._buffers.take(shape, dtype)
+        return self._batch_memory.take(shape, dtype)
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the learner's device."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
             return tensor.to(self.device, non_blocking=True)
         return tensor
 
+    # --- state ---
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything. The slots are a tape, but for the newest one: the next step completes it."""
+        """Everything. The newest slot is not in the log of slots: the next step will change it."""
         newest = self._rows(self.added - 1, self.added)
         return {
             "layout": self._kind(),
@@ -306,35 +313,19 @@ class ReplayBuffer:
             "ready": np.packbits(self.ready),
         }
 
-    def _rows(self, first: int, end: int) -> Iterator[LogChunk]:
-        """Slots by their numbers since the beginning, as views of the ring where it has such."""
-        for at, start, stop in self._places(first, end):
-            rows = {"frames": self.frames.read(start, stop)}
-            others = self.layout.rows[1:]
-            yield at, rows | {name: getattr(self, name)[start:stop] for name in others}
-
-    def _kind(self) -> list[Any]:
-        """What slots of another replay must be like to be loaded here."""
-        return [list(self.layout.frame_shape), self.layout.frame_dtype, self.layout.vector]
-
-    def _places(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Slots by their numbers: (the first of them, its place, the end of their places)."""
-        at = max(first, 0)
-        while at < end:
-            start = at % self.capacity
-            stop = min(start + min(end - at, self.frames.chunk_rows), self.capacity)
-            yield at, start, stop
-            at += stop - start
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        mine = (self.capacity, self._kind())
-        theirs = (state["capacity"], state["layout"])
-        if mine != theirs:
-            raise ValueError(f"expected a replay of {mine}, received one of {theirs}")
+        """
+        Raises:
+            ValueError: the state is of another capacity or layout.
+        """
+        own = (self.capacity, self._kind())
+        saved = (state["capacity"], state["layout"])
+        if own != saved:
+            raise ValueError(f"expected a replay of {own}, received one of {saved}")
         for first, rows in state["slots"].chunks():
-            self._put(first, rows)
+            self._load_rows(first, rows)
         for rows in state["newest"]:
-            self._put(state["added"] - 1, rows)
+            self._load_rows(state["added"] - 1, rows)
         self.ready[:] = np.unpackbits(state["ready"], count=self.capacity)
         self.ready_count = int(self.ready.sum())
         self.added = state["added"]
@@ -342,19 +333,42 @@ class ReplayBuffer:
         self.steps = state["steps"]
         self.generator.bit_generator.state = state["generator"]
 
-    def _put(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
-        for at, start, stop in self._places(first, first + len(rows["frames"])):
-            part = slice(at - first, at - first + stop - start)
+    def _kind(self) -> list[Any]:
+        """What a saved buffer must have in common with this one."""
+        return [list(self.layout.frame_shape), self.layout.frame_dtype, self.layout.vector]
+
+    def _rows(self, first: int, end: int) -> Iterator[LogChunk]:
+        """Slots `first` to `end`, numbered from the first ever written, as views if possible."""
+        for number, start, stop in self._spans(first, end):
+            rows = {"frames": self.frames.read(start, stop)}
+            yield number, rows | {k: getattr(self, k)[start:stop] for k in self.layout.fields}
+
+    def _load_rows(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
+        for number, start, stop in self._spans(first, first + len(rows["frames"])):
+            part = slice(number - first, number - first + stop - start)
             self.frames.write(start, rows["frames"][part])
-            for name in self.layout.rows[1:]:
+            for name in self.layout.fields:
                 getattr(self, name)[start:stop] = rows[name][part]
+
+    def _spans(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Slots `first` to `end` as contiguous spans: (number of the first, start, stop)."""
+        number = max(first, 0)
+        while number < end:
+            start = number % self.capacity
+            stop = min(start + min(end - number, self.frames.chunk_rows), self.capacity)
+            yield number, start, stop
+            number += stop - start
+
+
+Draw = list[tuple[ReplayBuffer, np.ndarray]]
+"""The transitions of a batch: buffers, and the indices at which transitions start in each."""
 
 
 class VectorReplayBuffer:
-    """One memory of several copies of an env: a ring each, sampled as if they were one.
+    """The replay of several envs: one buffer each, sampled as if they were one.
 
-    Every transition that is ready in any ring is equally likely. With a single ring this is that
-    ring, draw for draw. The rings share one generator.
+    Every transition that is ready in any buffer is equally likely. With a single buffer the samples
+    are that buffer's, draw for draw. The buffers share one generator.
     """
 
     def __init__(self, buffers: Sequence[ReplayBuffer], generator: np.random.Generator):
@@ -362,7 +376,7 @@ class VectorReplayBuffer:
         self.generator = generator
 
     def __len__(self) -> int:
-        """Transitions that can be sampled now."""
+        """The number of transitions that can be sampled now."""
         return sum(map(len, self.buffers))
 
     def begin_episode(self, obs: Observation, *, env_index: int) -> None:
@@ -383,7 +397,7 @@ class VectorReplayBuffer:
         )
 
     def sample(self, batch_size: int) -> Batch:
-        """Transitions drawn uniformly with replacement, those of one ring beside each other.
+        """Transitions drawn uniformly with replacement, grouped by buffer.
 
         Raises:
             EmptyReplayBuffer: no transition is complete yet.
@@ -391,26 +405,26 @@ class VectorReplayBuffer:
         return gather(self.draw(batch_size))
 
     def draw(self, batch_size: int) -> Draw:
-        """Which transitions a batch is to have; `gather` gives them. Raises as `sample` does."""
-        ready = np.array([len(ring) for ring in self.buffers])
+        """Choose the transitions of a batch, for `gather`; raises as `sample` does."""
+        ready = np.array([len(buffer) for buffer in self.buffers])
         if not ready.sum():
             raise EmptyReplayBuffer("no transition is complete yet")
         if len(self.buffers) == 1:
             return [(self.buffers[0], self.buffers[0].draw(batch_size))]
         counts = self.generator.multinomial(batch_size, ready / ready.sum())
         return [
-            (ring, ring.draw(count))
-            for ring, count in zip(self.buffers, counts.tolist(), strict=True)
+            (buffer, buffer.draw(count))
+            for buffer, count in zip(self.buffers, counts.tolist(), strict=True)
             if count
         ]
 
     def clear(self) -> None:
-        """No transition that is ready now is sampled again."""
-        for ring in self.buffers:
-            ring.clear()
+        """Never sample again the transitions that are ready now."""
+        for buffer in self.buffers:
+            buffer.clear()
 
     def metrics(self) -> Mapping[str, float]:
-        """n and gamma as they are now, if they are annealed."""
+        """The current n and gamma, if they are annealed."""
         first = self.buffers[0]
         if first.annealing is None:
             return {}
@@ -418,49 +432,45 @@ class VectorReplayBuffer:
         return {"replay/nstep": nstep, "replay/discount": discount}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"buffers": [ring.state_dict() for ring in self.buffers]}
+        return {"buffers": [buffer.state_dict() for buffer in self.buffers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for ring, saved in zip(self.buffers, state["buffers"], strict=True):
-            ring.load_state_dict(saved)
+        for buffer, saved in zip(self.buffers, state["buffers"], strict=True):
+            buffer.load_state_dict(saved)
 
 
 def gather(drawn: Draw) -> Batch:
-    """The transitions that were drawn, of rings that are alike, on their device."""
+    """The drawn transitions as one batch; the buffers must be alike."""
     first, layout = drawn[0][0], drawn[0][0].layout
-    size = sum(len(slots) for _, slots in drawn)
-    obs, next_obs = first._empty(size * layout.frame_stack), first._empty(size * layout.frame_stack)
-    found: list[tuple[np.ndarray, ...]] = []
+    size, stack = sum(len(slots) for _, slots in drawn), layout.frame_stack
+    obs, next_obs = first.empty_frames(size * stack), first.empty_frames(size * stack)
+    columns: list[tuple[np.ndarray, ...]] = []
     vectors: list[tuple[np.ndarray, np.ndarray]] = []
-    at = 0
-    for ring, slots in drawn:
-        reward, discount, end = ring._windows(slots)
-        found.append((ring.actions.take(slots, axis=0), reward[:, None], discount[:, None]))
-        stop = at + len(slots) * layout.frame_stack
-        ring.frames.gather(ring._stacks(slots), obs[at:stop])
-        ring.frames.gather(ring._stacks(end), next_obs[at:stop])
+    start = 0
+    for buffer, slots in drawn:
+        reward, discount, end = buffer.windows(slots)
+        columns.append((buffer.actions.take(slots, axis=0), reward[:, None], discount[:, None]))
+        stop = start + len(slots) * stack
+        buffer.frames.gather(buffer.stacks(slots), obs[start:stop])
+        buffer.frames.gather(buffer.stacks(end), next_obs[start:stop])
         if layout.vector:
-            vectors.append((ring.vectors.take(slots, axis=0), ring.vectors.take(end, axis=0)))
-        at = stop
+            vectors.append((buffer.vectors.take(slots, axis=0), buffer.vectors.take(end, axis=0)))
+        start = stop
     action, reward, discount = (
-        found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
+        columns[0] if len(columns) == 1 else map(np.concatenate, zip(*columns, strict=True))
     )
-    shape = (size, layout.frame_stack * layout.frame_shape[0], *layout.frame_shape[1:])
-    observed = [first._to_device(frames.view(shape)) for frames in (obs, next_obs)]
+    shape = (size, stack * layout.frame_shape[0], *layout.frame_shape[1:])
+    observed: list[Any] = [first.to_device(frames.view(shape)) for frames in (obs, next_obs)]
     if layout.vector:
         both = map(np.concatenate, zip(*vectors, strict=True))
         observed = [
-            {PIXELS: frames, VECTOR: first._to_device(torch.from_numpy(vector))}
+            {PIXELS: frames, VECTOR: first.to_device(torch.from_numpy(vector))}
             for frames, vector in zip(observed, both, strict=True)
         ]
     return Batch(
         obs=observed[0],
-        action=first._to_device(torch.from_numpy(action)),
-        reward=first._to_device(torch.from_numpy(reward)),
-        discount=first._to_device(torch.from_numpy(discount)),
+        action=first.to_device(torch.from_numpy(action)),
+        reward=first.to_device(torch.from_numpy(reward)),
+        discount=first.to_device(torch.from_numpy(discount)),
         next_obs=observed[1],
     )
-
-
-ROWS = ("frames", "actions", "rewards", "ages", "flags")
-"""What a slot holds of every layout."""

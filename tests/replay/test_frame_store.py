@@ -15,7 +15,7 @@ from test_trainer import make_trainer
 from rlearly.config import resolve
 from rlearly.config.schema import ReplayConfig
 from rlearly.core.errors import ConfigError
-from rlearly.replay import frame_store, storage
+from rlearly.replay import storage
 from rlearly.replay.buffer import ReplayBuffer, TransitionLayout, VectorReplayBuffer
 from rlearly.replay.frame_store import CompressedFrameStore, DeviceFrameStore, RawFrameStore
 from rlearly.system import machine
@@ -106,7 +106,7 @@ def assert_same_batches(one, two, sizes=(1, 16, 40)):
 def test_batches_and_checkpoints_equal_those_of_plain_frames(
     tmp_path_factory, kind, parts, capacity, nstep, buffers, shape, seed
 ):
-    """Through ends of episodes, many rounds of the ring, forgetting, saving and resuming, also
+    """Through ends of episodes, many rounds of the buffer, forgetting, saving and resuming, also
     from one kind of store to the other."""
     folder = tmp_path_factory.mktemp("frames")
     words = {"shape": shape, "buffers": buffers, "nstep": nstep}
@@ -136,10 +136,10 @@ def test_compressed_frames_are_the_same_from_any_number_of_threads(monkeypatch, 
     images = np.stack([picture(random, (3, 84, 84)) for _ in range(150)])
     compressed = CompressedFrameStore(150, (3, 84, 84))
     compressed.write(0, images)
-    places = random.integers(0, 150, 400)
+    slots = random.integers(0, 150, 400)
     out = torch.empty(400, 3, 84, 84, dtype=torch.uint8)
-    compressed.gather(places, out)
-    assert np.array_equal(out.numpy(), images[places])
+    compressed.gather(slots, out)
+    assert np.array_equal(out.numpy(), images[slots])
     assert np.array_equal(compressed.read(3, 150), images[3:])
 
 
@@ -151,7 +151,7 @@ def test_compressing_changes_no_frame_that_it_is_given():
 
 
 def test_smooth_images_take_a_third_and_overwritten_ones_nothing():
-    """A gradient with a little noise; after ten rounds of the ring no more than after one."""
+    """A gradient with a little noise; after ten rounds of the buffer no more than after one."""
     random = np.random.default_rng(0)
     height, width = np.mgrid[:84, :84]
     compressed = CompressedFrameStore(200, (3, 84, 84), block_bytes=100_000)
@@ -170,7 +170,7 @@ def test_a_full_disk_or_memory_is_an_error_and_no_killed_process(tmp_path, monke
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "pwrite", full)
     for kind in ("disk", "zstd on disk"):
         with pytest.raises(OSError, match="No space left"):
             live([make(kind, 20, tmp_path)], 2, 0)
@@ -184,11 +184,11 @@ def test_a_file_of_frames_has_no_name_and_takes_room_as_it_fills(tmp_path):
     """So it is gone when the process ends, however it ends."""
     kept = RawFrameStore(10_000, (3, 84, 84), "uint8", folder=tmp_path)
     assert not list(tmp_path.iterdir())
-    number = kept._disk.file.fileno()
+    number = kept.memory.file.fileno()
     assert os.fstat(number).st_size == 10_000 * 84 * 84 * 3
     assert os.fstat(number).st_blocks * 512 < 1e6
     kept.write(0, np.ones((1, 3, 84, 84), np.uint8))
-    assert os.fstat(number).st_blocks * 512 < 2.2 * frame_store.STEP_BYTES
+    assert os.fstat(number).st_blocks * 512 < 2.2 * 84 * 84 * 3
 
 
 # --- in a run ---

@@ -55,9 +55,9 @@ def test_batches_and_states_are_those_without_it_whatever_the_timing(
         alone = make(None, capacity, None, buffers=buffers)
         ahead = PrefetchedReplay(make(None, capacity, None, buffers=buffers), batches)
         episodes = {}
-        live([alone, _Rings(ahead)], 25, seed, stacks=episodes)
+        live([alone, _Buffers(ahead)], 25, seed, stacks=episodes)
         for number, (steps, begins, samples, then) in enumerate(rounds):
-            live([alone, _Rings(ahead)], steps, seed + number, stacks=episodes)
+            live([alone, _Buffers(ahead)], steps, seed + number, stacks=episodes)
             if begins:
                 for memory in (alone, ahead):
                     memory.begin_episode(
@@ -78,7 +78,7 @@ def test_batches_and_states_are_those_without_it_whatever_the_timing(
                     make(None, capacity, None, buffers=buffers, seed=7), batches
                 )
                 for used in (25, 8):  # so that something is ahead
-                    live([_Rings(ahead)], used, seed)
+                    live([_Buffers(ahead)], used, seed)
                     for _ in range(used // 8 if len(ahead) else 0):
                         ahead.sample(6)
                 ahead.load_state_dict(state)
@@ -86,7 +86,7 @@ def test_batches_and_states_are_those_without_it_whatever_the_timing(
         assert equal(ahead.state_dict(), alone.state_dict())
 
 
-class _Rings:
+class _Buffers:
     """What `live` asks of a memory."""
 
     def __init__(self, memory):
@@ -116,21 +116,21 @@ def test_a_batch_is_kept_apart_from_those_ahead_of_it(monkeypatch):
 
     monkeypatch.setattr(frame_store, "BIG_BYTES", 1)
     memory = PrefetchedReplay(make(None, 100, None), 2)
-    live([_Rings(memory)], 80, 0)
-    held, num_envs = [], []
+    live([_Buffers(memory)], 80, 0)
+    held, copies = [], []
     for _ in range(30):
         for _ in range(3):
             batch = memory.sample(8)
-            held.append(batch.obs), num_envs.append(batch.obs.clone())
-        live([_Rings(memory)], 1, len(held))
-    assert all(map(torch.equal, held, num_envs))
+            held.append(batch.obs), copies.append(batch.obs.clone())
+        live([_Buffers(memory)], 1, len(held))
+    assert all(map(torch.equal, held, copies))
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for(monkeypatch):
     memory = PrefetchedReplay(make(None, 100, None), 1)
     with pytest.raises(EmptyReplayBuffer):
         memory.sample(8)
-    live([_Rings(memory)], 40, 0)
+    live([_Buffers(memory)], 40, 0)
 
     def broken(drawn):
         raise OSError("the disk is gone")
@@ -138,7 +138,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for(mo
     monkeypatch.setattr(prefetch, "gather", broken)
     for _ in range(2):
         memory.sample(8)
-    live([_Rings(memory)], 1, 3)
+    live([_Buffers(memory)], 1, 3)
     with pytest.raises(OSError, match="the disk is gone"):
         for _ in range(2):
             memory.sample(8)

@@ -1,4 +1,4 @@
-"""The ring against a naive list of episodes, and worked examples."""
+"""The replay buffer against a naive list of episodes, and worked examples."""
 
 import math
 from unittest import mock
@@ -15,7 +15,6 @@ from rlearly.nn.schedules import Decay, Linear, Step
 from rlearly.replay import frame_store
 from rlearly.replay.annealing import Annealing, annealing_for
 from rlearly.replay.buffer import (
-    ROWS,
     EmptyReplayBuffer,
     ReplayBuffer,
     TransitionLayout,
@@ -99,10 +98,10 @@ def naive_transitions(written, capacity, nstep, discount, stack=3):
     return expected
 
 
-def assert_same_ring(one, two):
+def assert_same_buffer(one, two):
     stored = min(two.added, two.capacity)
     assert np.array_equal(one.frames.read(0, stored), two.frames.read(0, stored))
-    for name in (*ROWS[1:], "ready"):
+    for name in (*one.layout.fields, "ready"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
 
 
@@ -116,7 +115,7 @@ episode = st.tuples(st.integers(1, 9), st.sampled_from(["terminated", "truncated
     capacity=st.integers(9, 40),
     nstep=st.integers(1, 5),
 )
-def test_ring_equals_naive_list_of_episodes(finished, running, capacity, nstep):
+def test_buffer_equals_naive_list_of_episodes(finished, running, capacity, nstep):
     replay = make(capacity, nstep=nstep)
     episodes = [*finished, (running, "running")] if running or not finished else finished
     written = fill(replay, episodes)
@@ -163,15 +162,15 @@ def test_samples_are_uniform_over_everything_that_can_be_sampled():
     assert (np.abs(counts - mean) < 6 * np.sqrt(mean)).all()
 
 
-def test_short_episodes_in_a_big_ring_are_still_sampled():
+def test_short_episodes_in_a_big_buffer_are_still_sampled():
     replay = make(10_000)
     fill(replay, [(2, "running")] * 400 + [(1, "truncated")])
     assert len(replay) == 1
     assert replay.sample(5).action[:, 0].unique().tolist() == [1200.0]
 
 
-def filled_copies(counts, capacity=400, seed=0):
-    """A memory of copies with so many transitions each; transition i of copy c has action
+def filled_envs(counts, capacity=400, seed=0):
+    """A replay of envs with so many transitions each; transition i of env c has action
     1000 * c + i."""
     generator = np.random.default_rng(seed)
     layout = TransitionLayout((1,), "float32", 1, 1)
@@ -190,8 +189,8 @@ def filled_copies(counts, capacity=400, seed=0):
     return memory
 
 
-def test_transitions_of_all_copies_are_sampled_uniformly():
-    memory = filled_copies([3, 0, 90, 7])
+def test_transitions_of_all_envs_are_sampled_uniformly():
+    memory = filled_envs([3, 0, 90, 7])
     assert len(memory) == 100
     actions = np.concatenate([memory.sample(256).action[:, 0].numpy() for _ in range(400)])
     values, counts = np.unique(actions, return_counts=True)
@@ -205,23 +204,23 @@ def test_transitions_of_all_copies_are_sampled_uniformly():
     assert torch.equal(batch.action, batch.next_obs), "the parts of a transition stay together"
 
 
-def test_one_copy_is_the_ring_itself_draw_for_draw():
-    memory, alone = filled_copies([50]), filled_copies([50]).buffers[0]
+def test_one_env_is_the_buffer_itself_draw_for_draw():
+    memory, alone = filled_envs([50]), filled_envs([50]).buffers[0]
     for _ in range(5):
         assert torch.equal(memory.sample(32).action, alone.sample(32).action)
 
 
-def test_saved_and_loaded_copies_give_the_same_samples_and_empty_ones_none():
-    memory, other = filled_copies([20, 30]), filled_copies([1, 1], seed=5)
+def test_saved_and_loaded_envs_give_the_same_samples_and_empty_ones_none():
+    memory, other = filled_envs([20, 30]), filled_envs([1, 1], seed=5)
     memory.sample(8)
     other.load_state_dict(memory.state_dict())
     for _ in range(3):
         one, two = memory.sample(16), other.sample(16)
         assert torch.equal(one.action, two.action)
     with pytest.raises(EmptyReplayBuffer):
-        filled_copies([0, 0]).sample(4)
+        filled_envs([0, 0]).sample(4)
     with pytest.raises(ValueError):
-        other.load_state_dict(filled_copies([5]).state_dict())
+        other.load_state_dict(filled_envs([5]).state_dict())
 
 
 def test_saved_and_loaded_replay_gives_the_same_samples():
@@ -230,7 +229,7 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
     state = replay.state_dict()
     twin = make(30)
     twin.load_state_dict(state)
-    assert_same_ring(twin, replay)
+    assert_same_buffer(twin, replay)
     for _ in range(3):
         one, two = replay.sample(16), twin.sample(16)
         assert (one.obs == two.obs).all() and (one.action == two.action).all()
@@ -246,7 +245,7 @@ def test_saved_and_loaded_replay_gives_the_same_samples():
 def test_replay_is_the_same_after_any_series_of_checkpoints(
     tmp_path_factory, small_bytes, capacity, parts, seed
 ):
-    """Steps between them are few or more than the ring holds; every other one is resumed from."""
+    """Few steps between them or more than the buffer holds; every other one is resumed from."""
     folder = tmp_path_factory.mktemp("checkpoints")
     with mock.patch.object(checkpoint, "SMALL_BYTES", small_bytes):
         _save_and_load_in_parts(folder, capacity, parts, seed)
@@ -268,7 +267,7 @@ def _save_and_load_in_parts(folder, capacity, parts, seed):
         checkpoints.save(number, {"replay": replay.state_dict()})
         twin, later = make(capacity), Checkpoints(folder, keep=2)
         twin.load_state_dict(later.load_newest()[1]["replay"])
-        assert_same_ring(twin, replay)
+        assert_same_buffer(twin, replay)
         assert (twin.added, twin._age, len(twin)) == (replay.added, replay._age, len(replay))
         if number % 2:
             replay, checkpoints = twin, later
@@ -306,18 +305,18 @@ def test_a_batch_that_is_still_referred_to_is_never_written_again(monkeypatch):
     monkeypatch.setattr(frame_store, "BIG_BYTES", 1)
     replay = make(300)
     fill(replay, [(250, "running")])
-    kept, num_envs = [], []
+    kept, copies = [], []
     for number in range(30):
         batch = replay.sample(16)
         part = [batch, batch.obs[3:5], batch.next_obs.flatten()[7:], batch.obs.numpy()[1]][
             number % 4
         ]
         kept.append(part)
-        num_envs.append([t.clone() for t in tensors(part)])
+        copies.append([t.clone() for t in tensors(part)])
         del batch
         if number % 5 == 4:
-            kept[number // 2] = num_envs[number // 2] = ()
-    for part, copied in zip(kept, num_envs, strict=True):
+            kept[number // 2] = copies[number // 2] = ()
+    for part, copied in zip(kept, copies, strict=True):
         assert all(map(torch.equal, tensors(part), copied))
 
 
@@ -340,11 +339,11 @@ def test_memory_of_batches_that_are_gone_is_used_again(monkeypatch):
     assert len(seen) == 4
     for size in range(1, 100):
         replay.sample(size)
-    assert len(replay._buffers._arrays) <= replay._buffers.most
+    assert len(replay._batch_memory._arrays) <= replay._batch_memory.limit
 
 
 def test_windows_of_any_length_equal_their_definition_one_by_one():
-    """Also longer ones than numpy adds in order, and over the ring's seam."""
+    """Also longer ones than numpy adds in order, and over the buffer's seam."""
     replay = make(64, nstep=20, discount=0.97)
     written = fill(replay, [(30, "terminated"), (25, "truncated"), (40, "running")])
     expected = naive_transitions(written, 64, 20, 0.97)
@@ -432,8 +431,8 @@ def test_an_annealed_replay_goes_on_where_it_was_saved():
         return VectorReplayBuffer(buffers, generator)
 
     one, two = build(), build()
-    for ring in one.buffers:
-        fill(ring, [(7, "truncated")])
+    for buffer in one.buffers:
+        fill(buffer, [(7, "truncated")])
     two.load_state_dict(one.state_dict())
     for memory in (one, two):
         now = {"replay/nstep": 1, "replay/discount": pytest.approx(0.78)}
@@ -476,12 +475,12 @@ def test_vectors_beside_images_are_stored_sampled_and_saved(tmp_path):
 
     def build():
         generator = np.random.default_rng(0)
-        ring = ReplayBuffer(layout, capacity=9, nstep=2, discount=0.9, generator=generator)
-        return VectorReplayBuffer([ring], generator)
+        buffer = ReplayBuffer(layout, capacity=9, nstep=2, discount=0.9, generator=generator)
+        return VectorReplayBuffer([buffer], generator)
 
     memory = build()
     number = 0
-    for _ in range(4):  # the ring of 9 slots goes round
+    for _ in range(4):  # the buffer of 9 slots goes round
         memory.begin_episode(observed(number, number), env_index=0)
         for step in range(4):
             number += 1
