@@ -36,14 +36,14 @@ class Config:
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
     hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
     target_tau: float = setting(
-        0.005, "step of the critic target towards the critic", above=0, at_most=1
+        0.005, "step of the critic target to the critic", above=0, at_most=1
     )
     learning_starts_steps: int = setting(
         5000, "agent steps of uniform actions before the first update", at_least=0
     )
     alpha: float | None = setting(None, "weight of the entropy; null: learnt", at_least=0)
     policy_every_updates: int = setting(
-        2, "critic updates between actor updates, which are as many at once", at_least=1
+        2, "critic updates between actor updates, done together", at_least=1
     )
 
     def seed_frames(self, frames_per_step: int) -> int:

@@ -32,18 +32,14 @@ class Config:
     nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
     hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
-    target_tau: float = setting(
-        0.005, "step of the target networks towards the online ones", above=0, at_most=1
-    )
+    target_tau: float = setting(0.005, "step of targets to online networks", above=0, at_most=1)
     learning_starts_steps: int = setting(
         25_000, "agent steps of uniform actions before the first update", at_least=0
     )
     exploration_noise: float = setting(0.1, "std of the noise when acting", at_least=0)
     policy_noise: float = setting(0.2, "std of the noise in the critic's target", at_least=0)
     noise_clip: float = setting(0.5, "clip range of that noise", at_least=0)
-    policy_every_updates: int = setting(
-        2, "critic updates per update of actor and targets", at_least=1
-    )
+    policy_every_updates: int = setting(2, "critic updates per actor update", at_least=1)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update."""
