@@ -1,4 +1,8 @@
-"""DrM (arXiv 2310.19668): DrQ-v2 with three parts that watch the actor's dormant ratio."""
+"""DrM (arXiv 2310.19668): DrQ-v2 with three parts driven by the actor's dormant ratio, beta.
+
+Perturbation of the networks (`ShrinkAndPerturb`), exploration noise (`AwakenExploration`), and the
+critic's target (`DormancyGuidedTarget`). The update itself is `DrQv2.update`.
+"""
 
 from __future__ import annotations
 
@@ -24,37 +28,33 @@ from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
 AWAKE_BELOW = 0.2
-"""The dormant ratio under which the agent counts as awake; the centre of both sigmoids."""
+"""The dormant ratio below which the agent is awake; the centre of both sigmoids."""
 
 
 @dataclass(frozen=True)
 class Config(drqv2.Config):
-    """DrM's hyper-parameters beside DrQ-v2's; the defaults are the paper's for medium tasks."""
+    """DrQ-v2's hyper-parameters and DrM's own; the defaults are the paper's for medium tasks."""
 
     perturb_every_steps: int = setting(100_000, "agent steps between perturbations", at_least=1)
     perturb_scope: str = setting(
         "linear",
-        "layers to perturb: linear (official code), all (paper)",
+        "linear: as in the official code; all: as in the paper",
         choices=("linear", "all"),
     )
-    alpha_min: float = setting(0.2, "least share of the old weights kept", at_least=0, at_most=1)
-    alpha_max: float = setting(1.0, "largest share of the old weights kept", at_least=0, at_most=1)
-    dormancy_slope: float = setting(
-        10.0, "steepness of the noise as a function of dormancy", above=0
-    )
-    expectile: float = setting(0.9, "expectile of Q that V learns", above=0, at_most=1)
+    alpha_min: float = setting(0.2, "least share kept by a perturbation", at_least=0, at_most=1)
+    alpha_max: float = setting(1.0, "largest share kept by a perturbation", at_least=0, at_most=1)
+    dormancy_slope: float = setting(10.0, "slope of the noise in the dormant ratio", above=0)
+    expectile: float = setting(0.9, "expectile of Q that the value fits", above=0, at_most=1)
     lambda_max: float = setting(0.6, "largest weight of V in the target", at_least=0, at_most=1)
-    lambda_slope: float = setting(
-        50.0, "steepness of that weight as a function of dormancy", above=0
-    )
+    lambda_slope: float = setting(50.0, "slope of that weight in the dormant ratio", above=0)
     lambda_constant: bool = setting(False, "keep the weight of V at lambda_max")
 
 
 class AwakenExploration:
-    """Dormancy-driven noise; once awake, never less than a schedule counted from that step.
+    """Noise by the dormant ratio; once awake, at least a schedule counted from that step.
 
     sigma(beta) = 1 / (1 + exp(-slope * (beta - 0.2))). The agent awakens at the first update after
-    `asleep_until_step` at which beta < 0.2 (section 4.3). The awakening step is kept as a tensor:
+    `asleep_until_step` with beta < 0.2 (section 4.3). The awakening step is a tensor, so that
     nothing here waits for the device.
     """
 
@@ -88,10 +88,10 @@ class AwakenExploration:
 
 
 class DormancyGuidedTarget:
-    """lambda * V(s') + (1 - lambda) * min Q'(s', a'): trust V more, the fewer neurons are dormant.
+    """lambda * V(s') + (1 - lambda) * min Q'(s', a'): the fewer neurons are dormant, the more V.
 
-    V fits min(Q1, Q2) of the batch's own actions by expectile regression (section 4.4).
-    lambda = lambda_max / (1 + exp(slope * (beta - 0.2))), or lambda_max throughout if `constant`.
+    V fits min(Q1, Q2) of the batch's actions by expectile regression (section 4.4).
+    lambda = lambda_max / (1 + exp(slope * (beta - 0.2))), or always lambda_max if `constant`.
     """
 
     def __init__(
@@ -117,28 +117,21 @@ class DormancyGuidedTarget:
     def optimizers(self) -> Mapping[str, Adam]:
         return {"value": self.optimizer}
 
-    def fit(self, features: Features, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
-        error = min_q - self.value_net(features, units)
+    def fit(self, features: Features, min_q: Tensor, activations: list[Tensor] | None) -> Metrics:
+        error = min_q - self.value_net(features, activations)
         weight = torch.where(error > 0, self.expectile, 1.0 - self.expectile)
         loss = (weight * error.square()).mean()
         optimize(loss, self.optimizer)
         return {"loss/value": loss.detach()}
 
     def share(self, dormancy: Tensor) -> Tensor:
-        """lambda, 0-dimensional."""
+        """lambda []."""
         if self.constant:
             return torch.full_like(dormancy, self.lambda_max)
         return self.lambda_max * torch.sigmoid(-self.slope * (dormancy - AWAKE_BELOW))
 
     def value(self, next_features: Features, min_q: Tensor, dormancy: Tensor) -> Tensor:
         return torch.lerp(min_q, self.value_net(next_features), self.share(dormancy))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: the agent keeps the networks and optimizers that a target names."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 def make(
@@ -151,7 +144,7 @@ def make(
     interventions: Sequence[Intervention] = (),
     compute: ComputeOptions | None = None,
 ) -> DrQv2:
-    """DrQ-v2 with DrM's three mechanisms, and the interventions beside them."""
+    """DrQ-v2 with DrM's three parts, and any further interventions."""
     perturbation = ShrinkAndPerturb(
         ShrinkPerturbConfig(
             every_steps=config.perturb_every_steps,

@@ -1,7 +1,7 @@
-"""DrQ-v2 (arXiv 2107.09645), with the seams at which DrM and others change it.
+"""DrQ-v2 (arXiv 2107.09645), with the parts that DrM and others replace.
 
-Two have their null parts here: how much to explore (`Exploration`) and what to bootstrap from
-(`Target`). The third, what is done to the networks between updates, is a list of interventions.
+The parts are how much to explore (`Exploration`), what the critic bootstraps from (`Target`), and
+what is done to the networks between updates (a list of interventions).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rlearly.core.spaces import PIXELS as IMAGE
 from rlearly.core.spaces import Observation, has_images, observation_arrays, on_device
 from rlearly.core.types import Batch, EnvSpec, Metrics, Stateful
 from rlearly.nn.augmentation import random_shift
-from rlearly.nn.distributions import truncated_normal
+from rlearly.nn.distributions import truncated_normal, uniform_actions
 from rlearly.nn.layers import draw_dropout_from
 from rlearly.nn.networks import (
     Actor,
@@ -52,11 +52,11 @@ class Config:
     nstep: int = setting(3, "agent steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
     nstep_schedule: str | None = setting(
-        None, "n by agent step, replaces nstep: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)"
+        None, "n by agent step instead of nstep: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)"
     )
     discount_schedule: str | None = setting(
         None,
-        "gamma, replaces discount: decay(...), linear(START,END,STEPS), step(FIRST,THEN,AT_STEP)",
+        "gamma instead of discount: decay(...), linear(START,END,STEPS), step(FIRST,THEN,STEP)",
     )
     feature_dim: int = setting(50, "output width of the trunks", at_least=1)
     hidden_dim: int = setting(1024, "units per hidden layer", at_least=1)
@@ -66,51 +66,54 @@ class Config:
     q_layer_norm: bool = setting(
         False, "LayerNorm in the critic, after any dropout (DrM on MetaWorld: true)"
     )
-    encoder_channels: int = setting(32, "channels per convolution", at_least=1)
-    target_tau: float = setting(0.01, "Polyak rate of the target critic", above=0, at_most=1)
-    shift_pixels: int = setting(4, "largest random shift in pixels", at_least=0)
-    exploration_steps: int = setting(2000, "agent steps of uniform random actions", at_least=0)
-    std_start: float = setting(1.0, "std of exploration noise at the start", at_least=0)
-    std_end: float = setting(0.1, "std of exploration noise at the end", at_least=0)
-    std_duration_steps: int = setting(500_000, "agent steps to reach std_end", at_least=1)
-    std_clip: float = setting(0.3, "clip of the noise in updates", at_least=0)
-    dormant_threshold: float = setting(0.025, "largest score of a dormant unit", at_least=0)
+    encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
+    target_tau: float = setting(0.01, "step of the critic target to the critic", above=0, at_most=1)
+    shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)
+    exploration_steps: int = setting(2000, "agent steps of uniform actions", at_least=0)
+    std_start: float = setting(1.0, "exploration noise at the start", at_least=0)
+    std_end: float = setting(0.1, "exploration noise at the end", at_least=0)
+    std_duration_steps: int = setting(500_000, "agent steps from std_start to std_end", at_least=1)
+    std_clip: float = setting(0.3, "clip range of the noise in updates", at_least=0)
+    dormant_threshold: float = setting(0.025, "largest score of a dormant neuron", at_least=0)
 
     def seed_frames(self, frames_per_step: int) -> int:
-        """Simulator frames before the first update: the paper's 4000, whatever the repeat."""
+        """Simulator frames before the first update: the paper's 4000, at any action repeat."""
         return 4000
 
 
 class Exploration(Stateful, Protocol):
-    """How much noise the policy carries, acting and in the updates."""
+    """The std of the policy's noise, when acting and in updates."""
 
     def observe(self, step: int, dormancy: Tensor) -> None:
-        """Take note of an update's dormant ratio."""
+        """See the dormant ratio of an update."""
         ...
 
     def std(self, step: int, dormancy: Tensor) -> Tensor | float: ...
 
     def metrics(self) -> Metrics:
-        """What is worth logging of it beside the noise itself."""
+        """Metrics other than the noise itself."""
         ...
 
 
-class Target(Stateful, Protocol):
-    """What the critic bootstraps from at the next observation."""
+class Target(Protocol):
+    """What the critic bootstraps from at the next observation.
+
+    The agent saves and restores the networks and optimizers; a target has no other state.
+    """
 
     def networks(self) -> Mapping[str, nn.Module]: ...
 
     def optimizers(self) -> Mapping[str, Adam]: ...
 
-    def fit(self, features: Features, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
-        """Learn from the batch: features [B, F] and min(Q1, Q2) [B, 1] of its own actions.
+    def fit(self, features: Features, min_q: Tensor, activations: list[Tensor] | None) -> Metrics:
+        """Learn from a batch: features [B, F] and min(Q1, Q2) [B, 1] of its actions.
 
-        `units`: where a network called "value" notes its hidden units.
+        activations: where to record the hidden units of the network "value"; None: do not.
         """
         ...
 
     def value(self, next_features: Features, min_q: Tensor, dormancy: Tensor) -> Tensor:
-        """[B, 1], given the target critic's min(Q1, Q2) [B, 1] at the policy's next action."""
+        """[B, 1], from the target critic's min(Q1, Q2) [B, 1] at the policy's next action."""
         ...
 
 
@@ -137,7 +140,7 @@ class ScheduledExploration:
 
 
 class ClippedDoubleQTarget:
-    """min(Q1', Q2') and nothing else."""
+    """min(Q1', Q2')."""
 
     def networks(self) -> Mapping[str, nn.Module]:
         return {}
@@ -145,28 +148,21 @@ class ClippedDoubleQTarget:
     def optimizers(self) -> Mapping[str, Adam]:
         return {}
 
-    def fit(self, features: Features, min_q: Tensor, units: list[Tensor] | None) -> Metrics:
+    def fit(self, features: Features, min_q: Tensor, activations: list[Tensor] | None) -> Metrics:
         return {}
 
     def value(self, next_features: Features, min_q: Tensor, dormancy: Tensor) -> Tensor:
         return min_q
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
-
 
 class DrQv2:
     """The agent. One instance learns on one device.
 
-    Deviations from the official code, none of which changes a result: whole-pixel crops in place
-    of bilinear sampling (equal); the actor's forward pass on the batch's features is done once,
-    for its dormancy and for its own loss (equal: nothing changes the actor between the two);
-    gradients that no optimizer uses are not computed. Two that do: the official replay turns
-    a discount of 0 into 1 (`discount or 1.0`); here termination reaches the target. And with
-    dropout, DrM's value net fits the Qs of the same draw as the critic's loss, not of another.
+    Deviations from the official code that change no result: whole-pixel crops instead of bilinear
+    sampling; one forward pass of the actor on the batch, for its dormancy and for its loss (nothing
+    changes the actor in between); no gradients that no optimizer uses. Deviations that do: the
+    official replay turns a discount of 0 into 1 (`discount or 1.0`), here termination reaches the
+    target; and with dropout, DrM's value network fits the Qs of the critic loss's own draw.
     """
 
     def __init__(
@@ -182,7 +178,7 @@ class DrQv2:
         target: Target,
         monitor: PlasticityMonitor | None = None,
     ):
-        """`encoder`: shaped, its weights not yet drawn."""
+        """`encoder`: from `builder.modify`, its weights not yet drawn."""
         self.config = config
         self.device = device
         self.exploration = exploration
@@ -190,11 +186,11 @@ class DrQv2:
         self.images = has_images(spec.observation)
         self.actions = spec.action.shape[0]
         self.encoder = builder.initialise("encoder", encoder)
-        width = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
-        width += (encoder.vector,)
-        self.actor = builder.build("actor", Actor(*width))
-        recorded_stacks = {"dropout": config.q_dropout, "norm": config.q_layer_norm}
-        self.critic = builder.build("critic", Critic(*width, **recorded_stacks))
+        sizes = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
+        actor = Actor(*sizes, encoder.vector)
+        self.actor = builder.build("actor", actor)
+        critic = Critic(*sizes, encoder.vector, dropout=config.q_dropout, norm=config.q_layer_norm)
+        self.critic = builder.build("critic", critic)
         self.critic_target = copy.deepcopy(self.critic)
         self.networks: dict[str, nn.Module] = {
             "encoder": self.encoder,
@@ -203,9 +199,7 @@ class DrQv2:
             "critic_target": self.critic_target,
             **target.networks(),
         }
-        self.optimizers: dict[str, Adam] = {
-            **target.optimizers(),
-        }
+        self.optimizers = dict(target.optimizers())
         for name in ("encoder", "actor", "critic"):
             if any(True for _ in self.networks[name].parameters()):
                 self.optimizers[name] = adam(self.networks[name], config.lr)
@@ -217,12 +211,12 @@ class DrQv2:
         if config.q_dropout:
             self.generators["dropout"] = seeds.torch("dropout", device)
             draw_dropout_from(self.generators["dropout"], self.critic, self.critic_target)
-        others: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
+        heads: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
         self.modules = AgentModules(
             self.networks,
             builder,
             targets={"critic_target": "critic"},
-            readers={"encoder": [other.trunk[0] for other in others]},
+            readers={"encoder": [head.trunk[0] for head in heads]},
             optimizers=self.optimizers,
             generators=self.generators,
             monitor=monitor,
@@ -239,7 +233,7 @@ class DrQv2:
 
     @torch.no_grad()
     def value(self, obs: Observation) -> np.ndarray:
-        """min(Q1, Q2)(s, mean action) [N], without dropout: what the critic expects."""
+        """min(Q1, Q2)(s, mean action) [N], without dropout."""
         features = self.encoder(on_device(obs, self.device))
         self.critic.eval()
         q = torch.min(*self.critic(features, self.actor(features)))
@@ -251,8 +245,7 @@ class DrQv2:
         """Actions [N, A] in [-1, 1] for observations [N, *O]; uniform for the first steps."""
         noise = self.generators["exploration"]
         if explore and step < self.config.exploration_steps:
-            count = len(observation_arrays(obs)[0])
-            return torch.rand((count, self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
+            return uniform_actions(len(observation_arrays(obs)[0]), self.actions, noise)
         features = self.encoder(on_device(obs, self.device))
         action = self.actor(features).cpu()
         if explore:
@@ -269,21 +262,21 @@ class DrQv2:
         features = self.encoder(self._augment(batch.obs), self.modules.activations("encoder"))
         with torch.no_grad():
             next_features = self.encoder(self._augment(batch.next_obs))
-        seen = features.detach()
+        detached = features.detach()
 
-        noted = self.modules.activations("actor")
-        units: list[Tensor] = [] if noted is None else noted
+        recorded = self.modules.activations("actor")
+        activations: list[Tensor] = [] if recorded is None else recorded
         pre_activations: list[Tensor] = []
-        mean = self.actor(seen, units, pre_activations)
+        mean = self.actor(detached, activations, pre_activations)
         self.modules.dormancy = dormant_ratio(
-            [*units, *pre_activations], self.config.dormant_threshold
+            [*activations, *pre_activations], self.config.dormant_threshold
         )
         self.exploration.observe(step, self.dormancy)
         std = self.exploration.std(step, self.dormancy)
 
         q1, q2 = self.critic(features, batch.action, self.modules.activations("critic"))
-        value_units = self.modules.activations("value")
-        fitted = self.target.fit(seen, torch.min(q1, q2).detach(), value_units)
+        value_activations = self.modules.activations("value")
+        fitted = self.target.fit(detached, torch.min(q1, q2).detach(), value_activations)
         target_q = self._target_q(batch, next_features, std)
         critic_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
         optimize(
@@ -293,7 +286,7 @@ class DrQv2:
 
         action = truncated_normal(mean, std, self.generators["policy_noise"], self.config.std_clip)
         with frozen(self.critic.parameters()):
-            actor_loss = -torch.min(*self.critic(seen, action)).mean()
+            actor_loss = -torch.min(*self.critic(detached, action)).mean()
         optimize(actor_loss, self.optimizers["actor"])
 
         polyak_update_(
@@ -338,13 +331,11 @@ class DrQv2:
         return {
             "modules": self.modules.state_dict(),
             "exploration": self.exploration.state_dict(),
-            "target": self.target.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.modules.load_state_dict(state["modules"])
         self.exploration.load_state_dict(state["exploration"])
-        self.target.load_state_dict(state["target"])
 
 
 def network_builder(
@@ -353,15 +344,15 @@ def network_builder(
     interventions: Sequence[Intervention],
     compute: ComputeOptions | None,
 ) -> NetworkBuilder:
-    """Orthogonal weights from the run's own stream."""
-    own = compute or ComputeOptions()
+    """A builder that draws orthogonal weights from the run's stream."""
+    compute = compute or ComputeOptions()
     return NetworkBuilder(
-        each_layer(orthogonal_), seeds.torch("weights"), device, interventions, own
+        each_layer(orthogonal_), seeds.torch("weights"), device, interventions, compute
     )
 
 
 def noise_schedule(config: Config) -> Linear:
-    """The exploration schedule that a config describes."""
+    """The config's schedule of exploration noise."""
     return Linear(config.std_start, config.std_end, config.std_duration_steps)
 
 
@@ -375,7 +366,7 @@ def make(
     interventions: Sequence[Intervention] = (),
     compute: ComputeOptions | None = None,
 ) -> DrQv2:
-    """DrQ-v2 as published, but for the interventions."""
+    """DrQ-v2 as published, with any interventions."""
     builder = network_builder(seeds, device, interventions, compute)
     return DrQv2(
         config,

@@ -1,4 +1,4 @@
-"""What an agent is made of, what is read from it, and what is done to it between updates."""
+"""An agent's networks, optimizers and random streams; where interventions and metrics hook in."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from rlearly.system.seeding import restore
 
 Network = TypeVar("Network", bound=nn.Module)
 Initialise = Callable[[str, nn.Module, torch.Generator], None]
-"""Gives a whole network, known by its name, fresh weights."""
+"""Draws the weights of a whole network, given its name."""
 
 
 def each_layer(one: Initialiser) -> Initialise:
-    """Every network's layers by the same rule."""
+    """The same rule for every layer of every network."""
     return lambda name, network, weights: initialise_(network, weights, one)
 
 
 @dataclass(frozen=True)
 class NetworkBuilder:
-    """How an agent's networks come to be: layers as the interventions want them, then weights."""
+    """Builds networks: interventions may change the layers, then the weights are drawn."""
 
     initialiser: Initialise
     weights: torch.Generator
@@ -43,13 +43,13 @@ class NetworkBuilder:
     compute: ComputeOptions = field(default_factory=ComputeOptions)
 
     def modify(self, name: str, network: Network) -> Network:
-        """The network with the layers that the interventions want; its weights are not drawn."""
+        """Let the interventions change the layers; the weights are not drawn yet."""
         for intervention in self.interventions:
             intervention.modify(name, network)
         return network
 
     def initialise(self, name: str, network: Network) -> Network:
-        """The network with weights, on its device."""
+        """Draw the weights and move the network to its device."""
         self.initialiser(name, network, self.weights)
         for intervention in self.interventions:
             intervention.initialised(name, network)
@@ -58,21 +58,21 @@ class NetworkBuilder:
         return network.to(self.device)
 
     def build(self, name: str, network: Network) -> Network:
-        """Both."""
+        """`modify`, then `initialise`."""
         return self.initialise(name, self.modify(name, network))
 
 
 class AgentModules:
     """An agent's networks, optimizers and random streams, saved and restored as one.
 
-    `targets`: for each network that slowly follows another one, that other one's name. `readers`:
-    for each network whose outputs are hidden units, the linear layers that read them. Neither
-    targets nor what no gradient reaches are measured or changed for themselves: a target follows.
+    targets: target network -> the online network that it follows. readers: network whose outputs
+    are hidden units -> the linear layers that read them. Only online networks are measured and
+    changed by interventions; their targets are kept consistent.
 
-    An agent says when an update begins and ends, and has its networks note their hidden units in
-    `units(name)` as it computes. Everything else happens here: interventions before and after, and
-    the gauge's metrics. On policy what would be done before an update is done at the end of the
-    one before it: a rollout must be learnt from by the networks that took its actions.
+    An agent calls `begin_update` and `end_update`, and passes `activations(name)` to its networks
+    to record their hidden units. Interventions run and metrics are computed inside these calls. On
+    policy, interventions that act before an update act at the end of the previous one instead: the
+    networks that learn from a rollout must be those that took its actions.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class AgentModules:
         self.monitor = monitor or PlasticityMonitor()
         self.interventions = list(builder.interventions)
         self.dormancy: Tensor | None = None
-        """The actor's, of the last update, where the agent measures it at every one."""
+        """The actor's dormant ratio, if the agent measures it at every update."""
         self.augments = True
-        """Whether an agent that can augment its observations does."""
+        """Whether to augment observations, if the agent can."""
 
         self.online = {n: net for n, net in self.networks.items() if n not in self.targets}
         self.freeze_targets()
         self.monitor.start_from(self.online)
         self._step = 0
         self._metrics: dict[str, Tensor | float] = {}
-        self._noted: dict[str, list[Tensor]] | None = None
+        self._recorded: dict[str, list[Tensor]] | None = None
         self._critic: list[Tensor] | None = None
         for intervention in self.interventions:
             intervention.attach(self)
@@ -115,51 +115,51 @@ class AgentModules:
             builder.compute.prepare(network)
 
     def freeze_targets(self) -> None:
-        """No gradient is computed for targets."""
+        """Exclude the target networks from gradients."""
         for target in self.targets:
             self.networks[target].requires_grad_(False)
 
     # --- an update ---
 
     def begin_update(self, step: int, *, whole: bool = True) -> None:
-        """An update begins; `whole` if every network will note its hidden units in it."""
+        """Start an update; `whole`: all networks will record their activations in it."""
         self._step = step
         self._metrics = {} if self.on_policy else self._act_before(step)
-        wanted = self.monitor.is_due(step) or any(
+        needed = self.monitor.is_due(step) or any(
             i.needs_activations(step) for i in self.interventions
         )
-        self._noted = {name: [] for name in self.online} if wanted and whole else None
+        self._recorded = {name: [] for name in self.online} if needed and whole else None
         self._critic = [] if self.monitor.critic_each_update else None
 
     def activations(self, name: str) -> list[Tensor] | None:
-        """Where a network notes its hidden units in this update; None: nowhere."""
-        if self._noted is not None:
-            return self._noted.get(name)
+        """The list in which a network records its activations; None: it need not."""
+        if self._recorded is not None:
+            return self._recorded.get(name)
         return self._critic if name == "critic" else None
 
     def end_update(self) -> Metrics:
-        """An update is over; its metrics of plasticity, and of what was done."""
+        """Finish an update; returns the metrics of plasticity and interventions."""
         metrics = self._metrics
         if self._critic is not None:
-            noted = self._critic if self._noted is None else self._noted["critic"]
-            metrics["plasticity/fau_critic"] = active_fraction(noted)
-        if self._noted is not None:
+            recorded = self._critic if self._recorded is None else self._recorded["critic"]
+            metrics["plasticity/fau_critic"] = active_fraction(recorded)
+        if self._recorded is not None:
             if self.monitor.is_due(self._step):
                 metrics |= self._read()
             for intervention in self.interventions:
                 if intervention.needs_activations(self._step):
-                    metrics |= intervention.after_update(self._step, self._noted)
+                    metrics |= intervention.after_update(self._step, self._recorded)
         if any(name.startswith("event/") for name in metrics):
             self._weights_changed()
         if self.on_policy:
             metrics |= self._act_before(self._step)
-        self._noted = self._critic = None
+        self._recorded = self._critic = None
         return metrics
 
     def _read(self) -> dict[str, Tensor | float]:
-        """The gauge's metrics, as of now; what every update tells is left out."""
-        assert self._noted is not None
-        read = dict(self.monitor.read(self.online, self._noted, step=self._step))
+        """The monitor's metrics, without those that every update reports."""
+        assert self._recorded is not None
+        read = dict(self.monitor.read(self.online, self._recorded, step=self._step))
         if self.dormancy is None:
             read["plasticity/dormant_ratio"] = read["plasticity/dormant_ratio_actor"]
         if self.monitor.critic_each_update:
@@ -179,18 +179,18 @@ class AgentModules:
             intervention.weights_changed()
 
     def numpy_forward(self, network: nn.Module) -> Forward:
-        """A network as a function of numpy arrays, for acting on states."""
+        """A network as a fast function of numpy arrays, for acting on states."""
         return make_forward(network) if self.compute.kernels else TorchForward(network)
 
     # --- what interventions need ---
 
     def online_and_targets(self, name: str) -> list[nn.Module]:
-        """A network and the targets that follow it."""
-        names = [name, *(t for t, leader in self.targets.items() if leader == name)]
+        """A network and its target networks."""
+        names = [name, *(t for t, online in self.targets.items() if online == name)]
         return [self.networks[n] for n in names]
 
     def fresh_copy(self, name: str, weights: torch.Generator) -> nn.Module:
-        """A copy of a network, or of a target, on the CPU with new weights."""
+        """A copy of a network or target network on the CPU, with new weights."""
         network = copy.deepcopy(self.networks[name]).cpu()
         for layer in layers(network):
             identity_(layer)
@@ -198,13 +198,13 @@ class AgentModules:
         return network
 
     def optimizer_moments(self, parameter: Tensor) -> Iterable[Tensor]:
-        """What its optimizer remembers of a parameter, entry by entry (Adam's two moments)."""
+        """The optimizer state of a parameter with the parameter's shape (Adam's two moments)."""
         for optimizer in self.optimizers.values():
             state = optimizer.state.get(parameter, {})
             yield from (v for v in state.values() if v.shape == parameter.shape and v.ndim)
 
     def reset_optimizer_state(self, parameters: Iterable[Tensor]) -> None:
-        """Let the optimizers begin anew with these parameters."""
+        """Restart the optimizers for these parameters."""
         for parameter in parameters:
             for optimizer in self.optimizers.values():
                 optimizer.state.pop(parameter, None)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.agents.spec import AgentSpec
+from rlearly.agents.state_actor_critic import StateActorCritic
 from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
-from rlearly.kernels.numpy_forward import Forward, make_forward
-from rlearly.nn.distributions import squashed_gaussian
-from rlearly.nn.networks import StateActor, StateCritic, fan_in_
+from rlearly.nn.distributions import squashed_gaussian, uniform_actions
 from rlearly.nn.optim import adam, frozen, optimize, polyak_update_
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
@@ -33,19 +29,21 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 class Config:
     """SAC's hyper-parameters; the defaults are CleanRL's."""
 
-    policy_lr: float = setting(3e-4, "Adam's learning rate for the actor", above=0)
-    q_lr: float = setting(1e-3, "Adam's learning rate for the critic and alpha", above=0)
-    batch_size: int = setting(256, "transitions per update", at_least=1)
-    nstep: int = setting(1, "agent steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
-    hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
-    target_tau: float = setting(0.005, "Polyak rate of the target critic", above=0, at_most=1)
+    policy_lr: float = setting(3e-4, "Adam's learning rate, actor", above=0)
+    q_lr: float = setting(1e-3, "Adam's learning rate, critic and entropy weight", above=0)
+    batch_size: int = setting(256, "transitions in one update", at_least=1)
+    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
+    target_tau: float = setting(
+        0.005, "step of the critic target to the critic", above=0, at_most=1
+    )
     learning_starts_steps: int = setting(
         5000, "agent steps of uniform random actions before the first update", at_least=0
     )
     alpha: float | None = setting(None, "entropy weight; null: learned", at_least=0)
     policy_every_updates: int = setting(
-        2, "the actor is updated this many times after as many critic updates", at_least=1
+        2, "critic updates between actor updates, done together", at_least=1
     )
 
     def seed_frames(self, frames_per_step: int) -> int:
@@ -56,10 +54,10 @@ class Config:
 class SAC:
     """The agent. One instance learns on one device.
 
-    Deviations from CleanRL: actions, and so their entropy, are those in [-1, 1] whatever the env's
-    bounds, as in the authors' code (CleanRL's log-probabilities hold the bounds' logarithm, which
-    only shifts the entropy that is aimed at); the delayed updates are counted in updates, not env
-    steps (equal at replay ratio 1, and right at others).
+    Deviations from CleanRL: actions and their entropy are in [-1, 1] whatever the env's bounds, as
+    in the authors' code (CleanRL's log-probabilities include the log of the bounds, which only
+    shifts the target entropy); delayed updates are counted in updates, not env steps (equal at
+    replay ratio 1, and correct at others).
     """
 
     def __init__(
@@ -76,19 +74,19 @@ class SAC:
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
-        features = int(np.prod(spec.observation.shape))
-        builder = NetworkBuilder(
-            each_layer(fan_in_),
-            seeds.torch("weights"),
-            device,
-            interventions,
-            compute or ComputeOptions(),
+        parts = StateActorCritic(
+            spec,
+            actor_outputs=2 * self.actions,  # means and log stds
+            hidden_dim=config.hidden_dim,
+            targets=("critic",),
+            seeds=seeds,
+            device=device,
+            interventions=interventions,
+            compute=compute,
         )
-        actor = StateActor(features, 2 * self.actions, config.hidden_dim)
-        critic = StateCritic(features, self.actions, config.hidden_dim)
-        self.actor = builder.build("actor", actor)
-        self.critic = builder.build("critic", critic)
-        self.critic_target = copy.deepcopy(self.critic)
+        self.networks, self.generators = parts.networks, parts.generators
+        self.actor, self.critic = parts.actor, parts.critic
+        self.critic_target = parts.networks["critic_target"]
         self.critic_parameters = list(self.critic.parameters())
         self.target_parameters = list(self.critic_target.parameters())
         fixed = config.alpha is not None
@@ -100,46 +98,20 @@ class SAC:
         }
         if not fixed:
             self.optimizers["alpha"] = adam(nn.ParameterList([self.log_alpha]), config.q_lr)
-        self.generators = {
-            "exploration": seeds.torch("exploration"),
-            "policy_noise": seeds.torch("policy_noise", device),
-        }
-        self.networks: dict[str, nn.Module] = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "critic_target": self.critic_target,
-        }
-        self.modules = AgentModules(
-            self.networks,
-            builder,
-            targets={"critic_target": "critic"},
-            optimizers=self.optimizers,
-            generators=self.generators,
-            monitor=monitor,
-        )
+        self.modules = parts.modules(self.optimizers, monitor)
+        self._policy_outputs = self.modules.numpy_forward(self.actor.policy)
+        self._q1 = self.modules.numpy_forward(self.critic.q1)
+        self._q2 = self.modules.numpy_forward(self.critic.q2)
         self.updates = 0
 
     # --- acting ---
-
-    @cached_property
-    def _outputs(self) -> Forward:
-        """What the policy gives: means, and log stds before they are brought into bounds."""
-        return make_forward(self.actor.policy)
-
-    @cached_property
-    def _q1(self) -> Forward:
-        return make_forward(self.critic.q1)
-
-    @cached_property
-    def _q2(self) -> Forward:
-        return make_forward(self.critic.q2)
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
         noise = self.generators["exploration"]
         if explore and step < self.config.learning_starts_steps:
-            return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
-        outputs = self._outputs(obs.reshape(len(obs), -1))
+            return uniform_actions(len(obs), self.actions, noise)
+        outputs = self._policy_outputs(obs.reshape(len(obs), -1))
         action, log_std = outputs[:, : self.actions], outputs[:, self.actions :]
         if explore:
             drawn = torch.randn(action.shape, generator=noise).numpy()
@@ -151,27 +123,31 @@ class SAC:
     def value(self, obs: np.ndarray) -> np.ndarray:
         """min(Q1, Q2)(s, mean action) [N] for states [N, D]."""
         state = obs.reshape(len(obs), -1)
-        action = np.tanh(self._outputs(state)[:, : self.actions])
+        action = np.tanh(self._policy_outputs(state)[:, : self.actions])
         joined = np.concatenate([state, action], axis=1)
         return np.minimum(self._q1(joined), self._q2(joined))[:, 0]
 
-    def _policy(self, obs: Tensor, record: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log std [B, A] before squashing; the latter by tanh into its bounds."""
-        mean, log_std = self.actor(obs, record).chunk(2, dim=-1)
+    def _policy(
+        self, obs: Tensor, activations: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log std [B, A] before squashing; tanh keeps the log std within its bounds."""
+        mean, log_std = self.actor(obs, activations).chunk(2, dim=-1)
         share = (torch.tanh(log_std) + 1) / 2
         return mean, LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) * share
 
-    def _sample(self, obs: Tensor, record: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def _sample(
+        self, obs: Tensor, activations: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """An action [B, A] and its log-probability [B, 1], differentiable in the policy."""
-        mean, log_std = self._policy(obs, record)
+        mean, log_std = self._policy(obs, activations)
         noise = torch.empty_like(mean).normal_(generator=self.generators["policy_noise"])
         return squashed_gaussian(mean, log_std, noise)
 
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
-        """One step of the critic and its target; every `policy_every_updates`, as many of the
-        actor and alpha."""
+        """One step of the critic and its target; on every `policy_every_updates`-th update, as
+        many steps of the actor and alpha."""
         self.updates += 1
         moves_policy = self.updates % self.config.policy_every_updates == 0
         self.modules.begin_update(step, whole=moves_policy)
@@ -200,8 +176,10 @@ class SAC:
         soft = torch.min(*self.critic_target(next_obs, action)) - self.log_alpha.exp() * log_prob
         return batch.reward + batch.discount * soft
 
-    def _update_policy(self, obs: Tensor, hidden: list[Tensor] | None) -> dict[str, Tensor | float]:
-        action, log_prob = self._sample(obs, hidden)
+    def _update_policy(
+        self, obs: Tensor, activations: list[Tensor] | None
+    ) -> dict[str, Tensor | float]:
+        action, log_prob = self._sample(obs, activations)
         alpha = self.log_alpha.detach().exp()
         with frozen(self.critic_parameters):
             actor_loss = (alpha * log_prob - torch.min(*self.critic(obs, action))).mean()
@@ -216,7 +194,7 @@ class SAC:
         return metrics
 
     def _update_alpha(self, obs: Tensor) -> Tensor:
-        """Raise alpha where the policy's entropy is under -A, lower it where it is above."""
+        """Raise alpha if the policy's entropy is below -A, lower it if above (section 5)."""
         with torch.no_grad():
             _, log_prob = self._sample(obs)
         loss = (-self.log_alpha.exp() * (log_prob - self.actions)).mean()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.agents.spec import AgentSpec
+from rlearly.agents.state_actor_critic import StateActorCritic
 from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
-from rlearly.kernels.numpy_forward import Forward, make_forward
-from rlearly.nn.networks import StateActor, StateCritic, fan_in_
+from rlearly.nn.distributions import uniform_actions
 from rlearly.nn.optim import adam, frozen, optimize, polyak_update_
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
@@ -30,18 +27,18 @@ from rlearly.system.seeding import Seeds
 class Config:
     """TD3's hyper-parameters; the defaults are CleanRL's."""
 
-    lr: float = setting(3e-4, "Adam's learning rate, for both networks", above=0)
-    batch_size: int = setting(256, "transitions per update", at_least=1)
-    nstep: int = setting(1, "agent steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
-    hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
-    target_tau: float = setting(0.005, "Polyak rate of the target networks", above=0, at_most=1)
+    lr: float = setting(3e-4, "Adam's learning rate, both networks", above=0)
+    batch_size: int = setting(256, "transitions in one update", at_least=1)
+    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
+    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
+    target_tau: float = setting(0.005, "step of targets to online networks", above=0, at_most=1)
     learning_starts_steps: int = setting(
         25_000, "agent steps of uniform random actions before the first update", at_least=0
     )
-    exploration_noise: float = setting(0.1, "std of the exploration noise", at_least=0)
-    policy_noise: float = setting(0.2, "std of the target action's noise", at_least=0)
-    noise_clip: float = setting(0.5, "clip of the target action's noise", at_least=0)
+    exploration_noise: float = setting(0.1, "std of the noise when acting", at_least=0)
+    policy_noise: float = setting(0.2, "std of the noise in the critic's target", at_least=0)
+    noise_clip: float = setting(0.5, "clip range of that noise", at_least=0)
     policy_every_updates: int = setting(2, "critic updates per actor update", at_least=1)
 
     def seed_frames(self, frames_per_step: int) -> int:
@@ -52,8 +49,8 @@ class Config:
 class TD3:
     """The agent. One instance learns on one device.
 
-    Deviations from CleanRL: actions are learnt in [-1, 1] whatever the env's bounds; the delayed
-    updates are counted in updates, not env steps (equal at replay ratio 1, and right at others).
+    Deviations from CleanRL: actions are in [-1, 1] whatever the env's bounds; delayed updates are
+    counted in updates, not env steps (equal at replay ratio 1, and correct at others).
     """
 
     def __init__(
@@ -70,65 +67,42 @@ class TD3:
         self.config = config
         self.device = device
         self.actions = spec.action.shape[0]
-        features = int(np.prod(spec.observation.shape))
-        builder = NetworkBuilder(
-            each_layer(fan_in_),
-            seeds.torch("weights"),
-            device,
-            interventions,
-            compute or ComputeOptions(),
+        parts = StateActorCritic(
+            spec,
+            actor_outputs=self.actions,
+            hidden_dim=config.hidden_dim,
+            targets=("actor", "critic"),
+            seeds=seeds,
+            device=device,
+            interventions=interventions,
+            compute=compute,
         )
-        actor = StateActor(features, self.actions, config.hidden_dim)
-        critic = StateCritic(features, self.actions, config.hidden_dim)
-        self.actor = builder.build("actor", actor)
-        self.critic = builder.build("critic", critic)
-        self.actor_target = copy.deepcopy(self.actor)
-        self.critic_target = copy.deepcopy(self.critic)
+        self.networks, self.generators = parts.networks, parts.generators
+        self.actor, self.critic = parts.actor, parts.critic
+        self.actor_target = parts.networks["actor_target"]
+        self.critic_target = parts.networks["critic_target"]
+        self.target_parameters = [
+            *self.actor_target.parameters(),
+            *self.critic_target.parameters(),
+        ]
+        self.online_parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.critic_parameters = list(self.critic.parameters())
-        self.targets_and_leaders = (
-            [*self.actor_target.parameters(), *self.critic_target.parameters()],
-            [*self.actor.parameters(), *self.critic_parameters],
-        )
         self.optimizers = {
             "actor": adam(self.actor, config.lr),
             "critic": adam(self.critic, config.lr),
         }
-        self.generators = {
-            "exploration": seeds.torch("exploration"),
-            "policy_noise": seeds.torch("policy_noise", device),
-        }
-        self.networks: dict[str, nn.Module] = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-        }
-        self.modules = AgentModules(
-            self.networks,
-            builder,
-            targets={"actor_target": "actor", "critic_target": "critic"},
-            optimizers=self.optimizers,
-            generators=self.generators,
-            monitor=monitor,
-        )
+        self.modules = parts.modules(self.optimizers, monitor)
+        self._mean = self.modules.numpy_forward(self.actor.policy)  # before tanh
+        self._q1 = self.modules.numpy_forward(self.critic.q1)
         self.updates = 0
 
     # --- acting ---
-
-    @cached_property
-    def _mean(self) -> Forward:
-        """The policy before its tanh."""
-        return make_forward(self.actor.policy)
-
-    @cached_property
-    def _q1(self) -> Forward:
-        return make_forward(self.critic.q1)
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for states [N, D]; uniform until learning starts."""
         noise = self.generators["exploration"]
         if explore and step < self.config.learning_starts_steps:
-            return torch.rand((len(obs), self.actions), generator=noise).mul(2.0).sub(1.0).numpy()
+            return uniform_actions(len(obs), self.actions, noise)
         action = self._mean(obs.reshape(len(obs), -1))
         np.tanh(action, out=action)
         if explore:
@@ -138,7 +112,7 @@ class TD3:
         return action
 
     def value(self, obs: np.ndarray) -> np.ndarray:
-        """Q1(s, pi(s)) [N] for states [N, D]: what the critic expects of the policy."""
+        """Q1(s, pi(s)) [N] for states [N, D]: the critic's estimate of the policy's return."""
         state = obs.reshape(len(obs), -1)
         return self._q1(np.concatenate([state, np.tanh(self._mean(state))], axis=1))[:, 0]
 
@@ -178,7 +152,7 @@ class TD3:
         with frozen(self.critic_parameters):
             actor_loss = -self.critic.q1(torch.cat([obs, action], dim=-1)).mean()
         optimize(actor_loss, self.optimizers["actor"])
-        polyak_update_(*self.targets_and_leaders, self.config.target_tau)
+        polyak_update_(self.target_parameters, self.online_parameters, self.config.target_tau)
         return actor_loss.detach()
 
     # --- state ---

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 EDGE = 1e-6
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def uniform_actions(count: int, actions: int, generator: torch.Generator) -> np.ndarray:
+    """Actions [count, actions], uniform in [-1, 1)."""
+    return torch.rand((count, actions), generator=generator).mul(2.0).sub(1.0).numpy()
 
 
 def truncated_normal(

@@ -28,7 +28,11 @@ SETTINGS = {
 }
 """For each agent that acts from states, what it is built with here."""
 
-FORWARDS = {"td3": ("_mean", "_q1"), "sac": ("_outputs", "_q1", "_q2"), "ppo": ("_mean", "_value")}
+FORWARDS = {
+    "td3": ("_mean", "_q1"),
+    "sac": ("_policy_outputs", "_q1", "_q2"),
+    "ppo": ("_mean", "_value"),
+}
 """The networks that an agent acts and judges by, as functions of arrays."""
 
 agents = pytest.mark.parametrize("name", FORWARDS)

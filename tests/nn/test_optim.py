@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlearly.nn.optim import Adam, Flat
+from rlearly.nn.optim import Adam, FlatParameters
 
 
 def network():
@@ -84,7 +84,7 @@ def plain_network():
 def test_flat_parameters_are_where_they_belong_and_share_one_array():
     net = plain_network()
     before = weights(net)
-    flat = Flat(reversed(list(net.parameters())))
+    flat = FlatParameters(reversed(list(net.parameters())))
     net[0].bias.data = net[0].bias.data.clone()  # lies elsewhere now
     flat.gather()
     assert all(map(torch.equal, weights(net), before))
@@ -97,7 +97,7 @@ def test_steps_of_a_flat_array_are_those_of_its_parameters():
     """Also after a parameter's, or every one's, moments were forgotten, or loaded."""
     ours, theirs = plain_network(), plain_network()
     one, two = (Adam(net.parameters(), 1e-2) for net in (ours, theirs))
-    flat = Flat(reversed(list(ours.parameters())))
+    flat = FlatParameters(reversed(list(ours.parameters())))
     forgotten = {4: [0], 8: [0, 1, 2, 3], 12: [3]}
     for seed in range(20):
         gradients(theirs, seed)
