@@ -18,6 +18,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from test_architecture import MAY_IMPORT
 
 from rlearly import record
 from rlearly.agents import AGENTS
@@ -120,6 +121,19 @@ def test_links_lead_somewhere_in_the_repository(page):
         assert path.exists(), target
         if anchor and path.suffix == ".md":
             assert anchor in anchors(path.read_text()), target
+
+
+def test_import_table_is_the_rule_that_is_tested():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("### Who may import whom")[2]
+    rows = re.findall(r"^\| (`.*?) \| ((?:`[a-z]+`(?:, )?)+|nothing) \|$", table, re.MULTILINE)
+    stated = {}
+    for folders, allowed in rows:
+        for folder in re.findall(r"`(\w+)`", folders):
+            stated[folder] = set(re.findall(r"`(\w+)`", allowed))
+    assert len(stated) == 11
+    for folder, allowed in stated.items():
+        tested = {name for name in MAY_IMPORT[folder].split() if "." not in name}
+        assert allowed == tested, folder
 
 
 def test_readme_is_short():
