@@ -253,7 +253,7 @@ def metrics_page() -> str:
     """Every metric that a run may write, with what it means."""
     import yaml
 
-    from rlearly.experiments.metric_names import MEASURES, METRICS, PARTS
+    from rlearly.experiments.metric_names import METRICS, PARTS
 
     meanings = yaml.safe_load((ROOT / "docs/reference/metrics.yaml").read_text())
 
@@ -267,16 +267,17 @@ def metrics_page() -> str:
         f"`*` is one of {', '.join(f'`{part}`' for part in PARTS)}, as far as the agent has it.",
     ]
     for group, names in METRICS.items():
-        measured = {f"{what}_{part}" for what in MEASURES for part in PARTS}
-        shown = [name for name in names if group != "plasticity" or name not in measured]
-        shown += [f"{what}_*" for what in MEASURES if group == "plasticity"]
+        shown = dict.fromkeys(f"{group}/{name}" for name in names)
+        if group == "plasticity":  # one line for all networks
+            part = re.compile(rf"_({'|'.join(sorted(PARTS, key=len, reverse=True))})$")
+            shown = dict.fromkeys(part.sub("_*", name) for name in shown)
         lines += ["", f"## {group}", "", '<div class="keys" markdown>', ""]
         lines += ["| Name | Meaning |", "|---|---|"]
         for name in shown:
-            meaning = meanings.get(group, {}).get(name)
+            meaning = meanings.get(group, {}).get(name.partition("/")[2])
             if meaning is None:
-                log.warning("docs/reference/metrics.yaml has no line for %s/%s", group, name)
-            lines.append(f"| `{group}/{name}` | {meaning} |")
+                log.warning("docs/reference/metrics.yaml has no line for %s", name)
+            lines.append(f"| `{name}` | {meaning} |")
         lines += TAIL
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,7 @@
 A block of code that follows `<!-- run -->` in a page of docs/ is run here. The blocks of a page
 share a folder, in order. A Python block that begins with a comment `# path/name.py` is written
 there first; if the path is in rlearly/, the block is only written, into a copy of the package.
-`<!-- run: COMMAND -->` runs a command that the page does not show.
+`<!-- run: COMMAND -->` runs a command that the page does not show. Excerpts are marked `py`.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from test_architecture import MAY_IMPORT
 
 from rlearly import record
 from rlearly.agents import AGENTS
@@ -32,8 +33,6 @@ MARKED = re.compile(
     re.DOTALL,
 )
 WITH_CODE = [page for page in PAGES if MARKED.search(page.read_text())]
-FEWER = {"15_000": "150", "150_000": "300"}
-"""Numbers of the pages' examples -> what the tests run them with."""
 
 
 def load_hooks():
@@ -77,18 +76,14 @@ def run(command, folder):
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_marked_examples_run_as_printed(page, teacher, tmp_path):
-    """As printed, but for fewer steps; each block in a process of its own."""
+    """Each block in a process of its own, as a reader would run it."""
     blocks = list(MARKED.finditer(page.read_text()))
-    if any("stable_baselines3" in (block["code"] or "") for block in blocks):
-        pytest.importorskip("stable_baselines3")
     if "rlearly/" in "".join(block[0] for block in blocks):
         copied = shutil.ignore_patterns("results", "__pycache__")
         shutil.copytree(ROOT / "rlearly", tmp_path / "rlearly", ignore=copied)
     teacher.save(tmp_path / "teacher.h5")
     for block in blocks:
         code = block["code"] or block["hidden"]
-        for printed, fewer in FEWER.items():
-            code = code.replace(printed, fewer)
         if block["language"] != "python":
             run(["bash", "-euc", code], tmp_path)
             continue
@@ -98,6 +93,15 @@ def test_marked_examples_run_as_printed(page, teacher, tmp_path):
         path.write_text(code)
         if not path.is_relative_to(tmp_path / "rlearly"):
             run([sys.executable, str(path)], tmp_path)
+
+
+def test_every_python_block_is_run():
+    """Here, or as one of the README's, all of which are run (tests/envs/test_snapshot.py)."""
+    readme = (ROOT / "README.md").read_text()
+    for page in PAGES:
+        marked = [block["code"] for block in MARKED.finditer(page.read_text())]
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            assert code in marked or f"```python\n{code}```" in readme, (page, code)
 
 
 def anchors(page):
@@ -120,6 +124,19 @@ def test_links_lead_somewhere_in_the_repository(page):
         assert path.exists(), target
         if anchor and path.suffix == ".md":
             assert anchor in anchors(path.read_text()), target
+
+
+def test_import_table_is_the_rule_that_is_tested():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("### Who may import whom")[2]
+    rows = re.findall(r"^\| (`.*?) \| ((?:`[a-z]+`(?:, )?)+|nothing) \|$", table, re.MULTILINE)
+    stated = {}
+    for folders, allowed in rows:
+        for folder in re.findall(r"`(\w+)`", folders):
+            stated[folder] = set(re.findall(r"`(\w+)`", allowed))
+    assert len(stated) == 11
+    for folder, allowed in stated.items():
+        tested = {name for name in MAY_IMPORT[folder].split() if "." not in name}
+        assert allowed == tested, folder
 
 
 def test_readme_is_short():
