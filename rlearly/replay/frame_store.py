@@ -186,6 +186,16 @@ class DeviceFrameStore:
         torch.index_select(self.tensor, 0, index, out=out)
 
 
+class _Zstd(threading.local):
+    """zstd for any thread; its objects serve one thread each, so every thread runs `__init__`."""
+
+    def __init__(self, level: int):
+        import zstandard
+
+        self.compress = zstandard.ZstdCompressor(level=level).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
 class CompressedFrameStore:
     """Images uint8 [C, H, W], each compressed losslessly by itself.
 
@@ -209,16 +219,12 @@ class CompressedFrameStore:
         check_room: Callable[[], None] = lambda: None,
     ):
         """`check_room`: called before memory for a block is added; raises OSError if it is full."""
-        import zstandard
-
         self.shape = shape
         self.folder = folder
         self.block_bytes = block_bytes
         self.check_room = check_room
         self.chunk_rows = max(1, CHUNK_BYTES // math.prod(shape))
-        self._new_compressor = lambda: zstandard.ZstdCompressor(level=level)
-        self._new_decompressor = zstandard.ZstdDecompressor
-        self._of_thread = threading.local()  # a zstd object serves one thread
+        self._zstd = _Zstd(level)
         self._starts = reserve((capacity,), "int64")  # block number * block_bytes + offset in it
         self._sizes = reserve((capacity,), "int32")  # 0: the slot is empty
         self._blocks: dict[int, MemoryArray | DiskArray] = {}  # by number, counted from the start
@@ -293,10 +299,7 @@ class CompressedFrameStore:
             self._spare.append(self._blocks.pop(number))
 
     def _compress(self, frame: np.ndarray) -> bytes:
-        compressor = getattr(self._of_thread, "compressor", None)
-        if compressor is None:
-            compressor = self._of_thread.compressor = self._new_compressor()
-        return compressor.compress(_prediction_errors(frame))
+        return self._zstd.compress(_prediction_errors(frame))
 
     def _decompress(self, slots: np.ndarray, out: np.ndarray) -> None:
         """Put the frames at `slots` into out [N, C, H, W], in parts that fit a cache."""
@@ -309,11 +312,8 @@ class CompressedFrameStore:
             list(self._pool.map(lambda part: self._decompress_part(*part), parts))
 
     def _decompress_part(self, slots: np.ndarray, out: np.ndarray) -> None:
-        decompressor = getattr(self._of_thread, "decompressor", None)
-        if decompressor is None:
-            decompressor = self._of_thread.decompressor = self._new_decompressor()
         channels, height, width = self.shape
-        data = b"".join(map(decompressor.decompress, self._compressed(slots)))
+        data = b"".join(map(self._zstd.decompress, self._compressed(slots)))
         errors = np.frombuffer(data, np.uint8).reshape(len(slots) * height, width, channels)
         pixels = np.add.accumulate(errors, axis=1, dtype=np.uint8)
         pixels = pixels.reshape(len(slots), height, width, channels)

@@ -1,4 +1,4 @@
-"""On-policy memory: a fixed number of steps of every copy of the env, learnt from once."""
+"""On-policy memory: a fixed number of steps of every env, used once."""
 
 from __future__ import annotations
 
@@ -11,35 +11,33 @@ from rlearly.core.types import EnvSpec, Rollout
 
 
 class RolloutNotFull(Exception):
-    """Not every copy has taken its steps yet."""
+    """Some env has not taken all its steps yet."""
 
 
 class RolloutBuffer:
-    """`steps` steps of each of `copies` copies, in order; full, then emptied by being sampled.
+    """`steps` consecutive steps of each of `num_envs` envs; sampling empties it.
 
-    An episode may go over the end of a rollout, and a rollout over the ends of episodes.
+    An episode may span several rollouts, and a rollout several episodes.
     """
 
     def __init__(self, spec: EnvSpec, *, steps: int, num_envs: int):
         self.steps = steps
         self.num_envs = num_envs
+        size = (steps, num_envs)
         self.arrays = {
-            "action": np.zeros((steps, num_envs, *spec.action.shape), np.float32),
-            "reward": np.zeros((steps, num_envs), np.float64),
-            "terminated": np.zeros((steps, num_envs), bool),
-            "truncated": np.zeros((steps, num_envs), bool),
-            "next_obs": np.zeros(
-                (steps, num_envs, *spec.observation.shape), spec.observation.dtype
-            ),
+            "action": np.zeros((*size, *spec.action.shape), np.float32),
+            "reward": np.zeros(size, np.float64),
+            "terminated": np.zeros(size, bool),
+            "truncated": np.zeros(size, bool),
+            "next_obs": np.zeros((*size, *spec.observation.shape), spec.observation.dtype),
         }
-        self.taken = [0] * num_envs  # steps of each copy that are here
+        self.taken = [0] * num_envs  # steps of each env so far
 
     def __len__(self) -> int:
-        """Transitions that are here."""
         return sum(self.taken)
 
     def begin_episode(self, obs: np.ndarray, *, env_index: int) -> None:
-        """An episode starts; one that was left off without an end is cut here."""
+        """Start an episode; one that was abandoned without an end counts as truncated."""
         last = self.taken[env_index] - 1
         if last >= 0 and not self.arrays["terminated"][last, env_index]:
             self.arrays["truncated"][last, env_index] = True
@@ -54,20 +52,18 @@ class RolloutBuffer:
         truncated: bool,
         env_index: int,
     ) -> None:
-        """Append a copy's step. action [A] as the agent gave it, beyond [-1, 1] or not."""
-        arrays, at = self.arrays, (self.taken[env_index], env_index)
-        arrays["action"][at] = action
-        arrays["reward"][at] = reward
-        arrays["terminated"][at] = terminated
-        arrays["truncated"][at] = truncated
-        arrays["next_obs"][at] = next_obs
+        """Add a step. action [A] as the agent returned it, also beyond [-1, 1]."""
+        at = self.taken[env_index], env_index
+        step = (action, reward, terminated, truncated, next_obs)
+        for array, value in zip(self.arrays.values(), step, strict=True):
+            array[at] = value
         self.taken[env_index] += 1
 
     def sample(self, batch_size: int) -> Rollout:
-        """The whole rollout, which is then gone from here.
+        """The whole rollout, which is then removed.
 
         Raises:
-            RolloutNotFull: some step is still to be taken.
+            RolloutNotFull: steps are missing.
             ValueError: `batch_size` is not the rollout's.
         """
         if batch_size != self.steps * self.num_envs:
@@ -81,7 +77,7 @@ class RolloutBuffer:
         return Rollout(**{name: array.copy() for name, array in self.arrays.items()})
 
     def clear(self) -> None:
-        """A rollout is learnt from once anyway, and must be whole."""
+        """Does nothing: a rollout is used only once anyway, and must be whole."""
 
     def metrics(self) -> Mapping[str, float]:
         return {}

@@ -1,4 +1,4 @@
-"""Where a run's replay is kept, by its config: chosen, checked, and put into words."""
+"""Choose and check where the frames of a run's replay are kept."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
     from rlearly.replay.frame_store import FrameStore
 
 COMPRESSED_FRACTION = 0.36
-"""What compressed frames are taken to need before there are any: the most of thirteen envs tried
-(cheetah_run's); dog_run's need 0.31, fish_swim's 0.17."""
+"""Assumed size of a compressed frame relative to a raw one: the largest of thirteen envs
+(cheetah_run's); dog_run's is 0.31, fish_swim's 0.17."""
 
 INDEX_BYTES = 12
-"""Of a compressed frame: where it is, and its size."""
+"""Index entry of a compressed frame: its start and size."""
 
 MIN_FREE_BYTES = 500_000_000
-"""Compressed frames stop growing when less is left."""
+"""Compressed frames stop growing when less memory is left."""
 
 GPU_WORKING_BYTES = 6_000_000_000
 """Left free on a GPU for networks, activations and batches."""
 
 
 def check(replay: ReplayConfig) -> None:
-    """Raises:
-    ConfigError: its settings contradict each other, or a package is missing.
+    """
+    Raises:
+        ConfigError: its settings contradict each other, or a package is missing.
     """
     if replay.folder is not None and replay.storage != "disk":
-        raise ConfigError("replay.folder: says nothing without replay.storage=disk; add it.")
+        raise ConfigError("replay.folder: has no effect without replay.storage=disk; add it.")
     for key in ("compression", "storage"):
         value = getattr(replay, key)
         if replay.device == "cuda" and value not in ("none", "memory"):
             raise ConfigError(
-                f"replay.device=cuda: frames lie on the GPU as they are; leave out "
+                f"replay.device=cuda: frames are kept raw on the GPU; leave out "
                 f"replay.{key}={value}."
             )
     if replay.compression == "zstd" and find_spec("zstandard") is None:
@@ -52,20 +53,29 @@ def check(replay: ReplayConfig) -> None:
 
 
 def transition_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
-    """Memory for one more transition; where frames are compressed, an estimate."""
-    rest = layout.transition_bytes - layout.frame_bytes
+    """Memory per transition; an estimate where frames are compressed."""
+    memory = layout.transition_bytes - layout.frame_bytes
     if replay.compression != "none":
-        rest += INDEX_BYTES
-    return rest + (0 if replay.storage == "disk" else _frame_bytes(replay, layout))
+        memory += INDEX_BYTES
+    return memory + (0 if replay.storage == "disk" else _stored_frame_bytes(replay, layout))
 
 
-def _frame_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
-    share = 1.0 if replay.compression == "none" else COMPRESSED_FRACTION
-    return int(layout.frame_bytes * share)
+def _stored_frame_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
+    fraction = 1.0 if replay.compression == "none" else COMPRESSED_FRACTION
+    return int(layout.frame_bytes * fraction)
 
 
 class ReplayStorage:
-    """Where the frames of a run's rings are to lie: decided, and there is room for them."""
+    """Where a run keeps the frames of its replay; there is room for them.
+
+    Args:
+        slots: how many the run will fill, over all envs.
+        device: the learner's.
+        folder: the run's.
+
+    Raises:
+        ConfigError: they do not fit, or cannot be kept as requested.
+    """
 
     def __init__(
         self,
@@ -76,11 +86,6 @@ class ReplayStorage:
         device: torch.device,
         folder: Path,
     ):
-        """`slots`: what the run will fill, of all copies; `folder`: the run's.
-
-        Raises:
-            ConfigError: they do not fit, or cannot be kept as was asked.
-        """
         check(replay)
         image = len(layout.frame_shape) == 3 and layout.frame_dtype == "uint8"
         if replay.compression != "none" and not image:
@@ -91,11 +96,11 @@ class ReplayStorage:
         self.replay = replay
         self.layout = layout
         self.folder = Path(replay.folder).expanduser() if replay.folder else folder
-        self.device = self._device(device)
-        self.summary = self._fits(slots)
+        self.device = self._gpu(device)
+        self.summary = self._check_room(slots)
 
     def make_store(self, capacity: int) -> FrameStore:
-        """A store for a ring of `capacity` slots."""
+        """A store for a buffer of `capacity` slots."""
         from rlearly.replay.frame_store import CompressedFrameStore, DeviceFrameStore, RawFrameStore
 
         shape, dtype = self.layout.frame_shape, self.layout.frame_dtype
@@ -108,34 +113,32 @@ class ReplayStorage:
             )
         return RawFrameStore(capacity, shape, dtype, folder=folder)
 
-    def _device(self, device: torch.device) -> torch.device | None:
-        """The GPU that frames are to lie on, if any."""
-        from rlearly.system import machine
+    def _gpu(self, device: torch.device) -> torch.device | None:
+        """The GPU that keeps the frames, if any."""
+        from rlearly.system.machine import gigabytes, gpu_free_bytes
 
-        whole = self.replay.capacity * self.layout.frame_bytes
-        if self.replay.device == "cuda":
-            if device.type != "cuda":
-                raise ConfigError(
-                    f"replay.device=cuda: the learner is on {device}; leave it out, or add "
-                    "device=cuda."
-                )
-            free = machine.gpu_free_bytes(device)
-            if whole + GPU_WORKING_BYTES > free:
-                raise ConfigError(
-                    f"replay.device=cuda: the frames take {machine.gigabytes(whole)} and learning "
-                    f"about {machine.gigabytes(GPU_WORKING_BYTES)}, but only "
-                    f"{machine.gigabytes(free)} are free on {device}: leave it out, or lower "
-                    "replay.capacity."
-                )
+        on_host = self.replay.compression != "none" or self.replay.storage != "memory"
+        required = self.replay.device == "cuda"
+        if required and device.type != "cuda":
+            raise ConfigError(
+                f"replay.device=cuda: the learner is on {device}; leave it out, or add device=cuda."
+            )
+        if device.type != "cuda" or self.replay.device == "cpu" or on_host:
+            return None
+        frames = self.replay.capacity * self.layout.frame_bytes
+        free = gpu_free_bytes(device)
+        if frames + GPU_WORKING_BYTES <= free:
             return device
-        plain = self.replay.compression == "none" and self.replay.storage == "memory"
-        if self.replay.device == "auto" and plain and device.type == "cuda":
-            fits = whole + GPU_WORKING_BYTES <= machine.gpu_free_bytes(device)
-            return device if fits else None
+        if required:
+            raise ConfigError(
+                f"replay.device=cuda: the frames take {gigabytes(frames)} and learning "
+                f"about {gigabytes(GPU_WORKING_BYTES)}, but only {gigabytes(free)} are free on "
+                f"{device}: leave it out, or lower replay.capacity."
+            )
         return None
 
-    def _fits(self, slots: int) -> str:
-        """A line on what one transition takes, and what the run will fill."""
+    def _check_room(self, slots: int) -> str:
+        """One line on the size of a transition and on what the run will fill."""
         from rlearly.system.machine import check_memory
 
         replay, layout = self.replay, self.layout
@@ -146,16 +149,16 @@ class ReplayStorage:
             size += f", frames on {self.device}"
         elif replay.compression != "none":
             about = layout.transition_bytes - layout.frame_bytes + INDEX_BYTES
-            size = f"about {about + _frame_bytes(replay, layout):,} bytes (an estimate)"
+            size = f"about {about + _stored_frame_bytes(replay, layout):,} bytes (an estimate)"
         line = check_memory(slots * each, each)
         if replay.storage == "disk":
-            line += f" and {self._fits_disk(slots)}"
+            line += f" and {self._check_disk(slots)}"
         return f"replay: {replay.capacity:,} transitions of {size}; this run fills {line}"
 
-    def _fits_disk(self, slots: int) -> str:
+    def _check_disk(self, slots: int) -> str:
         from rlearly.system.machine import gigabytes
 
-        frame_bytes = _frame_bytes(self.replay, self.layout)
+        frame_bytes = _stored_frame_bytes(self.replay, self.layout)
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
@@ -172,8 +175,9 @@ class ReplayStorage:
 
 
 def check_free_memory() -> None:
-    """Raises:
-    OSError: there is too little memory left for more compressed frames.
+    """
+    Raises:
+        OSError: there is too little memory left for more compressed frames.
     """
     from rlearly.system import machine
 
@@ -181,6 +185,6 @@ def check_free_memory() -> None:
     if left < MIN_FREE_BYTES:
         raise OSError(
             errno.ENOMEM,
-            f"only {machine.gigabytes(left)} of memory are left for the replay, whose frames "
+            f"only {machine.gigabytes(left)} of memory are left for the replay, and its frames "
             "compress less than was estimated; replay.storage=disk needs less",
         )

@@ -259,9 +259,9 @@ def test_a_run_says_where_its_frames_are_and_refuses_what_does_not_fit(tmp_path,
         ("replay.compression=lz4", r"replay\.compression: expected one of none, zstd, received"),
         (
             "replay.device=cuda replay.storage=disk",
-            r"lie on the GPU as they are; leave out replay\.storage=disk",
+            r"frames are kept raw on the GPU; leave out replay\.storage=disk",
         ),
-        ("replay.folder=x", r"replay\.folder: says nothing without replay\.storage=disk; add it"),
+        ("replay.folder=x", r"replay\.folder: has no effect without replay\.storage=disk; add it"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words, sentence):
