@@ -253,19 +253,19 @@ def test_clock_that_jumps_changes_no_result(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    executor = tmp_path / "disk"
-    executor.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(executor)]
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a file system wants root")
-    yield executor
+    yield folder
     with contextlib.suppress(OSError):
-        subprocess.run(["umount", "-l", str(executor)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(executor):
+def fill(folder):
     """Fill the disk."""
-    with (executor / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+    with (folder / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while True:
             stream.write(bytes(4096))
 

@@ -49,14 +49,14 @@ def damages(data, generator, count, head_bytes=0):
         changed[start:stop] ^= generator.integers(1, 256, stop - start, dtype=np.uint8)
         return changed.tobytes()
 
-    def flip(executor):
+    def flip(index):
         bit = int(generator.integers(8))
         changed = bytearray(data)
-        changed[executor] ^= 1 << bit
-        return f"bit {bit} of byte {executor}", bytes(changed)
+        changed[index] ^= 1 << bit
+        return f"bit {bit} of byte {index}", bytes(changed)
 
-    for executor in range(head_bytes):
-        label, changed = flip(executor)
+    for index in range(head_bytes):
+        label, changed = flip(index)
         yield f"head: {label}", changed
     for _ in range(count):
         length = int(generator.integers(len(data)))
@@ -129,7 +129,7 @@ def test_damages_differ_from_the_data_and_repeat_with_the_seed():
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert all(changed != data for _, changed in drawn(0))
-    assert all(drawn(0)[executor][1][executor] != data[executor] for executor in range(16))
+    assert all(drawn(0)[index][1][index] != data[index] for index in range(16))
 
 
 # --- checkpoints ---
@@ -260,8 +260,8 @@ def virtual(file, folder):
 
 def raw_file(file, folder):
     (folder / "raw").write_bytes(bytes(8 * len(file["steps"])))
-    executors = [(str(folder / "raw"), 0, h5py.h5f.UNLIMITED)]
-    file.create_dataset("values", file["steps"].shape, np.float64, external=executors)
+    segments = [(str(folder / "raw"), 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset("values", file["steps"].shape, np.float64, external=segments)
 
 
 def complex_numbers(file, folder):
