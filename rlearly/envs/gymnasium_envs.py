@@ -28,16 +28,6 @@ from rlearly.envs.wrappers import agent_view, resized
 
 log = logging.getLogger(__name__)
 
-EXTRAS = {"box2d": "box2d", "Box2D": "box2d"}
-SEPARATE_PACKAGES = {
-    "ALE": (
-        "pip install ale-py, then env=ale_py:{name} env.kwargs.continuous=true "
-        "(without that its actions are discrete)"
-    ),
-}
-"""Namespace of ids that a separate package registers -> how to use them."""
-
-DISCRETE_FAMILIES = ("toy_text", "tabular")
 NOT_OFFERED = ("CartPole", "MountainCar", "Acrobot", "LunarLander")  # their actions are discrete
 NOT_OFFERED += ("GymV21Environment", "GymV26Environment")
 
@@ -46,7 +36,7 @@ def names() -> list[str]:
     """Every registered id that may have a Box action space, each in its newest version."""
     newest: dict[str, tuple[int, str]] = {}
     for spec in gymnasium.registry.values():
-        discrete = any(f".{family}." in str(spec.entry_point) for family in DISCRETE_FAMILIES)
+        discrete = any(f".{name}." in str(spec.entry_point) for name in ("toy_text", "tabular"))
         if discrete or spec.name in NOT_OFFERED:
             continue
         base = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
@@ -58,14 +48,14 @@ def config_for(name: str) -> EnvConfig | None:
     """The config of a registered id or of `module:Id`, or None if there is no such env.
 
     Raises:
-        ConfigError: a separate package registers this family of ids.
+        ConfigError: it is Atari, which a separate package registers.
     """
     if ":" not in name and name not in gymnasium.registry:
-        remedy = SEPARATE_PACKAGES.get(name.partition("/")[0])
-        if remedy:
+        if name.startswith("ALE/"):
             raise ConfigError(
-                f"env={name}: this family comes with a package of its own: "
-                f"{remedy.format(name=name)}."
+                f"env={name}: this family comes with a package of its own: pip install ale-py, "
+                f"then env=ale_py:{name} env.kwargs.continuous=true (without that its actions are "
+                "discrete)."
             )
         return None
     return EnvConfig(name=name, family="gymnasium", action_repeat=1)
@@ -223,8 +213,8 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
         with without_known_noise():
             return gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
-        extra = next((pip for word, pip in EXTRAS.items() if word in str(error)), None)
-        remedy = f"pip install 'rlearly[{extra}]'" if extra else str(error)
+        box2d = "box2d" in str(error).lower()
+        remedy = "pip install 'rlearly[box2d]'" if box2d else str(error)
         raise ConfigError(
             f"env={config.name}: a package that it needs is not installed: {remedy}."
         ) from None

@@ -437,7 +437,9 @@ def test_command_line_chooses_observations_and_rules():
     assert "env.rules" in help.train_help([]) and "adroit/door" in help.train_help([])
     with pytest.raises(ConfigError, match=r"^env.rules: expected one of paper, package, received "):
         resolve.compose(["env=adroit/pen", "env.rules=papers"])
-    with pytest.raises(ConfigError, match=r"^env.rules: is about Adroit's tasks, and env=dog_run"):
+    with pytest.raises(
+        ConfigError, match=r"^env.rules: applies only to Adroit's tasks, and env=dog"
+    ):
         resolve.compose(["env=dog_run", "env.rules=package"])
     with pytest.raises(
         ConfigError, match=r"^env.kwargs.reward_type: .*add env.rules=package, or le"

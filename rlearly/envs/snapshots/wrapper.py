@@ -45,10 +45,10 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     True
 
     During the phase, each reset starts at a snapshot with `probability`. Such an episode is
-    truncated, never terminated, after `truncate_steps` steps (student trajectory truncation, STT,
-    of S3RL). After the phase the wrapper changes nothing. SnapshotRL is `Uniform()` with
-    truncate_steps=None or 1000. S3RL is `ValueClusters(6)` (4 for SAC) with truncate_steps=100.
-    These are the paper's numbers (section 4), for students of a million steps.
+    truncated after `truncate_steps` steps unless it terminates first (student trajectory
+    truncation, STT, of S3RL). After the phase the wrapper changes nothing. SnapshotRL is
+    `Uniform()` with truncate_steps=None or 1000. S3RL is `ValueClusters(6)` (4 for SAC) with
+    truncate_steps=100. These are the numbers of the paper, for students of a million steps.
 
     The simulated world is restored to the bit. Randomness, time limits and all other wrappers
     remain those of this env: they see an ordinary reset. Choices are drawn from `self.np_random`,

@@ -36,20 +36,9 @@ RANDOM = {"_np_random", "_np_random_seed"}
 CLOCKS = {"_step_count", "_reset_next_step", "_steps", "step_count", "curr_path_length"}
 """Episode clocks: of dm_control's environments, DMControlEnv, MiniGrid and MetaWorld."""
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
-CONSTANTS = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    types.ModuleType,
-    type,
-    functools.partial,
-    np.dtype,
-    np.ufunc,
-    logging.Logger,
-    pathlib.PurePath,
-    gymnasium.Space,
-    EnvSpec,
-)
+CONSTANTS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+CONSTANTS += (type, functools.partial, np.dtype, np.ufunc, logging.Logger, pathlib.PurePath)
+CONSTANTS += (gymnasium.Space, EnvSpec)
 """Not state: neither saved nor changed by restoring."""
 RENDERING_PACKAGES = ("pygame", "glfw", "OpenGL", "cv2", "matplotlib", "PIL", "moviepy")
 RENDERING_CLASSES = {"Renderer", "MujocoRenderer", "OffScreenViewer", "WindowViewer", "Camera"}
