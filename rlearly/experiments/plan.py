@@ -57,15 +57,17 @@ class Run:
     @property
     def train_frames(self) -> int | None:
         """As its overrides set it; None: the env's default."""
-        given = [word.partition("=")[2] for word in self.overrides if _key(word) == "train_frames"]
-        with contextlib.suppress(ValueError):
-            return int(float(given[-1].strip("'\""))) if given else None
-        return None
+        frames = None
+        for override in self.overrides:
+            if _key(override) == "train_frames":
+                with contextlib.suppress(ValueError):
+                    frames = int(float(override.partition("=")[2].strip("'\"")))
+        return frames
 
     @property
     def arm_overrides(self) -> list[str]:
         """Its overrides without the seed, which the other seeds of its arm on its env share."""
-        return [word for word in self.overrides if _key(word) != "seed"]
+        return [override for override in self.overrides if _key(override) != "seed"]
 
     @property
     def needs_teacher(self) -> bool:
@@ -145,7 +147,7 @@ class Plan:
         }
 
     def joined(self, earlier: Plan, sweep: Path) -> Plan:
-        """This plan together with the runs that an earlier plan of the same sweep has besides.
+        """This plan together with the runs that only an earlier plan of the same sweep has.
 
         Settings that a resumed run may change, such as train_frames, are taken from this plan.
 
@@ -238,11 +240,11 @@ def train_frames_of(run: Path) -> int | None:
 def changed_overrides(run: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides that may change on resuming, and differ from the config in the directory."""
     config = _saved_config(run)
-    last = {_key(word): word for word in overrides} if config else {}
+    last = {_key(override): override for override in overrides} if config else {}
     return [
-        word
-        for key, word in last.items()
-        if key in MAY_CHANGE and parse_overrides([word])[0][1] != OmegaConf.select(config, key)
+        override
+        for key, override in last.items()
+        if key in MAY_CHANGE and parse_overrides([override])[0][1] != OmegaConf.select(config, key)
     ]
 
 
@@ -255,7 +257,7 @@ def _saved_config(run: Path) -> Any:
 def with_snapshots(overrides: Sequence[str], file: Path) -> list[str]:
     """The overrides with a file in place of snapshot=TEACHER."""
     own = format_override("snapshot", file)
-    return [own if word == "snapshot=TEACHER" else word for word in overrides]
+    return [own if override == "snapshot=TEACHER" else override for override in overrides]
 
 
 def _key(override: str) -> str:

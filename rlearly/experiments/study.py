@@ -98,9 +98,9 @@ class Study:
                         f"arms: expected a name that a folder can have, received {arm!r}; use "
                         f"{plain(arm)!r}."
                     )
-            for name, words in {**lists, "envs": envs, **arms}.items():
-                if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
-                    raise ConfigError(f"{name}: expected a list of strings, received {words!r}.")
+            for name, value in {**lists, "envs": envs, **arms}.items():
+                if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                    raise ConfigError(f"{name}: expected a list of strings, received {value!r}.")
             if not isinstance(seeds, int) or seeds < 1:
                 raise ConfigError(f"seeds: expected a number of at least 1, received {seeds!r}.")
         self._check_published()
@@ -150,8 +150,8 @@ class Study:
         for envs, count, arms in self._parts():
             numbers = range(count) if seeds is None else seeds
             for seed, (arm, own), env in itertools.product(numbers, arms.items(), envs):
-                words = [*self.common, *own, *overrides, f"env={env}", f"seed={seed}"]
-                runs.append(Run(arm, env, seed, _pinned(words)))
+                complete = [*self.common, *own, *overrides, f"env={env}", f"seed={seed}"]
+                runs.append(Run(arm, env, seed, _pinned(complete)))
         teacher = self.teacher and _pinned(self.teacher)
         tables = self.metrics, self.published
         return Plan(self.title, runs, *tables, teacher, self.teacher_snapshots, teachers)
@@ -200,8 +200,8 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
             chosen = dict(zip(listed, values, strict=True))
             arm = " ".join([agent, *(f"{key}={_unescaped(chosen[key])}" for key in vary)])
             own = [f"{key}={value}" for key, value in chosen.items()]
-            words = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
-            runs.append(Run(arm, _unescaped(env), seed, _pinned(words)))
+            complete = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
+            runs.append(Run(arm, _unescaped(env), seed, _pinned(complete)))
     title = f"{', '.join(agents)} on {', '.join(map(_unescaped, envs))}"
     metrics = [*(f"plasticity/{name}" for name in GRID_METRICS), "train/replay_ratio"]
     return Plan(title, runs, metrics)
@@ -213,13 +213,15 @@ def _unescaped(value: str) -> str:
 
 
 def _pinned(overrides: Sequence[str]) -> list[str]:
-    """With a thread count and an absolute snapshot path: a run may start on another machine and in
-    another folder than the sweep."""
-    pinned = [
-        format_override("snapshot", Path(word.partition("=")[2].strip("'\"")).absolute())
-        if word.startswith("snapshot=") and word not in ("snapshot=TEACHER", "snapshot=null")
-        else word
-        for word in overrides
-    ]
-    named = any(word.startswith("threads=") for word in overrides)
+    """Add a thread count and make the snapshot path absolute.
+
+    A run may start on another machine, or in another folder, than the sweep.
+    """
+    pinned = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "snapshot" and value not in ("TEACHER", "null"):
+            override = format_override(key, Path(value.strip("'\"")).absolute())
+        pinned.append(override)
+    named = any(override.startswith("threads=") for override in overrides)
     return pinned if named else [*pinned, THREADS]

@@ -35,9 +35,7 @@ class Ray:
         for name in ("cpus", "gpus"):
             value = getattr(config, name)
             if value > 1 and value != int(value):
-                raise ConfigError(
-                    f"ray.{name}: expected a whole number above 1, as Ray does, received {value}."
-                )
+                raise ConfigError(f"ray.{name}: above 1, expected whole numbers, received {value}.")
         self.ray = import_package("ray", "ray")
         self.config = config
         self.stopping = False
