@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlearly.config.fields import setting
-from rlearly.config.help import key_lines
 from rlearly.config.overrides import format_override
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 
-USAGE = """Usage: python -m rlearly.report run=RUN_DIR [out=report.png]
-       python -m rlearly.report RUN_DIR ... [out=curve.png] [title=TEXT]
-       python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
-
-Keys"""
+USAGE = """
+python -m rlearly.report run=RUN_DIR [out=report.png]
+python -m rlearly.report RUN_DIR ... [out=curve.png] [title=TEXT]
+python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
+"""
 ONLY = {"title": "runs", "compare": "sweep", "threshold": "sweep"}
 """Keys that only one kind of report takes."""
 
@@ -52,7 +51,9 @@ class ReportConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in args or "-h" in args or not args:
-        print("\n".join([USAGE, *key_lines(ReportConfig, "")]))
+        from rlearly.config.help import command_help
+
+        print(command_help(USAGE, ReportConfig))
         return 0 if args else 2
     try:
         lines = report(parse(args), shlex.join(["python", "-m", "rlearly.report", *args]))

@@ -352,7 +352,7 @@ def test_few_runs_have_no_chance_of_improvement():
     four = curves("A", [1.0, 2.0, 3.0, 4.0])
     found = SweepResults("t", [*four, *curves("B", [9.0, 9.0]), *curves("C", [2.0, 5.0, 6.0])])
     assert list(found.improvements()) == ["C"]
-    chance, low, high, envs = found.improvements()["C"]
+    (chance, low, high), envs = found.improvements()["C"]
     assert chance == pytest.approx((1.5 + 4 + 4) / 12) and low <= chance <= high and envs == 1
 
 

@@ -200,8 +200,8 @@ def _improvements(results: SweepResults, styles: Styles) -> SweepFigure:
 
     def draw(axes: Any) -> None:
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        for row, (arm, (*chance, _)) in enumerate(chances.items()):
-            _draw_bar(axes, row, Estimate(*chance), styles[arm])
+        for row, (arm, (chance, _)) in enumerate(chances.items()):
+            _draw_bar(axes, row, chance, styles[arm])
         _name_rows(axes, list(chances))
         axes.set_xlim(-0.03, 1.03)
 

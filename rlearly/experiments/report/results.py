@@ -131,22 +131,19 @@ class SweepResults:
             if self.envs and all(arm in scores[env] for env in self.envs)
         }
 
-    def improvements(self) -> dict[str, tuple[float, float, float, int]]:
-        """P(better than the first arm), the ends of its interval and the number of envs, by arm.
+    def improvements(self) -> dict[str, tuple[Estimate, int]]:
+        """P(better than the first arm) and the number of envs that it is over, by arm.
 
         Envs where one of the two arms has too few finished runs are left out.
         """
         found = {}
         for arm in self.arms[1:]:
-            pairs = [
-                (scores[arm], scores[self.arms[0]])
-                for scores in map(self.final_scores, self.envs)
-                if all(len(scores.get(a, ())) >= MIN_RUNS for a in (arm, self.arms[0]))
-            ]
-            if pairs:
-                ours, theirs = ([pair[i] for pair in pairs] for i in (0, 1))
-                chance = self.estimate(statistics.improvement, ours, theirs)
-                found[arm] = (*map(float, chance), len(pairs))
+            pair = (arm, self.arms[0])
+            every = [self.final_scores(env) for env in self.envs]
+            shared = [s for s in every if all(len(s.get(a, ())) >= MIN_RUNS for a in pair)]
+            if shared:
+                groups = ([scores[a] for scores in shared] for a in pair)
+                found[arm] = self.estimate(statistics.improvement, *groups), len(shared)
         return found
 
     def conclusion(self, env: str) -> str:

@@ -11,7 +11,7 @@ from rlearly.experiments.report import statistics
 from rlearly.experiments.report.curves import mean_of_last, write_csv
 from rlearly.experiments.report.metrics_file import SUCCESS
 from rlearly.experiments.report.results import SweepResults
-from rlearly.experiments.report.statistics import MIN_RUNS, Estimate, pooled_iqm
+from rlearly.experiments.report.statistics import MIN_RUNS, pooled_iqm
 from rlearly.training.display import duration
 
 
@@ -162,8 +162,7 @@ def pooled(results: SweepResults) -> Table:
 def improvement(results: SweepResults) -> Table:
     """P(better than the first arm)."""
     rows = [
-        [arm, Estimate(*chance).text(2), str(envs)]
-        for arm, (*chance, envs) in results.improvements().items()
+        [arm, chance.text(2), str(envs)] for arm, (chance, envs) in results.improvements().items()
     ]
     columns = ["arm", f"P(above {''.join(results.arms[:1])}) [95 %]", "envs"]
     return Table("improvement", "Probability of improvement in numbers", columns, rows)
