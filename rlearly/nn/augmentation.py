@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def random_shift(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Each image of [B, C, H, W] shifted by its own whole number of pixels in [-pad, pad].
+    """Shift each image of [B, C, H, W] by a random number of whole pixels in [-pad, pad].
 
-    The border is replicated. DrQ-v2's bilinear grid sampling lands on whole pixels, so a plain
-    crop of the padded image is the same function (arXiv 2107.09645, section 3.1).
+    The border is replicated. DrQ-v2's bilinear grid sampling lands on whole pixels, so a crop of
+    the padded image is the same function (arXiv 2107.09645, section 3.1).
     """
     if pad == 0:
         return images
@@ -21,10 +21,10 @@ def random_shift(images: Tensor, pad: int, generator: torch.Generator) -> Tensor
 
 
 def shift(images: Tensor, shifts: Tensor, pad: int) -> Tensor:
-    """Crop [B, C, H, W] out of its replicate-padded self at offsets `shifts` [B, 2] (x, y).
+    """Crop replicate-padded images [B, C, H, W] at offsets `shifts` [B, 2] (x, y), in [0, 2 * pad].
 
-    Offsets lie in [0, 2 * pad]; (pad, pad) is the identity. Any dtype. The result lies in memory
-    with its channels last: a pixel is then one piece that is moved, and is what convolutions want.
+    (pad, pad) is the identity. Any dtype. The result is channels-last, which copies whole pixels
+    and suits convolutions.
     """
     count, channels, height, width = images.shape
     columns = torch.arange(width, device=images.device)[None] + shifts[:, :1] - pad
@@ -37,8 +37,8 @@ def shift(images: Tensor, shifts: Tensor, pad: int) -> Tensor:
 
 
 def centred(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 [B, C, H, W] in [-127.5, 127.5], channels last in memory (faster to convolve).
+    """uint8 [B, C, H, W] -> [-127.5, 127.5], channels-last (faster to convolve).
 
-    Exact in bfloat16 too: each of these numbers has eight binary digits.
+    Exact in bfloat16 too: each value has eight significant bits.
     """
     return images.to(dtype, memory_format=torch.channels_last).sub_(127.5)

@@ -1,9 +1,10 @@
-"""The networks. They know no losses and draw no global randomness."""
+"""The networks of all agents. They know no losses and draw no global randomness."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -32,15 +33,14 @@ def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def identity_(module: nn.Module) -> None:
-    """Let a normalisation scale by 1 and shift by 0; leaves other layers alone."""
+    """Make a normalisation the identity; leave other layers alone."""
     if isinstance(module, nn.LayerNorm | nn.GroupNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 def fan_in_(module: nn.Module, generator: torch.Generator) -> None:
-    """Initialise one linear layer as torch and CleanRL do: weights and bias uniform in
-    +-1 / sqrt(inputs)."""
+    """Initialise one layer as torch and CleanRL do: uniform in +-1 / sqrt(inputs)."""
     if isinstance(module, nn.Linear):
         bound = 1 / math.sqrt(module.in_features)
         with torch.no_grad():
@@ -51,26 +51,25 @@ def fan_in_(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def layers(network: nn.Module) -> Iterator[nn.Module]:
-    """Every layer of a network that holds weights."""
+    """All layers of a network that have weights."""
     kinds = nn.Conv2d | nn.Linear | nn.LayerNorm | nn.GroupNorm
     return (m for m in network.modules() if isinstance(m, kinds))
 
 
 Initialiser = Callable[[nn.Module, torch.Generator], None]
-"""Gives one layer fresh weights."""
+"""Draws the weights of one layer."""
 
 
 def initialise_(
     network: nn.Module, generator: torch.Generator, one: Initialiser = orthogonal_
 ) -> None:
-    """Give every layer of a network fresh weights."""
+    """Draw the weights of every layer of a network."""
     for layer in layers(network):
         one(layer, generator)
 
 
-def inplace_relu() -> nn.ReLU:
-    """A ReLU that takes no second piece of memory, whose first writing costs more than itself."""
-    return nn.ReLU(inplace=True)
+inplace_relu = partial(nn.ReLU, inplace=True)
+"""A ReLU that saves a second buffer, as writing to new memory costs more than the ReLU."""
 
 
 def mlp(
@@ -82,9 +81,9 @@ def mlp(
     dropout: float = 0.0,
     norm: bool = False,
 ) -> RecordedStack:
-    """Linear - ReLU - Linear - ReLU - Linear, or another activation in the ReLUs' place.
+    """Linear - ReLU - Linear - ReLU - Linear, or with another activation.
 
-    Dropout, if its probability is not 0, and then LayerNorm come before each activation.
+    Dropout, if its probability is not 0, and then LayerNorm, if `norm`, precede each activation.
     """
 
     def activated(size: int) -> list[nn.Module]:
@@ -108,13 +107,13 @@ def small_mlp(inputs: int, hidden: int, outputs: int) -> RecordedStack:
 
 
 class Trunk(Stack):
-    """Linear - LayerNorm - Tanh: from the encoder's features [B, F] to a few numbers."""
+    """Linear - LayerNorm - Tanh: the encoder's features [B, F] -> [B, outputs]."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(skip_init(nn.Linear, inputs, outputs), nn.LayerNorm(outputs), nn.Tanh())
 
     def project(self, features: Tensor) -> Tensor:
-        """The linear layer's output, in the weights' format."""
+        """The linear layer's output, in the format of the weights."""
         layer: Any = self[0]
         weight = layer.weight.to(self.hidden_dtype_for(features) or layer.weight.dtype)
         output, _ = self.forward_layers(
@@ -123,7 +122,7 @@ class Trunk(Stack):
         return output.to(layer.weight.dtype)
 
     def squash(self, projected: Tensor) -> Tensor:
-        """What the other two layers make of it."""
+        """LayerNorm and Tanh."""
         return self[2](self[1](projected))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -133,13 +132,13 @@ class Trunk(Stack):
 class PixelEncoder(nn.Module):
     """uint8 [B, C, H, W] -> float [B, features]: four 3x3 convolutions, strides 2, 1, 1, 1.
 
-    The features are hidden units, and come in the format that these compute in. Deviation: they are
-    in the order of memory, a pixel's channels beside each other, where the official code has a
-    channel's pixels beside each other; to the trunks that read them it is only another numbering.
+    The features are hidden units, in the format in which these compute. Deviation: they are ordered
+    as in memory, by pixel and then channel, where the official code orders by channel and then
+    pixel. To the trunks that read them this is only a permutation.
     """
 
     vector = 0
-    """Numbers that are observed beside the image."""
+    """Size of the vector that is observed with the image."""
 
     def __init__(self, shape: tuple[int, ...], channels: int):
         super().__init__()
@@ -159,12 +158,12 @@ class PixelEncoder(nn.Module):
 
     @property
     def features(self) -> int:
-        """Numbers that come out: a CReLU unit gives two."""
+        """Size of the output: a CReLU unit gives two numbers."""
         doubled = any(isinstance(layer, CReLU) for layer in self.convolutions)
         return (1 + doubled) * self.units
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
-        """What is scaled by 1/255 is the first layer's weights, which are fewer than pixels."""
+        """Scales the first layer's weights by 1/255, which are fewer than the pixels."""
         stack, first = self.convolutions, cast(nn.Conv2d, self.convolutions[0])
         dtype = stack.hidden_dtype_for(obs) or first.weight.dtype
         images = centred(obs, dtype)
@@ -177,7 +176,7 @@ class PixelEncoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """float [B, D] as it is: a state needs no encoder."""
+    """float [B, D] unchanged: a state needs no encoder."""
 
     vector = 0
 
@@ -190,7 +189,7 @@ class VectorEncoder(nn.Module):
 
 
 class FusedFeatures(NamedTuple):
-    """Features of an image [B, F], and the vector that was observed with it [B, D]."""
+    """Features of an image [B, F] and the vector observed with it [B, D]."""
 
     pixels: Tensor
     vector: Tensor
@@ -200,14 +199,14 @@ class FusedFeatures(NamedTuple):
 
 
 Features = Tensor | FusedFeatures
-"""What an encoder makes of observations, and every other network reads."""
+"""An encoder's output, the input of all other networks."""
 
 
 class FusedEncoder(PixelEncoder):
-    """{"pixels": uint8 [B, C, H, W], "vector": float [B, D]} -> Fused: the image is encoded.
+    """{"pixels": uint8 [B, C, H, W], "vector": float [B, D]} -> FusedFeatures.
 
-    The vector goes on as it is, for the few numbers of a body would be lost among an image's
-    thousands of features: each network adds them behind its own trunk (see `Fusion`).
+    Only the image is encoded. The vector's few numbers would be lost among thousands of features,
+    so each network adds them after its own trunk (see `Fusion`).
     """
 
     def __init__(self, shape: tuple[int, ...], channels: int, vector: int):
@@ -238,7 +237,7 @@ class Fusion(nn.Module):
         activations: list[Tensor] | None = None,
         pre_activations: list[Tensor] | None = None,
     ) -> Tensor:
-        """With `ends`, append both stacks' outputs: DrM's code measures the dormancy of each."""
+        """Append both stacks' outputs to `pre_activations`: DrM's code measures their dormancy."""
         added = self.vector(vector, activations)
         joint = self.joint(trunk + added, activations)
         if pre_activations is not None:
@@ -247,9 +246,9 @@ class Fusion(nn.Module):
 
 
 class Head(nn.Module):
-    """What actor, critic and value net begin with: a trunk of their own, and a fusion behind it.
+    """The first part of actor, critic and value network: a trunk of their own, then any fusion.
 
-    `vector`: numbers that are observed beside an image; 0: none, and no fusion.
+    `vector`: size of the vector observed with an image; 0: no vector, no fusion.
     """
 
     def __init__(self, features: int, feature_dim: int, hidden_dim: int, vector: int):
@@ -263,8 +262,8 @@ class Head(nn.Module):
         activations: list[Tensor] | None = None,
         pre_activations: list[Tensor] | None = None,
     ) -> Tensor:
-        """[B, T], what the layers behind go on with; with `ends`, append the trunk's linear output
-        before LayerNorm, and the fusion's."""
+        """The input [B, T] of the next layers. Append the trunk's linear output before LayerNorm,
+        and the outputs of the fusion, to `pre_activations`."""
         image = features.pixels if isinstance(features, FusedFeatures) else features
         projected = self.trunk.project(image)
         if pre_activations is not None:
@@ -277,7 +276,7 @@ class Head(nn.Module):
 
 
 def encoder_for(observation: Any, channels: int) -> PixelEncoder | VectorEncoder:
-    """The encoder that fits an observation space."""
+    """The encoder for an observation space."""
     if is_fused(observation):
         pixels, vector = observation[PIXELS].shape, observation[VECTOR].shape
         return FusedEncoder(pixels, channels, vector[0])
@@ -301,9 +300,8 @@ class Actor(Head):
         activations: list[Tensor] | None = None,
         pre_activations: list[Tensor] | None = None,
     ) -> Tensor:
-        """With `ends`, append the trunk's linear output before LayerNorm, a fusion's outputs, and
-        the output layer's before tanh: DrM's code measures the dormancy of these beside the hidden
-        units'.
+        """Append to `pre_activations` the trunk's linear output before LayerNorm, the outputs of
+        a fusion, and the last layer's before tanh: DrM's code measures their dormancy too.
         """
         output = self.policy(self.read(features, activations, pre_activations), activations)
         if pre_activations is not None:
@@ -314,7 +312,7 @@ class Actor(Head):
 class Critic(Head):
     """features [B, F], action [B, A] -> two estimates of Q, each [B, 1].
 
-    `dropout` and `norm`: of the heads' hidden layers (see `mlp`).
+    `dropout` and `norm`: see `mlp`.
     """
 
     def __init__(
@@ -341,7 +339,7 @@ class Critic(Head):
 
 
 class Value(Head):
-    """features [B, F] -> V [B, 1], through a trunk of its own."""
+    """features [B, F] -> V [B, 1]."""
 
     def __init__(self, features: int, feature_dim: int, hidden_dim: int, vector: int = 0):
         super().__init__(features, feature_dim, hidden_dim, vector)
@@ -352,7 +350,7 @@ class Value(Head):
 
 
 class StateActor(nn.Module):
-    """state [B, D] -> `outputs` numbers [B, outputs], unbounded."""
+    """state [B, D] -> [B, outputs], unbounded."""
 
     def __init__(self, features: int, outputs: int, hidden_dim: int):
         super().__init__()
@@ -378,7 +376,7 @@ class StateCritic(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """state [B, D] -> mean [B, A] and log std [A], which no state changes; tanh layers."""
+    """state [B, D] -> mean [B, A] and log std [A], the same for all states; tanh layers."""
 
     def __init__(self, features: int, actions: int, hidden_dim: int):
         super().__init__()

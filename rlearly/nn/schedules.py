@@ -1,4 +1,4 @@
-"""Values that depend on the agent step alone."""
+"""Schedules: values that depend on the agent step only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class Schedule(Protocol):
-    """A frozen function of the step; a tensor of steps gives a tensor."""
+    """A function of the agent step; a tensor of steps gives a tensor."""
 
     def __call__(self, step: int | Tensor) -> float | Tensor: ...
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`start` at step 0, `end` from `duration_steps` on, a straight line between."""
+    """`start` at step 0, linearly to `end` at `duration_steps`, then constant."""
 
     start: float
     end: float
@@ -34,7 +34,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Step:
-    """`first` before `at_step`, `then` from it on."""
+    """`first` before `at_step`, `then` from that step on."""
 
     first: float
     then: float
@@ -60,11 +60,11 @@ class Decay:
 
 
 def schedule_of(words: Any) -> Schedule:
-    """A number, 'linear(START,END,STEPS)', 'step(FIRST,THEN,AT_STEP)' or
-    'decay(END,AMOUNT,STEPS,...)' as a schedule.
+    """Parse a number, 'linear(START,END,STEPS)', 'step(FIRST,THEN,AT_STEP)' or
+    'decay(END,AMOUNT,STEPS,...)'.
 
     Raises:
-        ValueError: it is none of these, or a number of steps is not a whole one of at least 1.
+        ValueError: it is none of these, or a number of steps is not an integer of at least 1.
     """
     if isinstance(words, bool):
         raise ValueError(f"not a schedule: {words}")
@@ -87,5 +87,5 @@ FAR_STEPS = (0, *(10**k for k in range(13)))
 
 
 def values_of(schedule: Schedule) -> list[float]:
-    """What a schedule is like from its beginning to its end."""
+    """Values of a schedule from its start to far beyond its end."""
     return [float(schedule(step)) for step in FAR_STEPS]

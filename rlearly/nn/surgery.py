@@ -1,4 +1,4 @@
-"""TODO."""
+"""Module surgery: finding the hidden layers of a network, and replacing its layers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rlearly.nn.layers import (
 
 
 def recorded_stacks(network: nn.Module, name: str = "") -> Iterator[tuple[str, RecordedStack]]:
-    """Each stack of a network that notes its hidden units, in the order of computing, by name.
+    """The recorded stacks of a network in forward order, with names joined by `_`.
 
-    Of an injected head it is the part that learns. Names of parts of a part are joined by `_`.
+    Of an injected head it is the part that is trained.
     """
     if isinstance(network, InjectedHead):
         yield name, network.learning
@@ -33,10 +33,11 @@ def recorded_stacks(network: nn.Module, name: str = "") -> Iterator[tuple[str, R
 
 @dataclass(frozen=True)
 class HiddenLayer:
-    """One layer of hidden units: the weights that make them and those that read them.
+    """One layer of hidden units: its incoming and outgoing weights.
 
-    `reader` is None where the units are the network's output. `halves`: how many outputs each unit
-    has (two by CReLU), the first ones of all units before the second ones.
+    maker: the layer that computes the units; norm: its normalisation. reader: the next layer; None
+    if the units are the network's output. halves: outputs per unit (two with CReLU), the first
+    outputs of all units before the second ones.
     """
 
     maker: nn.Linear | nn.Conv2d
@@ -50,7 +51,7 @@ class HiddenLayer:
 
 
 def hidden_layers(network: nn.Module) -> list[HiddenLayer]:
-    """The layers of hidden units of a network: one for each entry that it records, in order."""
+    """The hidden layers of a network, one for each tensor that it records, in order."""
     found = []
     for _, head in recorded_stacks(network):
         maker, norm = None, None
@@ -67,13 +68,12 @@ def hidden_layers(network: nn.Module) -> list[HiddenLayer]:
     return found
 
 
-# --- other layers in a network's place, before its weights are drawn ---
+# --- replacing layers, before the weights are drawn ---
 
 
 def add_layer_norm(network: nn.Module) -> None:
-    """Put a LayerNorm before every activation that has none; over channels and pixels in
-    convolutions.
-    """
+    """Insert a LayerNorm before every activation that has none (for convolutions, over channels and
+    pixels)."""
     for _, head in recorded_stacks(network):
         parts: list[nn.Module] = []
         for layer in head:
@@ -88,7 +88,7 @@ def add_layer_norm(network: nn.Module) -> None:
 
 
 def use_crelu(network: nn.Module) -> None:
-    """Put CReLU in the place of every ReLU, and let what reads it take twice as many inputs."""
+    """Replace every ReLU by CReLU, and double the inputs of the next layer."""
     for _, head in recorded_stacks(network):
         parts: list[nn.Module] = []
         doubled = False
@@ -106,7 +106,7 @@ def use_crelu(network: nn.Module) -> None:
 
 
 def use_spectral_norm(network: nn.Module) -> None:
-    """Divide the weights of the linear layers that make hidden units by their spectral norm."""
+    """Divide the weights of linear layers before hidden units by their spectral norm."""
     for _, head in recorded_stacks(network):
         linear = [layer for layer in head if isinstance(layer, nn.Linear)]
         bounded: list[nn.Module] = []
@@ -119,7 +119,7 @@ def use_spectral_norm(network: nn.Module) -> None:
 
 
 def make_injectable(network: nn.Module) -> None:
-    """Let every head of linear layers take a plasticity injection."""
+    """Wrap every head of linear layers in an InjectedHead."""
     for name, child in list(network.named_children()):
         if isinstance(child, RecordedStack):
             if not any(isinstance(layer, nn.Conv2d) for layer in child):
@@ -129,7 +129,7 @@ def make_injectable(network: nn.Module) -> None:
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """By name, without the parts of injectable heads that do not learn (yet, or any more)."""
+    """Parameters by name, without the untrained parts of injectable heads."""
     idle = {
         id(p)
         for head in injected_heads(network)
@@ -141,10 +141,10 @@ def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def spectral_layers(network: nn.Module) -> list[SpectralLinear]:
-    """The layers whose spectral norm is being followed."""
+    """All SpectralLinear layers of a network."""
     return [m for m in network.modules() if isinstance(m, SpectralLinear)]
 
 
 def injected_heads(network: nn.Module) -> list[InjectedHead]:
-    """The heads that can take an injection, or have."""
+    """All InjectedHeads of a network."""
     return [m for m in network.modules() if isinstance(m, InjectedHead)]
