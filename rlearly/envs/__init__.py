@@ -29,7 +29,7 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "gymnasium": Family("gymnasium_envs", "HalfCheetah-v5, ... (Box actions), or module:EnvId"),
-    "metaworld": Family("metaworld", "metaworld/coffee-push, metaworld/hammer, ... (README.md)"),
+    "metaworld": Family("metaworld", "metaworld/coffee-push, metaworld/hammer, ... (make metaworld)"),
     "adroit": Family("adroit", "adroit/door, adroit/hammer, adroit/pen, adroit/relocate"),
     "dm_control": Family("dm_control", "dog_run, ... (suite), reach_duplo, ... (manipulation)"),
 }
