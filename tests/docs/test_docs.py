@@ -126,6 +126,20 @@ def test_links_lead_somewhere_in_the_repository(page):
             assert anchor in anchors(path.read_text()), target
 
 
+def test_every_name_that_is_printed_exists():
+    """A name in code style, in the text of a page, occurs in the code or is a file of it."""
+    files = [path for top in ("rlearly", "tests", "benchmarks") for path in (ROOT / top).rglob("*")]
+    known = {path.stem for path in files}
+    for path in files:
+        if path.suffix == ".py":
+            known |= set(re.findall(r"\w+", path.read_text()))
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for code in re.findall(r"`([^`\n]+)`", text):
+            names = set(re.findall(r"\b(?:[A-Z]\w*[a-z]\w*|_?[a-z]+_\w+)\b", code))
+            assert names - known <= {"my_env", "auth_token"}, (page, code)
+
+
 def test_import_table_is_the_rule_that_is_tested():
     table = (ROOT / "CONTRIBUTING.md").read_text().partition("### Who may import whom")[2]
     rows = re.findall(r"^\| (`.*?) \| ((?:`[a-z]+`(?:, )?)+|nothing) \|$", table, re.MULTILINE)
