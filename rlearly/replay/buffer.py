@@ -213,12 +213,12 @@ class ReplayBuffer:
         Raises:
             EmptyReplayBuffer: no transition is complete yet.
         """
-        if not self.ready_count:
-            raise EmptyReplayBuffer("no transition is complete yet")
         return self.gather(self.draw(batch_size))
 
     def draw(self, batch_size: int) -> np.ndarray:
-        """Indices [B] at which the transitions of a batch start; at least one must be ready."""
+        """Indices [B] at which the transitions of a batch start; raises as `sample` does."""
+        if not self.ready_count:
+            raise EmptyReplayBuffer("no transition is complete yet")
         stored = min(self.added, self.capacity)
         if self.ready_count * 8 < stored:  # sparse: list the ready slots instead of rejecting
             ready = np.flatnonzero(self.ready)
@@ -406,11 +406,11 @@ class VectorReplayBuffer:
 
     def draw(self, batch_size: int) -> Draw:
         """Choose the transitions of a batch, for `gather`; raises as `sample` does."""
-        ready = np.array([len(buffer) for buffer in self.buffers])
-        if not ready.sum():
-            raise EmptyReplayBuffer("no transition is complete yet")
         if len(self.buffers) == 1:
             return [(self.buffers[0], self.buffers[0].draw(batch_size))]
+        ready = np.array([len(buffer) for buffer in self.buffers])
+        if not ready.any():
+            raise EmptyReplayBuffer("no transition is complete yet")
         counts = self.generator.multinomial(batch_size, ready / ready.sum())
         return [
             (buffer, buffer.draw(count))

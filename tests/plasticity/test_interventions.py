@@ -63,9 +63,9 @@ def stream():
 def build(agent, spec, *parts, monitor=None, seed=0, **settings):
     declared = agent_spec(agent)
     known = {field.name for field in dataclasses.fields(declared.config_class)}
-    build_interventions = {key: value for key, value in (SMALL | settings).items() if key in known}
+    kwargs = {key: value for key, value in (SMALL | settings).items() if key in known}
     return declared.make(
-        declared.config_class(**build_interventions),
+        declared.config_class(**kwargs),
         spec,
         seeds=Seeds(seed),
         device=CPU,
@@ -222,17 +222,17 @@ def test_redo_recycles_dormant_units_and_nothing_else(state_spec):
     q2, target = agent.critic.q2, agent.critic_target.q2
     learn(agent, state_spec, 2, first_step=30, seed=9)  # an update that moves the policy
     before = weights(agent)
-    units = {"actor": [], "critic": []}
+    activations = {"actor": [], "critic": []}
     batch = random_batch(state_spec)
-    agent.critic(batch.obs, batch.action, units["critic"])
-    agent.actor(batch.obs, units["actor"])
-    silent = [unit_scores(layer) <= 0.0 for layer in units["critic"]]
+    agent.critic(batch.obs, batch.action, activations["critic"])
+    agent.actor(batch.obs, activations["actor"])
+    silent = [unit_scores(layer) <= 0.0 for layer in activations["critic"]]
     assert silent[3][[1, 5]].all(), "they are what the test made them"
     count = sum(int(s.sum()) for s in silent) + sum(
-        int((unit_scores(layer) <= 0.0).sum()) for layer in units["actor"]
+        int((unit_scores(layer) <= 0.0).sum()) for layer in activations["actor"]
     )
     output = agent.critic.q2(torch.cat([batch.obs, batch.action], -1))
-    metrics = part.after_update(100, units)
+    metrics = part.after_update(100, activations)
     assert float(metrics["event/recycled_units"]) == count
     after = weights(agent)
 
@@ -267,10 +267,10 @@ def test_redo_clears_what_reads_a_recycled_channel_of_the_encoder(pixel_spec):
     learn(agent, pixel_spec, 1)
     conv = agent.encoder.convolutions[6]
     kill(conv, [2])
-    units = {name: [] for name in agent.modules.online}
-    agent.encoder(random_batch(pixel_spec).obs, units["encoder"])
+    activations = {name: [] for name in agent.modules.online}
+    agent.encoder(random_batch(pixel_spec).obs, activations["encoder"])
     before = weights(agent)
-    part.after_update(100, units)
+    part.after_update(100, activations)
     after = weights(agent)
     channels = conv.weight.shape[0]
     for network in ("actor", "critic", "critic_target", "value"):
@@ -290,10 +290,10 @@ def test_redo_knows_both_halves_of_a_crelu_unit(state_spec):
     with torch.no_grad():
         agent.actor.policy[2].weight[3] = 0.0
         agent.actor.policy[2].bias[3] = 0.0  # zero whatever comes: both halves are silent
-    units = {"actor": [], "critic": []}
-    agent.actor(random_batch(state_spec).obs, units["actor"])
-    assert units["actor"][1].shape == (16, 16), "a unit is what its halves are together"
-    assert float(part.after_update(100, units)["event/recycled_units"]) == 1
+    activations = {"actor": [], "critic": []}
+    agent.actor(random_batch(state_spec).obs, activations["actor"])
+    assert activations["actor"][1].shape == (16, 16), "a unit is what its halves are together"
+    assert float(part.after_update(100, activations)["event/recycled_units"]) == 1
     assert (agent.actor.policy[4].weight[:, [3, 19]] == 0).all()
     assert (agent.actor.policy[4].weight[:, [2, 4, 18, 20]] != 0).all()
 
@@ -305,9 +305,9 @@ def test_recycled_unit_also_loses_its_normalisation(state_spec):
     with torch.no_grad():
         norm.weight.fill_(3.0)
         norm.weight[4], norm.bias[4] = 0.0, -1.0
-    units = {"actor": [], "critic": []}
-    agent.actor(random_batch(state_spec).obs, units["actor"])
-    part.after_update(100, units)
+    activations = {"actor": [], "critic": []}
+    agent.actor(random_batch(state_spec).obs, activations["actor"])
+    part.after_update(100, activations)
     assert (float(norm.weight[4]), float(norm.bias[4])) == (1.0, 0.0)
     assert float(norm.weight[5]) == 3.0
 
@@ -498,7 +498,7 @@ def test_spectral_norms_gradient_is_torchs(state_spec):
     torch.testing.assert_close(layer.weight.grad, other, rtol=1e-3, atol=1e-4)
 
 
-# --- pulls ---
+# --- regularisers ---
 
 
 def test_weight_decay_is_adams(state_spec):
@@ -531,10 +531,10 @@ def test_l2_init_is_a_term_in_the_loss(state_spec):
     )
     batch = random_batch(state_spec, seed=8)
     noise = twin.generators["policy_noise"].get_state()
-    goal = twin._target_q(batch)
+    target_q = twin._target_q(batch)
     twin.generators["policy_noise"].set_state(noise)
     q1, q2 = twin.critic(batch.obs, batch.action)
-    loss = nn.functional.mse_loss(q1, goal) + nn.functional.mse_loss(q2, goal)
+    loss = nn.functional.mse_loss(q1, target_q) + nn.functional.mse_loss(q2, target_q)
     own = twin.critic.parameters()
     loss = loss + 0.05 * sum((p - s).square().sum() for p, s in zip(own, start, strict=True))
     twin.critic.zero_grad()
@@ -734,7 +734,7 @@ def test_env_that_turns_out_to_give_states_has_no_encoder_to_act_on():
     for words in ("intervention=freeze_encoder", "intervention=redo redo.networks=[encoder]"):
         config = compose(["env=Hopper-v5", "agent=drqv2", *words.split()])
         spec = EnvSpec(Box(-1, 1, (7,), np.float32), Box(-1, 1, (3,), np.float32), 1)
-        with pytest.raises(ConfigError, match="gives states here, and there is no encoder"):
+        with pytest.raises(ConfigError, match="is observed by states here, so there is no encoder"):
             make_agent(config, spec, CPU)
 
 
@@ -751,11 +751,11 @@ def test_interventions_are_named_alone_or_in_a_list():
     assert part.applies_to("actor") and not part.applies_to("critic")
 
 
-def test_strengths_of_pulls_are_of_the_term_in_the_loss():
+def test_strengths_are_those_of_the_terms_in_the_loss():
     """Adam's weight decay adds strength * w; the gradient of strength * |w - w0|^2 has a 2."""
-    for name, strength, pull in (("weight_decay", 1e-5, 1e-5), ("l2_init", 1e-2, 2e-2)):
+    for name, strength, scale in (("weight_decay", 1e-5, 1e-5), ("l2_init", 1e-2, 2e-2)):
         (part,) = registry.build_interventions(RunConfig(intervention=[name]), Seeds(0))
-        assert getattr(RunConfig(), name).strength == strength and part.gradient_scale == pull
+        assert getattr(RunConfig(), name).strength == strength and part.gradient_scale == scale
 
 
 def test_layer_norm_adds_none_where_q_heads_have_one(pixel_spec):

@@ -100,7 +100,7 @@ def heads_of_two():
     return critic
 
 
-def test_gauge_reads_each_head_and_the_whole_network_by_hand():
+def test_monitor_measures_each_head_and_the_whole_network_by_hand():
     critic = heads_of_two()
     monitor = PlasticityMonitor(every_steps=10, threshold=0.025)
     monitor.start_from({"critic": critic})
@@ -128,7 +128,7 @@ def test_gauge_reads_each_head_and_the_whole_network_by_hand():
     assert got["plasticity/gradient_norm_critic"] == pytest.approx(norm) and norm > 0
 
 
-def test_gauge_is_due_once_an_interval_and_keeps_its_place():
+def test_monitor_is_due_once_an_interval_and_keeps_its_place():
     monitor, critic = PlasticityMonitor(every_steps=10), heads_of_two()
     monitor.start_from({"critic": critic})
     activations = []
