@@ -159,7 +159,7 @@ class Homely(tiny_envs.PixelReach):
         self.note()
 
     def note(self):
-        Homely.asked.append((id(self), threading.current_thread().name))
+        Homely.asked.append((id(self), threading.current_thread()))
 
     def reset(self, **kwargs):
         self.note()
@@ -188,10 +188,10 @@ def test_all_of_an_env_happens_in_one_thread_and_each_has_its_own(tmp_path):
     threads = {}
     for env, thread in Homely.asked:
         threads.setdefault(env, set()).add(thread)
-    assert len(threads) == 3 and all(len(names) == 1 for names in threads.values())
-    trained = [threads.pop(id(env)) for env in kept]
-    assert len(set.union(*trained)) == 2 and "MainThread" not in set.union(*trained)
-    assert list(threads.values()) == [{"MainThread"}], "evaluation is inline"
+    assert len(threads) == 3 and all(len(found) == 1 for found in threads.values())
+    trained = set.union(*(threads.pop(id(env)) for env in kept))
+    assert len(trained) == 2 and threading.main_thread() not in trained
+    assert list(threads.values()) == [{threading.main_thread()}], "evaluation is inline"
 
 
 def test_closed_env_has_freed_what_it_drew_with_in_its_thread():
