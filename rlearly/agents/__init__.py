@@ -10,7 +10,7 @@ AGENTS = {
     "drm": "DrM: minimise the dormant ratio, from pixels (arXiv 2310.19668)",
     "drqv2": "DrQ-v2: data-augmented actor-critic, from pixels (arXiv 2107.09645)",
     "ppo": "PPO: clipped policy gradients from rollouts, from states (arXiv 1707.06347)",
-    "sac": "SAC: soft actor-critic with a learnt entropy weight, from states (arXiv 1812.05905)",
+    "sac": "SAC: soft actor-critic with a learned entropy weight, from states (arXiv 1812.05905)",
     "td3": "TD3: twin delayed actor-critic, from states (arXiv 1802.09477)",
 }
 """Name -> one line. The name is the module's."""

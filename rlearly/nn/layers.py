@@ -246,7 +246,7 @@ class SpectralLinear(nn.Linear):
             self.left.copy_(nn.functional.normalize(self.weight @ self.right, dim=0, eps=1e-12))
 
     @torch.no_grad()
-    def begin_anew(self) -> None:
+    def restart_estimate(self) -> None:
         """Start the estimate again, for new weights."""
         self.left.copy_(torch.linspace(1.0, 2.0, len(self.left)))  # orthogonal to few vectors
         self.iterate(self.FIRST_ITERATIONS)

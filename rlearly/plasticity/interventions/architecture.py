@@ -67,7 +67,7 @@ class AddSpectralNorm(Intervention):
     def weights_changed(self) -> None:
         for network in self.modules.networks.values():
             for layer in spectral_layers(network):
-                layer.begin_anew()
+                layer.restart_estimate()
 
 
 def _iterate(layers: Sequence[SpectralLinear], *_: Any) -> None:
