@@ -75,7 +75,7 @@ def test_missing_package_is_one_sentence_with_the_command(monkeypatch):
         ours()
     assert str(caught.value) == (
         "env=metaworld/coffee-push: the package metaworld is not installed here: `make metaworld` "
-        "builds an environment of its own for it, and .venv-metaworld/bin/python runs this there "
+        "builds a separate environment for it, and .venv-metaworld/bin/python runs this there "
         "(by hand, in a new environment: pip install 'rlearly[metaworld]' && pip install --no-deps "
         "metaworld==3.1.1)."
     )
@@ -95,7 +95,7 @@ def test_mujoco_that_metaworld_fails_with_is_one_sentence_with_the_command(monke
     assert str(caught.value) == (
         "env=metaworld/coffee-push: metaworld 3.1.1 and mujoco 3.17.0 do not work together "
         "(ValueError: could not broadcast input array from shape (11,) into shape (12,)): `make "
-        "metaworld` builds an environment of its own for it, and .venv-metaworld/bin/python runs "
+        "metaworld` builds a separate environment for it, and .venv-metaworld/bin/python runs "
         "this there (by hand, in a new environment: pip install 'rlearly[metaworld]' && pip "
         "install --no-deps metaworld==3.1.1)."
     )
