@@ -207,7 +207,7 @@ def test_run_that_does_not_start_is_a_problem_in_its_own_words():
 def test_determinism_is_checked_by_name_only(capsys):
     assert "determinism" not in doctor.CHECKS
     assert doctor.main(["--help"]) == 0
-    assert "By name only, as they take up to a minute: determinism" in capsys.readouterr().out
+    assert "Run only if named, as it takes up to a minute: determinism" in capsys.readouterr().out
 
 
 @pytest.mark.slow
