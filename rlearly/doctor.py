@@ -184,8 +184,8 @@ def determinism() -> str:
     runs = " and ".join(f"3 runs of {name}" for name in agents)
     left_out = "" if renders else "; pixels were not checked, as nothing can be drawn here"
     return (
-        f"{runs} are equal to the bit on {hardware}: weights, moments, replay, random streams, rows"
-        f"{left_out}"
+        f"{runs} are equal bit for bit on {hardware}: weights, moments, replay, random streams, "
+        f"rows{left_out}"
     )
 
 

@@ -145,7 +145,7 @@ def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
     monkeypatch.setattr(doctor, "_result", lambda run: ends.append(end(run)) or ends[-1])
     monkeypatch.setattr(doctor.gl_backend, "choose_backend", lambda: None)
     assert doctor.determinism() == (
-        "3 runs of td3 are equal to the bit on cpu with 1 thread: weights, moments, replay, "
+        "3 runs of td3 are equal bit for bit on cpu with 1 thread: weights, moments, replay, "
         "random streams, rows; pixels were not checked, as nothing can be drawn here"
     )
     one = ends[0]
@@ -215,7 +215,7 @@ def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
     command = [sys.executable, "-W", "ignore", "-m", "rlearly.doctor", "determinism"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 runs of td3 and 3 runs of drm are equal to the bit" in done.stdout
+    assert "3 runs of td3 and 3 runs of drm are equal bit for bit" in done.stdout
 
 
 def test_deterministic_kernels_are_asked_for_on_a_gpu_only():
