@@ -243,9 +243,9 @@ def agent_text(agent: str) -> list[str]:
     spec = agent_spec(agent)
     lines = [f"{agents()[agent]}.", "", f"Networks: {', '.join(spec.networks)}."]
     if spec.run_defaults:
-        lines.append(f"A run with it starts from `{' '.join(spec.run_defaults)}`.")
+        lines.append(f"Run defaults with this agent: `{' '.join(spec.run_defaults)}`.")
     refused = spec.refused_interventions.items()
-    lines += [f"It does not take `{name}`: {why}." for name, why in refused]
+    lines += [f"It does not support `{name}`: {why}." for name, why in refused]
     return lines
 
 
@@ -261,10 +261,10 @@ def metrics_page() -> str:
         "# Metrics reference",
         "",
         "A row of `metrics.jsonl` holds `frames`, `steps` and some of these. Losses, Q values and "
-        "the like are means over the updates since the row before; `event/*` and `plasticity/*` "
-        "rows hold the value of one moment. TensorBoard and wandb get the same names.",
+        "the like are means over the updates since the previous row; `event/*` and `plasticity/*` "
+        "rows hold the value at one moment. TensorBoard and wandb get the same names.",
         "",
-        f"`*` is one of {', '.join(f'`{part}`' for part in PARTS)}, as far as the agent has it.",
+        f"`*` is one of {', '.join(f'`{part}`' for part in PARTS)}, if the agent has it.",
     ]
     for group, names in METRICS.items():
         shown = dict.fromkeys(f"{group}/{name}" for name in names)

@@ -184,8 +184,8 @@ def determinism() -> str:
     runs = " and ".join(f"3 runs of {name}" for name in agents)
     left_out = "" if renders else "; pixels were not checked, as nothing can be drawn here"
     return (
-        f"{runs} are equal to the bit on {hardware}: weights, moments, replay, random streams, rows"
-        f"{left_out}"
+        f"{runs} are equal bit for bit on {hardware}: weights, moments, replay, random streams, "
+        f"rows{left_out}"
     )
 
 
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in names or "-h" in names:
         print(f"Usage: python -m rlearly.doctor [CHECK ...]\nChecks: {', '.join(CHECKS)}")
-        print(f"By name only, as they take up to a minute: {', '.join(LONG_CHECKS)}")
+        print(f"Run only if named, as it takes up to a minute: {', '.join(LONG_CHECKS)}")
         return 0
     checks = CHECKS | LONG_CHECKS
     for name in names:

@@ -65,9 +65,11 @@ and failed ones are started again.
 class SweepConfig:
     """What to run, where, and how to look at it."""
 
-    seeds: str | None = setting(None, "10 means 0 to 9, 3,5,8 these; null: as in the study")
+    seeds: str | None = setting(None, "10: seeds 0 to 9; 3,5,8: these; null: those of the study")
     study: str | None = setting(None, "a study file, or the name of a shipped study")
-    sweep_dir: str | None = setting(None, "null: sweeps/ and a name made of the command")
+    sweep_dir: str | None = setting(
+        None, "directory; null: sweeps/ and a name made from the command"
+    )
     launcher: str = setting("local", "where the runs go", choices=("local", "slurm", "ray"))
     workers: int | None = setting(
         None, "launcher=local: runs at once; null: one per GPU, or else per core", at_least=1

@@ -125,7 +125,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         if changes:
             display.message(
                 f"changed since the last start: {', '.join(changes)}; "
-                "equality to the bit is no longer promised"
+                "bit-for-bit equality is no longer guaranteed"
             )
     try:
         run_directory.record_start(folder, config, provenance)

@@ -41,12 +41,20 @@ class Config(drqv2.Config):
         "linear: as in the official code; all: as in the paper",
         choices=("linear", "all"),
     )
-    alpha_min: float = setting(0.2, "least share kept by a perturbation", at_least=0, at_most=1)
-    alpha_max: float = setting(1.0, "largest share kept by a perturbation", at_least=0, at_most=1)
-    dormancy_slope: float = setting(10.0, "slope of the noise in the dormant ratio", above=0)
-    expectile: float = setting(0.9, "expectile of Q that the value fits", above=0, at_most=1)
+    alpha_min: float = setting(
+        0.2, "smallest share of the old weights that is kept", at_least=0, at_most=1
+    )
+    alpha_max: float = setting(
+        1.0, "largest share of the old weights that is kept", at_least=0, at_most=1
+    )
+    dormancy_slope: float = setting(
+        10.0, "slope of the noise as a function of the dormant ratio", above=0
+    )
+    expectile: float = setting(0.9, "expectile of Q that V fits", above=0, at_most=1)
     lambda_max: float = setting(0.6, "largest weight of V in the target", at_least=0, at_most=1)
-    lambda_slope: float = setting(50.0, "slope of that weight in the dormant ratio", above=0)
+    lambda_slope: float = setting(
+        50.0, "slope of that weight as a function of the dormant ratio", above=0
+    )
     lambda_constant: bool = setting(False, "keep the weight of V at lambda_max")
 
 

@@ -52,11 +52,12 @@ class Config:
     nstep: int = setting(3, "agent steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
     nstep_schedule: str | None = setting(
-        None, "n by agent step instead of nstep: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)"
+        None,
+        "n over agent steps, overrides nstep: decay(3,7,1000000) is 3 + 7 exp(-step / 1000000)",
     )
     discount_schedule: str | None = setting(
         None,
-        "gamma instead of discount: decay(...), linear(START,END,STEPS), step(FIRST,THEN,STEP)",
+        "gamma, overrides discount: decay(...), linear(START,END,STEPS), step(FIRST,THEN,AT_STEP)",
     )
     feature_dim: int = setting(50, "output width of the trunks", at_least=1)
     hidden_dim: int = setting(1024, "units per hidden layer", at_least=1)
@@ -67,9 +68,11 @@ class Config:
         False, "LayerNorm in the critic, after any dropout (DrM on MetaWorld: true)"
     )
     encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
-    target_tau: float = setting(0.01, "step of the critic target to the critic", above=0, at_most=1)
+    target_tau: float = setting(
+        0.01, "EMA step of the target critic towards the critic", above=0, at_most=1
+    )
     shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)
-    exploration_steps: int = setting(2000, "agent steps of uniform actions", at_least=0)
+    exploration_steps: int = setting(2000, "agent steps of uniform random actions", at_least=0)
     std_start: float = setting(1.0, "exploration noise at the start", at_least=0)
     std_end: float = setting(0.1, "exploration noise at the end", at_least=0)
     std_duration_steps: int = setting(500_000, "agent steps from std_start to std_end", at_least=1)

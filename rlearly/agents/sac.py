@@ -31,19 +31,19 @@ class Config:
 
     policy_lr: float = setting(3e-4, "Adam's learning rate, actor", above=0)
     q_lr: float = setting(1e-3, "Adam's learning rate, critic and entropy weight", above=0)
-    batch_size: int = setting(256, "transitions in one update", at_least=1)
+    batch_size: int = setting(256, "transitions per update", at_least=1)
     nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
-    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
+    hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
     target_tau: float = setting(
-        0.005, "step of the critic target to the critic", above=0, at_most=1
+        0.005, "EMA step of the target critic towards the critic", above=0, at_most=1
     )
     learning_starts_steps: int = setting(
         5000, "agent steps of uniform random actions before the first update", at_least=0
     )
     alpha: float | None = setting(None, "entropy weight; null: learned", at_least=0)
     policy_every_updates: int = setting(
-        2, "critic updates between actor updates, done together", at_least=1
+        2, "after this many critic updates, as many actor updates at once", at_least=1
     )
 
     def seed_frames(self, frames_per_step: int) -> int:

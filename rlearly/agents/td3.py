@@ -27,12 +27,12 @@ from rlearly.system.seeding import Seeds
 class Config:
     """TD3's hyper-parameters; the defaults are CleanRL's."""
 
-    lr: float = setting(3e-4, "Adam's learning rate, both networks", above=0)
-    batch_size: int = setting(256, "transitions in one update", at_least=1)
+    lr: float = setting(3e-4, "Adam's learning rate, for both networks", above=0)
+    batch_size: int = setting(256, "transitions per update", at_least=1)
     nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
-    hidden_dim: int = setting(256, "width of the hidden layers", at_least=1)
-    target_tau: float = setting(0.005, "step of targets to online networks", above=0, at_most=1)
+    hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
+    target_tau: float = setting(0.005, "EMA step of the target networks", above=0, at_most=1)
     learning_starts_steps: int = setting(
         25_000, "agent steps of uniform random actions before the first update", at_least=0
     )

@@ -46,7 +46,7 @@ class InjectionConfig:
 class WeightDecayConfig:
     """Adam's L2 term: gradient + strength * weight."""
 
-    strength: float = setting(1e-5, "factor of the weights in the gradient", above=0)
+    strength: float = setting(1e-5, "strength * weight is added to the gradient", above=0)
     networks: list[str] | None = setting(None, NETWORKS)
 
 
@@ -54,7 +54,7 @@ class WeightDecayConfig:
 class L2InitConfig:
     """Loss + strength * |weights - initial weights|^2."""
 
-    strength: float = setting(1e-2, "factor of the squared distance in the loss", above=0)
+    strength: float = setting(1e-2, "weight of the squared distance in the loss", above=0)
     networks: list[str] | None = setting(None, NETWORKS)
 
 
@@ -79,10 +79,13 @@ class ShrinkPerturbConfig:
 
     every_steps: int = setting(100_000, "agent steps between perturbations", at_least=1)
     alpha: float | None = setting(
-        None, "share of the old weights; null: by the actor's dormant ratio", at_least=0, at_most=1
+        None,
+        "share of the old weights that is kept; null: depends on the actor's dormant ratio",
+        at_least=0,
+        at_most=1,
     )
-    alpha_min: float = setting(0.2, "smallest share, by dormancy", at_least=0, at_most=1)
-    alpha_max: float = setting(1.0, "largest share, by dormancy", at_least=0, at_most=1)
+    alpha_min: float = setting(0.2, "smallest share, if alpha is null", at_least=0, at_most=1)
+    alpha_max: float = setting(1.0, "largest share, if alpha is null", at_least=0, at_most=1)
     scope: str = setting(
         "linear",
         "linear: linear layers outside the encoder; all: all layers",
@@ -117,12 +120,12 @@ INTERVENTIONS = {
     "augmentation": "switch data augmentation on or off at a step",
     "crelu": "CReLU, the concatenation of relu(x) and relu(-x), instead of ReLU",
     "freeze_encoder": "stop training the encoder at a step",
-    "injection": "plasticity injection: fresh heads that start at the old ones' outputs",
+    "injection": "plasticity injection: fresh heads that at first leave the outputs unchanged",
     "l2_init": "pull weights towards their initial values",
     "layer_norm": "LayerNorm before every activation",
     "redo": "recycle dormant units (ReDo)",
     "reset": "give heads, or their last layers, fresh weights",
-    "shrink_perturb": "mix weights with fresh ones, by dormancy or by a fixed share",
+    "shrink_perturb": "mix weights with fresh ones; the share is fixed or depends on dormancy",
     "spectral_norm": "divide the weights of hidden layers by their spectral norm",
     "weight_decay": "pull weights towards 0",
 }

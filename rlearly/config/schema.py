@@ -81,18 +81,18 @@ class SnapshotConfig:
 
     selection: str = setting(
         "clusters",
-        "how snapshots are chosen; clusters is S3RL's way",
+        "how snapshots are chosen; clusters: as in S3RL",
         choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
     )
     clusters: int | None = setting(
-        None, "number of clusters; null: the paper's, 4 for sac and 6 for other agents", at_least=1
+        None, "number of clusters; null: as in the paper, 4 for sac, else 6", at_least=1
     )
     truncate_steps: int | None = setting(
-        100, "agent steps of an episode that began at a snapshot; null: no limit", at_least=1
+        100, "most agent steps in an episode that began at a snapshot; null: no limit", at_least=1
     )
     until_steps: int = setting(
         100_000,
-        "agent steps in which episodes start at snapshots (paper: of a million)",
+        "length of the phase in agent steps; the default is the paper's, for runs of a million",
         at_least=0,
     )
     probability: float = setting(
@@ -221,4 +221,4 @@ class RunConfig:
     run_dir: str | None = setting(
         None, "directory of the run; null: runs/<agent>/<env>/<seed>-<time>"
     )
-    resume: str | None = setting(None, "run directory to continue; it has its own settings")
+    resume: str | None = setting(None, "run directory to continue, with the settings saved in it")

@@ -133,7 +133,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert not (tmp_path / "stopped" / "done.json").exists()
     resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "no longer promised" not in resumed.stdout
+    assert "no longer guaranteed" not in resumed.stdout
 
     def rows(name):
         for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines():
@@ -160,7 +160,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
         time.sleep(0.05)
     longer.send_signal(signal.SIGTERM)
     output, _ = longer.communicate(timeout=60)
-    other = "changed since the last start: threads 1 -> 2; equality to the bit is"
+    other = "changed since the last start: threads 1 -> 2; bit-for-bit equality is"
     assert other in output
     assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"
     assert "train_frames: 100000" in (run / "config.yaml").read_text()

@@ -145,7 +145,7 @@ def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):
     monkeypatch.setattr(doctor, "_result", lambda run: ends.append(end(run)) or ends[-1])
     monkeypatch.setattr(doctor.gl_backend, "choose_backend", lambda: None)
     assert doctor.determinism() == (
-        "3 runs of td3 are equal to the bit on cpu with 1 thread: weights, moments, replay, "
+        "3 runs of td3 are equal bit for bit on cpu with 1 thread: weights, moments, replay, "
         "random streams, rows; pixels were not checked, as nothing can be drawn here"
     )
     one = ends[0]
@@ -207,7 +207,7 @@ def test_run_that_does_not_start_is_a_problem_in_its_own_words():
 def test_determinism_is_checked_by_name_only(capsys):
     assert "determinism" not in doctor.CHECKS
     assert doctor.main(["--help"]) == 0
-    assert "By name only, as they take up to a minute: determinism" in capsys.readouterr().out
+    assert "Run only if named, as it takes up to a minute: determinism" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
     command = [sys.executable, "-W", "ignore", "-m", "rlearly.doctor", "determinism"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 runs of td3 and 3 runs of drm are equal to the bit" in done.stdout
+    assert "3 runs of td3 and 3 runs of drm are equal bit for bit" in done.stdout
 
 
 def test_deterministic_kernels_are_asked_for_on_a_gpu_only():

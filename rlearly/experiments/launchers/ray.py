@@ -23,9 +23,9 @@ class RayConfig:
     """`launcher=ray`: which cluster, and what each run requests."""
 
     address: str | None = setting(None, "HOST:PORT or auto; null: start Ray on this machine")
-    cpus: float = setting(1.0, "of a run", above=0)
-    gpus: float = setting(0.0, "of a run; 0.25 puts four on one", at_least=0)
-    memory_gb: float | None = setting(None, "of a run; null: not counted", above=0)
+    cpus: float = setting(1.0, "CPUs per run", above=0)
+    gpus: float = setting(0.0, "GPUs per run; 0.25: four runs share one", at_least=0)
+    memory_gb: float | None = setting(None, "memory per run; null: not reserved", above=0)
 
 
 class Ray:

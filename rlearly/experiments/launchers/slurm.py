@@ -30,18 +30,18 @@ LARGEST_ARRAY = 1000
 class SlurmConfig:
     """`launcher=slurm`: what each run requests."""
 
-    partition: str | None = setting(None, "null: the cluster's default")
+    partition: str | None = setting(None, "partition; null: the cluster's default")
     qos: str | None = setting(None, "quality of service")
     account: str | None = setting(None, "the account to charge")
     time_min: int = setting(
-        1440, "minutes of one try; a run takes as many tries as it needs", at_least=1
+        1440, "time limit in minutes; a run is requeued until it is done", at_least=1
     )
-    mem_gb: float | None = setting(None, "memory of a run; null: the cluster's default", above=0)
-    cpus: int = setting(1, "of a run", at_least=1)
-    gpus: int = setting(0, "of a run", at_least=0)
-    max_at_once: int = setting(256, "runs of an array at once", at_least=1)
+    mem_gb: float | None = setting(None, "memory per run; null: the cluster's default", above=0)
+    cpus: int = setting(1, "CPUs per run", at_least=1)
+    gpus: int = setting(0, "GPUs per run", at_least=0)
+    max_at_once: int = setting(256, "runs of one job array at once", at_least=1)
     signal_seconds: int = setting(
-        120, "from the warning to the time limit, to write a checkpoint", at_least=10
+        120, "seconds from SLURM's signal to the time limit, to write a checkpoint", at_least=10
     )
     more: dict[str, Any] = setting({}, "more flags of sbatch, as in {constraint: a100}")
 
