@@ -49,7 +49,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
 
     from rlearly.system import machine
 
-    agent, *words = case.split()
+    agent, *overrides = case.split()
     random = np.random.default_rng(0)
     torch.manual_seed(0)
     if agent in VISUAL:
@@ -60,7 +60,7 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
         machine.set_threads(threads)
     torch.set_num_threads(threads)
     if side == turns.OURS:
-        learner = ours(agent, words)
+        learner = ours(agent, overrides)
         return lambda: learner.act(obs[None], step=LATE_STEP, explore=True)
     if side == SB3:
         learner = stable_baselines(agent)
@@ -72,7 +72,7 @@ def env_of(agent: str) -> str:
     return "dog_run" if agent in VISUAL else "HalfCheetah-v5"
 
 
-def ours(agent: str, words: list[str]) -> Any:
+def ours(agent: str, overrides: list[str]) -> Any:
     """An agent of its task's size, built without an env."""
     import numpy as np
     from gymnasium.spaces import Box
@@ -86,7 +86,7 @@ def ours(agent: str, words: list[str]) -> Any:
         spec = EnvSpec(Box(0, 255, (9, 84, 84), np.uint8), Box(-1, 1, (38,), np.float32), 2)
     else:
         spec = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)
-    config = resolve.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
+    config = resolve.compose([f"agent={agent}", f"env={env_of(agent)}", *overrides])
     return builder.make_agent(config, spec, machine.choose_device("cpu"))
 
 
@@ -139,8 +139,8 @@ def stable_baselines(agent: str) -> Any:
         action_space = Box(-1, 1, (6,), np.float32)
 
     kinds = {"td3": "TD3", "sac": "SAC", "ppo": "PPO"}
-    words = {} if agent == "ppo" else {"policy_kwargs": {"net_arch": [256, 256]}}
-    return getattr(stable_baselines3, kinds[agent])("MlpPolicy", Sized(), device="cpu", **words)
+    kwargs = {} if agent == "ppo" else {"policy_kwargs": {"net_arch": [256, 256]}}
+    return getattr(stable_baselines3, kinds[agent])("MlpPolicy", Sized(), device="cpu", **kwargs)
 
 
 def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
@@ -166,8 +166,8 @@ def main() -> int:
             if agent not in STATE + VISUAL:
                 known = ", ".join(STATE + VISUAL)
                 raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
-            words = turns.given(precision=config.precision, compile=config.compile)
-            resolve.compose([f"agent={agent}", f"env={env_of(agent)}", *words])
+            overrides = turns.given(precision=config.precision, compile=config.compile)
+            resolve.compose([f"agent={agent}", f"env={env_of(agent)}", *overrides])
     except ConfigError as error:
         print(f"benchmarks/act.py: {error}", file=sys.stderr)
         return 2

@@ -47,8 +47,8 @@ class AllConfig:
 
 
 def commit() -> str:
-    words = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, cwd=HERE).stdout.strip()
+    arguments = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=HERE).stdout.strip()
 
 
 def main() -> int:
@@ -63,14 +63,14 @@ def main() -> int:
     folder, now = Path(config.folder).absolute(), commit()
     failed = []
     for name in config.only:
-        script, *words = RUNS[name]
-        words = [f"benchmarks/{script}", *words, f"json={folder / f'{name}-{now}.json'}"]
-        print(f"$ {format_command(['python', *words])}", flush=True)
+        script, *arguments = RUNS[name]
+        arguments = [f"benchmarks/{script}", *arguments, f"json={folder / f'{name}-{now}.json'}"]
+        print(f"$ {format_command(['python', *arguments])}", flush=True)
         if config.dry_run:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        status = subprocess.run([sys.executable, *words], cwd=HERE.parent).returncode
+        status = subprocess.run([sys.executable, *arguments], cwd=HERE.parent).returncode
         print(f"({time.monotonic() - began:.0f} s)\n", flush=True)
         if status:
             failed.append(name)

@@ -194,9 +194,9 @@ def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
 
     machine.set_threads(threads)
     folder = Path(tempfile.mkdtemp())
-    words = f"agent=drm env={name} {LOOP[name]} eval_every_frames=0"
+    overrides = f"agent=drm env={name} {LOOP[name]} eval_every_frames=0"
     loop = builder.build(
-        resolve.compose([*words.split(), f"overlap={str(overlap).lower()}"]),
+        resolve.compose([*overrides.split(), f"overlap={str(overlap).lower()}"]),
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
         callback=Silent(),

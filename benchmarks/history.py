@@ -123,9 +123,9 @@ def _draw_line(axis: Any, commits: Sequence[str], points: Sequence[Point], colou
         axis.plot(at, point.ratio, "o", color=colour, markerfacecolor=inside, markersize=4)
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        config = turns.parse_config(HistoryConfig(), __doc__, words)
+        config = turns.parse_config(HistoryConfig(), __doc__, arguments)
         folder = Path(config.folder)
         commits, panels = read(folder)
     except ConfigError as error:

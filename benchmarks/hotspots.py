@@ -269,17 +269,17 @@ def report(config: HotspotsConfig) -> None:
     machine.set_threads(config.threads)
     best_rates = peaks.measure(quick=config.quick)
     print(f"{peaks.table(best_rates)}\n", flush=True)
-    words = turns.given(precision=config.precision)
+    overrides = turns.given(precision=config.precision)
     compiled = turns.given(compile=config.compile)
     each = {"td3": 1, "sac": 1, "ppo": 2048}.get(config.agent, 2)  # agent steps per update
     begin = loops.STARTS_STEPS.get(config.agent, 0) + 2 * each
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         where = (config.agent, config.env)
-        loop, advance = loops.build(*where, words, config.threads, Path(first))
+        loop, advance = loops.build(*where, overrides, config.threads, Path(first))
         advance(begin)
         flop = counted_flop(loop, advance, 2 * each)
         loop.close()
-        loop, advance = loops.build(*where, words + compiled, config.threads, Path(second))
+        loop, advance = loops.build(*where, overrides + compiled, config.threads, Path(second))
         advance(begin + 2 * each)
         part = shares(loop, advance, config.rounds * each)
         clock = Clock()
@@ -300,8 +300,8 @@ def main() -> int:
         config = turns.parse_config(HotspotsConfig(), __doc__)
         from rlearly.config import resolve
 
-        words = turns.given(precision=config.precision, compile=config.compile)
-        resolve.compose([f"agent={config.agent}", f"env={config.env}", *words])
+        overrides = turns.given(precision=config.precision, compile=config.compile)
+        resolve.compose([f"agent={config.agent}", f"env={config.env}", *overrides])
     except ConfigError as error:
         print(f"benchmarks/hotspots.py: {error}", file=sys.stderr)
         return 2

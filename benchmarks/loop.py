@@ -2,7 +2,7 @@
 
 `python benchmarks/loop.py` prints a Markdown table. `agents=[td3,drm]` selects agents, `env=` and
 `visual_env=` envs, `threads=`, `rounds=` and `slices=` the amount of work; `json=FILE` saves the
-numbers. `precision=`, `compile=` and the overrides in `words=['num_envs=4']` apply only to rlearly.
+numbers. `precision=`, `compile=` and `overrides=['num_envs=4']` apply only to rlearly.
 
 Every side steps the same env with the same hyper-parameters, batch size 256, and an update at every
 step (from images at every second step; PPO: 2048 steps, then 10 epochs of 32 minibatches). Every
@@ -55,7 +55,9 @@ class BenchmarkConfig:
     slices: int = setting(0, "units of work per turn; 0: the default of each agent", at_least=0)
     precision: str | None = setting(None, "precision= of rlearly's side")
     compile: bool | None = setting(None, "compile= of rlearly's side")
-    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(
+        default_factory=list, metadata={"help": "overrides of rlearly's config"}
+    )
     json: str | None = setting(None, "JSON file to write the numbers to")
 
 
@@ -90,7 +92,7 @@ class SliceWatcher:
 
 
 def build(
-    agent: str, env: str, words: list[str], threads: int, folder: Path
+    agent: str, env: str, overrides: list[str], threads: int, folder: Path
 ) -> tuple[Any, Callable[[int], None]]:
     """A real run of rlearly, and a function that advances it by a number of steps."""
     from rlearly.config import resolve
@@ -106,7 +108,7 @@ def build(
         usual += [f"agent.exploration_steps={STARTS_STEPS[agent]}"]
     if agent in ("td3", "sac"):
         usual += [f"agent.learning_starts_steps={STARTS_STEPS[agent]}"]
-    config = resolve.compose([f"agent={agent}", f"env={env}", *usual, *words])
+    config = resolve.compose([f"agent={agent}", f"env={env}", *usual, *overrides])
     machine.set_threads(threads)
     callback = SliceWatcher(config.train_frames)
     events = TensorBoard(folder / "events")
@@ -170,17 +172,17 @@ def stable_baselines(agent: str, env: str) -> Any:
         "ppo": stable_baselines3.PPO,
     }[agent]
     made = gymnasium.make(env)
-    words: dict[str, Any] = {"device": "cpu", "learning_rate": 3e-4}
+    kwargs: dict[str, Any] = {"device": "cpu", "learning_rate": 3e-4}
     if agent == "ppo":
         vector = DummyVecEnv([lambda: gymnasium.wrappers.RecordEpisodeStatistics(made)])
-        words["env"] = VecNormalize(vector, gamma=0.99)
+        kwargs["env"] = VecNormalize(vector, gamma=0.99)
     else:
-        words |= {"env": made, "batch_size": 256, "learning_starts": STARTS_STEPS[agent]}
-        words |= {"train_freq": 1, "gradient_steps": 1, "policy_kwargs": {"net_arch": [256, 256]}}
+        kwargs |= {"env": made, "batch_size": 256, "learning_starts": STARTS_STEPS[agent]}
+        kwargs |= {"train_freq": 1, "gradient_steps": 1, "policy_kwargs": {"net_arch": [256, 256]}}
     if agent == "td3":
         size = np.ones(made.action_space.shape or ())
-        words["action_noise"] = NormalActionNoise(0.0 * size, 0.1 * size)
-    learner = kind("MlpPolicy", **words)
+        kwargs["action_noise"] = NormalActionNoise(0.0 * size, 0.1 * size)
+    learner = kind("MlpPolicy", **kwargs)
     return lambda steps: learner.learn(steps, reset_num_timesteps=False, log_interval=1)
 
 
@@ -203,7 +205,7 @@ def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[],
 
     from rlearly.system import machine
 
-    name, *words = case.split()
+    name, *overrides = case.split()
     agent, env = name.split(":")
     torch.manual_seed(0)
     folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
@@ -212,7 +214,7 @@ def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[],
         machine.set_threads(threads)
     torch.set_num_threads(threads)
     if side == turns.OURS:
-        loop, advance = build(agent, env, words, threads, folder)
+        loop, advance = build(agent, env, overrides, threads, folder)
         ends.callback(loop.close)
     elif side == SB3:
         advance = stable_baselines(agent, env)
@@ -229,7 +231,7 @@ def prepare(side: str, case: str, threads: int, ends: ExitStack) -> Callable[[],
 
 def words_of(config: BenchmarkConfig) -> list[str]:
     """The overrides for rlearly's side."""
-    return [*turns.given(precision=config.precision, compile=config.compile), *config.words]
+    return [*turns.given(precision=config.precision, compile=config.compile), *config.overrides]
 
 
 def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:

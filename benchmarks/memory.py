@@ -1,7 +1,7 @@
 """Bytes per stored image transition, compared with a plain list of stacked observations.
 
 `python benchmarks/memory.py` prints a Markdown table. `env=` selects the env, `transitions=` how
-many are stored; `words=['replay.compression=zstd']` adds overrides for rlearly's config;
+many are stored; `overrides=['replay.compression=zstd']` adds overrides for rlearly's config;
 `json=FILE` saves the numbers.
 
 One episode of `episode_steps` random actions is rendered once, then stored repeatedly until there
@@ -41,15 +41,17 @@ class BenchmarkConfig:
     env: str = setting("dog_run", "env to render")
     transitions: int = setting(5000, "transitions stored by each side", at_least=10)
     episode_steps: int = setting(250, "agent steps of the episode that is rendered", at_least=5)
-    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(
+        default_factory=list, metadata={"help": "overrides of rlearly's config"}
+    )
     json: str | None = setting(None, "JSON file to write the numbers to")
 
 
-def composed(env: str, words: list[str]) -> Any:
+def composed(env: str, overrides: list[str]) -> Any:
     from rlearly.config import resolve
 
     return resolve.compose(
-        ["agent=drm", f"env={env}", "obs=pixels", "train_frames=1000000000", *words]
+        ["agent=drm", f"env={env}", "obs=pixels", "train_frames=1000000000", *overrides]
     )
 
 
@@ -57,7 +59,7 @@ def draw(config: BenchmarkConfig, path: Path) -> None:
     """Write the observations, actions and rewards of one episode."""
     from rlearly.training import builder
 
-    env = builder.make_env(composed(config.env, config.words))
+    env = builder.make_env(composed(config.env, config.overrides))
     env.action_space.seed(0)
     obs, _ = env.reset(seed=0)
     seen, actions, rewards = [obs], [], []
@@ -98,7 +100,7 @@ class Stacks:
         self.counted = sum(part.nbytes for part in self.kept[-1])
 
 
-def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[Any, int]:
+def ours(env: str, overrides: list[str], capacity: int, ends: ExitStack) -> tuple[Any, int]:
     """The replay buffer of a run that is ready to start, and a transition's uncompressed bytes."""
     import loop as loops
 
@@ -106,11 +108,11 @@ def ours(env: str, words: list[str], capacity: int, ends: ExitStack) -> tuple[An
     from rlearly.training import builder
 
     loops.prepare_env_libraries()
-    words = ["obs=pixels", f"replay.capacity={capacity}", *words]
+    overrides = ["obs=pixels", f"replay.capacity={capacity}", *overrides]
     folder = ends.enter_context(tempfile.TemporaryDirectory())
-    loop, _ = loops.build("drm", env, words, 1, Path(folder))
+    loop, _ = loops.build("drm", env, overrides, 1, Path(folder))
     ends.callback(loop.close)
-    config = composed(env, words)
+    config = composed(env, overrides)
     spec = envs.env_spec(loop.envs[0], config.env)
     return loop.memory, builder.transition_layout(config, spec).transition_bytes
 
@@ -122,7 +124,7 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def fill(side: str, env: str, path: str, count: int, episode: int, words: list[str]) -> None:
+def fill(side: str, env: str, path: str, count: int, episode: int, overrides: list[str]) -> None:
     """Store one episode, then measure storing the others; runs in its own process."""
     with ExitStack() as ends:
         if side == PLAIN:
@@ -130,7 +132,7 @@ def fill(side: str, env: str, path: str, count: int, episode: int, words: list[s
             counted = 0
         else:
             slots = count + episode + count // episode + 10
-            memory, counted = ours(env, words, slots, ends)
+            memory, counted = ours(env, overrides, slots, ends)
         before, began = 0, 0.0
         for number, (obs, action, reward, next_obs) in enumerate(steps(path, count + episode)):
             if number == episode:  # by now all that storing needs is allocated
@@ -151,8 +153,8 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
         draw(config, path)
         found = {}
         for side in (PLAIN, turns.OURS):
-            words = [side, config.env, str(path), str(count), str(episode), *config.words]
-            command = [sys.executable, "-W", "ignore", __file__, "--fill", *words]
+            overrides = [side, config.env, str(path), str(count), str(episode), *config.overrides]
+            command = [sys.executable, "-W", "ignore", __file__, "--fill", *overrides]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
             if done.returncode:
                 raise SystemExit(f"the side {side!r} has ended; see above.")
@@ -165,19 +167,19 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
             f"storing one takes {1e6 * seconds / count:.0f} us"
         )
         ratio = None if side == turns.OURS else taken / found[turns.OURS][0]
-        case = " ".join([config.env, *config.words])
+        case = " ".join([config.env, *config.overrides])
         rows.append(turns.Row(case, side, 1, each, "bytes", ratio, note))
     return rows
 
 
 def main() -> int:
     if sys.argv[1:2] == ["--fill"]:
-        side, env, path, count, episode, *words = sys.argv[2:]
-        fill(side, env, path, int(count), int(episode), words)
+        side, env, path, count, episode, *overrides = sys.argv[2:]
+        fill(side, env, path, int(count), int(episode), overrides)
         return 0
     try:
         config = turns.parse_config(BenchmarkConfig(), __doc__)
-        composed(config.env, config.words)
+        composed(config.env, config.overrides)
     except ConfigError as error:
         print(f"benchmarks/memory.py: {error}", file=sys.stderr)
         return 2

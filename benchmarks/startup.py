@@ -43,13 +43,13 @@ class BenchmarkConfig:
     json: str | None = setting(None, "JSON file to write the numbers to")
 
 
-def seconds_until(words: list[str], threads: int, line: str | None = None) -> float:
+def seconds_until(arguments: list[str], threads: int, line: str | None = None) -> float:
     """Seconds from the start of `python WORDS` until it prints `line`, or until it ends."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [word.replace("FOLDER", folder) for word in words]
+        arguments = [word.replace("FOLDER", folder) for word in arguments]
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *words],
+            [sys.executable, "-W", "ignore", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -64,7 +64,7 @@ def seconds_until(words: list[str], threads: int, line: str | None = None) -> fl
         status = process.wait()
         taken = taken or time.perf_counter() - began
         if status:
-            raise SystemExit(f"benchmarks/startup.py: python {' '.join(words)} failed.")
+            raise SystemExit(f"benchmarks/startup.py: python {' '.join(arguments)} failed.")
         return taken
 
 

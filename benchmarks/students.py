@@ -105,7 +105,7 @@ class Predicting:
 
 def run_config(config: StudentsConfig, seed: int) -> RunConfig:
     """The config of rlearly's side; the other side reads its hyper-parameters there too."""
-    words = [
+    overrides = [
         f"agent={config.agent}",
         f"env={config.env}",
         f"seed={seed}",
@@ -118,8 +118,8 @@ def run_config(config: StudentsConfig, seed: int) -> RunConfig:
         "device=cpu",
     ]
     if config.learning_starts_steps is not None:
-        words.append(f"agent.learning_starts_steps={config.learning_starts_steps}")
-    return resolve.compose(words)
+        overrides.append(f"agent.learning_starts_steps={config.learning_starts_steps}")
+    return resolve.compose(overrides)
 
 
 def train_rlearly(run: RunConfig) -> tuple[Any, float]:
@@ -335,12 +335,12 @@ def compare(config: StudentsConfig) -> list[Result]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in words or "-h" in words:
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in overrides or "-h" in overrides:
         print(f"{__doc__}\n{KEYS}", *key_lines(StudentsConfig), sep="\n")
         return 0
     try:
-        results = compare(from_overrides(StudentsConfig(), words))
+        results = compare(from_overrides(StudentsConfig(), overrides))
     except ConfigError as error:
         print(f"students: {error}", file=sys.stderr)
         return 2

@@ -36,21 +36,21 @@ class Row:
     note: str = ""
 
 
-def parse_config(defaults: Any, about: str | None, words: Sequence[str] | None = None) -> Any:
-    """The config of the command line, or of `words`. `--help` prints all keys and exits.
+def parse_config(defaults: Any, about: str | None, overrides: Sequence[str] | None = None) -> Any:
+    """The config of the command line, or of `overrides`. `--help` prints all keys and exits.
 
     Raises:
         ConfigError: an override names no key, or its value has the wrong type or is out of bounds.
     """
     from rlearly.config.structured import from_overrides
 
-    words = sys.argv[1:] if words is None else words
-    if "--help" in words or "-h" in words:
+    overrides = sys.argv[1:] if overrides is None else overrides
+    if "--help" in overrides or "-h" in overrides:
         from rlearly.config.help import KEYS, key_lines
 
         print(f"{about}\n{KEYS}", *key_lines(type(defaults)), sep="\n")
         raise SystemExit(0)
-    return from_overrides(defaults, words)
+    return from_overrides(defaults, overrides)
 
 
 def serve(prepare: Callable[[str, str, int], Callable[[], Any]]) -> bool:
@@ -171,9 +171,9 @@ def keep(path: str, rows: Iterable[Row]) -> None:
 
     from rlearly.system import machine
 
-    def git(*words: str) -> str:
+    def git(*args: str) -> str:
         done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+            ["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent
         )
         return done.stdout.strip()
 

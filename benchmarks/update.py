@@ -95,13 +95,13 @@ def _ours(agent: str, side: str) -> Any:
     else:
         spec = EnvSpec(Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32), 1)
         config = declared.config_class()
-    words = side.split()[1:]
+    options = side.split()[1:]
     return declared.make(
         config,
         spec,
         seeds=Seeds(0),
         device=torch.device("cpu"),
-        compute=ComputeOptions(words[0], "compiled" in words),
+        compute=ComputeOptions(options[0], "compiled" in options),
     )
 
 
@@ -112,8 +112,8 @@ def _stable_baselines(agent: str) -> Callable[[], None]:
 
     env = gymnasium.make("HalfCheetah-v5")
     kind = {"td3": stable_baselines3.TD3, "sac": stable_baselines3.SAC}[agent]
-    words: dict[str, Any] = {"net_arch": [256, 256]}
-    learner = kind("MlpPolicy", env, batch_size=256, policy_kwargs=words, device="cpu")
+    kwargs: dict[str, Any] = {"net_arch": [256, 256]}
+    learner = kind("MlpPolicy", env, batch_size=256, policy_kwargs=kwargs, device="cpu")
     learner._setup_learn(10**6, None)
     random = np.random.default_rng(0)
     for _ in range(1000):

@@ -67,7 +67,7 @@ def test_help_says_what_a_script_is_for_and_what_it_takes(name):
     [
         ("act", "agents=[td4]", "td3"),
         ("loop", "agents=[td4]", "td3"),
-        ("loop", "words=['replay.capacityy=9']", "replay.capacity"),
+        ("loop", "overrides=['replay.capacityy=9']", "replay.capacity"),
         ("memory", "env=dog_rum", "dog_run"),
         ("all", "only=[lop]", "loop"),
     ],
@@ -130,7 +130,7 @@ def test_no_benchmark_hides_a_module_of_pythons_own():
 def test_a_whole_loop_is_measured_beside_its_baselines(agent, tmp_path):
     file = tmp_path / "loop.json"
     words = (f"agents=[{agent}]", "visual_env=cheetah_run", "rounds=1", "slices=1")
-    benchmark("loop", *words, "words=['log_every_frames=4']", f"json={file}")
+    benchmark("loop", *words, "overrides=['log_every_frames=4']", f"json={file}")
     (ratios,) = kept(file).values()
     other = "plain, memory kept" if agent == "drm" else "Stable-Baselines3"
     assert set(ratios) == {"plain", other, "rlearly"}
