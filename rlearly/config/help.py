@@ -16,10 +16,10 @@ NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snaps
 KEYS = "Keys (type, default); a type with ? can be null"
 
 
-def command_help(usage: str, config_class: Any, *more: str) -> str:
-    """The help of a command. `usage`: one command a line; `more`: lines after the keys."""
+def command_help(usage: str, config_class: Any) -> str:
+    """The help of a command. `usage`: one command per line."""
     commands = usage.strip().replace("\n", "\n       ")
-    return "\n".join([f"Usage: {commands}", "", KEYS, *key_lines(config_class), *more])
+    return "\n".join([f"Usage: {commands}", "", KEYS, *key_lines(config_class)])
 
 
 def train_help(overrides: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""The settings of the interventions on networks, and the only place that states their defaults.
+"""The settings of the interventions on networks, with their defaults.
 
-Each dataclass is a group of settings under its intervention's name, and is what its class in
-`rlearly.plasticity.interventions` takes.
+Each dataclass is the settings group of one intervention, whose name it has in `RunConfig`. The
+intervention's class in `rlearly.plasticity.interventions` is built from it.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ INTERVENTIONS = {
     "spectral_norm": "divide the weights of hidden layers by their spectral norm",
     "weight_decay": "pull weights towards 0",
 }
-"""Name, which is also that of its group of settings -> one line of help.
+"""Name (also of the group of settings) -> one line of help.
 
 Append new names at the end: a position selects the intervention's random stream.
 """

@@ -102,7 +102,10 @@ def _parse(parser: OverridesParser, override: str) -> Override:
 
 
 def _refuse_spaces(overrides: Sequence[str]) -> None:
-    """`agent = td3` arrives as three arguments, `agent= td3` and `agent =td3` as two."""
+    """Refuse spaces around =, which the shell turns into separate arguments.
+
+    `agent = td3` arrives as three of them, `agent= td3` and `agent =td3` as two.
+    """
     found = re.search(r"[^\0]+(\0=\0?|=\0)[^\0=]*(?=\0|$)", "\0".join(overrides))
     if found:
         parts = found[0].split("\0")

@@ -1,7 +1,7 @@
 """The settings of a run: `RunConfig` and its groups.
 
 Each field states its default, its bounds and its help text; `--help`, the checks and the errors
-all come from there. Each agent keeps its own group beside its code.
+all come from there. Each agent defines its own group, next to its code.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class RunConfig:
     keep_checkpoints: int = setting(2, "newest checkpoints to keep", at_least=1)
     replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
-    snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set by itself")
+    snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how snapshots are used")
     plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
     intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")

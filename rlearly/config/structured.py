@@ -18,8 +18,8 @@ def from_overrides(defaults: Any, overrides: Sequence[str]) -> Any:
     """A copy of a config dataclass with `key=value` overrides applied and checked.
 
     Raises:
-        ConfigError: an override does not parse, names no key, or has a value of the wrong type or
-            out of bounds.
+        ConfigError: an override does not parse, or names a key that does not exist, or its value
+            has the wrong type or is out of bounds.
     """
     config = as_dictconfig(defaults)
     set_keys(config, parse_overrides(overrides))
@@ -122,9 +122,9 @@ def _violated_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
 
 def as_dictconfig(config: Any) -> DictConfig:
     """A typed, writable DictConfig of a frozen config dataclass."""
-    made = OmegaConf.structured(config)
-    _make_writable(made)
-    return made
+    typed = OmegaConf.structured(config)
+    _make_writable(typed)
+    return typed
 
 
 def _make_writable(node: DictConfig) -> None:
@@ -143,13 +143,13 @@ def as_dataclass(config: DictConfig) -> Any:
         ConfigError: values are out of bounds; all of them are reported together.
     """
     try:
-        made = OmegaConf.to_object(config)
+        resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"The config does not resolve: {str(error).splitlines()[0]}.") from None
-    violations = list(bound_violations(made))
+    violations = list(bound_violations(resolved))
     if violations:
         raise ConfigError(" ".join(violations))
-    return made
+    return resolved
 
 
 def as_yaml(config: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LogChunk = tuple[int, dict[str, np.ndarray]]
-"""The number of its first row, and arrays [rows, ...] by field."""
+"""(number of the first row, {field: array [rows, ...]})."""
 
 
 @dataclass(frozen=True)

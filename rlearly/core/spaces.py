@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # envs work without importing torch
     from torch import Tensor
 
 PIXELS, VECTOR = "pixels", "vector"
-"""The keys of a dict: uint8 [C, H, W], stacked frames on C, and float32 [D] of the newest frame."""
+"""Keys of a dict observation: uint8 [C, H, W] with frames stacked on C, and float32 [D], which
+belongs to the newest frame only."""
 
 Observation = Any
 """np.ndarray, or {PIXELS: np.ndarray, VECTOR: np.ndarray}."""

@@ -144,7 +144,7 @@ class Memory(Stateful, Protocol):
         ...
 
     def clear(self) -> None:
-        """Never sample again what was added so far; running episodes go on."""
+        """Exclude everything added so far from sampling; running episodes continue."""
         ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -75,7 +75,7 @@ def singular_values(features: Tensor) -> Tensor:
 def effective_rank(singular: Tensor) -> Tensor:
     """exp(-sum p log p) with p = singular / sum(singular) (Roy and Vetterli, EUSIPCO 2007).
 
-    From 1, all rows in one direction, to the number of values; 0 if all are 0.
+    Ranges from 1 (all rows point in one direction) to the number of values; 0 if all are 0.
     """
     total = singular.sum()
     share = singular / total.clamp(min=torch.finfo(singular.dtype).tiny)
@@ -113,7 +113,7 @@ def weight_distance(parameters: Iterable[Tensor], origin: Iterable[Tensor]) -> T
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The L2 norm of the gradients that the optimizer last used; 0 if there are none.
 
-    That is after clipping, and with what an intervention added.
+    These are the gradients after clipping, including the terms that interventions add.
     """
     parameters = list(parameters)
     gradients = [p.grad for p in parameters if p.grad is not None]

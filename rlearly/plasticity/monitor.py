@@ -39,7 +39,7 @@ class PlasticityMonitor:
         self.initial_weights: dict[str, dict[str, Tensor]] = {}
 
     def start_from(self, networks: Mapping[str, nn.Module]) -> None:
-        """Take the networks' weights as the initial ones."""
+        """Remember the networks' weights as the initial ones, for `distance_*`."""
         if self.every_steps:
             self.initial_weights = {
                 name: {key: p.detach().clone() for key, p in network.named_parameters()}

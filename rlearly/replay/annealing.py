@@ -10,7 +10,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.nn.schedules import Schedule, schedule_of, values_of
 
 MAX_NSTEP = 1000
-"""A schedule that exceeds this n is taken for a mistake."""
+"""A schedule that exceeds this n is refused as a mistake."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ def annealing_for(agent: Any) -> Annealing | None:
     texts = {key: getattr(agent, f"{key}_schedule", None) for key in ("nstep", "discount")}
     if not any(texts.values()):
         return None
-    made: dict[str, Schedule] = {}
+    schedules: dict[str, Schedule] = {}
     for key, (low, high) in {"nstep": (1, MAX_NSTEP), "discount": (0, 1)}.items():
         try:
-            made[key] = schedule_of(texts[key] or getattr(agent, key))
+            schedules[key] = schedule_of(texts[key] or getattr(agent, key))
         except ValueError:
             raise ConfigError(
                 f"agent.{key}_schedule: expected linear(START,END,STEPS), step(FIRST,THEN,AT_STEP) "
-                "or decay(END,AMOUNT,STEPS), which is END + AMOUNT exp(-step / STEPS) and takes "
-                f"more pairs of AMOUNT and STEPS, of whole steps of at least 1, received "
-                f"{texts[key]!r}."
+                "or decay(END,AMOUNT,STEPS,...), which is END plus AMOUNT exp(-step / STEPS) for "
+                "each pair of AMOUNT and STEPS, with whole numbers of steps of at least 1, "
+                f"received {texts[key]!r}."
             ) from None
-        values = values_of(made[key])
+        values = values_of(schedules[key])
         if not all(low <= value <= high for value in values):
             raise ConfigError(
-                f"agent.{key}_schedule: expected one that stays from {low} to {high}, and "
-                f"{texts[key]} goes from {values[0]:.4g} to {values[-1]:.4g}."
+                f"agent.{key}_schedule: expected values between {low} and {high}, received "
+                f"{texts[key]}, which goes from {values[0]:.4g} to {values[-1]:.4g}."
             )
-    return Annealing(**made)
+    return Annealing(**schedules)

@@ -22,7 +22,8 @@ from rlearly.replay.frame_store import (
 )
 
 ENDS, TERMINATES, LAST = 1, 2, 4
-"""Flags of a slot: its transition ends the episode, by termination; it is a final observation."""
+"""Flags of a slot. ENDS: its transition ends the episode; TERMINATES: it does so by termination;
+LAST: the slot holds an episode's final observation."""
 
 
 class EmptyReplayBuffer(Exception):
@@ -98,12 +99,13 @@ class ReplayBuffer:
         annealing: Annealing | None = None,
         num_envs: int = 1,
     ):
-        """
+        """Make an empty buffer.
+
         Args:
             device: the learner's; batches are copied there if it is a GPU.
             frames: keeps the frames; raw in memory by default.
             annealing: replaces `discount` and `nstep`, which is then the largest n.
-            num_envs: envs with such a buffer, each of which has taken as many steps.
+            num_envs: number of envs, each with a buffer like this one and the same number of steps.
         """
         if capacity < nstep + layout.frame_stack + 1:
             raise ValueError(
@@ -129,7 +131,7 @@ class ReplayBuffer:
         self.added = 0  # slots ever written; the i-th of them is at index i % capacity
         self.steps = 0  # ever added
         self._age = 0  # of the newest slot
-        self._discount = discount  # that `_powers` are of
+        self._discount = discount  # the gamma of `_powers`
         self._powers = self._powers_of(discount)
         self._batch_memory = BatchMemory()
 
@@ -297,7 +299,8 @@ class ReplayBuffer:
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything. The newest slot is not in the log of slots: the next step will change it."""
+        """The whole buffer. The newest slot is kept out of the append-only log of slots, because
+        the next step will change it."""
         newest = self._rows(self.added - 1, self.added)
         return {
             "layout": self._kind(),
@@ -314,14 +317,17 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
+        """Restore the buffer.
+
         Raises:
-            ValueError: the state is of another capacity or layout.
+            ValueError: the state has a different capacity or layout.
         """
         own = (self.capacity, self._kind())
         saved = (state["capacity"], state["layout"])
         if own != saved:
-            raise ValueError(f"expected a replay of {own}, received one of {saved}")
+            raise ValueError(
+                f"expected a replay of capacity and layout {own}, received one of {saved}"
+            )
         for first, rows in state["slots"].chunks():
             self._load_rows(first, rows)
         for rows in state["newest"]:
@@ -361,7 +367,7 @@ class ReplayBuffer:
 
 
 Draw = list[tuple[ReplayBuffer, np.ndarray]]
-"""The transitions of a batch: buffers, and the indices at which transitions start in each."""
+"""The transitions of a batch: buffers, each with the indices at which its transitions start."""
 
 
 class VectorReplayBuffer:

@@ -26,7 +26,7 @@ BLOCK_BYTES = 16_000_000
 """Size of a block of compressed frames."""
 
 CHUNK_BYTES = 200_000_000
-"""Size of the frames that are read at once where reading copies them."""
+"""Size of the chunks in which frames are read from stores that copy them."""
 
 BIG_BYTES = 1_000_000
 """Batches of at least this size reuse memory."""
@@ -42,7 +42,7 @@ class FrameStore(Protocol):
         """Put frames [k, *shape] into the slots from `start` on.
 
         Raises:
-            OSError: there is no room for them.
+            OSError: there is no space left for them.
         """
         ...
 
@@ -77,10 +77,11 @@ class MemoryArray:
 
 
 class DiskArray:
-    """An array in a file without a name, which is gone when the process ends, however it ends.
+    """An array in an unnamed file, which is deleted when the process ends, however it ends.
 
     It is read as a memory map but written through the file: on a full disk that raises OSError,
-    where writing to mapped memory would kill the process. The file takes room only as it fills.
+    whereas writing to mapped memory would kill the process. The file uses disk space only as it
+    fills.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str, folder: Path):
@@ -102,9 +103,9 @@ class DiskArray:
 
 
 class BatchMemory:
-    """Memory for batches, reused once nothing refers to the tensor that was made of it.
+    """Memory for batches, reused once nothing refers to the tensor that used it.
 
-    Whoever keeps a batch, or a view of it, keeps its memory; later batches then use other memory.
+    While a batch, or a view of it, is kept, so is its memory, and later batches use other memory.
     Memory that the process has touched before is several times faster to write than new memory.
     """
 

@@ -37,12 +37,12 @@ class PrefetchedReplay:
     other: at a replay ratio above 1, and with several envs. Otherwise it only uses the time between
     a step's storage and the next update.
 
-    On a GPU a batch is also copied there in advance, on a stream of its own (unmeasured: written
-    without one).
+    On a GPU a batch is also copied there in advance, on a stream of its own (the gain has not been
+    measured).
     """
 
     def __init__(self, memory: VectorReplayBuffer, batches: int):
-        """`batches`: at most so many are prefetched; each takes its own memory."""
+        """`batches`: the largest number prefetched at a time; each has its own memory."""
         self.memory = memory
         self.batches = batches
         self._prefetched: deque[Prefetched] = deque()
@@ -105,7 +105,7 @@ class PrefetchedReplay:
         self.memory.load_state_dict(state)
 
     def _prefetch_for_series(self) -> None:
-        """Start if the last series began after as many steps."""
+        """Start prefetching if the last series of updates began after this many steps."""
         if self._batch_size and self._added == self._last_added and len(self.memory):
             self._prefetch(self._last_sampled)
 

@@ -32,7 +32,8 @@ GPU_WORKING_BYTES = 6_000_000_000
 
 
 def check(replay: ReplayConfig) -> None:
-    """
+    """Check the replay settings, as far as that is possible without the env.
+
     Raises:
         ConfigError: its settings contradict each other, or a package is missing.
     """
@@ -66,15 +67,15 @@ def _stored_frame_bytes(replay: ReplayConfig, layout: TransitionLayout) -> int:
 
 
 class ReplayStorage:
-    """Where a run keeps the frames of its replay; there is room for them.
+    """Decides where a run keeps the frames of its replay, and checks that they fit there.
 
     Args:
         slots: how many the run will fill, over all envs.
         device: the learner's.
-        folder: the run's.
+        folder: the run directory.
 
     Raises:
-        ConfigError: they do not fit, or cannot be kept as requested.
+        ConfigError: the frames do not fit, or cannot be kept as requested.
     """
 
     def __init__(
@@ -90,8 +91,8 @@ class ReplayStorage:
         image = len(layout.frame_shape) == 3 and layout.frame_dtype == "uint8"
         if replay.compression != "none" and not image:
             raise ConfigError(
-                f"replay.compression={replay.compression}: compresses images, and this env is "
-                "observed by states; leave it out."
+                f"replay.compression={replay.compression}: compresses images, but this env's "
+                "observations are states; leave it out."
             )
         self.replay = replay
         self.layout = layout
@@ -169,15 +170,16 @@ class ReplayStorage:
             raise ConfigError(
                 f"The replay's frames will grow to {gigabytes(slots * frame_bytes)}, but "
                 f"only {gigabytes(free)} are free in {self.folder}: add {fewer}"
-                "replay.folder= on a disk with more room."
+                "replay.folder= on a disk with more space."
             )
         return f"{gigabytes(slots * frame_bytes)} of {gigabytes(free)} free in {self.folder}"
 
 
 def check_free_memory() -> None:
-    """
+    """Check that there is memory left for more compressed frames.
+
     Raises:
-        OSError: there is too little memory left for more compressed frames.
+        OSError: there is too little.
     """
     from rlearly.system import machine
 

@@ -273,7 +273,9 @@ def test_a_missing_package_or_folder_and_states_are_one_sentence(tmp_path, monke
     words = ("replay.storage=disk", f"replay.folder={tmp_path / 'nowhere'}")
     with pytest.raises(ConfigError, match=r"replay\.folder: .*nowhere cannot be used"):
         make_trainer(tmp_path / "a", *words)
-    with pytest.raises(ConfigError, match=r"zstd: compresses images, .* observed by states; leave"):
+    with pytest.raises(
+        ConfigError, match=r"zstd: compresses images, .* observations are states; leave"
+    ):
         make_trainer(tmp_path / "b", "replay.compression=zstd", base=TINY_STATE["td3"])
     monkeypatch.setattr(storage, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="is not installed here: pip install zstandard"):

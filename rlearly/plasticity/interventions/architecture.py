@@ -39,8 +39,8 @@ class UseCReLU(Intervention):
 class AddSpectralNorm(Intervention):
     """Hidden linear layers divided by their spectral norm (arXiv 2105.05246).
 
-    The estimated norms move on at each step of the optimizer that updates a network, those of its
-    target included. They restart when another intervention has changed weights.
+    Each step of the optimizer that updates a network also refines the norm estimates of that
+    network and of its target. They restart when another intervention has changed weights.
     """
 
     name = "spectral_norm"

@@ -77,10 +77,10 @@ class Intervention:
         """Change a network's layers before its weights are drawn."""
 
     def initialised(self, name: str, network: nn.Module) -> None:
-        """Called when a network has its weights."""
+        """Called once a network's weights have been drawn."""
 
     def attach(self, modules: ModulesView) -> None:
-        """Called when the agent is complete."""
+        """Called once the agent has all its networks and optimizers."""
         self.modules = modules
 
     def weights_changed(self) -> None:

@@ -21,15 +21,16 @@ class ShrinkAndPerturb(PeriodicIntervention):
 
     With `alpha` None, alpha = clip(1 - 2 * dormancy, alpha_min, alpha_max) of the actor's dormant
     ratio (DrM, arXiv 2310.19668, section 4.2): a responsive network is barely changed, a dormant
-    one is mostly renewed. Where the agent measures that ratio at every update, the last value
-    counts and this runs before the interval's first update. Elsewhere it runs after that update
-    and measures the update's own activations at the monitor's threshold.
+    one is mostly replaced. If the agent measures that ratio at every update, the last value is
+    used, and the perturbation happens before the interval's first update. Otherwise it happens
+    after that update, with the dormant ratio of the update's own activations at the monitor's
+    threshold.
 
     scope "linear" (the official code): weights and biases of the Linear layers of every network
     except the encoder. scope "all" (the paper's text): every layer, encoder and normalisation
-    layers included (PPO's log std is not a layer). Each network draws a phi of its own, also a
-    target. Optimizer state of the selected networks is reset, the encoder's too if all are
-    selected (official code).
+    layers included (PPO's log std is not a layer). Each network, including each target network,
+    draws its own phi. The optimizer state of the selected networks is reset; if all are selected,
+    that includes the encoder's (official code).
 
     Raises:
         ConfigError: alpha_min exceeds alpha_max.
