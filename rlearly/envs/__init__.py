@@ -81,7 +81,7 @@ def make(
 
 
 def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
-    """What an agent may know of an env made from `config`."""
+    """What an agent may know about an env made from `config`."""
     observation, action = env.observation_space, env.action_space
     assert isinstance(observation, gymnasium.spaces.Box | gymnasium.spaces.Dict)
     assert isinstance(action, gymnasium.spaces.Box)

@@ -62,9 +62,9 @@ class DMControlEnv(gymnasium.Env):
     terminated if the last time step's discount is 0, and truncated otherwise. `model_seed` seeds
     what a task draws when it is built (LQR's masses and springs).
 
-    A manipulation task is its `_vision` variant if it is observed by pixels, and its `_features`
-    variant if not. These are two different worlds (the first shows what to build): a saved state of
-    one does not fit the other. For each frame of a manipulation task, `info["success"]` says
+    With pixels, a manipulation task is its `_vision` variant, otherwise its `_features` variant.
+    Their simulated worlds differ (the first shows what to build): a saved state of one does not fit
+    the other. For each frame of a manipulation task, `info["success"]` says
     whether the reward is 1, which these tasks give only at the goal (and, when placing, with the
     hand withdrawn). dm_control has no other flag, and DrQ-v2's paper measures only the reward.
     """
@@ -172,8 +172,8 @@ def _load_manipulation(task: str, pixels: bool, model_seed: int) -> Any:
 def _take_over_time_limit(control: Any) -> int:
     """Remove a composer env's time limit and return it in steps.
 
-    Its clock is the simulated time, but an episode that starts at a snapshot is to have its full
-    length.
+    It limits the simulated time, which does not begin at 0 in an episode from a snapshot; such an
+    episode should have its full length.
     """
     steps = round(control._time_limit / control.control_timestep())
     control._time_limit = float("inf")

@@ -68,7 +68,7 @@ class RenderWrapper(gymnasium.Wrapper):
     at the first frame). `camera` is the camera's number, -1 for the free one. With None the view is
     `default_camera(model)`, a number or an MjvCamera; or else camera 0; or, if the model has no
     camera, the env's own default view. For an env that observes an image, the frame is that image.
-    All other envs are asked to render.
+    All other envs render themselves.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """MetaWorld's fifty tasks (arXiv 1910.10897), from pixels as in DrM, or from states.
 
 The settings are those of DrM's official code (metaworld_env.py of github.com/XuGW-Kevin/DrM, which
-follows MWM and TACO): the goal is observable and drawn anew in each episode, like the objects'
+follows MWM and TACO): the goal is observable, and drawn for each episode like the objects'
 positions; camera corner2 moved to (0.75, 0.075, 0.7), which MetaWorld 3 has as corner4; 84x84
 pixels, three images stacked, two simulator frames per step with their rewards added; an episode is
 500 frames (250 steps) and is truncated, never terminated; it succeeds if any of its frames does.
@@ -78,8 +78,8 @@ class SeededReset(gymnasium.Wrapper):
 
     MetaWorld's own reset ignores its seed. Observations, rewards and dynamics are MetaWorld's to
     the bit. That includes a quirk: in seven tasks (window-close, dial-turn, ...) the first
-    observation tells where a part was before the reset moved it. Only what is rendered after a
-    reset is brought up to date.
+    observation holds a part's position from before the reset moved it. Only the image rendered
+    after a reset is up to date.
     """
 
     def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -100,7 +100,7 @@ class SeededReset(gymnasium.Wrapper):
 def make(
     config: EnvConfig, *, pixels: bool | None, model_seed: int = 0, videos: bool = False
 ) -> gymnasium.Env:
-    """A MetaWorld task with [4] actions, from images or the 39 numbers; see `rlearly.envs.make`.
+    """A MetaWorld task with actions [4], from images or states [39]; see `rlearly.envs.make`.
 
     Raises:
         ConfigError: MetaWorld is not installed or does not work with this MuJoCo, it cannot be

@@ -92,8 +92,8 @@ class SuccessTracker(gymnasium.Wrapper):
 
     An episode succeeds once more than `over_frames` of its frames have reached the goal; the env
     below reports each frame in its own `info["success"]`. Success lasts until the next reset, so
-    the last step tells the whole episode's. It must be below `ActionRepeat`, which passes on only
-    the last frame's info.
+    the last step's info tells whether the episode succeeded. This wrapper must be below
+    `ActionRepeat`, which passes on only the last frame's info.
     """
 
     def __init__(self, env: gymnasium.Env, over_frames: int = 0):

@@ -196,7 +196,7 @@ def test_other_programs_open_snapshots_and_their_changes_are_noticed(path, snaps
     assert len(Snapshots.load(path)) == len(snapshots)
     with h5py.File(path, "a") as file:
         file["extra"] = 1
-    with pytest.raises(ConfigError, match="its length or checksum is not the one noted in it"):
+    with pytest.raises(ConfigError, match="its length or checksum differs from the one stored"):
         Snapshots.load(path)
     seal(path)
     assert len(Snapshots.load(path)) == len(snapshots)

@@ -144,8 +144,8 @@ class Snapshots:
         """Check that episodes of `env` can start from these states.
 
         Raises:
-            ConfigError: there are no states, or they are from another env, other arguments or other
-                package versions.
+            ConfigError: there are no states, or they come from a different env, or from one made
+                with different arguments or package versions.
         """
         if not len(self):
             raise ConfigError(
@@ -284,7 +284,7 @@ def _verify(stream: BufferedIOBase, path: Path) -> None:
     if not block.startswith(MAGIC):
         raise ValueError(f"expected it to begin with {MAGIC!r}, found {block[: len(MAGIC)]!r}")
     if block != _user_block(stream):
-        raise ValueError("its length or checksum is not the one noted in it")
+        raise ValueError("its length or checksum differs from the one stored in it")
 
 
 def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes], dict[str, Any]]:
@@ -317,8 +317,8 @@ def _read(file: Any, name: str, expected: Any) -> np.ndarray:
     if dtype.hasobject or h5py.check_opaque_dtype(dtype):
         raise ValueError(f"{name} is not made of numbers")
     if dtype.kind not in "biuf" or (expected is not None and dtype != expected):
-        wanted = "numbers" if expected is None else np.dtype(expected)
-        raise ValueError(f"{name}: expected {wanted}, found {dtype}")
+        description = "numbers" if expected is None else np.dtype(expected)
+        raise ValueError(f"{name}: expected {description}, found {dtype}")
     return np.asarray(dataset[()])
 
 

@@ -86,6 +86,6 @@ def _simulator_states(dataset: Any, episode: Any) -> Iterator[np.ndarray]:
         raise ConfigError(
             f"The Minari dataset {dataset.spec.dataset_id} does not carry simulator states: "
             f"expected infos with qpos and qvel, received "
-            f"{', '.join(sorted(infos)) or 'none'}; take one recorded with record_infos."
+            f"{', '.join(sorted(infos)) or 'none'}; use a dataset recorded with record_infos."
         )
     return (np.asarray(infos[name], dtype=np.float64) for name in INFO_KEYS)

@@ -122,7 +122,10 @@ def _weights(path: Path) -> tuple[Weights, str, bool | None]:
 
 
 def _activation(archive: zipfile.ZipFile, names: set[str]) -> bool | None:
-    """Whether the hidden layers are ReLU, by the saved arguments; pickled parts are not read."""
+    """Whether the hidden layers are ReLU according to the saved arguments; None if they do not say.
+
+    Pickled parts are not read.
+    """
     if "data" not in names:
         return None
     text = json.dumps(json.loads(archive.read("data")).get("policy_kwargs", ""))
@@ -154,8 +157,9 @@ class _Spaces:
         actions = int(np.prod(self.action.shape))
         if (inputs, outputs) != (width, actions):
             raise ConfigError(
-                f"The model takes {inputs} numbers and gives {outputs} actions, and {self.name} "
-                f"gives {width} and takes {actions}: it was trained on another env."
+                f"The model has {inputs} inputs and {outputs} actions, but {self.name} has "
+                f"observations of {width} numbers and {actions} actions: it was trained on another "
+                "env."
             )
 
 

@@ -63,7 +63,8 @@ def record(
         on_episode: called after each episode with its number, return and length in steps.
 
     Raises:
-        ConfigError: an argument is out of range, or `policy` or `value` returns something else.
+        ConfigError: an argument is out of range, or `policy` does not return an action of the env,
+            or `value` does not return one finite number.
         InexactState: the env does not return to a saved state to the bit.
     """
     require_at_least(1, episodes=episodes, every_steps=every_steps)
@@ -143,7 +144,8 @@ class ObservationTap(InnermostWrapper):
 class SnapshotCollector:
     """Collects snapshots of an env while it is played.
 
-    `env` must not have been reset yet, and may have any wrappers. A wrapper is inserted in place.
+    `env` must not have been reset yet, and may have any wrappers. A further wrapper is inserted
+    directly around the unwrapped env.
 
     Raises:
         InexactState: the env does not return to a saved state to the bit.
@@ -158,7 +160,7 @@ class SnapshotCollector:
         self.rows: list[dict[str, Any]] = []
 
     def take(self, *, step: int, episode: int, value: float, reward: float, so_far: float) -> None:
-        """Take a snapshot now: `reward` of the last step, `so_far` the episode's rewards."""
+        """Take a snapshot now. `reward`: of the last step; `so_far`: the return up to here."""
         state = save(self.tap.env, self.method)
         observation = codec.Encoder().encode(self.tap.obs, "observation")
         self.rows.append(

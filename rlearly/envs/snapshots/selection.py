@@ -1,6 +1,6 @@
 """Rules that choose the snapshot at which the next episode starts.
 
-All rules are used alike, and any object with these methods is one:
+All rules have the same interface, and any object with the methods of `Selection` is a rule:
 
 >>> SnapshotRL(env, "teacher.h5", selection=ValueClusters(6))  # doctest: +SKIP
 """
@@ -16,7 +16,7 @@ from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
 
 
 class Selection(Protocol):
-    """Chooses snapshots; may learn from reports of how learning went from them."""
+    """Chooses snapshots; may adapt its choices to the learner's scores of earlier episodes."""
 
     def prepare(self, snapshots: Snapshots) -> None:
         """Called once, with the snapshots to choose from."""
@@ -151,7 +151,7 @@ class _Weighted(_Stateless):
 
 
 class ReturnToGo(_Weighted):
-    """Prefers states from which the teacher still earned much. Not in the paper.
+    """Prefers states from which the teacher's return to go is high. Not in the paper.
 
     The probability falls linearly with the rank of the return to go.
 

@@ -79,7 +79,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         InexactState: this env does not return to its saved states to the bit.
 
     Deviations from the official code: no env is deep-copied; resets respect their seed; steps are
-    counted per instance, not in the class; a student's statistics hold nothing of the teacher's.
+    counted per instance, not in the class; a student's statistics do not include the teacher's.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.critic = critic
         self.discount = discount
         self.counter: Any = counter or LocalStepCounter()
-        self.snapshot: int | None = None  # where the running episode started
+        self.snapshot: int | None = None  # at which the running episode started
         self._requested: int | None = None
         self._elapsed = 0
         self._first_value = 0.0
@@ -188,7 +188,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         return obs, reward, terminated, truncated, info
 
     def report(self, score: float, snapshot: int | None = None) -> None:
-        """Report to the selection how learning went from a snapshot (default: this episode's)."""
+        """Pass the learner's score of a snapshot (default: this episode's) to the selection."""
         index = self._checked_index(self.snapshot if snapshot is None else snapshot)
         if index is not None:
             self.selection.report(index, score)
@@ -247,8 +247,8 @@ def _check_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
     exact = self_test(env.unwrapped)
     if exact != expected:
         raise InexactState(
-            f"The snapshots of {snapshots.env_id} restore by the method {expected!r}, and this env "
-            f"is exact by {exact!r} only: record them again in an env that is made like it."
+            f"The snapshots of {snapshots.env_id} are restored by the method {expected!r}, but for "
+            f"this env only {exact!r} is exact: record them again in an env that is made like it."
         )
     if expected == "replay":
         with_action_recorder(env)

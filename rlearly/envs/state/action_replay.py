@@ -47,7 +47,7 @@ class ActionRecorder(InnermostWrapper):
     """Records an episode's seed, options and actions, so that it can be repeated.
 
     Insert it with `with_action_recorder(env)`. A reset without a seed draws one from the env's own
-    generator, so that every episode can be repeated. If others draw from that generator between two
+    generator, so that every episode can be repeated. If other code uses that generator between two
     steps, its state is recorded too. Box2D's world carries hidden state from one episode to the
     next and is therefore rebuilt at each reset.
     """
@@ -57,7 +57,7 @@ class ActionRecorder(InnermostWrapper):
         self.clear()
 
     def clear(self) -> None:
-        """Drop the recording: the env is no longer in the state to which it leads."""
+        """Drop the recording, because repeating it would no longer lead to the env's state."""
         self.seed: int | None = None
         self.options: Any = None
         self.actions: list[Any] = []

@@ -39,7 +39,7 @@ GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 CONSTANTS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 CONSTANTS += (type, functools.partial, np.dtype, np.ufunc, logging.Logger, pathlib.PurePath)
 CONSTANTS += (gymnasium.Space, EnvSpec)
-"""Not state: neither saved nor changed by restoring."""
+"""Types of values that are not state: neither saved nor changed by restoring."""
 RENDERING_PACKAGES = ("pygame", "glfw", "OpenGL", "cv2", "matplotlib", "PIL", "moviepy")
 RENDERING_CLASSES = {"Renderer", "MujocoRenderer", "OffScreenViewer", "WindowViewer", "Camera"}
 OWN_RENDERING = "rlearly.envs.mujoco_rendering"
@@ -130,7 +130,7 @@ class Encoder:
         return {KIND: "objects", "shape": list(value.shape), "items": items}
 
     def _view(self, value: np.ndarray) -> dict[str, Any] | None:
-        """The part of a simulator of which an array is a view; None if it is no view.
+        """The part of a simulator that an array is a view of; None if it is not a view.
 
         Some of MetaWorld's tasks keep views of their grippers' positions.
         """
@@ -322,10 +322,10 @@ class Decoder:
 
     def _view(self, tree: dict[str, Any], path: str) -> np.ndarray:
         if tree["of"] not in self._simulators:
-            raise Incomplete(f"{path} shows a part of {tree['of']}, which is not there")
+            raise Incomplete(f"{path} is a view of {tree['of']}, which is missing")
         view = simulators.make_view(self._simulators[tree["of"]], tree)
         if view is None:
-            raise Incomplete(f"{path} shows {tree['field']}, which is not as it was")
+            raise Incomplete(f"{path} is a view of {tree['field']}, which has a different size now")
         return self._number(view)
 
     def _object(self, tree: dict[str, Any], current: Any, path: str) -> Any:
@@ -341,7 +341,7 @@ class Decoder:
         return current
 
     def attributes(self, trees: dict[str, Any], owner: Any, path: str) -> None:
-        """Make `owner.__dict__` hold what was saved; of the rest, only renderers are left."""
+        """Restore `owner.__dict__`: what was not saved is deleted, except renderers."""
         held = vars(owner)
         self._simulators |= _simulators_of(owner, path)
         for key in [key for key in held if key not in trees]:
@@ -398,7 +398,7 @@ def generator_state(generator: Any) -> dict[str, Any]:
 
 
 def with_state(generator: Any, state: dict[str, Any]) -> Any:
-    """`generator` set to `state`, or a new generator if it is of another kind."""
+    """`generator` set to `state`, or a new generator if `state` is of a different kind."""
     if state["class"] == "python":
         generator = generator if isinstance(generator, random.Random) else random.Random()
         generator.setstate((state["version"], tuple(state["words"]), state["gauss"]))
@@ -462,7 +462,7 @@ def _is_renderer(value: Any) -> bool:
 
 @functools.cache
 def _is_plain(kind: type) -> bool:
-    """True if an object of this class is its `__dict__` and nothing else."""
+    """True if an object of this class has no state outside its `__dict__`."""
     if kind.__new__ is not object.__new__ or not hasattr(kind, "__dict__"):
         return False
     if kind.__dictoffset__ == 0:

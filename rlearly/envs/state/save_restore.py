@@ -170,15 +170,15 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
     """Make an env continue from `state` to the bit. See `save` for an example.
 
     Args:
-        env: the saved env or one built alike. A bare env takes a wrapped env's state, without its
-            wrappers.
+        env: the saved env or one built alike. An env without wrappers accepts the state of one
+            with wrappers; the state of the wrappers is then ignored.
         state: from `save`.
         only_simulator: restore the world and the task only. Randomness, episode clocks and
             wrappers (with the old images in a frame stack) stay as they are. The env must have
             been reset.
 
     Raises:
-        ConfigError: the state is of another env, other wrappers or other package versions.
+        ConfigError: the state is from a different env, different wrappers or package versions.
         InexactState: the env did not reach the state. Reset it after any error.
     """
     base, wrappers = env.unwrapped, _wrappers(env)
@@ -247,12 +247,13 @@ def _restore_attributes(env: gymnasium.Env, state: EnvState, only_simulator: boo
             decoder.decode(state.simulator, base, "")
             return
         except (codec.Incomplete, simulators.DifferentModel) as error:
-            why = "it was never reset, or it is built otherwise" if only_simulator else str(error)
+            why = "it was never reset, or is built differently"
+            why = why if only_simulator else f"different: {error}"
             if not may_reset:
                 raise ConfigError(
-                    f"This {id_of(base)} is not built like the saved one (different: {why}): build "
-                    "it with the same arguments (and model seed), and reset it before restoring "
-                    "only its simulator."
+                    f"This {id_of(base)} is not built like the saved one ({why}): build it with "
+                    "the same arguments (and model seed), and reset it before restoring only its "
+                    "simulator."
                 ) from None
             env.reset(seed=0)  # an env that was never reset may lack attributes
 
@@ -372,12 +373,12 @@ def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, st
                     continue
                 restore(other, EnvState.from_bytes(data))
                 if not same(_play(other, actions), expected):
-                    raise InexactState(f"{name} went on differently after restoring.")
+                    raise InexactState(f"{name} continued differently after restoring.")
     finally:
         for wrapper, (_, saved) in zip(_wrappers(env), before, strict=True):
             _restore_wrapper(wrapper, saved, env)
         set_randomness(base, *own)
-        if not seeded:  # a never seeded env must not keep the test's seed
+        if not seeded:  # an env that was never seeded must not keep the test's seed
             base._np_random = None
 
 
@@ -390,7 +391,10 @@ def _sample(space: gymnasium.Space) -> Any:
 
 
 def _play(env: gymnasium.Env, actions: list[Any]) -> list[Any]:
-    """All outputs of an env and its generators' final states; an ended episode is reset."""
+    """Step an env; returns all its outputs and its generators' final states.
+
+    When an episode ends, the env is reset.
+    """
     seen: list[Any] = []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action)

@@ -16,6 +16,8 @@ MUTABLE += ("dof_damping", "wrap_prm", "light_pos", "mat_rgba", "hfield_data")
 FIXED = ("body", "jnt", "dof", "geom", "site", "cam", "light", "mat", "tendon", "actuator", "eq")
 FIXED += ("pair", "sensor", "hfield", "key", "qpos0", "qpos_spring", "exclude", "numeric")
 DERIVED_ONLY = ("geom_fluid", "geom_aabb", "geom_rbound")
+"""Model fields that MuJoCo computes from others, and that are therefore not compared."""
+
 OPTIONS = ("timestep", "gravity", "wind", "magnetic", "density", "viscosity", "impratio")
 OPTIONS += ("integrator", "cone", "solver", "iterations", "tolerance", "disableflags")
 OPTIONS += ("enableflags", "ls_iterations", "noslip_iterations")
@@ -25,8 +27,8 @@ POSITIONS += ("geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "li
 POSITIONS += ("light_xdir", "subtree_com", "cdof", "cinert", "ten_length", "actuator_length")
 POSITIONS += ("cvel", "cdof_dot", "ten_velocity", "actuator_velocity", "qfrc_bias")
 POSITIONS += ("qfrc_passive", "qfrc_spring", "qfrc_damper", "wrap_xpos")
-"""Data fields derived from positions and velocities. After mj_step they lag one step behind, and
-envs read them like that; dm_control updates them after each step."""
+"""Data fields derived from positions and velocities. After mj_step they lag one step behind, which
+envs rely on when they read them; dm_control updates them after each step."""
 
 FORCES = ("sensordata", "qacc", "qacc_smooth", "qfrc_actuator", "qfrc_smooth", "qfrc_constraint")
 FORCES += ("qfrc_inverse", "actuator_force", "act_dot", "cacc", "cfrc_int", "cfrc_ext", "energy")
@@ -78,7 +80,7 @@ def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...]) -> dict[str, An
 
 
 def viewed_part(data: Any, value: np.ndarray) -> dict[str, Any] | None:
-    """The part of MuJoCo's data of which an array is a view (field and strides), or None."""
+    """The part of MuJoCo's data (field, strides) that an array is a view of; None if of none."""
     low, high = np.lib.array_utils.byte_bounds(value)
     for name in ("qpos", "qvel", "qacc", "act", "ctrl", "mocap_pos", *POSITIONS, *FORCES):
         field = getattr(data, name, None)
@@ -108,7 +110,7 @@ def restore(simulator: Any, tree: dict[str, Any]) -> None:
     """Restore a simulator to the bit, including its renderers' copy of the terrain.
 
     Raises:
-        DifferentModel: it simulates another world.
+        DifferentModel: the state is from a different simulated world.
     """
     kind = kind_of(simulator)
     if kind == "ale":
@@ -122,7 +124,7 @@ def restore(simulator: Any, tree: dict[str, Any]) -> None:
 
 
 def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
-    """Whether height fields changed."""
+    """Restore MuJoCo's model and data; returns whether height fields changed."""
     mujoco: Any = importlib.import_module("mujoco")
     full = mujoco.mjtState.mjSTATE_INTEGRATION
     actual, expected = _checksums(model), tree["fixed"]
