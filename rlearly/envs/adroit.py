@@ -46,7 +46,7 @@ HAND_JOINTS = 24
 
 
 @dataclass(frozen=True)
-class Frame:
+class FrameOutcome:
     """The paper's reward (unscaled), goal and failure for one simulator frame."""
 
     reward: float
@@ -58,17 +58,17 @@ def _distance_m(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(one - other))
 
 
-def door(data: Any) -> Frame:
+def door(data: Any) -> FrameOutcome:
     """Undo the latch and open the door. The hinge's angle is in rad."""
     hinge = float(data.joint("door_hinge").qpos[0])
     reward = -0.1 * _distance_m(data.site("S_grasp").xpos, data.site("S_handle").xpos)
     reward -= 0.1 * (hinge - 1.57) ** 2
     reward -= 1e-5 * float(np.sum(data.qvel**2))
     reward += 2 * (hinge > 0.2) + 8 * (hinge > 1.0) + 10 * (hinge > 1.35)
-    return Frame(reward, reached=hinge > 1.4)
+    return FrameOutcome(reward, reached=hinge > 1.4)
 
 
-def hammer(data: Any) -> Frame:
+def hammer(data: Any) -> FrameOutcome:
     """Take the hammer and drive the nail into the board."""
     handle, head = data.body("Object").xpos, data.site("tool").xpos
     nail = data.site("S_target").xpos
@@ -78,10 +78,10 @@ def hammer(data: Any) -> Frame:
     reward -= 1e-2 * float(np.linalg.norm(data.qvel))
     reward += 2 * bool(handle[2] > 0.04 and head[2] > 0.04)
     reward += 25 * (remaining_m < 0.02) + 75 * (remaining_m < 0.01)
-    return Frame(reward, reached=remaining_m < 0.01)
+    return FrameOutcome(reward, reached=remaining_m < 0.01)
 
 
-def pen(data: Any) -> Frame:
+def pen(data: Any) -> FrameOutcome:
     """Turn the pen to point like the target pen. A dropped pen is lost."""
     position = data.body("Object").xpos
     offset_m = _distance_m(position, data.site("eps_ball").xpos)
@@ -90,7 +90,7 @@ def pen(data: Any) -> Frame:
     near = offset_m < 0.075
     reward = alignment - offset_m - 5 * lost
     reward += 10 * (near and alignment > 0.9) + 50 * (near and alignment > 0.95)
-    return Frame(reward, reached=alignment > 0.95, lost=lost)
+    return FrameOutcome(reward, reached=alignment > 0.95, lost=lost)
 
 
 def _direction(data: Any, name: str) -> np.ndarray:
@@ -99,7 +99,7 @@ def _direction(data: Any, name: str) -> np.ndarray:
     return along / np.linalg.norm(along)
 
 
-def relocate(data: Any) -> Frame:
+def relocate(data: Any) -> FrameOutcome:
     """Carry the ball to the target."""
     ball, palm = data.body("Object").xpos, data.site("S_grasp").xpos
     target = data.site("target").xpos
@@ -108,7 +108,7 @@ def relocate(data: Any) -> Frame:
     if ball[2] > 0.04:
         reward += 1 - 0.5 * _distance_m(palm, target) - 0.5 * remaining_m
     reward += 10 * (remaining_m < 0.1) + 20 * (remaining_m < 0.05)
-    return Frame(reward, reached=remaining_m < 0.1)
+    return FrameOutcome(reward, reached=remaining_m < 0.1)
 
 
 def _from_above(height_m: float, model: Any) -> Any:
@@ -131,7 +131,7 @@ class Task:
     """`hand`: slice of qpos that holds the hand's joints; `camera`: the default one of a model."""
 
     env_id: str
-    rules: Callable[[Any], Frame]
+    rules: Callable[[Any], FrameOutcome]
     reward_scale: float
     hand: slice
     camera: Callable[[Any], Any]
@@ -162,7 +162,9 @@ def config_for(name: str) -> EnvConfig | None:
 class PaperRules(gymnasium.Wrapper):
     """Replaces the env's rewards, endings and `info["success"]` with those of DrM's code."""
 
-    def __init__(self, env: gymnasium.Env, rules: Callable[[Any], Frame], reward_scale: float):
+    def __init__(
+        self, env: gymnasium.Env, rules: Callable[[Any], FrameOutcome], reward_scale: float
+    ):
         super().__init__(env)
         self.rules = rules
         self.reward_scale = reward_scale
