@@ -19,7 +19,7 @@ python -m rlearly.report RUN_DIR ... [out=curve.png] [title=TEXT]
 python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
 """
 ONLY = {"title": "runs", "compare": "sweep", "threshold": "sweep"}
-"""Keys that only one kind of report takes."""
+"""Keys that apply to only one kind of report."""
 
 
 @dataclass(frozen=True)

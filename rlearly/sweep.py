@@ -203,7 +203,7 @@ def _grouped(run: Run, sweep: str) -> Run:
 
 
 def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
-    """Run what is missing of a plan.
+    """Run all runs of a plan that have not finished.
 
     Raises:
         ConfigError: the request cannot be met; nothing was started.
@@ -212,7 +212,7 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
     plan.check()
     for arm in dict.fromkeys(run.arm for run in plan.runs):
         if plain(arm) != arm:
-            print(f"{arm} is stored in runs/{plain(arm)}: its name cannot be that of a folder.")
+            print(f"{arm} is stored in runs/{plain(arm)}: its name is not valid for a folder.")
     if config.dry_run:
         return dry_run(*joined(plan, folder), folder, config)
     launcher = make_launcher(config)
@@ -222,8 +222,8 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
             queued = queue_of(folder) if config.launcher != "slurm" else {}
             if any(job.name in queued for job in jobs):
                 raise ConfigError(
-                    f"{folder} is with SLURM: look at it with status={folder}, or end it with "
-                    f"cancel={folder} first."
+                    f"{folder} has jobs in SLURM's queue: look at them with status={folder}, or "
+                    f"end them with cancel={folder} first."
                 )
             plan.save(folder)
             return launch(folder, jobs, jobs_of(plan), launcher, config)
@@ -248,8 +248,10 @@ def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:
 
 
 def make_launcher(config: SweepConfig) -> Launcher:
-    """Raises:
-    ConfigError: what it needs is not installed here.
+    """The launcher of a config.
+
+    Raises:
+        ConfigError: what it needs is not installed here.
     """
     if config.launcher == "slurm":
         return Slurm(config.slurm)
@@ -259,7 +261,7 @@ def make_launcher(config: SweepConfig) -> Launcher:
 
 
 def local_workers(config: SweepConfig) -> int:
-    """Runs at once on this machine: one per GPU, or else per core."""
+    """The number of runs at once on this machine: `workers`, else one per GPU, else per core."""
     return config.workers or len(usable_gpus()) or usable_cores()
 
 

@@ -20,17 +20,18 @@ from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
 
 DONE, SAVED = 0, 75
-"""Exit statuses of a job: done; saved, and to be started again. Any other means that it failed."""
+"""Exit statuses of a job. SAVED: stopped with a checkpoint, to be started again. Any other status
+means that it failed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a plan, or the teacher of an env, by the name of its directory."""
+    """A run of a plan, or the teacher of an env. `name`: its directory, relative to the sweep's."""
 
     name: str
     title: str
     needs: str | None = None
-    """The job that must be done before."""
+    """The job that must be done before this one."""
     train_frames: int | None = None
     """Frames requested of a run; None: the env's default."""
 
@@ -118,7 +119,7 @@ def tail(file: Path, size: int) -> list[str]:
 
 
 def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
-    """What remains to be run of a job: modules with their overrides."""
+    """The commands of a job that are not done yet: modules with their overrides."""
     folder = sweep / name
     run = next((run for run in plan.runs if run.name == name), None)
     if run:

@@ -54,7 +54,7 @@ class JobRunner:
         self.stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._record: Record | None = None
-        self._clock = 0.0  # start of this try; unlike record.began, on a clock that nobody sets
+        self._clock = 0.0  # start of this try, on a monotonic clock, unlike record.began
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         self.stopping = True
@@ -112,9 +112,9 @@ class JobRunner:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Wait until no other try of the job runs, and no process of an earlier one is left.
+        """Hold the job's lock, once no other try runs and all processes of earlier ones have ended.
 
-        Yields False if that takes too long, or on a stop.
+        Yields False if that takes too long, or if the job is asked to stop.
         """
         file = job_file(self.sweep, self.name, ".lock")
         file.parent.mkdir(parents=True, exist_ok=True)

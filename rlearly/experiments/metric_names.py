@@ -29,8 +29,10 @@ METRICS["plasticity"] = [
 
 
 def check_metric(name: str) -> None:
-    """Raises:
-    ConfigError: no run writes a metric of this name.
+    """Check that runs write a metric of this name.
+
+    Raises:
+        ConfigError: none does; the message lists similar names, or those of its group.
     """
     known = [f"{group}/{metric}" for group, metrics in METRICS.items() for metric in metrics]
     if name in known:
@@ -39,5 +41,5 @@ def check_metric(name: str) -> None:
     if not hint.startswith("did you"):
         group = [metric for metric in known if metric.startswith(name.partition("/")[0] + "/")]
         hint = f"groups: {', '.join(METRICS)}."
-        hint = f"of this group there are {', '.join(group)}." if group else hint
+        hint = f"metrics of this group: {', '.join(group)}." if group else hint
     raise ConfigError(f"metrics: no run writes {name!r}; {hint}")

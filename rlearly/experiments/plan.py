@@ -28,12 +28,12 @@ PLAN = "plan.json"
 FORMAT = 2
 
 THREADS = "threads=1"
-"""For every run that sets none. The last bits of a result depend on the number of threads, so it
-must not depend on the machine."""
+"""Added to every run that does not set its threads. The last bits of a result depend on their
+number, which must therefore not depend on the machine."""
 
 MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
-"""What the command of a sweep may change for runs that exist. Not the snapshots: a study decides
-where its own are, and other snapshots are another arm."""
+"""Settings that a repeated sweep command may change for existing runs. The snapshot file is not one
+of them: a study determines where its own is, and a different file makes a different arm."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def train_frames(self) -> int | None:
-        """As its overrides set it; None: the env's default."""
+        """The train_frames of its overrides; None: the env's default."""
         frames = None
         for override in self.overrides:
             if _key(override) == "train_frames":
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def arm_overrides(self) -> list[str]:
-        """Its overrides without the seed, which the other seeds of its arm on its env share."""
+        """Its overrides without the seed: the same for all seeds of its arm on its env."""
         return [override for override in self.overrides if _key(override) != "seed"]
 
     @property
@@ -214,7 +214,7 @@ class Plan:
 
 
 def plain(name: str) -> str:
-    """A name as that of a folder: `ALE/Pong-v5` becomes `ALE-Pong-v5`."""
+    """A name with - for what a folder's name cannot contain: `ALE/Pong-v5` -> `ALE-Pong-v5`."""
     return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
 
 
@@ -255,7 +255,7 @@ def _saved_config(run: Path) -> Any:
 
 
 def with_snapshots(overrides: Sequence[str], file: Path) -> list[str]:
-    """The overrides with a file in place of snapshot=TEACHER."""
+    """The overrides with this snapshot file instead of snapshot=TEACHER."""
     own = format_override("snapshot", file)
     return [own if override == "snapshot=TEACHER" else override for override in overrides]
 
@@ -265,8 +265,10 @@ def _key(override: str) -> str:
 
 
 def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
-    """Raises:
-    ConfigError: the overrides do not compose; the sentence starts with the title.
+    """The config of these overrides.
+
+    Raises:
+        ConfigError: they do not compose; the message starts with the title.
     """
     try:
         return _compose(*overrides)
@@ -282,17 +284,17 @@ def _compose(*overrides: str) -> RunConfig:
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """What overrides compose to, by dotted key: what may not change later, and MAY_CHANGE."""
+    """The fixed settings that overrides compose to, and those of MAY_CHANGE, by dotted key."""
     config = _composed("this command or an earlier one", overrides)
     view = OmegaConf.structured(config)
     return fixed_settings(config) | {key: OmegaConf.select(view, key) for key in MAY_CHANGE}
 
 
 def _continued(run: Run, earlier: Run, sweep: Path) -> Run:
-    """The run with the overrides that hold from now on.
+    """The run with the overrides to use from now on.
 
     Raises:
-        ConfigError: the earlier run cannot go on with these settings.
+        ConfigError: the earlier run cannot continue with these settings.
     """
     if run.overrides == earlier.overrides:
         return earlier

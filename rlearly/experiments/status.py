@@ -35,7 +35,7 @@ STATES = {
 teacher failed. `lost`: its process ended without a record. `waiting`: not started yet."""
 
 FIRST = ("failed", "lost", "running", "saved", "skipped", "queued", "waiting", "done")
-"""The order in which a table that is too long shows its jobs."""
+"""The order of states in a table that is too long for the terminal."""
 
 LOST_SECONDS = 3600
 """A run on another host that has written nothing for this long counts as lost."""
@@ -69,7 +69,7 @@ class Status:
 
 
 def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
-    """The state of one job; `queue`: job -> queued or running, for those that a cluster has."""
+    """The state of one job. `queue`: job -> "queued" or "running", of those on a cluster."""
     record = Record.load(sweep, job.name)
     queued = queue.get(job.name)
     alive = bool(record and record.state == "running" and (queued or _alive(sweep, job, record)))
@@ -103,7 +103,7 @@ def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
 
 
 def _alive(sweep: Path, job: Job, record: Record) -> bool:
-    """Whether the try behind a record may still run; on another host, judged by what it writes."""
+    """Whether the try of a record may still run; on another host, if it wrote metrics recently."""
     if record.host == socket.gethostname():
         with contextlib.suppress(psutil.Error):
             if psutil.Process(record.pid).create_time() <= record.began + 1:

@@ -176,7 +176,7 @@ def shipped() -> list[str]:
 
 
 def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
-    """Every combination of the values that overrides list, on every seed.
+    """The plan of every combination of the values that the overrides list, with every seed.
 
     An arm is named by the values that vary: `drm`, or `drm replay_ratio=2`.
 
@@ -208,7 +208,7 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
 
 
 def _unescaped(value: str) -> str:
-    """Without the backslashes of the override grammar."""
+    """A value without the backslashes of the override grammar."""
     return re.sub(r"\\(.)", r"\1", value)
 
 

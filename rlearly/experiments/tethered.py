@@ -1,6 +1,9 @@
-"""`python -m rlearly.experiments.tethered MODULE WORD ...`: run a module for as long as whoever
-started it lives, on Linux: when that process dies, even by SIGKILL, this one gets SIGTERM, at which
-a run saves its checkpoint and stops."""
+"""`python -m rlearly.experiments.tethered MODULE [ARGUMENT ...]`: run a module that stops if its
+parent process dies.
+
+When the parent dies, even by SIGKILL, this process gets SIGTERM, on which a run saves a checkpoint
+and stops. Elsewhere than on Linux, the module runs without this.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_pat
     assert sweep.main(overrides) == 0
     assert "submitted 4 jobs as" in capsys.readouterr().out
     assert sweep.main(overrides) == 0
-    assert "4 jobs are with SLURM already" in capsys.readouterr().out
+    assert "4 jobs are already in SLURM's queue" in capsys.readouterr().out
     until(lambda: all(learning(tmp_path, seed) for seed in range(SEEDS)), PATIENCE, "learning")
     number = {job: id for id, job in launch_numbers(tmp_path).items()}
     slurm.ask("scontrol", "requeue", number[name(0)])

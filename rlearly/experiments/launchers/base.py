@@ -41,8 +41,10 @@ def ending(sweep: Path, job: Job, status: int) -> str:
 
 
 def import_package(name: str, launcher: str) -> Any:
-    """Raises:
-    ConfigError: it is not installed.
+    """Import the package that a launcher needs.
+
+    Raises:
+        ConfigError: it is not installed.
     """
     try:
         return importlib.import_module(name)

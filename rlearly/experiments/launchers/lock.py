@@ -24,9 +24,9 @@ LOCK, OWNER = "launcher.lock", "launcher.json"
 
 @contextlib.contextmanager
 def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
-    """Make the directory of a sweep and hold it as its only launcher.
+    """Create a sweep's directory and lock it, so that only this process launches the sweep.
 
-    If the sweep is refused before a job was started, everything that was written is undone.
+    If a ConfigError is raised before any job was submitted, all that was written is removed again.
 
     Raises:
         ConfigError: another process launches the sweep.

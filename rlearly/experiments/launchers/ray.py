@@ -59,7 +59,7 @@ class Ray:
         self._tasks = list(waiting)
         if self.stopping:
             self.stop()
-        report(f"{len(jobs)} jobs are with Ray at {ray.get_runtime_context().gcs_address}")
+        report(f"submitted {len(jobs)} jobs to Ray at {ray.get_runtime_context().gcs_address}")
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=1.0)
             for task in ready:
@@ -84,8 +84,10 @@ class Ray:
             return f"FAILED {job.title}: {reason}"
 
     def _connect(self) -> None:
-        """Raises:
-        ConfigError: Ray does not answer, or no node has the resources that a run requests.
+        """Connect to the cluster, or start Ray on this machine.
+
+        Raises:
+            ConfigError: Ray does not answer, or no node has the resources that a run requests.
         """
         address = self.config.address
         if address and ":" in address.removeprefix("ray://"):
@@ -111,7 +113,7 @@ class Ray:
         self._check_resources()
 
     def _check_resources(self) -> None:
-        """Without this check a run that fits on no node would wait forever."""
+        """Check that a node has the resources of a run, which would otherwise wait forever."""
         request = {"CPU": self.config.cpus, "GPU": self.config.gpus}
         request["memory"] = (self.config.memory_gb or 0) * 1e9
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]

@@ -47,7 +47,7 @@ class SlurmConfig:
 
 
 class Slurm:
-    """Submits one job array for each teacher that is waited for, and returns."""
+    """Submits the jobs as arrays and returns; runs that need the same teacher share an array."""
 
     def __init__(self, config: SlurmConfig):
         missing = [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]
@@ -68,7 +68,7 @@ class Slurm:
         live = queue_of(sweep)
         new = [job for job in jobs if job.name not in live]
         if len(new) < len(jobs):
-            report(f"{len(jobs) - len(new)} jobs are with SLURM already")
+            report(f"{len(jobs) - len(new)} jobs are already in SLURM's queue")
         numbers = {name: number for number, name in submitted(sweep).items() if name in live}
         for needs in dict.fromkeys(job.needs for job in new):
             group = [job for job in new if job.needs == needs]
@@ -158,7 +158,7 @@ def submitted(sweep: Path) -> dict[str, str]:
 
 
 def queue_of(sweep: Path) -> dict[str, str]:
-    """Name -> queued or running, for each job of a sweep that SLURM has.
+    """Name -> "queued" or "running", for each job of a sweep that is in SLURM's queue.
 
     Raises:
         ConfigError: SLURM does not answer.
@@ -189,7 +189,7 @@ def _queue(sweep: Path) -> dict[str, str]:
 
 
 def cancel_slurm(sweep: Path) -> int:
-    """Cancel the jobs of a sweep, which save before they end; returns how many SLURM had."""
+    """Cancel the jobs of a sweep, which save before they end; returns how many there were."""
     numbers = list(_queue(sweep))
     if numbers:
         subprocess.run(["scancel", *numbers], capture_output=True, timeout=60)

@@ -47,9 +47,9 @@ Styles = dict[str, PlotStyle]
 
 @dataclass(frozen=True)
 class SweepFigure:
-    """A figure of panels by their titles, and as SVG once it is drawn.
+    """A figure with a panel for each title. `svg`: the drawn figure, empty before.
 
-    `legend` names the arms that have a line in a panel; it is empty where rows name them.
+    `legend` holds the arms that have a line in a panel; it is empty if row labels name the arms.
     """
 
     name: str

@@ -23,7 +23,7 @@ BROKEN_SHARE = 0.1
 
 @dataclass(frozen=True)
 class SweepResults:
-    """The curves of a sweep and of what it is compared with, and the numbers computed from them."""
+    """The curves of a sweep and of its comparisons, and the numbers computed from them."""
 
     title: str
     curves: list[Curve]
@@ -91,7 +91,7 @@ class SweepResults:
         return max(float(statistics.iqm(scores)) for scores in self.final_scores(env).values())
 
     def threshold_on(self, env: str) -> float | None:
-        """The return that counts as reached; None if none was named and no run has finished."""
+        """The threshold of the return on an env; None if none is set and no run has finished."""
         if self.threshold is not None or not self.final_scores(env):
             return self.threshold
         low = self.score_range(env)[0]
@@ -108,7 +108,7 @@ class SweepResults:
         ]
 
     def published_curve(self, env: str, arm: str) -> Curve | None:
-        """The only curve of an arm without seeds."""
+        """The published curve of an arm, which has no seeds; None if the arm has runs instead."""
         members = self.members.get((env, arm), [])
         return members[0] if members and members[0].seed is None else None
 
@@ -132,7 +132,7 @@ class SweepResults:
         }
 
     def improvements(self) -> dict[str, tuple[Estimate, int]]:
-        """P(better than the first arm) and the number of envs that it is over, by arm.
+        """Arm -> (P(better than the first arm), number of envs that it is averaged over).
 
         Envs where one of the two arms has too few finished runs are left out.
         """

@@ -99,7 +99,7 @@ def _scores_of(results: SweepResults, env: str, arm: str) -> list[str]:
 
 
 def _iqm(results: SweepResults, scores: np.ndarray) -> str:
-    """The IQM with its interval, or with what there is instead for too few seeds."""
+    """The IQM with its interval, or, for too few seeds, with their number and range."""
     text = results.estimate(pooled_iqm, [scores]).text()
     if len(scores) >= MIN_RUNS:
         return text
