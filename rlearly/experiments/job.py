@@ -43,7 +43,9 @@ class Job:
 
 def jobs_of(plan: Plan) -> list[Job]:
     """Every job of a plan, teachers first."""
-    teachers = {env: Job(plan.teacher_name(env), f"teacher on {env}") for env in plan.taught()}
+    teachers = {
+        env: Job(plan.teacher_name(env), f"teacher on {env}") for env in plan.teacher_envs()
+    }
     jobs = list(teachers.values())
     for run in plan.runs:
         needs = teachers[run.env].name if run.needs_teacher and teachers else None
@@ -125,7 +127,7 @@ def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
     if run:
         yield _training(with_snapshots(run.overrides, plan.snapshots(sweep, run.env)), folder)
         return
-    env = next(env for env in plan.taught() if plan.teacher_name(env) == name)
+    env = next(env for env in plan.teacher_envs() if plan.teacher_name(env) == name)
     if not (folder / "done.json").exists():
         yield _training(plan.teacher_overrides(env), folder)
     files = (format_override("run", folder), format_override("out", plan.snapshots(sweep, env)))

@@ -99,7 +99,7 @@ class Plan:
                     "give their arms other names."
                 )
 
-    def taught(self) -> list[str]:
+    def teacher_envs(self) -> list[str]:
         """The envs for which the sweep trains a teacher."""
         if self.teachers:
             return []
@@ -128,7 +128,7 @@ class Plan:
                 file = self.snapshots(Path(), run.env)
                 if not file.is_file():
                     raise ConfigError(f"teachers: expected the file {file}, which does not exist.")
-        if self.taught() and not self.teacher:
+        if self.teacher_envs() and not self.teacher:
             raise ConfigError("teacher: expected overrides, since some arms use snapshot=TEACHER.")
         self.configs()
 
@@ -140,7 +140,7 @@ class Plan:
         """
         of_teachers = {
             self.teacher_name(env): _composed(f"teacher on {env}", self.teacher_overrides(env))
-            for env in self.taught()
+            for env in self.teacher_envs()
         }
         return of_teachers | {
             run.name: _composed(f"{run.arm} on {run.env}", run.arm_overrides) for run in self.runs
@@ -169,8 +169,8 @@ class Plan:
                 teacher_snapshots=earlier.teacher_snapshots,
                 teachers=earlier.teachers,
             )
-        if earlier.taught() and self.taught():
-            env = self.taught()[0]
+        if earlier.teacher_envs() and self.teacher_envs():
+            env = self.teacher_envs()[0]
             then, now = (
                 _settings(plan.teacher_overrides(env))
                 | dict(parse_overrides(plan.teacher_snapshots))
