@@ -82,7 +82,7 @@ class Record:
         write(file, json.dumps(asdict(self)))
 
 
-def after_death(sweep: Path, name: str, record: Record) -> Record:
+def after_kill(sweep: Path, name: str, record: Record) -> Record:
     """The record of a try that was killed together with its launcher.
 
     It is `saved` if the run wrote a checkpoint or reported that it saved, else unchanged.

@@ -20,7 +20,7 @@ from rlearly.experiments.job import (
     DONE,
     SAVED,
     Record,
-    after_death,
+    after_kill,
     commands,
     in_use,
     job_file,
@@ -83,7 +83,7 @@ class JobRunner:
             plan = Plan.load(self.sweep)
             before = Record.load(self.sweep, self.name)
             if before:
-                before = after_death(self.sweep, self.name, before)
+                before = after_kill(self.sweep, self.name, before)
             self._record = Record(
                 state="running",
                 engine=self.engine,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from rlearly.experiments.job import Job, Record, after_death, in_use, last_lines, tail
+from rlearly.experiments.job import Job, Record, after_kill, in_use, last_lines, tail
 from rlearly.experiments.plan import train_frames_of
 from rlearly.training.display import duration
 
@@ -74,7 +74,7 @@ def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
     queued = queue.get(job.name)
     alive = bool(record and record.state == "running" and (queued or _alive(sweep, job, record)))
     if record and record.state == "running" and not alive:
-        record = after_death(sweep, job.name, record)
+        record = after_kill(sweep, job.name, record)
     if job.finished(sweep):
         state = "done"
     elif queued or not record:
