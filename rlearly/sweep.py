@@ -37,7 +37,7 @@ from rlearly.experiments.launchers.slurm import (
     cancel_slurm,
     queue_of,
 )
-from rlearly.experiments.plan import PLAN, Plan, Run, plain
+from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 from rlearly.system.machine import gigabytes, usable_cores
@@ -211,8 +211,10 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
     plan, folder = plan_of(config, overrides)
     plan.check()
     for arm in dict.fromkeys(run.arm for run in plan.runs):
-        if plain(arm) != arm:
-            print(f"{arm} is stored in runs/{plain(arm)}: its name is not valid for a folder.")
+        if folder_name(arm) != arm:
+            print(
+                f"{arm} is stored in runs/{folder_name(arm)}: its name is not valid for a folder."
+            )
     if config.dry_run:
         return dry_run(*joined(plan, folder), folder, config)
     launcher = make_launcher(config)

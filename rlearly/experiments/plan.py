@@ -48,7 +48,7 @@ class Run:
     @property
     def name(self) -> str:
         """Its directory, relative to the sweep's."""
-        return f"runs/{plain(self.arm)}/{plain(self.env)}/{self.seed}"
+        return f"runs/{folder_name(self.arm)}/{folder_name(self.env)}/{self.seed}"
 
     @property
     def title(self) -> str:
@@ -107,12 +107,12 @@ class Plan:
 
     def teacher_name(self, env: str) -> str:
         """The directory of an env's teacher, relative to the sweep's."""
-        return f"teachers/{plain(env)}"
+        return f"teachers/{folder_name(env)}"
 
     def snapshots(self, sweep: Path, env: str) -> Path:
         """The snapshot file of an env's teacher."""
         folder = Path(self.teachers) if self.teachers else sweep / "teachers"
-        return folder / f"{plain(env)}.h5"
+        return folder / f"{folder_name(env)}.h5"
 
     def teacher_overrides(self, env: str) -> list[str]:
         return [*self.teacher, f"env={env}"]
@@ -213,7 +213,7 @@ class Plan:
             ) from None
 
 
-def plain(name: str) -> str:
+def folder_name(name: str) -> str:
     """A name with - for what a folder's name cannot contain: `ALE/Pong-v5` -> `ALE-Pong-v5`."""
     return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
 

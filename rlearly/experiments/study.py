@@ -21,7 +21,7 @@ from rlearly.config.overrides import format_override, sweep_values
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.metric_names import check_metric
-from rlearly.experiments.plan import THREADS, Plan, Run, plain
+from rlearly.experiments.plan import THREADS, Plan, Run, folder_name
 
 STUDIES = Path(__file__).parent / "studies"
 GRID_METRICS = ["fau_critic", "fau_actor", "dormant_ratio", "effective_rank_critic"]
@@ -93,10 +93,10 @@ class Study:
             for arm in arms:
                 if not isinstance(arm, str):
                     raise ConfigError(f"arms: expected names, received {arm!r}; quote it.")
-                if plain(arm) != arm:
+                if folder_name(arm) != arm:
                     raise ConfigError(
                         f"arms: expected a name that a folder can have, received {arm!r}; use "
-                        f"{plain(arm)!r}."
+                        f"{folder_name(arm)!r}."
                     )
             for name, value in {**lists, "envs": envs, **arms}.items():
                 if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
