@@ -1,4 +1,4 @@
-"""The agents, one file each. A file ends with its `SPEC`, which says all that a run must know."""
+"""The agents, one file each. A file ends with `SPEC`, all that a run must know about its agent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AGENTS = {
     "sac": "SAC: soft actor-critic with a learned entropy weight, from states (arXiv 1812.05905)",
     "td3": "TD3: twin delayed actor-critic, from states (arXiv 1802.09477)",
 }
-"""Name -> one line. The name is the module's."""
+"""Name of the agent and of its module -> one line of help."""
 
 
 def agent_spec(name: str) -> AgentSpec:

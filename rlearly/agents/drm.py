@@ -59,7 +59,8 @@ class Config(drqv2.Config):
 
 
 class AwakenExploration:
-    """Noise by the dormant ratio; once awake, at least a schedule counted from that step.
+    """Noise that follows the dormant ratio; once the agent is awake, it is at least a schedule that
+    starts at the awakening.
 
     sigma(beta) = 1 / (1 + exp(-slope * (beta - 0.2))). The agent awakens at the first update after
     `asleep_until_step` with beta < 0.2 (section 4.3). The awakening step is a tensor, so that
@@ -133,7 +134,7 @@ class DormancyGuidedTarget:
         return {"loss/value": loss.detach()}
 
     def share(self, dormancy: Tensor) -> Tensor:
-        """lambda []."""
+        """lambda, the weight of V in the target, as a tensor []."""
         if self.constant:
             return torch.full_like(dormancy, self.lambda_max)
         return self.lambda_max * torch.sigmoid(-self.slope * (dormancy - AWAKE_BELOW))

@@ -88,7 +88,7 @@ class Exploration(Stateful, Protocol):
     """The std of the policy's noise, when acting and in updates."""
 
     def observe(self, step: int, dormancy: Tensor) -> None:
-        """See the dormant ratio of an update."""
+        """Called with the dormant ratio of every update."""
         ...
 
     def std(self, step: int, dormancy: Tensor) -> Tensor | float: ...
@@ -163,9 +163,10 @@ class DrQv2:
 
     Deviations from the official code that change no result: whole-pixel crops instead of bilinear
     sampling; one forward pass of the actor on the batch, for its dormancy and for its loss (nothing
-    changes the actor in between); no gradients that no optimizer uses. Deviations that do: the
-    official replay turns a discount of 0 into 1 (`discount or 1.0`), here termination reaches the
-    target; and with dropout, DrM's value network fits the Qs of the critic loss's own draw.
+    changes the actor in between); gradients that no optimizer uses are not computed. Deviations
+    that do: the official replay turns a discount of 0 into 1 (`discount or 1.0`), so that
+    termination does not reach the target, as it does here; and with dropout, DrM's value network
+    fits the Q values of the critic loss's forward pass, not of one with its own dropout mask.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ class AgentModules:
     # --- an update ---
 
     def begin_update(self, step: int, *, whole: bool = True) -> None:
-        """Start an update; `whole`: all networks will record their activations in it."""
+        """Start an update; `whole`: it runs every network, so that all can record activations."""
         self._step = step
         self._metrics = {} if self.on_policy else self._act_before(step)
         needed = self.monitor.is_due(step) or any(
@@ -132,7 +132,7 @@ class AgentModules:
         self._critic = [] if self.monitor.critic_each_update else None
 
     def activations(self, name: str) -> list[Tensor] | None:
-        """The list in which a network records its activations; None: it need not."""
+        """The list in which a network records its activations; None: it need not record them."""
         if self._recorded is not None:
             return self._recorded.get(name)
         return self._critic if name == "critic" else None

@@ -38,7 +38,7 @@ NOISE_AHEAD = 256
 """Rows of noise drawn at once: most of the cost of one row is the call."""
 
 ONE_THREADS_WORK = 4_000_000
-"""Multiplications in a minibatch's largest product up to which an update uses one thread."""
+"""Multiplications in a minibatch's largest matrix product up to which an update uses one thread."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Config:
 class PPO:
     """The agent. One instance learns on one device, from rollouts of its own actions.
 
-    Observations and rewards are normalised by running statistics, which only exploring updates; an
-    evaluation uses them unchanged. Observations are stored as they were normalised when acted on,
-    so the log-probabilities of a rollout are those of the policy that acted.
+    Observations and rewards are normalised by running statistics, which are updated only when the
+    agent explores; an evaluation leaves them unchanged. Observations are stored as they were
+    normalised for acting, so the log-probabilities of a rollout are those of the policy that acted.
 
     The loss is `_loss`, in plain autograd. Where `PPOGradient` supports the networks (plain tanh
     stacks on a CPU), its gradient is computed by hand, which is several times faster.
@@ -188,7 +188,7 @@ class PPO:
         """All epochs over one rollout, which must hold the agent's own last actions, in order.
 
         Raises:
-            ValueError: the agent has acted another number of steps since the last update.
+            ValueError: the agent has not acted this number of steps since the last update.
         """
         rows = batch.reward.size // self.config.minibatches
         small = rows * self.config.hidden_dim**2 <= ONE_THREADS_WORK

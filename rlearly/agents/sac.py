@@ -146,8 +146,8 @@ class SAC:
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
-        """One step of the critic and its target; on every `policy_every_updates`-th update, as
-        many steps of the actor and alpha."""
+        """One step of the critic and its target; once every `policy_every_updates` updates, also
+        that many steps of the actor and alpha."""
         self.updates += 1
         moves_policy = self.updates % self.config.policy_every_updates == 0
         self.modules.begin_update(step, whole=moves_policy)

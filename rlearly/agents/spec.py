@@ -18,11 +18,11 @@ class AgentSpec:
         `seed_frames(frames_per_step)`.
     make: `make(config, env_spec, *, seeds, device, monitor, interventions, compute)` -> the agent.
     networks: names of the networks that interventions can act on.
-    observes_pixels: takes images, and gets them where an env offers both and `obs` is not set.
+    observes_pixels: learns from images, and gets them where an env offers images and states.
     on_policy: learns once from each rollout of its own policy, rather than from a replay buffer.
     most_threads: threads beyond which its updates get no faster; None: it can use every core.
-    run_defaults: overrides of `RunConfig`'s defaults, in the command line's grammar.
-    refused_interventions: interventions that it cannot take -> the reason.
+    run_defaults: overrides of `RunConfig`'s defaults, as on the command line.
+    refused_interventions: interventions that it does not support -> the reason.
     """
 
     config_class: type[Any]

@@ -22,8 +22,8 @@ from rlearly.system.seeding import Seeds
 class StateActorCritic:
     """An actor and two critics for states, their target networks and random streams.
 
-    actor_outputs: numbers that the actor gives for a state. targets: names of the networks that
-    get a target network, NAME_target. Weights are drawn as by CleanRL: uniform, by fan-in.
+    actor_outputs: size of the actor's output. targets: names of the networks that get a target
+    network, NAME_target. Weights are initialised as in CleanRL: uniform, by fan-in.
     """
 
     def __init__(

@@ -95,11 +95,11 @@ class _StackFunction(torch.autograd.Function):
         found: list[Tensor | None] = [None] * len(needs)
         for at in range(count - 1, -1, -1):
             layer, x, weight = ctx.layers[at], inputs[at], weights[at]
-            callers = at == count - 1 and gradient.dtype == weight.dtype  # must not be overwritten
+            is_callers = at == count - 1 and gradient.dtype == weight.dtype  # not to be overwritten
             gradient = gradient.to(weight.dtype)
             if layer.relu:
                 relu_backward = torch.ops.aten.threshold_backward
-                if callers:
+                if is_callers:
                     gradient = relu_backward(gradient, outputs[at], 0)
                 else:
                     relu_backward.grad_input(gradient, outputs[at], 0, grad_input=gradient)
@@ -121,7 +121,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, layer: LayerSpec) -> Tensor:
-    """[B, I], [O, I], [O] -> [B, O]. The bias may have a longer format than the rest."""
+    """[B, I], [O, I], [O] -> [B, O]. The bias may be more precise than the rest."""
     if _use_onednn(x, x.shape[0] * weight.numel()):
         relu = "relu" if layer.relu else "none"
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, relu, [], "")

@@ -82,21 +82,19 @@ class RolloutRows:
 class PPOGradient:
     """The gradient of the loss of a minibatch with respect to every parameter of both networks.
 
-    Of B rows with normalised advantages g, targets t and ratios r = exp(l), l = log pi(a|s) - old:
+    For B rows with normalised advantages A, targets t, ratios r = exp(l), l = log pi(a|s) - old:
 
-        loss = mean(-min(g r, g clip(r))) - w_e H + w_v mean(max(e, e') / 2),
+        loss = mean(-min(A r, A clip(r))) - w_e H + w_v mean(max(e, e') / 2),
         e = (v - t)^2, e' = (old v + clip(v - old v) - t)^2
 
-    - d loss / d l = -g r / B where g r <= g clip(r); else 0, for the clipped ratio is constant.
+    - d loss / d l = -A r / B where A r <= A clip(r); else 0, as the clipped ratio is constant.
     - l = sum over actions of -n^2 / 2 - log std + constants, with n = (a - mean) / std, so
       d l / d mean = n / std and d l / d log std = n^2 - 1. The entropy H = sum of log std + ...
-    - d loss / d v = w_v (v - t) / B where e >= e' or the clip of v is not at work; else 0.
+    - d loss / d v = w_v (v - t) / B where e >= e' or v - old v is not clipped; else 0.
     - Where h = tanh(z), z = W x + b: dz = dh (1 - h^2), dW = dz x^T, db = dz 1, dx = W^T dz.
 
-    Only where two sides of a min or max are equal by chance would autograd take their mean.
-
     If the two sides of a min or max are equal, autograd would take the mean of their gradients;
-    here one side counts.
+    here the gradient of one side is used.
 
     Parameters, units and gradients of both networks are kept in one array, the actor's before the
     critic's, so that many operations are done once for both. `flat` holds parameters and gradients.
@@ -142,7 +140,7 @@ class PPOGradient:
         return None if stacks is None else cls(stacks, actor.log_std, **weights)
 
     def begin(self) -> None:
-        """Take over the parameters again if something has moved them in memory."""
+        """Point the parameters at `flat` again if something has moved them in memory."""
         self.flat.gather()
 
     def clip_gradients(self, max_norm: float) -> None:
@@ -191,7 +189,7 @@ class PPOGradient:
         return sums | {"policy/entropy": gaussian_entropy(torch.from_numpy(log_stds)).sum()}
 
     def differentiate(self, rows: RolloutRows, log_prob: np.ndarray, value: np.ndarray) -> None:
-        """Fill `gradients`, and the rows' present log pi(a|s) [B] and v [B]."""
+        """Fill `gradients`, and the rows' current log pi(a|s) [B] and v [B]."""
         workspace = self._workspace(len(rows))
         self._forward(rows.obs.T, workspace)
         self._differentiate_policy(rows, workspace, log_prob)

@@ -37,7 +37,7 @@ def shift(images: Tensor, shifts: Tensor, pad: int) -> Tensor:
 
 
 def centred(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 [B, C, H, W] -> [-127.5, 127.5], channels-last (faster to convolve).
+    """uint8 [B, C, H, W] minus 127.5, in `dtype` and channels-last (faster to convolve).
 
     Exact in bfloat16 too: each value has eight significant bits.
     """

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 AnyLayer = TypeVar("AnyLayer", bound=nn.Module)
 
 FEW_ROWS = 8
-"""Below this batch size, rounding the weights costs a CPU more than bfloat16 products save."""
+"""Below this batch size, rounding the weights takes a CPU longer than bfloat16 matrix products
+save."""
 
 
 class CReLU(nn.Module):
-    """[B, N, ...] -> [B, 2N, ...]: relu(x) and relu(-x), so that no unit can fall silent.
+    """[B, N, ...] -> [B, 2N, ...]: relu(x) and relu(-x), so that no unit can become inactive.
 
     arXiv 1603.05201, against the loss of plasticity in arXiv 2303.07507.
     """
@@ -29,9 +30,9 @@ class CReLU(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout that draws from a generator of its owner, not from torch's global one.
+    """Dropout that draws from the agent's generator, not from torch's global one.
 
-    In training mode each number is set to 0 with `probability`, else divided by 1 - `probability`.
+    In training mode each element is set to 0 with `probability`, else divided by 1 - `probability`.
     Copies share the generator.
     """
 
@@ -55,7 +56,7 @@ class Dropout(nn.Module):
 
 
 def draw_dropout_from(generator: torch.Generator, *networks: nn.Module) -> None:
-    """Let every Dropout of the networks draw from `generator`, which is on their device."""
+    """Make every Dropout of the networks draw from `generator`, which is on their device."""
     for network in networks:
         for part in network.modules():
             if isinstance(part, Dropout):
@@ -129,7 +130,7 @@ def compute_dtype(
 
 
 class Stack(nn.Sequential):
-    """Layers that can compute in a shorter number format, the output layer excepted.
+    """Layers that can compute in a shorter number format, except for the output layer.
 
     The weights keep their format and are rounded on use. On a CPU, fewer than FEW_ROWS rows (an
     agent acting) are computed in the format of the weights, which is faster.
@@ -150,7 +151,7 @@ class Stack(nn.Sequential):
 def configure_stacks(
     network: nn.Module, hidden_dtype: torch.dtype | None, forward: StackForward = forward_stack
 ) -> None:
-    """Let all stacks of a network compute hidden layers in `hidden_dtype`, and by `forward`."""
+    """Make all stacks of a network compute by `forward`, and hidden layers in `hidden_dtype`."""
     for part in network.modules():
         if isinstance(part, Stack):
             part.hidden_dtype, part.forward_layers = hidden_dtype, forward
@@ -166,7 +167,7 @@ class RecordedStack(Stack):
     def __init__(self, *parts: nn.Module):
         super().__init__(*parts)
         self.layer_specs = layer_specs(parts)
-        """None if there are other layers than `layer_specs` knows."""
+        """None if there is a layer that `layer_specs` does not support."""
 
     def forward(self, x: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         if self.layer_specs is not None:
@@ -199,7 +200,7 @@ class RecordedStack(Stack):
         return output
 
     def replace_layers(self, parts: list[nn.Module]) -> None:
-        """Hold these layers instead."""
+        """Replace all layers by these."""
         self._modules.clear()
         self.extend(parts)
         self.layer_specs = layer_specs(parts)
@@ -284,7 +285,7 @@ class InjectedHead(nn.Module):
             part.requires_grad_(part is self.learning)
 
     def inject(self, fresh: RecordedStack) -> None:
-        """Start training these weights; a target network takes the same ones."""
+        """Start training these weights; a target network must get the same ones."""
         self.fresh.load_state_dict(fresh.state_dict())
         self.anchor.load_state_dict(fresh.state_dict())
         self.active = True

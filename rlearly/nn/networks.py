@@ -69,7 +69,7 @@ def initialise_(
 
 
 inplace_relu = partial(nn.ReLU, inplace=True)
-"""A ReLU that saves a second buffer, as writing to new memory costs more than the ReLU."""
+"""A ReLU without a second buffer, because writing to new memory takes longer than the ReLU."""
 
 
 def mlp(
@@ -132,13 +132,13 @@ class Trunk(Stack):
 class PixelEncoder(nn.Module):
     """uint8 [B, C, H, W] -> float [B, features]: four 3x3 convolutions, strides 2, 1, 1, 1.
 
-    The features are hidden units, in the format in which these compute. Deviation: they are ordered
-    as in memory, by pixel and then channel, where the official code orders by channel and then
-    pixel. To the trunks that read them this is only a permutation.
+    The features are hidden units, in the number format of the hidden layers. Deviation: they are
+    ordered as in memory, by pixel and then channel; the official code orders them by channel and
+    then pixel. To the trunks that read them this is only a permutation.
     """
 
     vector = 0
-    """Size of the vector that is observed with the image."""
+    """Size of the vector that is observed with the image; 0: there is none."""
 
     def __init__(self, shape: tuple[int, ...], channels: int):
         super().__init__()
@@ -163,7 +163,7 @@ class PixelEncoder(nn.Module):
         return (1 + doubled) * self.units
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
-        """Scales the first layer's weights by 1/255, which are fewer than the pixels."""
+        """Encode images. Dividing the first layer's weights by 255 is cheaper than the pixels."""
         stack, first = self.convolutions, cast(nn.Conv2d, self.convolutions[0])
         dtype = stack.hidden_dtype_for(obs) or first.weight.dtype
         images = centred(obs, dtype)
@@ -222,7 +222,7 @@ class FusedEncoder(PixelEncoder):
 class Fusion(nn.Module):
     """A trunk's output [B, T] and a vector [B, D] -> [B, T], as in DrM's official Adroit agent.
 
-    Two stacks of one hidden layer: trunk + vector stack, and the joint stack of that sum.
+    joint(trunk + mlp(vector)), where `mlp` and `joint` have one hidden layer each.
     """
 
     def __init__(self, vector: int, feature_dim: int, hidden_dim: int):
@@ -246,9 +246,10 @@ class Fusion(nn.Module):
 
 
 class Head(nn.Module):
-    """The first part of actor, critic and value network: a trunk of their own, then any fusion.
+    """The first part of actor, critic and value network, each of which has its own: the trunk, and
+    a fusion if a vector is observed with the image.
 
-    `vector`: size of the vector observed with an image; 0: no vector, no fusion.
+    `vector`: size of that vector; 0: there is none.
     """
 
     def __init__(self, features: int, feature_dim: int, hidden_dim: int, vector: int):

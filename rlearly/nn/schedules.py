@@ -59,28 +59,29 @@ class Decay:
         return self.end + sum(a * math.exp(-step / steps) for a, steps in self.parts)
 
 
-def schedule_of(words: Any) -> Schedule:
+def schedule_of(value: Any) -> Schedule:
     """Parse a number, 'linear(START,END,STEPS)', 'step(FIRST,THEN,AT_STEP)' or
     'decay(END,AMOUNT,STEPS,...)'.
 
     Raises:
         ValueError: it is none of these, or a number of steps is not an integer of at least 1.
     """
-    if isinstance(words, bool):
-        raise ValueError(f"not a schedule: {words}")
-    made = re.fullmatch(r"(linear|step|decay)\(([^()]+)\)", str(words).strip())
-    if made is None:
-        return Step(float(words), float(words), 1)
-    numbers = [float(word) for word in made[2].split(",")]
+    if isinstance(value, bool):
+        raise ValueError(f"not a schedule: {value}")
+    match = re.fullmatch(r"(linear|step|decay)\(([^()]+)\)", str(value).strip())
+    if match is None:
+        return Step(float(value), float(value), 1)
+    kind, arguments = match.groups()
+    numbers = [float(argument) for argument in arguments.split(",")]
     steps = numbers[2::2]
     if not all(map(math.isfinite, numbers)) or any(not s.is_integer() or s < 1 for s in steps):
-        raise ValueError(f"not a schedule: {words}")
-    if made[1] == "decay" and len(numbers) % 2 and steps:
+        raise ValueError(f"not a schedule: {value}")
+    if kind == "decay" and len(numbers) % 2 and steps:
         return Decay(numbers[0], tuple(zip(numbers[1::2], steps, strict=True)))
     first, then, at = numbers  # or ValueError
-    if made[1] == "decay":
-        raise ValueError(f"not a schedule: {words}")
-    return Linear(first, then, int(at)) if made[1] == "linear" else Step(first, then, int(at))
+    if kind == "decay":
+        raise ValueError(f"not a schedule: {value}")
+    return Linear(first, then, int(at)) if kind == "linear" else Step(first, then, int(at))
 
 
 FAR_STEPS = (0, *(10**k for k in range(13)))

@@ -20,7 +20,7 @@ from rlearly.nn.layers import (
 def recorded_stacks(network: nn.Module, name: str = "") -> Iterator[tuple[str, RecordedStack]]:
     """The recorded stacks of a network in forward order, with names joined by `_`.
 
-    Of an injected head it is the part that is trained.
+    For an injected head, that is the stack that is trained.
     """
     if isinstance(network, InjectedHead):
         yield name, network.learning
