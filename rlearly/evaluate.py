@@ -19,7 +19,7 @@ PROGRESS_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What to play."""
+    """Which agent to play, and how."""
 
     run: str = setting("", "run directory")
     checkpoint: int | None = setting(None, "checkpoint, by its number of frames; null: the newest")

@@ -135,7 +135,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         return report_failure(failed, trainer, folder)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: writing failed ({error}); make room or fix it, then continue with "
+            f"{folder}: writing failed ({error}); free space or fix it, then continue with "
             f"resume={folder}."
         ) from error
     finally:

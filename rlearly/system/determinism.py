@@ -1,4 +1,4 @@
-"""What repeating a run to the bit depends on, besides code, config and seed."""
+"""All that a repetition of a run to the bit depends on, besides code, config and seed."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def _control_groups(root: Path) -> Iterator[Path]:
 
 
 def _file_cache(group: Path) -> int:
-    """Bytes charged to a group for cached files, which are given back when needed."""
+    """Bytes charged to a group for cached files, which the system frees when needed."""
     try:
         pairs = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
     except OSError:

@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch, and numpy's matrix products, use one thread inside this context."""
+    """Make torch, and numpy's matrix products, use one thread inside this context."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Put a run together from its config. The only place where agents meet envs.
+"""Build a run from its config. Only this module knows both agents and envs.
 
 `build` reads top to bottom: envs, agent, snapshot starts, data pipeline, trainer. The functions
 below it make these parts, in the same order.
@@ -134,7 +134,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A new agent.
 
     Raises:
-        ConfigError: this device or this env's observations do not suit it.
+        ConfigError: the agent does not support this device or this env's observations.
     """
     declared = agent_spec(config.agent_name)
     if config.precision == "tf32" and device.type != "cuda":
@@ -150,15 +150,15 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     pixels = has_images(spec.observation)
     if pixels and not declared.observes_pixels:
         raise ConfigError(
-            f"agent={config.agent_name} learns from states only, and env={config.env.name} is "
-            "observed by images: use agent=drqv2 or agent=drm."
+            f"agent={config.agent_name} learns from states only, but the observations of "
+            f"env={config.env.name} are images: use agent=drqv2 or agent=drm."
         )
     for name in config.intervention or () if not pixels else ():
         networks = getattr(getattr(config, name), "networks", None) or ()
         if name in PIXEL_INTERVENTIONS or "encoder" in networks:
             raise ConfigError(
-                f"intervention={name}: env={config.env.name} is observed by states here, so there "
-                "is no encoder to act on: add obs=pixels, or leave it out."
+                f"intervention={name}: the observations of env={config.env.name} are states here, "
+                "so there is no encoder to act on: add obs=pixels, or leave it out."
             )
     agent_config = config.agent
     if declared.on_policy and agent_config.anneal_steps is None:
@@ -236,8 +236,8 @@ def add_snapshot_starts(
     rules = snapshots.provenance.get("env_rules", config.env.rules)
     if rules != config.env.rules:
         message(
-            f"snapshots: their values are of the rewards of env.rules={rules}, and this run's are "
-            f"of env.rules={config.env.rules}"
+            f"snapshots: their values were learned from the rewards of env.rules={rules}, but this "
+            f"run uses env.rules={config.env.rules}"
         )
     if phase.until_steps * config.env.action_repeat >= config.train_frames:
         paper = f"; the paper's until_steps={phase.until_steps} is for a run of a million steps"
@@ -265,7 +265,7 @@ def add_snapshot_starts(
 
 @dataclass(frozen=True)
 class DataPipeline:
-    """What an agent learns from, in which batches, and when; with one line that describes it."""
+    """What an agent learns from, in batches of which size, and when. `summary`: one line on it."""
 
     memory: Memory
     update_schedule: UpdateSchedule
@@ -341,9 +341,9 @@ def replay_slots(config: RunConfig) -> int:
 
 
 def known_replay_bytes(config: RunConfig) -> int | None:
-    """Bytes of replay from the config alone: 0 on policy, from pixels those of the frames.
+    """Bytes of the replay, as far as the config tells: 0 on policy, from pixels the frames' bytes.
 
-    None where only the env knows the size of an observation.
+    None if only the env knows the size of an observation.
     """
     if agent_spec(config.agent_name).on_policy:
         return 0
@@ -363,7 +363,7 @@ SLOW_FRAMES = 20_000
 def _notes(
     config: RunConfig, trainer_config: TrainerConfig, spec: EnvSpec, device: torch.device
 ) -> Iterator[str]:
-    """Lines for the user: how often the run updates, interventions, and what has no effect."""
+    """Notes for the user: replay ratio, interventions, settings without effect, slow settings."""
     on_policy = agent_spec(config.agent_name).on_policy
     if config.precision == "bf16" and not machine.has_native_bfloat16(device):
         yield "precision=bf16: this processor has no bfloat16 arithmetic; fp32 is faster here"

@@ -56,8 +56,8 @@ class Checkpoints:
     """The checkpoints of one run, in a folder; the newest `keep` are kept.
 
     A checkpoint is a folder named by its frames. It holds numpy arrays as .npy files (streamed,
-    not copied in memory), everything else in state.pt, a manifest with sizes and SHA-256 sums, and
-    the sum of the manifest itself. Rows of append logs are in chunk files that checkpoints share: a
+    not copied in memory), everything else in state.pt, a manifest with sizes and checksums, and
+    the checksum of the manifest. Rows of append logs are in chunk files that checkpoints share: a
     chunk file is written once, never changed, and deleted when no checkpoint needs it. Files are
     written under a temporary name, synced to the disk and renamed, so that after a crash at any
     moment a checkpoint is either whole or absent.
@@ -84,7 +84,7 @@ class Checkpoints:
         try:
             chunks = self._write(final, frames, state)
         except OSError:
-            with contextlib.suppress(OSError):  # free what the attempt has taken
+            with contextlib.suppress(OSError):  # free the space that the failed save used
                 self._delete_leftovers()
             raise
         self._chunks = chunks
@@ -217,16 +217,16 @@ def load(path: Path, *, logs: bool = True) -> dict[str, Any]:
     try:
         skeleton = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return _insert(skeleton, path, _chunks(_manifest(path)))
-    except Exception as error:  # hostile content makes the formats underneath raise many kinds
+    except Exception as error:  # malformed content makes the parsers raise errors of many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DamagedCheckpoint(f"{path} is damaged: its state does not load ({reason}).") from None
 
 
 def verify(path: Path, *, logs: bool = True) -> None:
-    """Check every file against the manifest, and the manifest against its own sum.
+    """Check every file against the manifest, and the manifest against its own checksum.
 
     Raises:
-        DamagedCheckpoint: naming the first file that is not what was written.
+        DamagedCheckpoint: a file is not what was written; the message names the first.
     """
     manifest = _manifest(path)
     for name, entry in manifest["files"].items():
@@ -237,8 +237,10 @@ def verify(path: Path, *, logs: bool = True) -> None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """Raises:
-    DamagedCheckpoint: it is not what was written, or of another format.
+    """Read a checkpoint's manifest, and check it against its checksum.
+
+    Raises:
+        DamagedCheckpoint: it is not what was written, or has a different format.
     """
     try:
         data = (path / MANIFEST).read_bytes()
@@ -263,7 +265,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _seal(digest: str) -> bytes:
-    """The manifest's sum, in the format of `sha256sum --check`."""
+    """The manifest's checksum, in the format of `sha256sum --check`."""
     return f"{digest}  {MANIFEST}\n".encode()
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live status in a terminal, otherwise a line now and then."""
+"""The display of a run: a live status in a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Display:
     def parts(
         self, at: Progress, updates: int, latest: Mapping[str, Any]
     ) -> tuple[list[str], list[str]]:
-        """(progress, speed and time left; what was learned), from the throughput so far."""
+        """Two lists of texts: progress, speed and time left; and returns and other metrics."""
         share = min(1.0, at.frames / self.train_frames)
         speed = [f"{at.frames:,} / {self.train_frames:,} frames ({share:.1%})"]
         if len(self.samples) > 1:

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes with the mean action, and env steps and resets that are checked."""
+"""Evaluation: whole episodes with the mean action; and checked env steps and resets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def evaluate(
     record_frame: Callable[[], None] | None = None,
     on_step: Callable[[int, int], None] = lambda episode, step: None,
 ) -> Evaluation:
-    """Play whole episodes with the mean action. Only `seeds` decides which; only the env changes.
+    """Play whole episodes with the mean action. The episodes follow from `seeds` alone, and only
+    the env changes.
 
     Args:
         record_frame: called before each step of the first episode.
@@ -77,7 +78,9 @@ def episode_success(info: Mapping[str, Any]) -> bool | None:
 
 
 def checked_step(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[Any, ...]:
-    """`env.step(action)`, refused unless every number is finite. `where` goes into the message.
+    """Call `env.step(action)`, and check that action, observation and reward are finite.
+
+    `where`: what the step belongs to, for the error message.
 
     Raises:
         RunFailed: the action is NaN, the observation or reward is wrong, or the env raised.
@@ -128,6 +131,6 @@ def _call(
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    """Whether all entries are finite. The sum of squares usually tells, and is faster."""
+    """Whether all entries are finite. The sum of squares, which is fast, usually suffices."""
     flat = array.ravel()
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

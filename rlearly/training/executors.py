@@ -16,16 +16,16 @@ class EnvExecutor(Protocol):
         ...
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`function(*args, **kwargs)`, waited for."""
+        """Call `function(*args, **kwargs)` and wait for its result."""
         ...
 
     def close(self) -> None:
-        """Wait for what was submitted, and accept nothing more."""
+        """Wait for the submitted calls, and accept no more."""
         ...
 
 
 class InlineExecutor:
-    """Runs a call in the calling thread, when its result is asked for."""
+    """Runs a call in the calling thread, when its result is requested."""
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
         return partial(function, *args)

@@ -1,4 +1,4 @@
-"""What is written about a run that failed."""
+"""Describe a failed run in failure.json, and keep its numbers in failure.pt."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ REPORT, WEIGHTS = "failure.json", "failure.pt"
 """Of a failed run; see failure.py."""
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
-"""What locking a file raises on file systems that have no locks."""
+"""Error numbers of locking a file on file systems without locks."""
 
 
 # --- creating ---
@@ -94,10 +94,10 @@ def discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let only one process at a time work in a run directory. A dead process holds no lock.
+    """Let only one process at a time use a run directory; a lock ends with its process.
 
     Raises:
-        ConfigError: another process works there, or the directory cannot be written.
+        ConfigError: another process uses it, or the directory cannot be written.
     """
     lock = filelock.FileLock(path / "run.lock", blocking=False, fallback_to_soft=False)
     try:
@@ -134,7 +134,9 @@ def is_done(path: Path) -> bool:
 
 
 def refuse_to_start_over(path: Path, config: RunConfig) -> None:
-    """Refuse to start over a run that has lost its checkpoints, rather than not reached its first.
+    """Refuse to start over a run whose checkpoints were deleted.
+
+    A run that has not reached its first checkpoint may start over.
 
     Raises:
         ConfigError: the run is done, or has rows from after its first checkpoint.
@@ -148,9 +150,9 @@ def refuse_to_start_over(path: Path, config: RunConfig) -> None:
 
 
 def refuse_to_shrink(path: Path, config: RunConfig) -> None:
-    """Refuse a `train_frames` that the run has passed already.
+    """Refuse a `train_frames` that the run has already passed.
 
-    Its last round of steps may overshoot `train_frames` by less than the frames of one round.
+    The last round of env steps may overshoot `train_frames` by less than the frames of a round.
 
     Raises:
         ConfigError: the newest checkpoint is beyond `train_frames`.
@@ -182,7 +184,7 @@ def _last_frames(path: Path) -> int:
 
 
 def provenance(threads: int | None, device: torch.device) -> dict[str, Any]:
-    """Command, code, packages, hardware, and what repeating the run to the bit depends on."""
+    """Command, code, packages, hardware, and all that a repetition to the bit depends on."""
     package = Path(__file__).parents[1]
     diff = _git(package, "diff", "HEAD")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -217,7 +219,7 @@ def provenance(threads: int | None, device: torch.device) -> dict[str, Any]:
 
 
 def record_start(path: Path, config: RunConfig, entry: dict[str, Any]) -> None:
-    """Append an entry to provenance.json, write the config, and remove marks of an earlier end."""
+    """Append an entry to provenance.json, write the config, and delete done.json and failures."""
     write(path / PROVENANCE, json.dumps([*_starts(path), entry], indent=1))
     write(path / CONFIG, as_yaml(config))
     for name in (DONE, REPORT, WEIGHTS):
@@ -225,7 +227,7 @@ def record_start(path: Path, config: RunConfig, entry: dict[str, Any]) -> None:
 
 
 def changes_since_last_start(path: Path, entry: dict[str, Any]) -> list[str]:
-    """What repeating to the bit depends on and has changed, as `threads 1 -> 2`."""
+    """The changes that prevent a repetition to the bit, as `threads 1 -> 2`."""
     starts = _starts(path)
     before = starts[-1].get("determinism", {}) if starts else {}
     return determinism.changes(before, entry["determinism"])

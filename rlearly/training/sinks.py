@@ -123,7 +123,10 @@ class Wandb:
 
 
 class Sinks:
-    """Several sinks as one. If any but the record fails, it is reported once and switched off."""
+    """Several sinks as one.
+
+    A sink that fails, other than the record, is reported once and removed.
+    """
 
     def __init__(self, record: JsonLines, others: Sequence[Sink]):
         self.record = record

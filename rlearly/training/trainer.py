@@ -1,4 +1,4 @@
-"""The trainer: env steps become transitions, and transitions updates. It knows Protocols only."""
+"""The trainer: env steps become transitions, and transitions updates. It sees only Protocols."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TrainerConfig:
     checkpoint_every_frames: int
     keep_checkpoints: int
     clear_replay_at_steps: int | None = None
-    """The agent step at which everything stored so far is dropped from the replay."""
+    """The agent step at which everything stored so far is removed from the replay; None: never."""
 
 
 class Callback(Protocol):
@@ -78,7 +78,9 @@ STATE = (
 
 @dataclass(eq=False, kw_only=True)
 class Trainer:
-    """Trains one agent. `run()` goes on to the end, or until asked to stop; both can be resumed.
+    """Trains one agent.
+
+    `run()` trains to the end, or until it is asked to stop; after either, it can be resumed.
 
     The order of a step is DrQ-v2's:
 
@@ -227,7 +229,7 @@ class Trainer:
             self._end_episode(env_index, info)
 
     def _update(self, first_step: int) -> None:
-        """The updates due for this round; the schedule is asked once for each env's step."""
+        """Do the updates that are due in this round; the schedule is called once per env step."""
         for step in range(first_step, first_step + len(self.envs)):
             if step * self.config.frames_per_step < self.config.seed_frames:
                 continue
@@ -287,7 +289,7 @@ class Trainer:
         self.episode_returns[env_index] = 0.0
         self.episode_steps[env_index] = 0
 
-    # --- what happens every so many frames ---
+    # --- logging, evaluation and checkpoints, at intervals ---
 
     def _do_what_is_due(self) -> None:
         frames = self.at.frames
@@ -373,7 +375,7 @@ class Trainer:
         self._row_start = (since + paused, steps, updates)
 
     def _play_and_film(self) -> Evaluation:
-        """Evaluate, and film the first episode if videos are wanted."""
+        """Evaluate, and film the first episode if there is a `video_size`."""
         env = self._eval_env = self._eval_env or self.make_eval_env()
         size = self.config.video_size
 
@@ -442,7 +444,7 @@ class Trainer:
         """Load the newest undamaged checkpoint and return its frames; 0 if there are none at all.
 
         Raises:
-            ConfigError: all checkpoints are damaged, or the run had another config.
+            ConfigError: all checkpoints are damaged, or the run began with a different config.
         """
         if not found(self.checkpoints.folder):
             self.sinks.load_state_dict({"record": {"bytes": 0}})

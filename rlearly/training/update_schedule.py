@@ -72,7 +72,7 @@ class ScheduledRatio(UpdateSchedule):
         return self.credit.earn(self.ratio)
 
     def events(self) -> Metrics:
-        """A jump of the ratio, reported once."""
+        """The new ratio after a step of the schedule, reported once."""
         events, self._events = self._events, {}
         return events
 
@@ -99,9 +99,9 @@ class AdaptiveRatio(UpdateSchedule):
     of the very first update.
 
     A check averages over the updates of the episode that just ended (`window` "episode", as in the
-    official code), or over all updates since the last check ("interval", which checks by steps
-    always use). Envs whose episodes end together share a window. Without any update to average,
-    no check is made.
+    official code), or over all updates since the last check ("interval"; checks by steps always
+    average so). If the episodes of several envs end together, they share a window. A check without
+    any update to average is skipped.
     """
 
     def __init__(self, config: AdaptiveRatioConfig):

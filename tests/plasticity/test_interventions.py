@@ -734,7 +734,7 @@ def test_env_that_turns_out_to_give_states_has_no_encoder_to_act_on():
     for words in ("intervention=freeze_encoder", "intervention=redo redo.networks=[encoder]"):
         config = compose(["env=Hopper-v5", "agent=drqv2", *words.split()])
         spec = EnvSpec(Box(-1, 1, (7,), np.float32), Box(-1, 1, (3,), np.float32), 1)
-        with pytest.raises(ConfigError, match="is observed by states here, so there is no encoder"):
+        with pytest.raises(ConfigError, match="are states here, so there is no encoder"):
             make_agent(config, spec, CPU)
 
 

@@ -282,10 +282,10 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     status = zygote.wait(pid)
     assert status == 2, log.read_text()
     said = log.read_text()
-    assert "No space left on device); make room or fix it, then continue" in said, said
+    assert "No space left on device); free space or fix it, then continue" in said, said
     assert "trainer.py" not in said, "no traceback of ours"
     status, said = zygote.run(f"resume={run}", log=log)
-    assert status == 2 and "make room or fix it, then continue" in said, said
+    assert status == 2 and "free space or fix it, then continue" in said, said
     assert newest(run)[0] >= 400
     (small_disk / "filler").unlink()
     assert zygote.run(f"resume={run}", log=log)[0] == 0

@@ -543,7 +543,7 @@ def test_pixels_with_a_vector_resume_to_the_bit(tmp_path, overrides):
 
 def test_an_agent_of_states_refuses_pixels_with_a_vector(tmp_path):
     overrides = [w for w in STATE if not w.startswith("env=")]
-    with pytest.raises(ConfigError, match=r"td3 learns from states only, and env=.* by images"):
+    with pytest.raises(ConfigError, match=r"td3 learns from states only, but .* env=.* are images"):
         make_trainer(tmp_path, "env=tiny_envs:FusedReach-v0", base=overrides)
 
 
