@@ -101,7 +101,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     from rlearly.training.display import Display
 
     display = Display(config.train_frames)
-    starting_over = resume and not checkpoint.found(folder / "checkpoints")
+    starting_over = resume and not checkpoint.list_checkpoints(folder / "checkpoints")
     if starting_over:
         run_directory.refuse_to_start_over(folder, config)
     try:
@@ -198,7 +198,7 @@ def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
         details = f"{folder / run_directory.REPORT} has the details"
     except OSError as error:
         details = f"The details could not be written ({error})"
-    kept = [int(path.name) for path in checkpoint.found(folder / "checkpoints")]
+    kept = [int(path.name) for path in checkpoint.list_checkpoints(folder / "checkpoints")]
     start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
     remedy = (
         "start another run with other settings, as these cannot change; or continue"

@@ -87,7 +87,9 @@ def after_kill(sweep: Path, name: str, record: Record) -> Record:
 
     It is `saved` if the run wrote a checkpoint or reported that it saved, else unchanged.
     """
-    times = [path.stat().st_mtime for path in checkpoint.found(sweep / name / "checkpoints")]
+    times = [
+        path.stat().st_mtime for path in checkpoint.list_checkpoints(sweep / name / "checkpoints")
+    ]
     if (last_lines(sweep, name) or [""])[0].startswith("saved at"):
         times.append(log_of(sweep, name).stat().st_mtime)
     last = max(times, default=0.0)
@@ -136,7 +138,7 @@ def commands(plan: Plan, sweep: Path, name: str) -> Iterator[list[str]]:
 
 def _training(overrides: list[str], folder: Path) -> list[str]:
     """The command that trains in a folder, or resumes there with the overrides that changed."""
-    if checkpoint.found(folder / "checkpoints"):
+    if checkpoint.list_checkpoints(folder / "checkpoints"):
         changed = changed_overrides(folder, overrides)
         return ["rlearly.train", format_override("resume", folder), *changed]
     return ["rlearly.train", *overrides, format_override("run_dir", folder)]

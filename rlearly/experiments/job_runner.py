@@ -145,7 +145,9 @@ class JobRunner:
     def _clear(self) -> None:
         """Empty the directory of a run that ended before its first checkpoint."""
         folder = self.sweep / self.name
-        kept = checkpoint.found(folder / "checkpoints") or (folder / "done.json").exists()
+        kept = (
+            checkpoint.list_checkpoints(folder / "checkpoints") or (folder / "done.json").exists()
+        )
         if folder.is_dir() and not kept:
             shutil.rmtree(folder)
 

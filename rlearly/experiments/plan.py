@@ -305,7 +305,9 @@ def _continued(run: Run, earlier: Run, sweep: Path) -> Run:
     if not changed <= set(MAY_CHANGE) & set(map(_key, run.overrides)):
         raise _contradiction(sweep, run.title, then, now)
     end, frames = _end(sweep / run.name), now["train_frames"]
-    kept = [int(path.name) for path in checkpoint.found(sweep / run.name / "checkpoints")]
+    kept = [
+        int(path.name) for path in checkpoint.list_checkpoints(sweep / run.name / "checkpoints")
+    ]
     done = (end or {}).get("frames", max(kept, default=0))
     if frames < done:
         raise ConfigError(

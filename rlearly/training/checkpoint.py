@@ -88,8 +88,10 @@ class Checkpoints:
                 self._delete_leftovers()
             raise
         self._chunks = chunks
-        newer = [p for p in found(self.folder) if int(p.name) > frames]  # damaged, and skipped
-        older = [p for p in found(self.folder) if int(p.name) <= frames]
+        newer = [
+            p for p in list_checkpoints(self.folder) if int(p.name) > frames
+        ]  # damaged, and skipped
+        older = [p for p in list_checkpoints(self.folder) if int(p.name) <= frames]
         for stale in newer + older[: -self.keep]:
             shutil.rmtree(stale)
         self._delete_leftovers()
@@ -153,7 +155,7 @@ class Checkpoints:
         for leftover in self.folder.glob(".*.partial"):
             shutil.rmtree(leftover)
         needed = set()
-        for path in found(self.folder):
+        for path in list_checkpoints(self.folder):
             with contextlib.suppress(DamagedCheckpoint):
                 needed |= {chunk.file for of_log in _chunks(_manifest(path)) for chunk in of_log}
         for file in (self.folder / LOGS).glob("*"):
@@ -161,7 +163,7 @@ class Checkpoints:
                 file.unlink()
 
 
-def found(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     return sorted(p for p in folder.glob("[0-9]*") if p.is_dir())
 
@@ -176,7 +178,7 @@ def load_newest(folder: Path, *, logs: bool = True) -> tuple[int, dict[str, Any]
         ConfigError: there is no undamaged checkpoint.
     """
     reasons = []
-    for path in reversed(found(folder)):
+    for path in reversed(list_checkpoints(folder)):
         try:
             return int(path.name), load(path, logs=logs)
         except DamagedCheckpoint as error:
@@ -197,7 +199,7 @@ def load_at(folder: Path, frames: int | None) -> tuple[int, dict[str, Any]]:
         return load_newest(folder, logs=False)
     path = folder / f"{frames:012d}"
     if not path.is_dir():
-        kept = ", ".join(str(int(p.name)) for p in found(folder)) or "none"
+        kept = ", ".join(str(int(p.name)) for p in list_checkpoints(folder)) or "none"
         raise ConfigError(
             f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}."
         )

@@ -157,7 +157,9 @@ def refuse_to_shrink(path: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: the newest checkpoint is beyond `train_frames`.
     """
-    frames = max((int(p.name) for p in checkpoint.found(path / "checkpoints")), default=0)
+    frames = max(
+        (int(p.name) for p in checkpoint.list_checkpoints(path / "checkpoints")), default=0
+    )
     if frames - config.train_frames >= config.env.action_repeat * config.num_envs:
         raise ConfigError(
             f"train_frames: expected at least the {frames} frames that {path} has done, "

@@ -18,7 +18,7 @@ from rlearly.core.spaces import Observation, clip_actions, stack_observations
 from rlearly.core.types import Agent, Memory, Metrics, Progress, Stateful, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training import failure
-from rlearly.training.checkpoint import Checkpoints, found
+from rlearly.training.checkpoint import Checkpoints, list_checkpoints
 from rlearly.training.evaluation import (
     Evaluation,
     checked_reset,
@@ -446,7 +446,7 @@ class Trainer:
         Raises:
             ConfigError: all checkpoints are damaged, or the run began with a different config.
         """
-        if not found(self.checkpoints.folder):
+        if not list_checkpoints(self.checkpoints.folder):
             self.sinks.load_state_dict({"record": {"bytes": 0}})
             return 0
         frames, state = self.checkpoints.load_newest()

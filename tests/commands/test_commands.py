@@ -164,7 +164,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert other in output
     assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"
     assert "train_frames: 100000" in (run / "config.yaml").read_text()
-    newest = checkpoint.found(run / "checkpoints")[-1]
+    newest = checkpoint.list_checkpoints(run / "checkpoints")[-1]
 
     evaluated = rlearly("evaluate", "run=stopped", "episodes=3", "video_size=32", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr

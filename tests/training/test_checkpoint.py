@@ -30,7 +30,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     for frames in (10, 200, 3000, 40_000):
         Checkpoints(tmp_path, keep=2).save(frames, STATE)
-    assert [int(p.name) for p in checkpoint.found(tmp_path)] == [3000, 40_000]
+    assert [int(p.name) for p in checkpoint.list_checkpoints(tmp_path)] == [3000, 40_000]
 
 
 def test_views_of_big_arrays_are_saved_as_their_part_only(tmp_path):
@@ -74,7 +74,7 @@ def test_save_after_falling_back_replaces_the_damaged_newer_ones(tmp_path):
     assert checkpoint.load_newest(tmp_path)[0] == 100
     (tmp_path / ".000000000250.partial").mkdir()
     Checkpoints(tmp_path, keep=2).save(150, STATE)
-    assert [int(p.name) for p in checkpoint.found(tmp_path)] == [100, 150]
+    assert [int(p.name) for p in checkpoint.list_checkpoints(tmp_path)] == [100, 150]
     assert not list(tmp_path.glob(".*"))
 
 
@@ -97,7 +97,7 @@ def test_nothing_whole_is_one_sentence(tmp_path):
 def test_half_written_checkpoint_is_not_seen_and_does_not_block_the_next(tmp_path):
     (tmp_path / ".000000000002.partial").mkdir()
     (tmp_path / ".000000000002.partial" / "state.pt").write_bytes(b"half")
-    assert checkpoint.found(tmp_path) == []
+    assert checkpoint.list_checkpoints(tmp_path) == []
     Checkpoints(tmp_path, keep=2).save(2, STATE)
     assert checkpoint.load_newest(tmp_path)[0] == 2
 

@@ -224,7 +224,7 @@ def test_sigterm_during_a_checkpoint_completes_it_and_saves_another(zygote, tmp_
         *overrides, f"run_dir={run}", log=log, die_at=at_call, number=signal.SIGTERM
     )
     assert status == 75 and "SIGTERM: saving" in said, said
-    for path in checkpoint.found(run / "checkpoints"):
+    for path in checkpoint.list_checkpoints(run / "checkpoints"):
         checkpoint.verify(path)
     assert zygote.run(f"resume={run}", log=log)[0] == 0
     assert zygote.run(*overrides, f"run_dir={tmp_path / 'straight'}", log=log)[0] == 0
@@ -276,7 +276,7 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     run, log = small_disk / "run", tmp_path / "log"
     overrides = once([*RUN, "train_frames=3000", "checkpoint_every_frames=400"])
     pid = zygote.start([*overrides, f"run_dir={run}"], log)
-    while not checkpoint.found(run / "checkpoints"):
+    while not checkpoint.list_checkpoints(run / "checkpoints"):
         time.sleep(0.01)
     fill(small_disk)
     status = zygote.wait(pid)
@@ -298,7 +298,7 @@ def test_directory_that_turns_read_only_is_one_sentence(zygote, small_disk, tmp_
     run, log = small_disk / "run", tmp_path / "log"
     overrides = once([*RUN, "train_frames=3000", "checkpoint_every_frames=400"])
     pid = zygote.start([*overrides, f"run_dir={run}"], log)
-    while not checkpoint.found(run / "checkpoints"):
+    while not checkpoint.list_checkpoints(run / "checkpoints"):
         time.sleep(0.01)
     os.kill(pid, signal.SIGTERM)
     assert zygote.wait(pid) == 75

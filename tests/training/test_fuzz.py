@@ -26,7 +26,9 @@ from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
 
 def load_around(file):
     """Load a checkpoint after one of its files was damaged, rows included."""
-    (folder,) = checkpoint.found(next(p for p in file.parents if checkpoint.found(p)))
+    (folder,) = checkpoint.list_checkpoints(
+        next(p for p in file.parents if checkpoint.list_checkpoints(p))
+    )
     for chunk_rows in checkpoint.load(folder)["replay"]["slots"].chunks():
         assert chunk_rows
 
