@@ -35,36 +35,36 @@ def recorded_stacks(network: nn.Module, name: str = "") -> Iterator[tuple[str, R
 class HiddenLayer:
     """One layer of hidden units: its incoming and outgoing weights.
 
-    maker: the layer that computes the units; norm: its normalisation. reader: the next layer; None
-    if the units are the network's output. halves: outputs per unit (two with CReLU), the first
-    outputs of all units before the second ones.
+    incoming: the layer that computes the units; norm: its normalisation. outgoing: the next layer;
+    None if the units are the network's output. outputs_per_unit: two with CReLU, the first outputs
+    of all units before the second ones.
     """
 
-    maker: nn.Linear | nn.Conv2d
+    incoming: nn.Linear | nn.Conv2d
     norm: nn.LayerNorm | nn.GroupNorm | None
-    reader: nn.Linear | nn.Conv2d | None
-    halves: int
+    outgoing: nn.Linear | nn.Conv2d | None
+    outputs_per_unit: int
 
     @property
     def units(self) -> int:
-        return self.maker.weight.shape[0]
+        return self.incoming.weight.shape[0]
 
 
 def hidden_layers(network: nn.Module) -> list[HiddenLayer]:
     """The hidden layers of a network, one for each tensor that it records, in order."""
     found = []
     for _, head in recorded_stacks(network):
-        maker, norm = None, None
+        incoming, norm = None, None
         parts = list(head)
         for at, layer in enumerate(parts):
             if isinstance(layer, nn.Linear | nn.Conv2d):
-                maker, norm = layer, None
+                incoming, norm = layer, None
             elif isinstance(layer, nn.LayerNorm | nn.GroupNorm):
                 norm = layer
-            elif isinstance(layer, ACTIVATIONS) and maker is not None:
+            elif isinstance(layer, ACTIVATIONS) and incoming is not None:
                 after = (p for p in parts[at:] if isinstance(p, nn.Linear | nn.Conv2d))
-                halves = 2 if isinstance(layer, CReLU) else 1
-                found.append(HiddenLayer(maker, norm, next(after, None), halves))
+                outputs_per_unit = 2 if isinstance(layer, CReLU) else 1
+                found.append(HiddenLayer(incoming, norm, next(after, None), outputs_per_unit))
     return found
 
 

@@ -51,9 +51,9 @@ class ReDo(PeriodicIntervention):
             own[dormant] = new.to(own.device)[dormant]
             for moment in self.modules.optimizer_moments(own):
                 moment[dormant] = 0.0
-        readers = [hidden.reader] if hidden.reader else self.modules.readers.get(name, ())
+        readers = [hidden.outgoing] if hidden.outgoing else self.modules.readers.get(name, ())
         for reader in readers:
-            columns = dormant.repeat(hidden.halves)
+            columns = dormant.repeat(hidden.outputs_per_unit)
             columns = columns.repeat(reader.weight.shape[1] // len(columns))  # of every pixel
             reader.weight[:, columns] = 0.0
             for moment in self.modules.optimizer_moments(reader.weight):
@@ -62,5 +62,5 @@ class ReDo(PeriodicIntervention):
 
 def _incoming(hidden: HiddenLayer) -> list[Tensor]:
     """The parameters that have a row for each unit."""
-    makers = [hidden.maker] if hidden.norm is None else [hidden.maker, hidden.norm]
-    return [parameter for layer in makers for parameter in layer.parameters()]
+    layers = [hidden.incoming] if hidden.norm is None else [hidden.incoming, hidden.norm]
+    return [parameter for layer in layers for parameter in layer.parameters()]
