@@ -183,8 +183,8 @@ class AdaptiveRatio(UpdateSchedule):
 
 # --- from the config ---
 
-MOST = 100.0
-"""A larger ratio is taken for a typing error."""
+MAX_RATIO = 100.0
+"""A larger ratio is refused as a typo."""
 
 
 def off_policy_schedule(replay_ratio: Any, adaptive: AdaptiveRatioConfig) -> UpdateSchedule:
@@ -210,7 +210,7 @@ def ratio_schedule(replay_ratio: Any) -> Schedule:
         ConfigError: it is none of these, or a ratio is not in (0, 100].
     """
     expected = (
-        f"replay_ratio: expected a number above 0 and at most {MOST:g}, adaptive, "
+        f"replay_ratio: expected a number above 0 and at most {MAX_RATIO:g}, adaptive, "
         "linear(START,END,STEPS) or step(FIRST,THEN,AT_STEP) of such numbers and agent steps "
         f"of at least 1, received {replay_ratio!r}."
     )
@@ -218,6 +218,8 @@ def ratio_schedule(replay_ratio: Any) -> Schedule:
         schedule = schedule_of(replay_ratio)
     except (TypeError, ValueError):
         raise ConfigError(expected) from None
-    if isinstance(schedule, Decay) or not all(0 < ratio <= MOST for ratio in values_of(schedule)):
+    if isinstance(schedule, Decay) or not all(
+        0 < ratio <= MAX_RATIO for ratio in values_of(schedule)
+    ):
         raise ConfigError(expected)
     return schedule
