@@ -37,7 +37,7 @@ LOWEST, HIGHEST, EPSILON = np.array(-LIMIT), np.array(LIMIT), np.array(1e-8)
 NOISE_AHEAD = 256
 """Rows of noise drawn at once: most of the cost of one row is the call."""
 
-ONE_THREADS_WORK = 4_000_000
+SINGLE_THREAD_WORK = 4_000_000
 """Multiplications in a minibatch's largest matrix product up to which an update uses one thread."""
 
 
@@ -191,7 +191,7 @@ class PPO:
             ValueError: the agent has not acted this number of steps since the last update.
         """
         rows = batch.reward.size // self.config.minibatches
-        small = rows * self.config.hidden_dim**2 <= ONE_THREADS_WORK
+        small = rows * self.config.hidden_dim**2 <= SINGLE_THREAD_WORK
         with one_thread() if small and self.device.type == "cpu" else nullcontext():
             return self._update(batch, step)
 

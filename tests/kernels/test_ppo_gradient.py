@@ -258,7 +258,7 @@ def test_small_minibatches_take_one_thread_and_give_the_others_back(state_spec, 
             pass
         agent.update(random_rollout(agent, state_spec, steps=9), step=0)
         assert all(set(counts) == {1} for counts in seen) and seen and torch.get_num_threads() == 2
-        monkeypatch.setattr(ppo, "ONE_THREADS_WORK", 0)
+        monkeypatch.setattr(ppo, "SINGLE_THREAD_WORK", 0)
         seen.clear()
         agent.update(random_rollout(agent, state_spec, steps=9), step=0)
         assert {counts[0] for counts in seen} == {2}
