@@ -82,7 +82,7 @@ def train(overrides: list[str]) -> int:
         run_directory.refuse_to_shrink(folder, config)
         if "threads" not in dict(parse_overrides(changed)):
             config = replace(config, threads=machine.fitting_threads(config.threads))
-    most = agent_spec(config.agent_name).most_threads
+    most = agent_spec(config.agent_name).max_threads
     config = replace(config, threads=machine.set_threads(config.threads, most))
     device = machine.choose_device(config.device)
     machine.use_deterministic_kernels(device)

@@ -445,7 +445,7 @@ SPEC = AgentSpec(
     make=PPO,
     networks=("actor", "critic"),
     on_policy=True,
-    most_threads=1,  # its matrices are too small for a second thread
+    max_threads=1,  # its matrices are too small for a second thread
     run_defaults=("video_size=0",),
     refused_interventions={
         "augmentation": "it learns from states, which are not augmented",

@@ -20,7 +20,7 @@ class AgentSpec:
     networks: names of the networks that interventions can act on.
     observes_pixels: learns from images, and gets them where an env offers images and states.
     on_policy: learns once from each rollout of its own policy, rather than from a replay buffer.
-    most_threads: threads beyond which its updates get no faster; None: it can use every core.
+    max_threads: threads beyond which its updates get no faster; None: it can use every core.
     run_defaults: overrides of `RunConfig`'s defaults, as on the command line.
     refused_interventions: interventions that it does not support -> the reason.
     """
@@ -30,6 +30,6 @@ class AgentSpec:
     networks: tuple[str, ...]
     observes_pixels: bool = False
     on_policy: bool = False
-    most_threads: int | None = None
+    max_threads: int | None = None
     run_defaults: tuple[str, ...] = ()
     refused_interventions: Mapping[str, str] = field(default_factory=dict)

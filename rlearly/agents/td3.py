@@ -169,7 +169,7 @@ SPEC = AgentSpec(
     config_class=Config,
     make=TD3,
     networks=("actor", "critic"),
-    most_threads=2,  # its matrices are 256 wide
+    max_threads=2,  # its matrices are 256 wide
     run_defaults=("replay_ratio=1", "video_size=0"),
     refused_interventions={
         "augmentation": "it learns from states, which are not augmented",
