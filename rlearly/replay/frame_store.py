@@ -217,13 +217,13 @@ class CompressedFrameStore:
         folder: Path | None = None,
         level: int = 3,
         block_bytes: int = BLOCK_BYTES,
-        check_room: Callable[[], None] = lambda: None,
+        check_space: Callable[[], None] = lambda: None,
     ):
-        """`check_room`: called before memory for a block is added; raises OSError if it is full."""
+        """`check_space`: called before a block is allocated; raises OSError if memory is short."""
         self.shape = shape
         self.folder = folder
         self.block_bytes = block_bytes
-        self.check_room = check_room
+        self.check_space = check_space
         self.chunk_rows = max(1, CHUNK_BYTES // math.prod(shape))
         self._zstd = _Zstd(level)
         self._starts = reserve((capacity,), "int64")  # block number * block_bytes + offset in it
@@ -291,7 +291,7 @@ class CompressedFrameStore:
             return self._spare.pop()
         if self.folder is not None:
             return DiskArray((self.block_bytes,), "uint8", self.folder)
-        self.check_room()
+        self.check_space()
         return MemoryArray((self.block_bytes,), "uint8")
 
     def _free_if_empty(self, number: int) -> None:

@@ -98,7 +98,7 @@ class ReplayStorage:
         self.layout = layout
         self.folder = Path(replay.folder).expanduser() if replay.folder else folder
         self.device = self._gpu(device)
-        self.summary = self._check_room(slots)
+        self.summary = self._check_space(slots)
 
     def make_store(self, capacity: int) -> FrameStore:
         """A store for a buffer of `capacity` slots."""
@@ -110,7 +110,7 @@ class ReplayStorage:
             return DeviceFrameStore(capacity, shape, dtype, device=self.device)
         if self.replay.compression == "zstd":
             return CompressedFrameStore(
-                capacity, shape, folder=folder, check_room=check_free_memory
+                capacity, shape, folder=folder, check_space=check_free_memory
             )
         return RawFrameStore(capacity, shape, dtype, folder=folder)
 
@@ -138,7 +138,7 @@ class ReplayStorage:
             )
         return None
 
-    def _check_room(self, slots: int) -> str:
+    def _check_space(self, slots: int) -> str:
         """One line on the size of a transition and on what the run will fill."""
         from rlearly.system.machine import check_memory
 

@@ -175,7 +175,7 @@ def test_a_full_disk_or_memory_is_an_error_and_no_killed_process(tmp_path, monke
         with pytest.raises(OSError, match="No space left"):
             live([make(kind, 20, tmp_path)], 2, 0)
     monkeypatch.setattr(machine, "available_bytes", lambda: storage.MIN_FREE_BYTES - 1)
-    compressed = CompressedFrameStore(20, (3, 5, 7), check_room=storage.check_free_memory)
+    compressed = CompressedFrameStore(20, (3, 5, 7), check_space=storage.check_free_memory)
     with pytest.raises(OSError, match=r"only 0\.50 GB of memory are left .* replay\.storage=disk"):
         compressed.write(0, np.zeros((1, 3, 5, 7), np.uint8))
 
