@@ -216,7 +216,7 @@ class Decoder:
         self.clocks = clocks
         self.only_simulator = only_simulator
         self._packages = {base.__module__.split(".")[0] for base in type(root).__mro__}
-        self._made: list[Any] = []  # by the encoder's numbers
+        self._decoded: list[Any] = []  # by the encoder's numbers
         self._patched: set[int] = set()
         self._generators: dict[str, Any] = {}
         self._simulators: dict[str, Any] = {}
@@ -230,23 +230,23 @@ class Decoder:
         if isinstance(tree, np.ndarray):
             return self._number(np.array(tree, order="K"))
         if isinstance(tree, list):
-            made = self._number([])
-            made.extend(self._items(tree, current, path))
-            return made
+            decoded = self._number([])
+            decoded.extend(self._items(tree, current, path))
+            return decoded
         if not isinstance(tree, dict):
             return tree
         if KIND not in tree:
-            made = self._number({})
+            decoded = self._number({})
             for key, item in tree.items():
-                made[key] = self.decode(item, _get(current, key), f"{path}.{key}")
-            return made
+                decoded[key] = self.decode(item, _get(current, key), f"{path}.{key}")
+            return decoded
         return self._decode_kind(tree, current, path)
 
     def _decode_kind(self, tree: dict[str, Any], current: Any, path: str) -> Any:
         """Invert what `Encoder.encode` wrote for values that are not plain trees."""
         match tree[KIND]:
             case "same":
-                return self._made[tree["as"]]
+                return self._decoded[tree["as"]]
             case "kept":
                 if current is MISSING:
                     raise Incomplete(f"{path} is not there")
@@ -260,10 +260,10 @@ class Decoder:
             case "bytearray":
                 return bytearray(tree["data"].tobytes())
             case "objects":
-                made = self._number(np.empty(tree["shape"], dtype=object))
+                decoded = self._number(np.empty(tree["shape"], dtype=object))
                 for i, item in enumerate(tree["items"]):
-                    made.flat[i] = self.decode(item, MISSING, f"{path}[{i}]")
-                return made
+                    decoded.flat[i] = self.decode(item, MISSING, f"{path}[{i}]")
+                return decoded
             case "tuple":
                 items = self._items(tree["items"], current, path)
                 if "class" not in tree:
@@ -272,19 +272,19 @@ class Decoder:
             case "frozenset":
                 return frozenset(self._items(tree["items"], MISSING, path))
             case "set":
-                made = self._number(set())
-                made.update(self._items(tree["items"], MISSING, path))
-                return made
+                decoded = self._number(set())
+                decoded.update(self._items(tree["items"], MISSING, path))
+                return decoded
             case "deque":
-                made = self._number(deque(maxlen=tree["longest"]))
-                made.extend(self._items(tree["items"], current, path))
-                return made
+                decoded = self._number(deque(maxlen=tree["longest"]))
+                decoded.extend(self._items(tree["items"], current, path))
+                return decoded
             case "dict" | "ordered":
-                made = self._number({} if tree[KIND] == "dict" else OrderedDict())
+                decoded = self._number({} if tree[KIND] == "dict" else OrderedDict())
                 for key_tree, item in tree["items"]:
                     key = self.decode(key_tree, MISSING, path)
-                    made[key] = self.decode(item, _get(current, key), f"{path}[{key!r}]")
-                return made
+                    decoded[key] = self.decode(item, _get(current, key), f"{path}[{key!r}]")
+                return decoded
             case "enum":
                 kind = self._class(tree["class"], enum.Enum, current, path)
                 if tree["name"] not in kind.__members__:
@@ -303,9 +303,9 @@ class Decoder:
                 return self._object(tree, current, path)
         raise Incomplete(f"{path} is of an unknown kind {tree[KIND]!r}")
 
-    def _number(self, made: Any) -> Any:
-        self._made.append(made)
-        return made
+    def _number(self, decoded: Any) -> Any:
+        self._decoded.append(decoded)
+        return decoded
 
     def _items(self, trees: list[Any], current: Any, path: str) -> list[Any]:
         if not isinstance(current, list | tuple | deque) or len(current) != len(trees):

@@ -31,7 +31,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     Raises:
         ConfigError: another process launches the sweep.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     lock = FileLock(folder / LOCK)
@@ -55,7 +55,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
             if plan is not None:
                 write(folder / PLAN, plan)
             with contextlib.suppress(OSError):  # not empty
-                for path in made:
+                for path in created:
                     path.rmdir()
         raise
     finally:

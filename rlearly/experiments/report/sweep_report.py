@@ -121,20 +121,20 @@ def write(results: SweepResults, out: Path, command: str) -> list[str]:
             "No run has an evaluation yet, so there are no returns to report: either none was "
             "reached, or eval_every_frames is 0."
         )
-    made = tables(results)
+    all_tables = tables(results)
     try:
         for folder in ("figures", "tables"):
             (out / folder).mkdir(parents=True, exist_ok=True)
         figures = draw_figures(results, out / "figures")
-        for table in made:
+        for table in all_tables:
             table.write(out / "tables")
         write_curves(results.curves, out, results.seed)
-        page = render_page(results, made, figures, state, command, out)
+        page = render_page(results, all_tables, figures, state, command, out)
         (out / "index.html").write_text(page)
     except OSError as error:
         raise ConfigError(
-            f"out: {out} cannot be written ({error.strerror}); name a folder that can."
+            f"out: {out} cannot be written ({error.strerror}); name a writable folder."
         ) from None
     conclusions = [results.conclusion(env) for env in results.envs] if results.curves else []
     page_path = str(out / "index.html")
-    return [results.title, *state, "", made[0].text(), "", *conclusions, page_path]
+    return [results.title, *state, "", all_tables[0].text(), "", *conclusions, page_path]
