@@ -160,7 +160,7 @@ class AgentModules:
         """The monitor's metrics, without those that every update reports."""
         assert self._recorded is not None
         read = dict(self.monitor.read(self.online, self._recorded, step=self._step))
-        if self.dormancy is None:
+        if self.dormancy is None and "actor" in self.online:
             read["plasticity/dormant_ratio"] = read["plasticity/dormant_ratio_actor"]
         if self.monitor.critic_each_update:
             read.pop("plasticity/fau_critic", None)

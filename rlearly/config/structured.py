@@ -41,8 +41,10 @@ def set_keys(config: DictConfig, pairs: Iterable[tuple[str, Any]]) -> None:
             inside = [name for name in known if name.startswith(f"{key}.")]
             if inside:
                 raise ConfigError(f"{key}: expected one of its keys, {', '.join(inside)}.")
+            groups = {name.partition(".")[0] for name in known if "." in name}
             raise ConfigError(
-                f"There is no key {key!r}; {did_you_mean(key, known)} (--help lists all keys)."
+                f"There is no key {key!r}; {did_you_mean(key, {*known, *groups})} (--help lists "
+                "all keys)."
             )
         expected = known.get(key, "a value")
         if isinstance(value, str) and expected.startswith("list[str]"):

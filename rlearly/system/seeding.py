@@ -29,7 +29,16 @@ class Seeds:
         self.seed = seed
 
     def sequence(self, stream: str, *key: int) -> np.random.SeedSequence:
-        """The stream's SeedSequence; further `key` numbers select a child of it."""
+        """The stream's SeedSequence; further `key` numbers select a child of it.
+
+        Raises:
+            ValueError: there is no such stream.
+        """
+        if stream not in STREAMS:
+            raise ValueError(
+                f"stream: expected one of {', '.join(STREAMS)}, received {stream!r}; a new "
+                "consumer appends its name to STREAMS in rlearly/system/seeding.py."
+            )
         return np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index(stream), *key))
 
     def integer(self, stream: str, *key: int) -> int:

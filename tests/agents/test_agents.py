@@ -8,7 +8,10 @@ import torch
 from conftest import random_batch, random_rollout
 
 from rlearly.agents import AGENTS, agent_spec
+from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
 from rlearly.config.schema import AdaptiveRatioConfig
+from rlearly.nn.networks import fan_in_, mlp
+from rlearly.nn.optim import adam
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 from rlearly.training.metrics import MetricMeans
@@ -232,3 +235,20 @@ def test_an_update_off_policy_reads_nothing_back_from_the_device(build, learn, c
             means.add(metrics)
             update_schedule.observe(metrics | {"plasticity/fau_critic": torch.ones(())})
     assert means.take()["loss/critic"] > 0
+
+
+def test_an_agent_without_an_actor_is_measured():
+    network = mlp(3, 8, 1)
+    builder = NetworkBuilder(each_layer(fan_in_), torch.Generator(), torch.device("cpu"))
+    modules = AgentModules(
+        {"critic": builder.build("critic", network)},
+        builder,
+        optimizers={"critic": adam(network, 1e-3)},
+        generators={},
+        monitor=PlasticityMonitor(every_steps=1),
+    )
+    modules.begin_update(0)
+    network(torch.ones(2, 3), modules.activations("critic")).sum().backward()
+    metrics = modules.end_update()
+    assert "now/plasticity/weight_norm_critic" in metrics
+    assert "now/plasticity/dormant_ratio" not in metrics

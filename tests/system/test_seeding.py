@@ -16,6 +16,8 @@ def test_streams_are_independent_reproducible_and_append_only():
     assert STREAMS[:4] == ("env", "evaluation", "replay", "weights")
     numbers = {Seeds(s).integer(name) for s in range(50) for name in STREAMS}
     assert len(numbers) == 50 * len(STREAMS)
+    with pytest.raises(ValueError, match=r"expected one of env, .*received 'search'; .*STREAMS"):
+        Seeds(0).torch("search")
     assert Seeds(3).numpy("env").integers(100) == Seeds(3).numpy("env").integers(100)
     first = np.random.SeedSequence(3).spawn(len(STREAMS))[2].generate_state(2)
     np.testing.assert_array_equal(Seeds(3).sequence("replay").generate_state(2), first)
