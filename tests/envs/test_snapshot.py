@@ -852,7 +852,8 @@ def test_run_says_that_its_teacher_was_paid_by_other_rules(tmp_path):
     taught = play("tiny_envs:StateReach-v0", episodes=2)
     replace(taught, provenance={"env_rules": "package"}).save(path)
     said = reach_trainer(tmp_path / "run", "td3", path).callback.messages
-    assert any("of the rewards of env.rules=package, and this run's are of" in t for t in said)
+    expected = "the rewards of env.rules=package, but this run uses env.rules=paper"
+    assert any(expected in text for text in said)
     replace(taught, provenance={"env_rules": "paper"}).save(path)
     said = reach_trainer(tmp_path / "other", "td3", path).callback.messages
     assert not any("env.rules" in text for text in said)
