@@ -58,6 +58,8 @@ def build(
     train_envs = [executor.run(make_env, config) for executor in executors]
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
+    for line in envs.notes(train_envs[0]):
+        callback.message(line)
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     data = make_data_pipeline(config, spec, device, folder)
     on_policy = agent_spec(config.agent_name).on_policy
