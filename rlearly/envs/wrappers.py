@@ -24,26 +24,33 @@ def agent_view(
     render_frame: Callable[[int], np.ndarray] | None,
     vector: Callable[[], np.ndarray] | None = None,
     vector_size: int = 0,
+    *,
+    planes: int = 3,
+    note: str = "",
 ) -> gymnasium.Env:
     """Wrap an env as agents see it: repeated actions in [-1, 1], images or a flat state.
 
     Args:
-        render_frame: size -> uint8 [size, size, 3]; None: observe the flat state.
+        render_frame: size -> uint8 [size, size, planes]; None: observe the flat state.
         vector: returns float [vector_size], observed in addition to the images.
+        planes: of a frame; 3 are colours.
+        note: a line for the user on what the observations are made from (see `notes`).
     """
     env = ActionRepeat(ScaledActions(env), config.action_repeat)
     if render_frame is None:
-        return FlatObservation(env)
+        return FlatObservation(env, note)
     size = config.image_size
-    env = PixelObservation(env, lambda: render_frame(size), config.frame_stack, size)
+    env = PixelObservation(
+        env, lambda: render_frame(size), config.frame_stack, size, planes=planes, note=note
+    )
     return env if vector is None else PixelVectorObservation(env, vector, vector_size)
 
 
 def notes(env: gymnasium.Env) -> list[str]:
-    """Lines for the user on how an env from `agent_view` is acted in."""
+    """Lines for the user on how an env from `agent_view` is observed and acted in."""
     found: list[str] = []
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, ScaledActions) and env.note:
+        if isinstance(env, ScaledActions | FlatObservation | PixelObservation) and env.note:
             found.append(env.note)
         env = env.env
     return found
@@ -179,8 +186,9 @@ class SuccessTracker(gymnasium.Wrapper):
 class FlatObservation(gymnasium.ObservationWrapper):
     """The observation as one float32 vector [D], whatever its space."""
 
-    def __init__(self, env: gymnasium.Env):
+    def __init__(self, env: gymnasium.Env, note: str = ""):
         super().__init__(env)
+        self.note = note
         self.original: Space = env.observation_space
         self.observation_space = Box(-np.inf, np.inf, (flatdim(self.original),), np.float32)
 
@@ -198,18 +206,28 @@ def flat(space: Space, observation: Any) -> np.ndarray:
 
 
 class PixelObservation(gymnasium.Wrapper):
-    """uint8 [stack * 3, size, size]: the last `stack` frames on the channel axis, oldest first.
+    """uint8 [stack * planes, size, size]: the last `stack` frames on the first axis, oldest first.
 
     A reset fills the stack with the first frame, as DrQ-v2 does. `camera` returns
-    uint8 [size, size, 3] and is called once per step.
+    uint8 [size, size, planes] and is called once per step.
     """
 
-    def __init__(self, env: gymnasium.Env, camera: Callable[[], np.ndarray], stack: int, size: int):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        camera: Callable[[], np.ndarray],
+        stack: int,
+        size: int,
+        *,
+        planes: int = 3,
+        note: str = "",
+    ):
         super().__init__(env)
         self.camera = camera
         self.stack = stack
+        self.note = note
         self.images: deque[np.ndarray] = deque(maxlen=stack)
-        self.observation_space = Box(0, 255, (3 * stack, size, size), np.uint8)
+        self.observation_space = Box(0, 255, (planes * stack, size, size), np.uint8)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         _, info = self.env.reset(**kwargs)
@@ -222,7 +240,7 @@ class PixelObservation(gymnasium.Wrapper):
         return np.concatenate(self.images), float(reward), terminated, truncated, info
 
     def _image(self) -> np.ndarray:
-        return np.ascontiguousarray(self.camera().transpose(2, 0, 1))
+        return np.array(self.camera().transpose(2, 0, 1), order="C")  # the env may reuse its own
 
 
 class PixelVectorObservation(gymnasium.ObservationWrapper):
@@ -239,9 +257,15 @@ class PixelVectorObservation(gymnasium.ObservationWrapper):
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] as [size, size, 3], by averaging over areas."""
+    """uint8 [H, W, P] as [size, size, P], by averaging over areas."""
     if image.shape[:2] == (size, size):
         return image
     from PIL import Image
 
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
+    def resize(planes: np.ndarray) -> np.ndarray:
+        area = Image.Resampling.BOX
+        return np.asarray(Image.fromarray(planes).resize((size, size), area))
+
+    if image.shape[2] == 3:
+        return resize(np.ascontiguousarray(image))
+    return np.stack([resize(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, 2, 0)], 2)
