@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -187,7 +188,10 @@ def without_known_noise() -> Iterator[None]:
 
 
 def _offers_rgb_array(name: str) -> bool:
-    """False if the env's class declares no "rgb_array" render mode; True also if unknown."""
+    """Whether the env can be made with render_mode="rgb_array"; True also if unknown.
+
+    False if what makes it takes no `render_mode`, or is a class that declares no such mode.
+    """
     try:
         module, _, env_id = name.rpartition(":")
         if module:
@@ -196,6 +200,10 @@ def _offers_rgb_array(name: str) -> bool:
         creator: Any = gymnasium.spec(env_id).entry_point
         if isinstance(creator, str):
             creator = registration.load_env_creator(creator)
+        parameters = inspect.signature(creator).parameters
+        takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+        if "render_mode" not in parameters and not takes_any:
+            return False
         return "rgb_array" in creator.metadata["render_modes"]
     except Exception:  # third-party code may raise anything; `make_registered` will report it
         return True

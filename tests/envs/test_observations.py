@@ -361,6 +361,28 @@ def test_formats_agree_with_gymnasiums_own_wrappers():
         assert image.frame(obs).shape == (*sides, planes)
 
 
+@pytest.mark.parametrize("takes_render_mode", [False, True])
+def test_images_of_an_env_made_by_a_function_need_no_render_mode(takes_render_mode):
+    space = image_space(24, 24)
+    asked = []
+
+    def without():
+        return Shows(space, lambda t: RGB[..., 0])
+
+    def with_mode(render_mode=None):
+        asked.append(render_mode)
+        return Draws(space, lambda t: RGB[..., 0], render_mode)
+
+    gymnasium.register("Made-v0", with_mode if takes_render_mode else without)
+    try:
+        env = envs.make(envs.config_for("Made-v0"), pixels=None, model_seed=0, videos=True)
+        env.reset()
+        assert envs.frame_renderer(env)(32).shape == (32, 32, 3)
+        assert asked == ["rgb_array"] * takes_render_mode
+    finally:
+        del gymnasium.registry["Made-v0"]
+
+
 @pytest.mark.skipif(not find_spec("ale_py"), reason="ale-py is not installed")
 def test_stacked_grey_images_of_atari_are_learnt_from_as_pixels():
     import ale_py
