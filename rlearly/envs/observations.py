@@ -8,8 +8,8 @@ An observation is an image if
 - its bounds are [0, 255] or [0, 1], in any dtype.
 
 So is an entry of a Dict; the other entries are then a vector. Smaller arrays (boards, MiniGrid's
-symbols [7, 7, 3]) are states. With env.pixels=true those of uint8 in [0, 255] are images too.
-Arrays of that size that no rule reads could be images or states: they are refused unless
+symbols [7, 7, 3]) are states; with env.pixels=true, one of uint8 in [0, 255] that is the whole
+observation is an image, and other states are rendered. Arrays of that size that no rule reads could be images or states: they are refused unless
 env.pixels=false says that they are states.
 
 No plane is left out: [H, W, 4] can be RGBA, but as well four stacked grey images.
@@ -168,15 +168,15 @@ def find_image(space: Space, name: str, *, small: bool = False) -> ImageObservat
 
     Args:
         name: the env's, for the message.
-        small: take small arrays of uint8 in [0, 255] for images too.
+        small: a small array of uint8 in [0, 255] is an image too, if it is the whole observation.
 
     Raises:
         ConfigError: it is not clear whether they are images or states, there are several images or
             nested ones, or what is observed beside the image cannot be flattened.
     """
     parts: dict[Any, Any] = dict(space.spaces) if isinstance(space, Dict) else {"": space}
-    if set(parts) == {PIXELS, VECTOR}:
-        small = True
+    if isinstance(space, Dict):
+        small = set(parts) == {PIXELS, VECTOR}
     images = {key: found for key in parts if (found := image_format(parts[key], small=small))}
     large = {path: leaf for path, leaf in leaves(space) if _is_large(leaf)}
     for path, leaf in large.items():

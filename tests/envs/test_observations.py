@@ -220,10 +220,12 @@ def test_plain_states_need_no_note(make, space):
 def test_pixels_true_takes_small_bytes_for_images_and_renders_other_states(make):
     symbols = make(image_space(7, 7, 3), pixels=True, entry=Draws)
     assert envs.notes(symbols)[0].startswith("images: the env's observations, uint8 [7, 7, 3]")
-    for space in (
+    others = [
         image_space(4, 4, dtype=np.int64, high=15),
-        image_space(2, 3, dtype="f4", high=1),
-    ):
+        image_space(2, 3, dtype=np.float32, high=1),
+        Dict(grid=image_space(7, 7, 3), mission=Text(9)),
+    ]
+    for space in others:
         env = make(space, pixels=True, entry=Draws)
         assert env.reset()[0].shape == (9, 24, 24) and (env.reset()[0] == 77).all()
         assert envs.notes(env) == []
