@@ -9,8 +9,8 @@ An observation is an image if
 
 So is an entry of a Dict; the other entries are then a vector. Smaller arrays (boards, MiniGrid's
 symbols [7, 7, 3]) are states; with env.pixels=true, one of uint8 in [0, 255] that is the whole
-observation is an image, and other states are rendered. Arrays of that size that no rule reads could be images or states: they are refused unless
-env.pixels=false says that they are states.
+observation is an image, and other states are rendered. Arrays of an image's size that are not
+images by this rule could be either: they are refused unless env.pixels=false makes them states.
 
 No plane is left out: [H, W, 4] can be RGBA, but as well four stacked grey images.
 """
