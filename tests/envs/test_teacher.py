@@ -1,4 +1,4 @@
-"""Teachers: our runs, Stable-Baselines3's and CleanRL's files, the hub's cache."""
+"""Teachers: our runs, CleanRL's files, the hub's cache. (test_sb3_models.py has the others.)"""
 
 import gymnasium
 import numpy as np
@@ -25,27 +25,6 @@ def pusher():
     env = gymnasium.make("Pusher-v5")
     yield env
     env.close()
-
-
-@pytest.mark.parametrize("algorithm", ["TD3", "SAC", "PPO", "DDPG"])
-def test_stable_baselines3_model_plays_and_values_as_it_does_there(algorithm, pusher, tmp_path):
-    sb3 = pytest.importorskip("stable_baselines3")
-    wide = {"net_arch": [24, 16], "activation_fn": nn.Tanh if algorithm == "SAC" else nn.ReLU}
-    original = getattr(sb3, algorithm)("MlpPolicy", pusher, policy_kwargs=wide, seed=1)
-    original.save(tmp_path / "model")
-    model = read_model(tmp_path / "model.zip", pusher)
-    assert (model.library, model.algorithm) == ("Stable-Baselines3", algorithm)
-    for obs in observations(pusher):
-        action, _ = original.predict(obs, deterministic=True)
-        assert np.allclose(model.act(obs), action, atol=1e-5)
-        tensor = torch.as_tensor(obs, dtype=torch.float32)[None]
-        with torch.no_grad():
-            if algorithm == "PPO":
-                value = original.policy.predict_values(tensor)
-            else:
-                scaled = torch.as_tensor(original.policy.scale_action(action))[None]
-                value = original.critic(tensor, scaled.float())[0]
-        assert model.value(obs) == pytest.approx(float(value), abs=1e-4)
 
 
 def cleanrl_actor(place, width=16):
