@@ -152,7 +152,7 @@ class _Spaces:
         flat = np.asarray(gymnasium.spaces.flatten(self.observation, obs), np.float32)
         return torch.from_numpy(flat)[None]
 
-    def check(self, policy: Layers, squashed: bool) -> None:
+    def check(self, policy: Layers, weights: Weights, squashed: bool) -> None:
         inputs, outputs = policy[0][0].shape[1], policy[-1][0].shape[0]
         width = gymnasium.spaces.flatdim(self.observation)
         actions = int(np.prod(self.action.shape))
@@ -162,6 +162,13 @@ class _Spaces:
                 f"observations of {width} numbers and {actions} actions: it was trained on another "
                 "env."
             )
+        for name, own in (("action_scale", self.scale), ("action_bias", self.middle)):
+            stored = weights.get(f"actor.{name}", own).float().reshape(-1)
+            if len(stored) != actions or not torch.allclose(stored, own[0], rtol=1e-5):
+                raise ConfigError(
+                    f"The model's {name} is {stored.tolist()}, but the actions of {self.name} "
+                    f"have {own[0].tolist()}: it was trained on another env."
+                )
         if squashed and not torch.isfinite(self.scale).all():
             raise ConfigError(f"env: expected bounded actions, received {self.action}.")
 
@@ -175,9 +182,13 @@ def _sequential(weights: Weights, prefix: str) -> list[str]:
 
 
 def _networks(weights: Weights) -> tuple[str, list[str], list[str]]:
-    """(algorithm, policy layers, critic layers), recognised by the names of the layers."""
+    """(algorithm, policy layers, critic layers), recognised by the names of the layers.
+
+    Raises:
+        ValueError: a weight belongs to no network that CleanRL's scripts save.
+    """
     if any(key.startswith("actor_mean.") for key in weights):
-        algorithm = "PPO"
+        algorithm, unused = "PPO", {"actor_logstd"}
         policy, critic = _sequential(weights, "actor_mean"), _sequential(weights, "critic")
     else:
         sac = "actor.fc_mean.weight" in weights
@@ -185,6 +196,16 @@ def _networks(weights: Weights) -> tuple[str, list[str], list[str]]:
         algorithm = "SAC" if sac else "TD3" if twin else "DDPG"
         policy = ["actor.fc1", "actor.fc2", "actor.fc_mean" if sac else "actor.fc_mu"]
         critic = [f"q1.fc{i}" for i in (1, 2, 3)]
+        unused = {"actor.action_scale", "actor.action_bias"}  # compared with the env's bounds
+        other = [f"q2.fc{i}" for i in (1, 2, 3)] if twin else []
+        other += ["actor.fc_logstd"] if sac else []
+        unused |= {f"{name}.{part}" for name in other for part in ("weight", "bias")}
+    known = {f"{name}.{part}" for name in policy + critic for part in ("weight", "bias")} | unused
+    if unknown := sorted(set(weights) - known):
+        raise ValueError(
+            f"it holds {', '.join(unknown[:4])}{' and more' if len(unknown) > 4 else ''}, which "
+            f"the {algorithm} network of CleanRL's scripts does not have"
+        )
     return algorithm, policy, critic
 
 
@@ -206,7 +227,7 @@ def _assemble(weights: Weights, spaces: _Spaces) -> Model:
         for layers in names
     )
     ppo = algorithm == "PPO"
-    spaces.check(policy, squashed=not ppo)
+    spaces.check(policy, weights, squashed=not ppo)
     mean, value_net = _mlp(policy, relu=not ppo), _mlp(critic, relu=not ppo)
     low, high = spaces.action.low, spaces.action.high
 
@@ -225,6 +246,11 @@ def _assemble(weights: Weights, spaces: _Spaces) -> Model:
         action = torch.tanh(mean(state)) * spaces.scale + spaces.middle  # critics see env actions
         return value_net(torch.cat([state, action], -1)).item()
 
+    zeros = torch.zeros(1, policy[0][0].shape[1])
+    if mean(zeros).shape != spaces.scale.shape or value_net(
+        zeros if ppo else torch.cat([zeros, spaces.scale], -1)
+    ).shape != (1, 1):
+        raise ValueError("its critic does not return one number")
     notes = ()
     if ppo:
         notes = (
