@@ -379,9 +379,13 @@ def test_statistics_that_are_ambiguous_or_do_not_fit_are_refused(learnt, walk, t
         read(normalize=tmp_path / "p.pkl")
 
 
-def test_statistics_beside_a_model_that_was_trained_without_are_not_used(learnt, walk, tmp_path):
+@pytest.mark.parametrize("algorithm", ["PPO", "TD3"])
+def test_statistics_beside_a_model_that_was_trained_without_are_not_used(
+    algorithm, learnt, walk, tmp_path
+):
     save(tmp_path, learnt)
-    model = ppo(walk).learn(16)
+    make = {"PPO": ppo, "TD3": lambda env: sb3.TD3("MlpPolicy", env, **OFF_POLICY)}[algorithm]
+    model = make(walk).learn(16)
     model.save(tmp_path / "b.zip")
     read = read_model(tmp_path / "b.zip", walk, trust=True)
     obs, _ = walk.reset(seed=0)

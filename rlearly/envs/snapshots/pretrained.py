@@ -127,7 +127,9 @@ def _weights(path: Path) -> Weights:
             for part, weights in zip(("actor", "q1", "q2"), loaded, strict=False)
             for key, value in weights.items()
         }
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+    ):
         raise ValueError("it holds something other than weights")
     return loaded
 
@@ -163,7 +165,9 @@ class _Spaces:
                 "env."
             )
         for name, own in (("action_scale", self.scale), ("action_bias", self.middle)):
-            stored = weights.get(f"actor.{name}", own).float().reshape(-1)
+            if f"actor.{name}" not in weights:
+                continue
+            stored = weights[f"actor.{name}"].float().reshape(-1)
             if len(stored) != actions or not torch.allclose(stored, own[0], rtol=1e-5):
                 raise ConfigError(
                     f"The model's {name} is {stored.tolist()}, but the actions of {self.name} "
@@ -226,6 +230,8 @@ def _assemble(weights: Weights, spaces: _Spaces) -> Model:
         [(weights[f"{n}.weight"].float(), weights[f"{n}.bias"].float()) for n in layers]
         for layers in names
     )
+    if any(weight.ndim != 2 for weight, _ in policy + critic):
+        raise ValueError("a layer is not dense")
     ppo = algorithm == "PPO"
     spaces.check(policy, weights, squashed=not ppo)
     mean, value_net = _mlp(policy, relu=not ppo), _mlp(critic, relu=not ppo)

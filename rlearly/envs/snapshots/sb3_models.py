@@ -280,9 +280,10 @@ def _statistics(
 def _trained_under_vecnormalize(path: Path, settings: Mapping[str, Any]) -> bool | None:
     """Whether a model was trained under VecNormalize; None: its file does not say.
 
-    On-policy algorithms save the last observation before normalisation only if there was one.
-    Off-policy ones always do; there, normalised ones are told by their type (always float32) and
-    by values out of the env's bounds.
+    On-policy algorithms save `_last_original_obs` only under VecNormalize: what `_last_obs` was
+    before. Off-policy ones always do; without VecNormalize it is the observation before that.
+    There, normalised ones are told by their type (always float32) and by values out of the env's
+    bounds.
     """
     if "_last_original_obs" not in settings or not settings.get("num_timesteps"):
         return None
@@ -298,6 +299,7 @@ def _trained_under_vecnormalize(path: Path, settings: Mapping[str, Any]) -> bool
     parts = [(last, original, space)]
     if isinstance(space, spaces.Dict):
         parts = [(last[key], original[key], space[key]) for key in space]
+    answer = None
     for seen, before, part in parts:
         if seen.dtype != before.dtype:
             return True
@@ -305,7 +307,9 @@ def _trained_under_vecnormalize(path: Path, settings: Mapping[str, Any]) -> bool
             inside = [bool(np.all((x >= part.low) & (x <= part.high))) for x in (seen, before)]
             if inside == [False, True]:
                 return True
-    return None
+        if seen.dtype != np.float32 and not np.array_equal(seen, before):
+            answer = False
+    return answer
 
 
 def _beside(path: Path, env: gymnasium.Env) -> list[Path]:
@@ -361,11 +365,15 @@ def _check_spaces(path: Path, model: Any, env: gymnasium.Env, normalizer: Any) -
     )
     if not fits or not _same_space(model.action_space, env.action_space):
         raise ConfigError(
-            f"{path} was trained with observations of {model.observation_space} and actions of "
-            f"{model.action_space}, but {id_of(env.unwrapped)} has {env.observation_space} and "
-            f"{env.action_space}: name the env and the kwargs that it was trained with, or wrap "
-            "the env in Python and use rlearly.record."
+            f"{path} was trained with observations of {_line(model.observation_space)} and actions "
+            f"of {_line(model.action_space)}, but {id_of(env.unwrapped)} has "
+            f"{_line(env.observation_space)} and {_line(env.action_space)}: name the env and the "
+            "kwargs that it was trained with, or wrap the env in Python and use rlearly.record."
         )
+
+
+def _line(space: spaces.Space) -> str:
+    return " ".join(str(space).split())
 
 
 def _parts(space: spaces.Space) -> dict[str | None, spaces.Space]:
@@ -384,8 +392,8 @@ def _check_statistics(normalizer: Any, env: gymnasium.Env) -> None:
             of = "" if key is None else f" of {key!r}"
             raise ConfigError(
                 f"normalize: the statistics{of} have the shape {np.shape(rms.mean)}, but "
-                f"{id_of(env.unwrapped)} has observations of {env.observation_space}: expected "
-                "those of this model, or normalize=none."
+                f"{id_of(env.unwrapped)} has observations of {_line(env.observation_space)}: "
+                "expected those of this model, or normalize=none."
             )
 
 
