@@ -568,6 +568,23 @@ def test_command_records_a_normalised_model_from_the_hub(learnt, tmp_path, monke
     assert snapshots.provenance["teacher"] == "Stable-Baselines3 PPO"
 
 
+def test_statistics_are_fetched_from_the_hub_with_the_model(tmp_path, monkeypatch):
+    kept = {"ppo.zip", "vec_normalize.pkl", "Walk-v0/vecnormalize.pkl"}
+
+    def download(repository, allow_patterns):
+        remote = [*kept, "replay.mp4", "results.json"]
+        fetched = filter_repo_objects(remote, allow_patterns=allow_patterns)
+        for name in fetched:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        return tmp_path
+
+    filter_repo_objects = pytest.importorskip("huggingface_hub.utils").filter_repo_objects
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert from_hub("sb3/ppo-Walk-v0", "ppo.zip") == tmp_path / "ppo.zip"
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == kept
+
+
 def test_command_records_unknown_values_of_a_model_without_critic(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     contrib.ARS("LinearPolicy", gymnasium.make("Walk-v0"), zero_policy=False).save("a.zip")
