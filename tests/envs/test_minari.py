@@ -14,7 +14,6 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots.minari import from_minari
 
 minari = pytest.importorskip("minari")
-gymnasium.register_envs(gymnasium_robotics)
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 ADROIT = {"Door": "door_body_pos", "Hammer": "board_pos", "Pen": "desired_orien"}
@@ -22,6 +21,7 @@ ADROIT = {"Door": "door_body_pos", "Hammer": "board_pos", "Pen": "desired_orien"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
+    gymnasium.register_envs(gymnasium_robotics)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
