@@ -165,7 +165,7 @@ def test_whole_state_is_the_recorded_one_not_only_its_positions(env_id):
             assert np.array_equal(env.step(row["action"])[0], row["obs"])
 
 
-@pytest.mark.parametrize("task", [slow("Door"), slow("Hammer"), "Pen", "Relocate"])
+@pytest.mark.parametrize("task", [slow("Door"), slow("Hammer"), "Pen", slow("Relocate")])
 def test_hand_tasks_start_with_their_objects_where_they_were(task):
     recording = Recording(f"AdroitHand{task}-v1", episodes=2)
     dataset = recording.dataset(nest=lambda infos: {"environment": {"state": infos}})
@@ -183,7 +183,7 @@ def test_hand_task_without_its_objects_is_refused():
 
 
 @pytest.mark.parametrize(
-    "env_id", ["PointMaze_UMaze-v3", slow("PointMaze_Medium-v3"), "AntMaze_UMaze-v5"]
+    "env_id", ["PointMaze_UMaze-v3", slow("PointMaze_Medium-v3"), slow("AntMaze_UMaze-v5")]
 )
 def test_maze_starts_with_the_goal_of_its_episode(env_id):
     recording = Recording(env_id, episodes=2)
@@ -211,13 +211,9 @@ def test_maze_solved_in_a_step_has_its_next_goal_from_then_on():
         "reset_target": True,
         "maze_map": [[1] * 5, [1, 0, 0, 0, 1], [1] * 5],
     }
-    for seed in range(20):
-        recording = Recording("PointMaze_UMaze-v3", steps=20, seed=seed, goal=near, **kwargs)
-        goals = np.array([row["obs"]["desired_goal"] for row in recording.episodes[0]])
-        moved = np.flatnonzero((np.diff(goals, axis=0) != 0).any(1))
-        if len(moved):
-            break
-    step = int(moved[0])  # its observation shows the goal that was reached
+    recording = Recording("PointMaze_UMaze-v3", steps=20, goal=near, **kwargs)
+    goals = np.array([row["obs"]["desired_goal"] for row in recording.episodes[0]])
+    (step,) = np.flatnonzero((np.diff(goals, axis=0) != 0).any(1))  # it shows the goal reached
     snapshots = from_minari(recording.dataset(), every_steps=1)
     env = recording.check(snapshots, list(range(20)))
     env.reset(options={"snapshot": step})
