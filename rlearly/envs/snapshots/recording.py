@@ -154,6 +154,15 @@ def from_actions(
     return collector.snapshots({"source": "actions"} | dict(provenance or {}))
 
 
+def flattened(space: gymnasium.Space, obs: Any) -> np.ndarray:
+    """[D], or [0] if observations of this space have no fixed number of numbers."""
+    try:
+        flat = flatten(space, obs)
+    except (NotImplementedError, KeyError, TypeError, ValueError):  # text, graphs, sequences
+        return np.empty(0)
+    return flat if isinstance(flat, np.ndarray) else np.empty(0)
+
+
 def bytes_of(tree: Any) -> int:
     """About how many bytes a tree takes."""
     return sum(leaf.nbytes if isinstance(leaf, np.ndarray) else 16 for _, leaf in leaves(tree))
@@ -224,7 +233,6 @@ class SnapshotCollector:
             "info": {key: encoded(item) for key, item in self.tap.info.items()},
         }
         record["info"] = {key: item for key, item in record["info"].items() if is_data(item)}
-        flat = flatten(self.space, self.tap.obs) if self.space.is_np_flattenable else []
         self.bytes += bytes_of(record)
         if self.bytes > self.memory_bytes / 2:
             raise ConfigError(
@@ -235,7 +243,7 @@ class SnapshotCollector:
         self.rows.append(
             {
                 "record": record,
-                "observations": np.asarray(flat),
+                "observations": flattened(self.space, self.tap.obs),
                 "values": value,
                 "rewards": reward,
                 "returns_to_go": -so_far,
