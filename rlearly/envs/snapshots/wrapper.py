@@ -15,6 +15,7 @@ import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import as_float, bare, guarded
 from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
 from rlearly.envs.snapshots.selection import Selection, Uniform
 from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
@@ -77,6 +78,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     Raises:
         ConfigError: the snapshots do not fit the env, or an argument is out of range.
         InexactState: this env does not return to its saved states to the bit.
+        UserCodeFailed: the env raised, or returned something unusable; steps and resets too.
 
     Deviations from the official code: no env is deep-copied; resets respect their seed; steps are
     counted per instance, not in the class; a student's statistics do not include the teacher's.
@@ -117,6 +119,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             snapshots if isinstance(snapshots, Snapshots) else Snapshots.load(snapshots)
         )
         self.snapshots.check(env)
+        env = guarded(env)
         _check_exact(env, self.snapshots)
         self.selection = Uniform() if selection is None else selection
         self.selection.prepare(self.snapshots)
@@ -175,7 +178,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.counter.add()
         if self.snapshot is None:
             return obs, reward, terminated, truncated, info
-        self._discounted_return += self.discount**self._elapsed * float(reward)
+        self._discounted_return += self.discount**self._elapsed * as_float(reward)
         self._elapsed += 1
         if self._elapsed == self.truncate_steps and not terminated:
             truncated = True
@@ -244,7 +247,7 @@ class SnapshotReset(InnermostWrapper):
 def _check_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
     """Check that this env returns to a saved state to the bit, by the snapshots' method."""
     expected = snapshots.state(0)[0].method
-    exact = self_test(env.unwrapped)
+    exact = self_test(bare(env))
     if exact != expected:
         raise InexactState(
             f"The snapshots of {snapshots.env_id} are restored by the method {expected!r}, but for "

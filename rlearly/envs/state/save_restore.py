@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import Guard, guarded
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
     ActionRecorder,
@@ -209,29 +210,30 @@ def self_test(
 
     Raises:
         InexactState: no method is exact.
+        UserCodeFailed: the env raised, or returned something unusable.
     """
-    reasons = []
+    env, reasons = guarded(env), []
     for method in dict.fromkeys((method_of(env), "replay")):
-        fresh = make_fresh() if make_fresh else None
+        fresh = guarded(make_fresh()) if make_fresh else None
         try:
             _try_method(env, fresh, method, steps)
             return method
         except ConfigError as error:
-            reasons.append(f"{method}: {error}")
+            reasons.append(f"{method}: {str(error).rstrip('.')}")
         finally:
             if fresh is not None:
                 fresh.close()
     raise InexactState(
-        f"{id_of(env.unwrapped)} cannot return to a saved state to the bit ({' '.join(reasons)}); "
+        f"{id_of(env.unwrapped)} cannot return to a saved state to the bit ({'; '.join(reasons)}); "
         "start its episodes from the beginning."
     )
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
-    """The wrappers of an env, outermost first, without its `ActionRecorder`."""
+    """The wrappers of an env, outermost first, without its `ActionRecorder` and its guards."""
     found = []
     while isinstance(env, gymnasium.Wrapper):
-        if not isinstance(env, ActionRecorder):
+        if not isinstance(env, ActionRecorder | Guard):
             found.append(env)
         env = env.env
     return found
