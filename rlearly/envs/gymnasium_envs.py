@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, flatdim
 
 from rlearly.config.schema import EnvConfig
-from rlearly.core.errors import ConfigError, raised
+from rlearly.core.errors import ConfigError, UserCodeFailed, raised
 from rlearly.core.spaces import PIXELS, VECTOR
 from rlearly.envs.gl_backend import (
     FAST_NEEDS_MUJOCO_IMAGES,
@@ -106,10 +106,23 @@ class RenderWrapper(gymnasium.Wrapper):
         if _is_mujoco(self.env):
             base: Any = self.env.unwrapped
             return self._renderer.render(base.model, base.data, self._view(base), size)
+        return resized(self._own_image(), size)
+
+    def _own_image(self) -> np.ndarray:
         image: Any = self.env.render()
+        spec = self.env.spec
+        call = f"env={spec.id if spec else self.env}: render() returned"
         if image is None:
-            raise ConfigError(f"env={self.env}: it cannot render itself; add env.pixels=false.")
-        return resized(np.asarray(image, dtype=np.uint8), size)
+            raise ConfigError(
+                f"{call} None: it cannot render itself; add env.pixels=false and video_size=0."
+            )
+        image = np.asarray(image)
+        if image.dtype.kind not in "iu" or image.ndim != 3 or image.shape[2] != 3:
+            raise UserCodeFailed(
+                f"{call} {image.dtype} {list(image.shape)}",
+                remedy="expected an RGB image, uint8 [H, W, 3]",
+            )
+        return image.astype(np.uint8, copy=False)
 
     def vector(self) -> np.ndarray:
         """[D]: what the env observes in addition to its image."""
