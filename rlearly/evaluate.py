@@ -12,6 +12,7 @@ from pathlib import Path
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.system.command import exit_with
 
 PROGRESS_SECONDS = 15.0
 """Seconds between the progress lines of a long evaluation."""
@@ -150,4 +151,4 @@ def evaluate(config: EvaluateConfig) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

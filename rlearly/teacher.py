@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.system.command import exit_with
 
 if TYPE_CHECKING:
     import gymnasium
@@ -191,4 +192,4 @@ def from_model(config: TeacherConfig) -> Teacher:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -16,6 +16,7 @@ from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.system.command import exit_with
 from rlearly.training.stop_requests import StopRequests
 
 if TYPE_CHECKING:
@@ -219,4 +220,4 @@ def report_failure(failed: RunFailed, folder: Path, trainer: Trainer | None) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
