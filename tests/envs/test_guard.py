@@ -1,6 +1,7 @@
 """What an env or a policy of the user's raises, or returns wrongly, is one sentence everywhere."""
 
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -12,7 +13,18 @@ import torch
 from conftest import TINY_STATE
 from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
-from rlearly import SnapshotRL, ValueClusters, record, restore, save, self_test, teacher, train
+from rlearly import (
+    SnapshotRL,
+    ValueClusters,
+    evaluate,
+    record,
+    restore,
+    save,
+    self_test,
+    sweep,
+    teacher,
+    train,
+)
 from rlearly.core.errors import ConfigError, UserCodeFailed, place_of, raised
 from rlearly.envs.guard import Guard, InnermostGuard, guarded, misfit
 from rlearly.envs.snapshots.pretrained import Model
@@ -300,6 +312,40 @@ def test_render_that_returns_no_image_is_refused(image, received, tmp_path, caps
     words = [*SHORT, "video_size=64", "eval_every_frames=20", f"run_dir={tmp_path / 'run'}"]
     assert train.main([*words, f"env={env_id}"]) == (2 if image is None else 1)
     assert f"env={env_id}: render() returned {received}" in capsys.readouterr().err
+
+
+def test_evaluation_that_fails_keeps_the_users_traceback_beside_the_run(
+    tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "run"
+    env = variant(
+        {"works": True, "step": lambda self, a: Line.step(self, a) if self.works else {}["x"]}
+    )
+    gymnasium.register("Guardswitch-v0", env, max_episode_steps=20)
+    assert trained("switch", run) == 0
+    words = [f"run={run}", "episodes=1", "video_size=0", "threads=1"]
+    env.works = False
+    assert evaluate.main(words) == 1
+    line = capsys.readouterr().err.strip()
+    assert "env=Guardswitch-v0: step(action) raised KeyError: 'x' at" in line, line
+    assert "in an evaluation" in line and f"{run / 'evaluate.failure.json'} has the details" in line
+    report = json.loads((run / "evaluate.failure.json").read_text())
+    assert HERE in "".join(report["traceback"]) and (run / "done.json").exists()
+    env.works = True
+    assert evaluate.main(words) == 0 and not (run / "evaluate.failure.json").exists()
+
+
+@pytest.mark.slow
+def test_sweep_shows_the_sentence_of_a_failing_env(tmp_path, monkeypatch, capsys):
+    tests = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, *sys.path]))
+    words = [f"sweep_dir={tmp_path / 'sweep'}", "seeds=1", *TINY_STATE["td3"], "train_frames=100"]
+    words = [word for word in words if not word.startswith("env=")]
+    assert sweep.main([*words, "env=tiny_envs:Faulty-v0", "env.kwargs={at_step: 30}"]) == 1
+    sentence = "env=tiny_envs:Faulty-v0: step(action) raised ZeroDivisionError: division by zero at"
+    assert sentence in capsys.readouterr().out
+    assert sweep.main([f"status={tmp_path / 'sweep'}"]) == 1
+    assert sentence in " ".join(capsys.readouterr().out.split())
 
 
 # --- policies and SnapshotRL ---
