@@ -126,12 +126,13 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
                 f"changed since the last start: {', '.join(changes)}; "
                 "bit-for-bit equality is no longer guaranteed"
             )
+    finished, failed = False, None
     try:
         run_directory.record_start(folder, config, provenance)
         with display:
             finished = trainer.run()
-    except RunFailed as failed:
-        return report_failure(failed, folder, trainer)
+    except RunFailed as error:
+        failed = error
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); free space or fix it, then continue with "
@@ -140,6 +141,8 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
             trainer.close()
+    if failed:  # reported last, after what closing may say
+        return report_failure(failed, folder, trainer)
     frames, updates = trainer.at.frames, trainer.updates
     if not finished:
         command = run_directory.train_command(f"resume={folder}")

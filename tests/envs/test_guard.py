@@ -257,6 +257,13 @@ def test_module_that_does_not_import_or_lacks_the_id_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_env_that_fails_to_close_too_does_not_hide_the_failure(tmp_path, capsys, caplog):
+    gymnasium.register("Guardboth-v0", variant({"step": broken, "close": broken}))
+    assert trained("both", tmp_path / "run") == 1
+    assert "step(action) raised RuntimeError" in capsys.readouterr().err.splitlines()[-1]
+    assert "close() raised RuntimeError" in caplog.text
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 def test_failure_in_the_middle_of_a_run_of_several_envs(overlap, tmp_path, capsys):
     words = ("num_envs=3", "train_frames=900", f"overlap={overlap}", "checkpoint_every_frames=60")
