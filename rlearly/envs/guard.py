@@ -6,6 +6,7 @@ changes no value, and is no part of a saved state.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
 OURS = (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit)
 """Exceptions that pass the guard: their message is complete, or they are no failure."""
 
+RESET = "expected reset(self, *, seed=None, options=None)"
 STEP_VALUES = "obs, reward, terminated, truncated, info"
 OLD_API = (
     "this is the API of gym before 0.26: return all of them, or wrap the env with shimmy's "
@@ -82,14 +84,15 @@ class Guard(gymnasium.Wrapper):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         call = f"reset({', '.join(f'{key}={value!r}' for key, value in kwargs.items())})"
+        lacking = _lacking(self.env.reset)
+        if lacking:
+            raise self._failed(call, f"takes no keyword argument {lacking!r}", RESET)
         try:
             result = self.env.reset(**kwargs)
         except OURS:
             raise
         except BaseException as error:
-            wrong = isinstance(error, TypeError) and "argument" in str(error)
-            remedy = "expected reset(self, *, seed=None, options=None)" if wrong else ""
-            raise self._failed(call, raised(error), remedy) from error
+            raise self._failed(call, raised(error)) from error
         if not isinstance(result, tuple | list) or len(result) != 2:
             remedy = f"expected obs, info{'' if result is None else f': {OLD_API}'}"
             raise self._failed(call, f"returned {_count(result)}", remedy)
@@ -324,6 +327,17 @@ def _number(value: Any) -> float | None:
         return None if isinstance(value, str | bytes) else float(value)
     except Exception:  # of a type of the user's
         return None
+
+
+def _lacking(reset: Callable[..., Any]) -> str | None:
+    """The argument of gymnasium's reset that this one does not take, if there is one."""
+    try:
+        parameters = inspect.signature(reset).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return next((name for name in ("seed", "options") if name not in parameters), None)
 
 
 def _count(result: Any) -> str:
