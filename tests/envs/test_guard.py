@@ -94,7 +94,7 @@ FAULTS = {
     "reset_raises": ({"reset": broken}, ") raised RuntimeError: the simulator lost its connection"),
     "bare": (
         {"reset": lambda self, seed=None, options=None: Line.reset(self, seed=seed)[0]},
-        "options=None) returned float32 [1] IN; expected obs, info: this is the API of gym before",
+        ") returned float32 [1] IN; expected obs, info: this is the API of gym before",
     ),
     "no_seed": (
         {"reset": lambda self: Line.reset(self)},
