@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, clip_actions
+from rlearly.envs.guard import as_float
 
 UNBOUNDED = 1e9
 """An action bound this large counts as no bound (dm_control's LQR declares 1e10)."""
@@ -152,7 +153,7 @@ class ActionRepeat(gymnasium.Wrapper):
         total = 0.0
         for _ in range(self.times):
             obs, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            total += as_float(reward)
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info  # pyright: ignore[reportPossiblyUnbound]

@@ -136,7 +136,8 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A new agent.
 
     Raises:
-        ConfigError: the agent does not support this device or this env's observations.
+        ConfigError: the agent does not support this device or this env's observations, or does
+            not fit into memory.
     """
     declared = agent_spec(config.agent_name)
     if config.precision == "tf32" and device.type != "cuda":
@@ -167,19 +168,27 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     if declared.on_policy and agent_config.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
         agent_config = replace(agent_config, anneal_steps=whole_run)
-    return declared.make(
-        agent_config,
-        spec,
-        seeds=Seeds(config.seed),
-        device=device,
-        monitor=PlasticityMonitor(
-            config.plasticity.every_steps,
-            config.plasticity.dormant_threshold,
-            critic_each_update=config.replay_ratio == "adaptive",
-        ),
-        interventions=registry.build_interventions(config, Seeds(config.seed)),
-        compute=ComputeOptions(config.precision, config.compile),
-    )
+    try:
+        return declared.make(
+            agent_config,
+            spec,
+            seeds=Seeds(config.seed),
+            device=device,
+            monitor=PlasticityMonitor(
+                config.plasticity.every_steps,
+                config.plasticity.dormant_threshold,
+                critic_each_update=config.replay_ratio == "adaptive",
+            ),
+            interventions=registry.build_interventions(config, Seeds(config.seed)),
+            compute=ComputeOptions(config.precision, config.compile),
+        )
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"agent={config.agent_name}: its networks do not fit into memory: choose smaller ones, "
+            "as with a smaller agent.hidden_dim."
+        ) from error
 
 
 # --- snapshot starts ---

@@ -15,6 +15,7 @@ from gymnasium.spaces import flatten
 
 from rlearly.core.errors import ConfigError
 from rlearly.core.tree import leaves
+from rlearly.envs.guard import as_float, bare, called, guarded
 from rlearly.envs.snapshots.dataset import (
     COLUMNS,
     Snapshots,
@@ -79,6 +80,7 @@ def record(
         ConfigError: an argument is out of range, or `policy` does not return an action of the env,
             or `value` does not return one finite number.
         InexactState: the env does not return to a saved state to the bit.
+        UserCodeFailed: the env, `policy` or `value` raised, or the env returned something unusable.
     """
     require_at_least(
         1, episodes=episodes, every_steps=every_steps, max_episode_steps=max_episode_steps
@@ -87,10 +89,12 @@ def record(
     collector = SnapshotCollector(env)
 
     def act(obs: Any, step: int) -> Any:
-        return _checked_action(policy(obs), env.action_space)
+        where = f"step {step} of an episode"
+        return _checked_action(called("policy", policy, obs, where=where), env.action_space)
 
     def estimate(obs: Any, step: int) -> float:
-        return np.nan if value is None else _checked_value(value(obs))
+        where = f"step {step} of an episode"
+        return np.nan if value is None else _checked_value(called("value", value, obs, where=where))
 
     seeds = np.random.SeedSequence(seed).generate_state(episodes)
     for episode, episode_seed in enumerate(seeds.tolist()):
@@ -205,7 +209,8 @@ class SnapshotCollector:
 
     def __init__(self, env: gymnasium.Env):
         require_one_env(env)
-        self.method = self_test(env.unwrapped)
+        env = guarded(env)
+        self.method = self_test(bare(env))
         self.transfer = study(env, self.method)
         self.world = World(self.transfer.reference, self.transfer.changed)
         self.probe = make_probe(env, self.method)
@@ -294,7 +299,7 @@ class SnapshotCollector:
                 estimate = value(obs, step)
                 self.take(step=step, episode=episode, value=estimate, reward=reward, so_far=total)
             obs, reward, terminated, truncated, _ = self.env.step(action)
-            reward = number(reward)
+            reward = as_float(reward)
             total += reward
             step += 1
             over = bool(terminated or truncated)
@@ -353,9 +358,12 @@ def _checked_action(action: Any, space: gymnasium.Space) -> Any:
 
 
 def _checked_value(value: Any) -> float:
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):  # text, a ragged list, a tensor with a gradient
+        array = np.full(2, np.nan)
     if array.size != 1 or not np.isfinite(array).all():
         raise ConfigError(
-            f"value: expected one finite number for an observation, received {array}."
+            f"value: expected one finite number for an observation, received {value}."
         )
     return array.item()

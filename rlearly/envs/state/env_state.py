@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import Guard
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
     ActionRecorder,
@@ -174,10 +175,10 @@ def restore(env: gymnasium.Env, state: EnvState) -> None:
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
-    """The wrappers of an env, outermost first, without its `ActionRecorder`."""
+    """The wrappers of an env, outermost first, without its `ActionRecorder` and guards."""
     found = []
     while isinstance(env, gymnasium.Wrapper):
-        if not isinstance(env, ActionRecorder):
+        if not isinstance(env, ActionRecorder | Guard):
             found.append(env)
         env = env.env
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import guarded
 from rlearly.envs.state import env_state
 from rlearly.envs.state.action_replay import (
     InexactState,
@@ -90,14 +91,16 @@ def self_test(
 
     Raises:
         InexactState: no method is exact. The message says what differed first.
+        UserCodeFailed: the env raised, or returned something unusable.
     """
     require_one_env(env)
+    env = guarded(env)
     first = method_of(env)
     if first == "replay" and not trusted(type(env.unwrapped)):
         first = "attributes"
     reasons: dict[str, str] = {}
     for method in dict.fromkeys((first, "replay")):
-        fresh = make_fresh() if make_fresh else None
+        fresh = guarded(make_fresh()) if make_fresh else None
         try:
             settings = _try_method(env, fresh, method, steps)
             env_state.count_as_proved(env, method, settings)

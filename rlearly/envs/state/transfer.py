@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import bare
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
     InexactState,
@@ -126,7 +127,7 @@ def study(env: gymnasium.Env, method: str, steps: int = 20) -> Transfer:
         InexactState: the env did not continue alike. The message says what differed first.
     """
     base: Any = env.unwrapped
-    acting: Any = _innermost_recorder(env) if method == "replay" else base
+    acting: Any = _innermost_recorder(env) if method == "replay" else bare(env)
     space = copy.deepcopy(base.action_space)
     space.seed(1)
     with left_as_before(base):
@@ -139,7 +140,7 @@ def study(env: gymnasium.Env, method: str, steps: int = 20) -> Transfer:
 
 
 def _innermost_recorder(env: gymnasium.Env) -> Any:
-    return recorder_of(env) or recorder_of(with_action_recorder(env.unwrapped))
+    return recorder_of(env) or recorder_of(with_action_recorder(bare(env)))
 
 
 def _state_tree(base: gymnasium.Env, method: str) -> Any:
@@ -380,7 +381,7 @@ def combined(env: gymnasium.Env, theirs: Transfer, own: Transfer, steps: int = 2
     needed = (theirs.changed - theirs.carried) | (own.changed - own.carried)
     result.carried = (theirs.carried | own.carried) - needed
     if result.changed != own.changed or result.carried != own.carried:
-        acting: Any = _innermost_recorder(env) if own.method == "replay" else base
+        acting: Any = _innermost_recorder(env) if own.method == "replay" else bare(env)
         space = copy.deepcopy(base.action_space)
         space.seed(2)
         with left_as_before(base):
@@ -391,7 +392,7 @@ def combined(env: gymnasium.Env, theirs: Transfer, own: Transfer, steps: int = 2
 def make_probe(env: gymnasium.Env, method: str, steps: int = 20) -> dict[str, Any]:
     """A short continuation of a saved world, as a tree, for `follow_probe`."""
     base: Any = env.unwrapped
-    acting: Any = _innermost_recorder(env) if method == "replay" else base
+    acting: Any = _innermost_recorder(env) if method == "replay" else bare(env)
     space = copy.deepcopy(base.action_space)
     space.seed(3)
     with left_as_before(base):
@@ -416,7 +417,7 @@ def follow_probe(
     Numbers may differ by rounding, as between processors.
     """
     base: Any = env.unwrapped
-    acting: Any = _innermost_recorder(env) if transfer.method == "replay" else base
+    acting: Any = _innermost_recorder(env) if transfer.method == "replay" else bare(env)
     decoder = codec.Decoder([base], {})
     saved = EnvState.from_tree(probe["state"])
     with left_as_before(base):
