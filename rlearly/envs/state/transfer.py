@@ -262,7 +262,7 @@ def _move_on(acting: Any, base: Any, found: Transfer, saved: Any) -> None:
 def _reaches(path: Path, parts: Parts) -> bool:
     """Whether some of the parts lie below a path."""
     for step in path:
-        if step not in parts:
+        if parts is WHOLE or step not in parts:
             return False
         parts = parts[step]
     return True
@@ -455,7 +455,9 @@ def settings_that_differ(base: gymnasium.Env, transfer: Transfer) -> dict[str, t
     """Name -> (this env's value, the snapshots'), of what no episode changes, as trees."""
     if transfer.reference is None:
         return {}
-    own = dict(leaf_paths(save_unchecked(base, transfer.method).simulator))
+    with left_as_before(base):
+        base.reset(seed=1)
+        own = dict(leaf_paths(save_unchecked(base, transfer.method).simulator))
     theirs = dict(leaf_paths(transfer.reference))
     changed = parts_of(transfer.changed)
     differing = {}
@@ -498,6 +500,7 @@ def describe(
 def _paths(parts: Parts, path: Path = ()) -> Iterable[Path]:
     if parts is WHOLE:
         yield path
+        return
     for step, node in parts.items():
         yield from _paths(node, (*path, step))
 
