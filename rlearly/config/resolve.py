@@ -281,7 +281,13 @@ def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
     phase = config.snapshot_phase
     if config.snapshot is None:
         _refuse_without(keys, "snapshot_phase.", "snapshot=FILE")
-    elif phase.clusters and phase.selection != "clusters":
+    rule = "snapshot_phase.selection="
+    if phase.selection not in ("forward_window", "reverse_window"):
+        needed = f"{rule}forward_window or {rule}reverse_window"
+        _refuse_without(keys, "snapshot_phase.window.", needed)
+    if phase.selection != "reverse_forward":
+        _refuse_without(keys, "snapshot_phase.reverse.", f"{rule}reverse_forward")
+    if phase.clusters and phase.selection != "clusters":
         raise ConfigError(
             "snapshot_phase.clusters: has no effect with snapshot_phase.selection="
             f"{phase.selection}; keep one of them."

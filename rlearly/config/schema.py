@@ -76,13 +76,48 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class WindowConfig:
+    """Selection rules forward_window and reverse_window (robosuite)."""
+
+    first_steps: int = setting(25, "width of the first window, in the teacher's steps", at_least=1)
+    widen_steps: int = setting(25, "how much wider each later window is; 0: not at all", at_least=0)
+    every_resets: int = setting(100, "starts drawn from a window before it widens", at_least=1)
+
+
+@dataclass(frozen=True)
+class ReverseConfig:
+    """Selection rule reverse_forward (RFCL)."""
+
+    back_steps: int = setting(8, "how far a start moves back, in the teacher's steps", at_least=1)
+    episodes: int = setting(3, "newest episodes from a start that decide on it", at_least=1)
+    success_rate: float = setting(
+        1.0, "share of them that must succeed for the start to move", above=0, at_most=1
+    )
+    return_share: float | None = setting(
+        None,
+        "an episode with this share of the teacher's return succeeded; null: the env reports it",
+        above=0,
+    )
+    seeds: int = setting(1000, "ordinary starts of the forward stage", at_least=1)
+
+
+@dataclass(frozen=True)
 class SnapshotConfig:
     """How training episodes start from the snapshots of `snapshot=FILE` (SnapshotRL, S3RL)."""
 
     selection: str = setting(
         "clusters",
         "how snapshots are chosen; clusters: as in S3RL",
-        choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
+        choices=(
+            "uniform",
+            "clusters",
+            "return_to_go",
+            "novelty",
+            "learner_error",
+            "forward_window",
+            "reverse_window",
+            "reverse_forward",
+        ),
     )
     clusters: int | None = setting(
         None, "number of clusters; null: as in the paper, 4 for sac, else 6", at_least=1
@@ -105,6 +140,8 @@ class SnapshotConfig:
         at_most=1,
     )
     keep_replay: bool = setting(True, "false: clear the replay buffer at the end of the phase")
+    window: WindowConfig = group(WindowConfig, "selection=forward_window or reverse_window")
+    reverse: ReverseConfig = group(ReverseConfig, "selection=reverse_forward")
 
 
 @dataclass(frozen=True)

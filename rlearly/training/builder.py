@@ -17,7 +17,7 @@ import torch
 from rlearly import envs
 from rlearly.agents import agent_spec
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
-from rlearly.config.schema import RunConfig
+from rlearly.config.schema import RunConfig, SnapshotConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
@@ -108,17 +108,30 @@ def env_executors(config: RunConfig) -> list[EnvExecutor]:
     """One executor per env: a thread if env steps overlap with updates, as by default with pixels.
 
     Raises:
-        ConfigError: overlap was asked for, but the env's steps use the agent.
+        ConfigError: overlap was asked for, but the env's steps depend on the agent or each other.
     """
-    uses_agent = config.snapshot is not None and config.snapshot_phase.selection == "learner_error"
-    if config.overlap and uses_agent:
-        raise ConfigError(
-            "overlap=true: with snapshot_phase.selection=learner_error the env's steps ask the "
-            "learner for values, which they cannot do during an update; leave overlap out."
-        )
+    obstacle = _obstacle_to_overlap(config)
+    if config.overlap and obstacle:
+        raise ConfigError(f"overlap=true: {obstacle}; leave overlap out.")
     overlap = bool(config.env.pixels) if config.overlap is None else config.overlap
-    executor = ThreadExecutor if overlap and not uses_agent else InlineExecutor
+    executor = ThreadExecutor if overlap and not obstacle else InlineExecutor
     return [executor() for _ in range(config.num_envs)]
+
+
+def _obstacle_to_overlap(config: RunConfig) -> str | None:
+    """Why env steps cannot overlap with updates or with each other; None: they can."""
+    rule = config.snapshot_phase.selection if config.snapshot is not None else None
+    if rule == "learner_error":
+        return (
+            "with snapshot_phase.selection=learner_error the env's steps ask the learner for "
+            "values, which they cannot do during an update"
+        )
+    if rule == "reverse_forward" and config.num_envs > 1:
+        return (
+            "with snapshot_phase.selection=reverse_forward the ends of episodes move starts, so "
+            "several envs must take their steps in turn"
+        )
+    return None
 
 
 def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
@@ -199,8 +212,8 @@ def add_snapshot_starts(
     """
     if config.snapshot is None:
         return train_envs
-    from rlearly.envs.snapshots import selection  # imports h5py
-    from rlearly.envs.snapshots.dataset import Snapshots
+    from rlearly.envs.snapshots.dataset import Snapshots  # imports h5py
+    from rlearly.envs.snapshots.selection import student_clusters
     from rlearly.envs.snapshots.step_counter import LocalStepCounter
     from rlearly.envs.snapshots.wrapper import SnapshotRL
 
@@ -217,8 +230,8 @@ def add_snapshot_starts(
         )
     phase = config.snapshot_phase
     snapshots, counter = Snapshots.load(path), LocalStepCounter()
-    clusters = phase.clusters or selection.student_clusters(config.agent_name)
-    rule = selection.make_selection(phase.selection, clusters)
+    clusters = phase.clusters or student_clusters(config.agent_name)
+    rule = make_selection(phase, clusters)
     probability: Any = phase.probability
     if phase.probability_end is not None:
         probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
@@ -239,6 +252,8 @@ def add_snapshot_starts(
             f"snapshots: their values were learned from the rewards of env.rules={rules}, but this "
             f"run uses env.rules={config.env.rules}"
         )
+    if phase.selection == "reverse_forward" and truncate:
+        _check_time_to_succeed(phase, int(snapshots.steps.max()), message)
     if phase.until_steps * config.env.action_repeat >= config.train_frames:
         paper = f"; the paper's until_steps={phase.until_steps} is for a run of a million steps"
         is_paper = phase.until_steps == 100_000
@@ -258,6 +273,47 @@ def add_snapshot_starts(
         )
         for env, executor in zip(train_envs, executors, strict=True)
     ]
+
+
+def make_selection(phase: SnapshotConfig, clusters: int) -> Any:
+    """The selection rule that a config names; `clusters` is for "clusters" only."""
+    from rlearly.envs.snapshots import curricula, selection
+
+    window, reverse = phase.window, phase.reverse
+    rules: dict[str, Callable[[], Any]] = {
+        "uniform": selection.Uniform,
+        "clusters": lambda: selection.ValueClusters(clusters),
+        "return_to_go": selection.ReturnToGo,
+        "novelty": selection.Novelty,
+        "learner_error": selection.LearnerError,
+        "forward_window": lambda: curricula.DemonstrationWindow("forward", **vars(window)),
+        "reverse_window": lambda: curricula.DemonstrationWindow("reverse", **vars(window)),
+        "reverse_forward": lambda: curricula.ReverseForward(**vars(reverse)),
+    }
+    return rules[phase.selection]()
+
+
+def _check_time_to_succeed(
+    phase: SnapshotConfig, most_steps: int, message: Callable[[str], None]
+) -> None:
+    """Check that truncated episodes can succeed from a demonstration's first snapshot.
+
+    Raises:
+        ConfigError: success is a share of the demonstrations' return, which takes as many steps.
+    """
+    truncate = phase.truncate_steps
+    if truncate is None or truncate >= most_steps:
+        return
+    if phase.reverse.return_share is not None:
+        raise ConfigError(
+            f"snapshot_phase.truncate_steps: expected at least the demonstrations' {most_steps} "
+            f"steps or null, received {truncate}: a shorter episode cannot reach their return, "
+            "which snapshot_phase.reverse.return_share asks for."
+        )
+    message(
+        f"snapshots: an episode has {truncate} steps to succeed, and the demonstrations take up to "
+        f"{most_steps}; snapshot_phase.truncate_steps=null lifts the limit"
+    )
 
 
 # --- data pipeline ---
