@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rlearly.envs.snapshots.curricula import DemonstrationWindow as DemonstrationWindow
     from rlearly.envs.snapshots.curricula import ReverseForward as ReverseForward
     from rlearly.envs.snapshots.dataset import Snapshots as Snapshots
+    from rlearly.envs.snapshots.jump_start import GuideCurriculum as GuideCurriculum
+    from rlearly.envs.snapshots.jump_start import JumpStart as JumpStart
+    from rlearly.envs.snapshots.jump_start import RandomGuide as RandomGuide
     from rlearly.envs.snapshots.minari import from_minari as from_minari
     from rlearly.envs.snapshots.recording import from_actions as from_actions
     from rlearly.envs.snapshots.recording import record as record
@@ -33,6 +36,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "envs.snapshots.curricula": "DemonstrationWindow ReverseForward",
     "envs.snapshots.dataset": "Snapshots",
+    "envs.snapshots.jump_start": "GuideCurriculum JumpStart RandomGuide",
     "envs.snapshots.minari": "from_minari",
     "envs.snapshots.recording": "from_actions record",
     "envs.snapshots.selection": "LearnerError Novelty OrdinaryStart ReturnToGo Uniform "

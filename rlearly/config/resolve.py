@@ -28,6 +28,7 @@ SET_BY_OTHER_KEYS = {
     "env.name": "env=NAME",
     "env.family": "env=NAME",
     "snapshot_sha256": "snapshot=FILE",
+    "jump_start.sha256": "jump_start.run=RUN_DIR",
 }
 
 OFF_POLICY_KEYS = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
@@ -42,7 +43,7 @@ RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
     "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
     "snapshot", "wandb.mode", "replay.compression", "replay.storage", "replay.folder",
-    "replay.device", "replay.prefetch",
+    "replay.device", "replay.prefetch", "jump_start.run",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 
@@ -81,7 +82,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     resolved = _resolve_interventions(resolved)
     for check in CHECKS:
         check(resolved, keys)
-    return _resolve_snapshot(resolved)
+    return _resolve_jump_start(_resolve_snapshot(resolved))
 
 
 def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -117,9 +118,12 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
             )
     set_keys(config, pairs)
     loaded = as_dataclass(config)
-    if loaded.snapshot is None:
-        return loaded
-    return replace(loaded, snapshot=str(Path(loaded.snapshot).expanduser().absolute()))
+    if loaded.snapshot is not None:
+        loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
+    if loaded.jump_start.run is not None:
+        moved = replace(loaded.jump_start, run=_absolute(loaded.jump_start.run))
+        loaded = replace(loaded, jump_start=moved)
+    return loaded
 
 
 def fixed_settings(config: RunConfig) -> dict[str, Any]:
@@ -226,8 +230,41 @@ def _resolve_snapshot(config: RunConfig) -> RunConfig:
         return config
     if not config.snapshot:
         raise ConfigError("snapshot: expected a file of snapshots, received ''.")
-    path = Path(config.snapshot).expanduser().absolute()
-    return replace(config, snapshot=str(path), snapshot_sha256=sha256(path))
+    path = _absolute(config.snapshot)
+    return replace(config, snapshot=path, snapshot_sha256=sha256(Path(path)))
+
+
+def _resolve_jump_start(config: RunConfig) -> RunConfig:
+    """Make the teacher's path absolute, and record its checkpoint and that one's hash.
+
+    Raises:
+        ConfigError: it is not a run, has no such checkpoint, or was trained on another env.
+    """
+    if config.jump_start.run is None:
+        return config
+    from rlearly.training import checkpoint
+
+    run = Path(_absolute(config.jump_start.run))
+    teacher = load(run)
+    ours, theirs = ({**vars(one.env), "rules": None} for one in (config, teacher))
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise ConfigError(
+                f"jump_start.run: the teacher {run} was trained with env.{name}={theirs[name]}, "
+                f"and this run has env.{name}={value}: it can only play the env that it observes "
+                "as in its own run."
+            )
+    kept = [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]
+    if not kept:
+        raise ConfigError(f"jump_start.run: {run} has not saved a checkpoint yet.")
+    frames = kept[-1] if config.jump_start.checkpoint is None else config.jump_start.checkpoint
+    digest = checkpoint.digest(run / "checkpoints", frames)
+    pinned = replace(config.jump_start, run=str(run), checkpoint=frames, sha256=digest)
+    return replace(config, jump_start=pinned)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 # --- checks ---
@@ -291,6 +328,23 @@ def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
         raise ConfigError(
             "snapshot_phase.clusters: has no effect with snapshot_phase.selection="
             f"{phase.selection}; keep one of them."
+        )
+
+
+def _check_jump_start(config: RunConfig, keys: set[str]) -> None:
+    if config.jump_start.run is None:
+        _refuse_without(keys - {"jump_start.run"}, "jump_start.", "jump_start.run=RUN_DIR")
+        return
+    if config.snapshot is not None:
+        raise ConfigError(
+            "jump_start.run: cannot be combined with snapshot=FILE, which starts the same episodes "
+            "at snapshots; keep one of them."
+        )
+    of_curriculum = {f"jump_start.{name}" for name in ("stages", "tolerance", "episodes")}
+    if config.jump_start.schedule == "random" and keys & of_curriculum:
+        raise ConfigError(
+            f"{min(keys & of_curriculum)}: has no effect with jump_start.schedule=random; keep one "
+            "of them."
         )
 
 
@@ -361,6 +415,7 @@ CHECKS = (
     _check_env,
     _check_replay,
     _check_snapshot_phase,
+    _check_jump_start,
     _check_interventions,
     _check_replay_ratio,
 )

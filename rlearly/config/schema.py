@@ -145,6 +145,30 @@ class SnapshotConfig:
 
 
 @dataclass(frozen=True)
+class JumpStartConfig:
+    """A teacher plays the first steps of each training episode (JSRL)."""
+
+    run: str | None = setting(None, "run directory of the teacher, an rlearly agent")
+    checkpoint: int | None = setting(
+        None, "checkpoint of that run, by its number of frames; null: the newest"
+    )
+    schedule: str = setting(
+        "curriculum",
+        "the teacher's part shrinks with the student's returns, or is drawn for each episode",
+        choices=("curriculum", "random"),
+    )
+    stages: int = setting(10, "stages in which it shrinks to none", at_least=1)
+    tolerance: float = setting(
+        0.05, "share by which returns may be below the best for the next stage", at_least=0
+    )
+    episodes: int = setting(5, "newest training episodes whose mean return decides", at_least=1)
+    episode_steps: int | None = setting(
+        None, "length of the teacher's episodes in agent steps; null: measured", at_least=1
+    )
+    sha256: str | None = setting(None, "SHA-256 of that checkpoint, set automatically")
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     """Weights & Biases tracking, in addition to the local files."""
 
@@ -241,6 +265,7 @@ class RunConfig:
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
     snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how snapshots are used")
+    jump_start: JumpStartConfig = group(JumpStartConfig, "a teacher that begins each episode")
     plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
     intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")
     augmentation: AugmentationConfig = group(AugmentationConfig, "settings of the intervention")

@@ -213,14 +213,14 @@ def _unescaped(value: str) -> str:
 
 
 def _pinned(overrides: Sequence[str]) -> list[str]:
-    """Add a thread count and make the snapshot path absolute.
+    """Add a thread count and make the paths of snapshots and of a jump start's teacher absolute.
 
     A run may start on another machine, or in another folder, than the sweep.
     """
     pinned = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key == "snapshot" and value not in ("TEACHER", "null"):
+        if key in ("snapshot", "jump_start.run") and value not in ("TEACHER", "null"):
             override = format_override(key, Path(value.strip("'\"")).absolute())
         pinned.append(override)
     named = any(override.startswith("threads=") for override in overrides)

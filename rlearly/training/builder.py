@@ -1,7 +1,7 @@
 """Build a run from its config. Only this module knows both agents and envs.
 
-`build` reads top to bottom: envs, agent, snapshot starts, data pipeline, trainer. The functions
-below it make these parts, in the same order.
+`build` reads top to bottom: envs, agent, snapshot starts, jump start, data pipeline, trainer. The
+functions below it make these parts, in the same order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from rlearly import envs
 from rlearly.agents import agent_spec
+from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig, SnapshotConfig
 from rlearly.core.errors import ConfigError
@@ -33,6 +34,7 @@ from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
+from rlearly.training import checkpoint
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
 from rlearly.training.trainer import Callback, Trainer, TrainerConfig
@@ -59,6 +61,7 @@ def build(
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
+    train_envs = add_jump_start(config, train_envs, spec, callback.message)
     data = make_data_pipeline(config, spec, device, folder)
     on_policy = agent_spec(config.agent_name).on_policy
     phase = config.snapshot_phase
@@ -131,6 +134,8 @@ def _obstacle_to_overlap(config: RunConfig) -> str | None:
             "with snapshot_phase.selection=reverse_forward the ends of episodes move starts, so "
             "several envs must take their steps in turn"
         )
+    if config.jump_start.run is not None:
+        return "with jump_start.run the env's resets ask the teacher for actions"
     return None
 
 
@@ -314,6 +319,64 @@ def _check_time_to_succeed(
         f"snapshots: an episode has {truncate} steps to succeed, and the demonstrations take up to "
         f"{most_steps}; snapshot_phase.truncate_steps=null lifts the limit"
     )
+
+
+# --- jump start ---
+
+
+def add_jump_start(
+    config: RunConfig,
+    train_envs: list[gymnasium.Env],
+    spec: EnvSpec,
+    message: Callable[[str], None],
+) -> list[gymnasium.Env]:
+    """The training envs, whose episodes a teacher begins if `jump_start.run=` is set.
+
+    The envs share one schedule.
+
+    Raises:
+        ConfigError: the teacher is not there, or is another one than the run began with.
+    """
+    if config.jump_start.run is None:
+        return train_envs
+    from rlearly.envs.snapshots.jump_start import GuideCurriculum, JumpStart, RandomGuide
+
+    settings = config.jump_start
+    policy = teacher_policy(config, spec)
+    schedule: Any = RandomGuide(settings.episode_steps)
+    if settings.schedule == "curriculum":
+        schedule = GuideCurriculum(
+            settings.stages, settings.tolerance, settings.episodes, settings.episode_steps
+        )
+    message(
+        f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
+        f"episode, {settings.schedule}; its steps are not counted as this run's"
+    )
+    return [JumpStart(env, policy, schedule) for env in train_envs]
+
+
+def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
+    """The mean action of the agent of `jump_start.run`, for one observation; on a CPU."""
+    run, frames = Path(str(config.jump_start.run)), config.jump_start.checkpoint
+    if not run.is_dir():
+        raise ConfigError(
+            f"jump_start.run: this run's episodes are begun by the teacher {run}, which is not "
+            "there: put it back, or say where it is now with jump_start.run=RUN_DIR."
+        )
+    if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
+        raise ConfigError(
+            f"jump_start.run: the checkpoint at {frames} frames in {run} is not the one that this "
+            f"run began with (the SHA-256 of its manifest was {config.jump_start.sha256}): put "
+            "that one back, or start a new run."
+        )
+    teacher = resolve.load(run)
+    precision = "fp32" if teacher.precision == "tf32" else teacher.precision
+    teacher = replace(teacher, device="cpu", compile=False, precision=precision)
+    agent = make_agent(teacher, spec, torch.device("cpu"))
+    _, state = checkpoint.load_at(run / "checkpoints", frames)
+    agent.load_state_dict(state["agent"])
+    step = state["trainer"]["steps"]
+    return lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0]
 
 
 # --- data pipeline ---
