@@ -18,6 +18,7 @@ from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots import jump_start
 from rlearly.envs.snapshots.jump_start import GuideCurriculum, JumpStart, RandomGuide
+from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.save_restore import restore, save
 from rlearly.training import builder
 
@@ -244,6 +245,48 @@ def test_restored_env_continues_in_mid_episode_and_mid_stage():
     assert other.state_dict() == env.state_dict()
     assert play(env, 200) == play(other, 200)
     assert env.schedule.stage == 2
+
+
+class Forgetful(Walk):
+    """Cannot be restored: it goes on from where the previous episode was."""
+
+    total = 0.0
+
+    def step(self, action):
+        Forgetful.total += 1
+        obs, *result = super().step(action)
+        return (obs * 0 + Forgetful.total, *result)
+
+
+class Unsaveable(gymnasium.Wrapper):
+    """A wrapper whose state is not plain data."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.stream = iter(())
+
+
+@pytest.mark.parametrize("outer", [lambda env: env, Unsaveable], ids=["restore", "save"])
+def test_schedule_survives_an_env_that_does_not(outer, caplog):
+    def make():
+        schedule = GuideCurriculum(stages=4, episodes=2, episode_steps=4, teacher_return=0.0)
+        env = outer(JumpStart(Forgetful(6), lambda obs: HALF, schedule))
+        return schedule, ResumableEnv(env, np.random.default_rng(0))
+
+    schedule, env = make()
+    env.reset()
+    schedule.report(1.0)
+    schedule.report(1.0)
+    schedule.report(1.0)
+    env.step(HALF)
+    state = env.state_dict()
+    restored, resumed = make()
+    resumed.load_state_dict(state)
+    assert resumed.obs is None and "did not return to its saved state" in caplog.text
+    assert restored.state_dict() == schedule.state_dict() and restored.stage == 1
+    _, info = resumed.reset()
+    assert restored.recent == [1.0], "the lost episode is not reported"
+    assert info["guide_steps"] == 2
 
 
 # --- refusals ---

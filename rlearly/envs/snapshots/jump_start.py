@@ -325,6 +325,10 @@ class JumpStart(gymnasium.Wrapper, RecordConstructorArgs):
         """Pass the return of a whole episode, such as an evaluation's, to the schedule."""
         self.schedule.report(episode_return)
 
+    def forget_episode(self) -> None:
+        """Do not report the running episode: the env has lost it."""
+        self._is_running = False
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the running episode and of the schedule."""
         return {

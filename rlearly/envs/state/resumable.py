@@ -15,8 +15,15 @@ from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
 )
-from rlearly.envs.state.save_restore import EnvState, method_of, restore, save
-from rlearly.envs.state.serialization import DamagedState
+from rlearly.envs.state.save_restore import (
+    EnvState,
+    method_of,
+    restore,
+    restore_wrappers,
+    save,
+    save_wrappers,
+)
+from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.system.seeding import episode_seed
 
 log = logging.getLogger(__name__)
@@ -49,18 +56,21 @@ class ResumableEnv(gymnasium.Wrapper):
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.
 
-        If the env cannot be saved, a warning is logged and "episode" is None.
+        If the env cannot be saved, a warning is logged, "episode" is None, and "wrappers" holds the
+        states of the wrappers that have a `state_dict`, such as the phase of SnapshotRL.
         """
-        episode = None
+        episode, wrappers = None, None
         if self.seed is not None:
             try:
                 episode = np.frombuffer(save(self.env).to_bytes(), np.uint8)
             except InexactState as error:
                 log.warning("A resumed run would begin a new episode: %s", error)
+                wrappers = np.frombuffer(to_bytes({"wrappers": save_wrappers(self.env)}), np.uint8)
         return {
             "generator": self.generator.bit_generator.state,
             "seed": self.seed,
             "episode": episode,
+            "wrappers": wrappers,
             "obs": None if self.obs is None else copy_observation(self.obs),
         }
 
@@ -69,17 +79,23 @@ class ResumableEnv(gymnasium.Wrapper):
 
         If the env does not reach that state (it keeps something from one episode to the next, or a
         package has changed), a warning is logged and `obs` is None: the caller starts a new
-        episode.
+        episode. Wrappers that have a `state_dict` return to their states nevertheless.
         """
         self.generator.bit_generator.state = state["generator"]
         self.seed, self.obs = None, None
         if state["seed"] is None:
             return
+        wrappers: list[Any] = []
         try:
             if state.get("episode") is None:
+                if state.get("wrappers") is not None:
+                    wrappers = from_bytes(state["wrappers"].tobytes())["wrappers"]
                 raise InexactState("The checkpoint does not hold its episode.")
-            restore(self.env, EnvState.from_bytes(state["episode"].tobytes()))
+            saved = EnvState.from_bytes(state["episode"].tobytes())
+            wrappers = saved.wrappers
+            restore(self.env, saved)
         except (ConfigError, DamagedState) as error:
+            restore_wrappers(self.env, wrappers)
             log.warning(
                 "The env did not return to its saved state: %s The run goes on, with a new "
                 "episode, but not to the bit.",

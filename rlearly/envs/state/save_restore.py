@@ -194,6 +194,39 @@ def restore(env: gymnasium.Env, state: EnvState, *, only_simulator: bool = False
         _restore_wrapper(wrapper, saved, env)
 
 
+def save_wrappers(env: gymnasium.Env) -> list[Any]:
+    """[class name, state] of each wrapper that has a `state_dict`, outermost first.
+
+    The state is empty if it is not plain data.
+    """
+    saved = []
+    for wrapper in _stateful_wrappers(env):
+        try:
+            saved.append(_save_wrapper(wrapper, env))
+        except InexactState:
+            saved.append([type(wrapper).__name__, {}])
+    return saved
+
+
+def restore_wrappers(env: gymnasium.Env, saved: list[Any]) -> None:
+    """Restore the wrappers that have a `state_dict`, but no episode: the env must be reset.
+
+    Args:
+        saved: from `save_wrappers`, or `EnvState.wrappers`. Of an env that is wrapped differently,
+            nothing is restored.
+    """
+    wrappers = _stateful_wrappers(env)
+    names = [type(wrapper).__name__ for wrapper in wrappers]
+    states = [(name, state) for name, state in saved if name in names]
+    if [name for name, _ in states] != names:
+        return
+    for wrapper, (_, state) in zip(wrappers, states, strict=True):
+        if "~state_dict" in state:
+            _restore_wrapper(wrapper, state, env)
+            if hasattr(wrapper, "forget_episode"):
+                wrapper.forget_episode()
+
+
 def self_test(
     env: gymnasium.Env, steps: int = 20, make_fresh: Callable[[], gymnasium.Env] | None = None
 ) -> str:
@@ -235,6 +268,10 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
             found.append(env)
         env = env.env
     return found
+
+
+def _stateful_wrappers(env: gymnasium.Env) -> list[Any]:
+    return [wrapper for wrapper in _wrappers(env) if hasattr(wrapper, "state_dict")]
 
 
 def _restore_attributes(env: gymnasium.Env, state: EnvState, only_simulator: bool) -> None:
