@@ -17,7 +17,7 @@ from rlearly.agents import AGENTS, agent_spec
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import parse_overrides
-from rlearly.config.schema import RunConfig
+from rlearly.config.schema import JumpStartConfig, RunConfig
 from rlearly.config.structured import as_dataclass, as_dictconfig, did_you_mean, set_keys
 from rlearly.core.errors import ConfigError
 
@@ -28,7 +28,7 @@ SET_BY_OTHER_KEYS = {
     "env.name": "env=NAME",
     "env.family": "env=NAME",
     "snapshot_sha256": "snapshot=FILE",
-    "jump_start.sha256": "jump_start.run=RUN_DIR",
+    "jump_start.sha256": "jump_start.run=RUN_DIR or jump_start.model=FILE",
 }
 
 OFF_POLICY_KEYS = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
@@ -43,7 +43,7 @@ RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
     "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
     "snapshot", "wandb.mode", "replay.compression", "replay.storage", "replay.folder",
-    "replay.device", "replay.prefetch", "jump_start.run",
+    "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 
@@ -120,10 +120,7 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     loaded = as_dataclass(config)
     if loaded.snapshot is not None:
         loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
-    if loaded.jump_start.run is not None:
-        moved = replace(loaded.jump_start, run=_absolute(loaded.jump_start.run))
-        loaded = replace(loaded, jump_start=moved)
-    return loaded
+    return replace(loaded, jump_start=_with_absolute_paths(loaded.jump_start))
 
 
 def fixed_settings(config: RunConfig) -> dict[str, Any]:
@@ -235,16 +232,20 @@ def _resolve_snapshot(config: RunConfig) -> RunConfig:
 
 
 def _resolve_jump_start(config: RunConfig) -> RunConfig:
-    """Make the teacher's path absolute, and record its checkpoint and that one's hash.
+    """Make the teacher's path absolute, and record its hash and a run's checkpoint.
 
     Raises:
-        ConfigError: it is not a run, has no such checkpoint, or was trained on another env.
+        ConfigError: it is no model file and not a run, or the run has no such checkpoint or was
+            trained on another env.
     """
-    if config.jump_start.run is None:
-        return config
+    paths = _with_absolute_paths(config.jump_start)
+    if paths.model is not None:
+        paths = replace(paths, sha256=model_sha256(Path(paths.model), paths.normalize))
+    if paths.run is None:
+        return replace(config, jump_start=paths)
     from rlearly.training import checkpoint
 
-    run = Path(_absolute(config.jump_start.run))
+    run = Path(paths.run)
     teacher = load(run)
     ours, theirs = ({**vars(one.env), "rules": None} for one in (config, teacher))
     for name, value in ours.items():
@@ -259,8 +260,33 @@ def _resolve_jump_start(config: RunConfig) -> RunConfig:
         raise ConfigError(f"jump_start.run: {run} has not saved a checkpoint yet.")
     frames = kept[-1] if config.jump_start.checkpoint is None else config.jump_start.checkpoint
     digest = checkpoint.digest(run / "checkpoints", frames)
-    pinned = replace(config.jump_start, run=str(run), checkpoint=frames, sha256=digest)
-    return replace(config, jump_start=pinned)
+    return replace(config, jump_start=replace(paths, checkpoint=frames, sha256=digest))
+
+
+def model_sha256(path: Path, normalize: str | None) -> str:
+    """The SHA-256 of a teacher's model file and of the statistics of VecNormalize around it.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"jump_start.model: there is no file {path}.")
+    around = [*path.parent.glob("*vec*normalize*.pkl"), *path.parent.glob("*/*vec*normalize*.pkl")]
+    files = [path, *sorted(around)]
+    if normalize not in (None, "none") and Path(str(normalize)).is_file():
+        files.append(Path(str(normalize)))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _with_absolute_paths(teacher: JumpStartConfig) -> JumpStartConfig:
+    keys = ("run", "model", "normalize")
+    given = {key: getattr(teacher, key) for key in keys if getattr(teacher, key) is not None}
+    return replace(
+        teacher, **{key: path if path == "none" else _absolute(path) for key, path in given.items()}
+    )
 
 
 def _absolute(path: str) -> str:
@@ -332,13 +358,27 @@ def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
 
 
 def _check_jump_start(config: RunConfig, keys: set[str]) -> None:
-    if config.jump_start.run is None:
-        _refuse_without(keys - {"jump_start.run"}, "jump_start.", "jump_start.run=RUN_DIR")
+    settings = config.jump_start
+    if settings.run is None and settings.model is None:
+        given = keys - {"jump_start.run", "jump_start.model"}
+        _refuse_without(given, "jump_start.", "jump_start.run=RUN_DIR or jump_start.model=FILE")
         return
+    if settings.run is not None and settings.model is not None:
+        raise ConfigError("jump_start.model: cannot be combined with jump_start.run; keep one.")
+    if settings.run is None:
+        _refuse_without(keys, "jump_start.checkpoint", "jump_start.run=RUN_DIR")
+    else:
+        for name in ("trust", "normalize", "algo"):
+            _refuse_without(keys, f"jump_start.{name}", "jump_start.model=FILE")
+    if settings.model is not None and config.env.family != "gymnasium":
+        raise ConfigError(
+            f"jump_start.model: such models play gymnasium's envs, and env={config.env.name} is a "
+            f"{config.env.family} task; use jump_start.run=RUN_DIR."
+        )
     if config.snapshot is not None:
         raise ConfigError(
-            "jump_start.run: cannot be combined with snapshot=FILE, which starts the same episodes "
-            "at snapshots; keep one of them."
+            "jump_start: cannot be combined with snapshot=FILE, which starts the same episodes at "
+            "snapshots; keep one of them."
         )
     of_curriculum = {f"jump_start.{name}" for name in ("stages", "tolerance", "episodes")}
     if config.jump_start.schedule == "random" and keys & of_curriculum:

@@ -152,6 +152,16 @@ class JumpStartConfig:
     checkpoint: int | None = setting(
         None, "checkpoint of that run, by its number of frames; null: the newest"
     )
+    model: str | None = setting(
+        None, "or the teacher's model file, of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
+    )
+    trust: bool = setting(
+        False, "load a .zip or .pkl, which runs code: only if you trust its author"
+    )
+    normalize: str | None = setting(
+        None, "VecNormalize's .pkl of a .zip; null: the one beside it; none: play without"
+    )
+    algo: str | None = setting(None, "algorithm of a .zip, as in PPO; null: recognised")
     schedule: str = setting(
         "curriculum",
         "the teacher's part shrinks with the student's returns, or is drawn for each episode",
@@ -163,9 +173,9 @@ class JumpStartConfig:
     )
     episodes: int = setting(5, "newest training episodes whose mean return decides", at_least=1)
     episode_steps: int | None = setting(
-        None, "length of the teacher's episodes in agent steps; null: measured", at_least=1
+        None, "length of the teacher's episodes in its own steps; null: measured", at_least=1
     )
-    sha256: str | None = setting(None, "SHA-256 of that checkpoint, set automatically")
+    sha256: str | None = setting(None, "SHA-256 of the teacher, set automatically")
 
 
 @dataclass(frozen=True)

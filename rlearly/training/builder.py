@@ -23,6 +23,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
 from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.wrappers import ScaledActions
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions import registry
@@ -134,8 +135,8 @@ def _obstacle_to_overlap(config: RunConfig) -> str | None:
             "with snapshot_phase.selection=reverse_forward the ends of episodes move starts, so "
             "several envs must take their steps in turn"
         )
-    if config.jump_start.run is not None:
-        return "with jump_start.run the env's resets ask the teacher for actions"
+    if config.jump_start.run is not None or config.jump_start.model is not None:
+        return "with jump_start the env's resets ask the teacher for actions"
     return None
 
 
@@ -330,24 +331,34 @@ def add_jump_start(
     spec: EnvSpec,
     message: Callable[[str], None],
 ) -> list[gymnasium.Env]:
-    """The training envs, whose episodes a teacher begins if `jump_start.run=` is set.
+    """The training envs, whose episodes a teacher begins if a jump start is set.
 
-    The envs share one schedule.
+    The envs share one schedule. A run's agent observes and acts as the student does; a model of
+    another library does so as the env itself, below the agent's view of it.
 
     Raises:
         ConfigError: the teacher is not there, or is another one than the run began with.
     """
-    if config.jump_start.run is None:
+    if config.jump_start.run is None and config.jump_start.model is None:
         return train_envs
     from rlearly.envs.snapshots.jump_start import GuideCurriculum, JumpStart, RandomGuide
 
     settings = config.jump_start
-    policy = teacher_policy(config, spec)
     schedule: Any = RandomGuide(settings.episode_steps)
     if settings.schedule == "curriculum":
         schedule = GuideCurriculum(
             settings.stages, settings.tolerance, settings.episodes, settings.episode_steps
         )
+    if settings.model is not None:
+        message(
+            f"jump start: {settings.model} begins each training episode, {settings.schedule}; its "
+            "steps are not counted as this run's"
+        )
+        for env in train_envs:
+            view = _wrapper(env, ScaledActions)
+            view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
+        return train_envs
+    policy = teacher_policy(config, spec)
     message(
         f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
         f"episode, {settings.schedule}; its steps are not counted as this run's"
@@ -377,6 +388,41 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
     agent.load_state_dict(state["agent"])
     step = state["trainer"]["steps"]
     return lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0]
+
+
+def model_policy(
+    config: RunConfig, env: gymnasium.Env, message: Callable[[str], None]
+) -> Callable[[Any], Any]:
+    """The policy of `jump_start.model`, for the env's own observations and actions."""
+    from rlearly.envs.snapshots.pretrained import read_model
+
+    settings = config.jump_start
+    path = Path(str(settings.model))
+    if resolve.model_sha256(path, settings.normalize) != settings.sha256:
+        raise ConfigError(
+            f"jump_start.model: {path} or its statistics are not those that this run began with "
+            f"(their SHA-256 was {settings.sha256}): put them back, or start a new run."
+        )
+    try:
+        model = read_model(
+            path,
+            env,
+            trust=settings.trust,
+            normalize=settings.normalize,
+            algo=settings.algo,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"jump_start.model: {error}") from None
+    for note in model.notes:
+        message(f"jump start: {note}")
+    return model.act
+
+
+def _wrapper(env: Any, kind: type) -> Any:
+    """The wrapper of this class in a chain that has one."""
+    while not isinstance(env, kind):
+        env = env.env
+    return env
 
 
 # --- data pipeline ---

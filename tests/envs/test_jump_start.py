@@ -419,6 +419,66 @@ def test_resuming_wants_the_same_teacher(tmp_path, teacher):
         resumed()
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An untrained TD3 of Stable-Baselines3, which acts in Pusher's bounds of [-2, 2]."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    env = gymnasium.make("Pusher-v5")
+    path = tmp_path_factory.mktemp("model") / "td3.zip"
+    model = sb3.TD3("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=1)
+    model.save(path)
+    return model, path
+
+
+def model_student(folder, path, *words):
+    of_env = ("env=Pusher-v5", f"jump_start.model={path}", "jump_start.schedule=random")
+    base = [word for word in STATE if not word.startswith("env=")]
+    more = ("jump_start.trust=true", "jump_start.episode_steps=7", "train_frames=120")
+    return make_trainer(folder, *of_env, *more, *words, base=base)
+
+
+def test_model_plays_the_env_itself_as_its_library_does(tmp_path, model):
+    """Below the repeated, scaled actions and flat observations of the student."""
+    theirs, path = model
+    trainer = model_student(tmp_path, path, "env.action_repeat=2")
+    env = trainer.envs[0].env
+    plain_env = gymnasium.make("Pusher-v5")
+    played = set()
+    for seed in range(8):
+        obs, info = env.reset(seed=seed)
+        expected, _ = plain_env.reset(seed=seed)
+        for _ in range(info["guide_steps"]):
+            expected = plain_env.step(theirs.predict(expected, deterministic=True)[0])[0]
+        assert np.array_equal(obs, expected.astype(np.float32))
+        played.add(info["guide_steps"])
+    assert len(played) > 2 and max(played) < 7
+
+
+def test_student_of_a_model_resumes_with_the_same_model_only(tmp_path, model):
+    path = tmp_path / "mine.zip"
+    shutil.copy(model[1], path)
+    straight = model_student(tmp_path / "straight", path)
+    assert straight.run()
+    folder = tmp_path / "stopped"
+    stopped = model_student(folder, path)
+    stopped.stop_requested = lambda: stopped.steps >= 50
+    assert not stopped.run()
+    resumed = model_student(folder, path)
+    resumed.resume()
+    assert resumed.run()
+    assert plain(straight.state_dict()) == plain(resumed.state_dict())
+    config = resolve.compose(
+        [*STATE, "env=Pusher-v5", f"jump_start.model={path}", "jump_start.trust=true"]
+    )
+    builder.model_policy(config, gymnasium.make("Pusher-v5"), print)
+    (tmp_path / "vecnormalize.pkl").touch()
+    with pytest.raises(ConfigError, match="or its statistics are not those that this run began"):
+        builder.model_policy(config, gymnasium.make("Pusher-v5"), print)
+    untrusted = resolve.compose([*STATE, "env=Pusher-v5", f"jump_start.model={path}"])
+    with pytest.raises(ConfigError, match=r"jump_start\.model: .* trust=true"):
+        builder.model_policy(untrusted, gymnasium.make("Pusher-v5"), print)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -428,7 +488,7 @@ def test_resuming_wants_the_same_teacher(tmp_path, teacher):
         ),
         (["jump_start.run=TEACHER", "jump_start.checkpoint=9"], "none at 9 frames .* kept: 50"),
         (["jump_start.run=nowhere"], "nowhere does not exist"),
-        (["jump_start.stages=3"], "stages: has no effect without jump_start.run=RUN_DIR"),
+        (["jump_start.stages=3"], "stages: has no effect without jump_start.run=RUN_DIR or"),
         (["jump_start.run=TEACHER", "snapshot=x.h5"], "cannot be combined with snapshot=FILE"),
         (
             ["jump_start.run=TEACHER", "jump_start.schedule=random", "jump_start.stages=3"],
@@ -438,6 +498,11 @@ def test_resuming_wants_the_same_teacher(tmp_path, teacher):
             ["jump_start.run=TEACHER", "jump_start.schedule=fast"],
             "jump_start.schedule: expected one of curriculum, random, received 'fast'",
         ),
+        (["jump_start.run=TEACHER", "jump_start.model=x.zip"], "cannot be combined with"),
+        (["jump_start.run=TEACHER", "jump_start.trust=true"], "without jump_start.model=FILE"),
+        (["jump_start.model=x.zip", "jump_start.checkpoint=1"], "without jump_start.run=RUN_DIR"),
+        (["jump_start.model=x.zip"], "there is no file .*x.zip"),
+        (["jump_start.model=x.zip", "env=cheetah_run"], "env=cheetah_run is a dm_control task"),
         (["jump_start.sha256=1"], "jump_start.sha256: is set by jump_start.run=RUN_DIR"),
     ],
 )
@@ -448,5 +513,5 @@ def test_settings_that_do_not_fit_are_refused(teacher, words, message):
 
 def test_updates_wait_while_the_teacher_acts(teacher):
     config = resolve.compose([*STATE, f"jump_start.run={teacher}", "overlap=true"])
-    with pytest.raises(ConfigError, match=r"overlap=true: with jump_start\.run the env's resets"):
+    with pytest.raises(ConfigError, match=r"overlap=true: with jump_start the env's resets"):
         builder.env_executors(config)
