@@ -14,7 +14,8 @@ from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.recording import record
 from rlearly.envs.snapshots.selection import OrdinaryStart
 from rlearly.envs.snapshots.wrapper import SnapshotRL
-from rlearly.envs.state.action_replay import own_randomness, same, with_action_recorder
+from rlearly.envs.state.action_replay import own_randomness, with_action_recorder
+from rlearly.envs.state.compare import same
 from rlearly.envs.state.save_restore import restore, save
 
 
@@ -361,13 +362,13 @@ def test_ordinary_start_follows_from_its_seed_and_the_rest_from_the_envs_own_ran
         obs, info = env.reset(seed=seed)
         assert np.array_equal(obs, expected) and info["start_seed"] == 7
         assert "snapshot" not in info
-        states.append(own_randomness(env.unwrapped)[0])
+        states.append(own_randomness(env.unwrapped))
     assert same(states[0], states[4]) and not same(states[0], states[3])
     assert not same(states[0], states[1]) and not same(states[1], states[2])
     plain_env = gymnasium.make("tiny_envs:GoalReach-v0")
     plain_env.reset(seed=1)
     plain_env.np_random.random()  # the draw of the rule
-    assert same(own_randomness(plain_env.unwrapped)[0], states[0])
+    assert same(own_randomness(plain_env.unwrapped), states[0])
 
 
 # --- in the trainer ---

@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import refuse_vector, require_at_least
+from rlearly.envs.snapshots.dataset import require_at_least
+from rlearly.envs.state.action_replay import require_one_env
 
 TRIAL_EPISODES = 5
 """Whole episodes that the teacher plays to measure their mean length and return."""
@@ -233,7 +234,7 @@ class JumpStart(gymnasium.Wrapper, RecordConstructorArgs):
             follow_training=follow_training,
             _disable_deepcopy=True,
         )
-        refuse_vector(env)
+        require_one_env(env)
         if not callable(policy):
             raise ConfigError(
                 f"policy: expected a function from an observation to an action, received "

@@ -1,13 +1,14 @@
 """SnapshotRL (arXiv 2403.00673): a wrapper that starts episodes at a teacher's snapshots.
 
 To follow one reset: `SnapshotRL.reset` here, `SnapshotReset.reset` here, `selection.py` (which
-snapshot), `dataset.py` (its saved state), `state/save_restore.py` (restoring it),
-`state/codec.py` (the env's objects) and `state/simulators.py` (MuJoCo).
+snapshot), `dataset.py` (its saved state), `state/transfer.py` (restoring its world),
+`state/world.py` (which parts), `state/codec.py` (the env's objects) and `state/simulators.py`
+(MuJoCo).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
+from rlearly.envs.snapshots.dataset import (
+    Snapshot,
+    Snapshots,
+    encoded,
+    kwargs_of,
+    require_at_least,
+)
 from rlearly.envs.snapshots.selection import (
     FollowsEpisodes,
     OrdinaryStart,
@@ -31,7 +38,18 @@ from rlearly.envs.state.action_replay import (
     set_randomness,
     with_action_recorder,
 )
-from rlearly.envs.state.save_restore import EnvState, restore, self_test
+from rlearly.envs.state.compare import first_difference
+from rlearly.envs.state.save_restore import self_test
+from rlearly.envs.state.transfer import (
+    Transfer,
+    combined,
+    describe,
+    follow_probe,
+    restore_world,
+    settings_that_differ,
+    study,
+)
+from rlearly.envs.state.world import Parts
 
 SUCCESS = ("success", "is_success")
 """Names under which envs report in their info whether the task's goal is reached."""
@@ -60,12 +78,17 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     `Uniform()` with truncate_steps=None or 1000. S3RL is `ValueClusters(6)` (4 for SAC) with
     truncate_steps=100. These are the numbers of the paper, for students of a million steps.
 
-    The simulated world is restored to the bit. Randomness, time limits and all other wrappers
-    remain those of this env: they see an ordinary reset. Choices are drawn from `self.np_random`,
-    which `reset(seed=...)` seeds. `reset(options={"snapshot": i})` starts at snapshot i, also after
-    the phase. The info of a reset at a snapshot holds "snapshot" (its index) and "snapshot_value"
-    (the teacher's value); other entries come from the ordinary reset that precedes it. The info of
-    the last step of such an episode holds "snapshot" too.
+    The world of the snapshot is restored to the bit: all that resets and steps of the env change,
+    as found by playing it. What they never change stays this env's: its arguments, reward weights,
+    difficulty, tables. So do its random generators, counters that go on from one episode to the
+    next and on which the episode does not depend, time limits and all other wrappers, which see an
+    ordinary reset. `describe()` lists what is taken and what stays.
+
+    Choices are drawn from `self.np_random`, which `reset(seed=...)` seeds. With
+    `reset(options={"snapshot": i})` the episode starts at snapshot i, also after the phase. The
+    info of a reset at a snapshot is what the env reported there, with "snapshot" (its index) and
+    "snapshot_value" (the teacher's value). The info of the last step of such an episode holds
+    "snapshot" too.
 
     A rule may also choose an ordinary start of a seed of its own (`ReverseForward` does). The env
     is then reset twice: the start follows from that seed, and everything random after it from this
@@ -91,6 +114,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             a snapshot reports its |TD error| over all its steps to the selection. Without it, you
             may call `report` yourself.
         discount: per step, for that TD error.
+        keep: names of attributes that stay this env's although episodes change them, as
+            "task.level".
+        take: names of attributes that come from the snapshot although no episode changes them.
         success: whether an episode succeeded, from its last step's info; None: as described above.
 
     Raises:
@@ -112,6 +138,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         counter: StepCounter | LocalStepCounter | None = None,
         critic: Callable[[Any], float] | None = None,
         discount: float = 0.99,
+        keep: Sequence[str] = (),
+        take: Sequence[str] = (),
         success: Callable[[Mapping[str, Any]], bool] | None = None,
     ):
         RecordConstructorArgs.__init__(
@@ -124,6 +152,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             counter=counter,
             critic=critic,
             discount=discount,
+            keep=keep,
+            take=take,
             success=success,
             _disable_deepcopy=True,
         )
@@ -138,10 +168,14 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             snapshots if isinstance(snapshots, Snapshots) else Snapshots.load(snapshots)
         )
         self.snapshots.check(env)
-        _check_exact(env, self.snapshots)
+        self.transfer, self.parts, self.differences = _prove_transfer(
+            env, self.snapshots, keep, take
+        )
         self.selection = Uniform() if selection is None else selection
         self.selection.prepare(self.snapshots)
-        env, _ = innermost(env, lambda inner: SnapshotReset(inner, self._choose))
+        env, _ = innermost(
+            env, lambda inner: SnapshotReset(inner, self._choose, self.transfer, self.parts)
+        )
         gymnasium.Wrapper.__init__(self, env)
         self.truncate_steps = truncate_steps
         self.until_steps = until_steps
@@ -171,9 +205,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.snapshot, self.start_seed, self._elapsed, self._return = None, None, 0, 0.0
         obs, info = self.env.reset(seed=seed, options=options or None)  # ends in SnapshotReset
         if self.start_seed is not None:
-            own, _ = own_randomness(self.unwrapped)
+            own = own_randomness(self.unwrapped)
             obs, info = self.env.reset(seed=self.start_seed, options=options or None)
-            set_randomness(self.unwrapped, own, {})
+            set_randomness(self.unwrapped, own)
             info = {**info, "start_seed": self.start_seed}
         if self.snapshot is not None:
             value = float(self.snapshots.values[self.snapshot])
@@ -183,8 +217,12 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
                 self._first_value = float(self.critic(obs))
         return obs, info
 
-    def _choose(self) -> tuple[EnvState, Any] | None:
-        """(state, observation) at which this reset starts; None: an ordinary start."""
+    def describe(self) -> str:
+        """What a reset at a snapshot takes from it and what stays this env's, in a few lines."""
+        return describe(self.unwrapped, self.transfer, self.parts, self.differences)
+
+    def _choose(self) -> Snapshot | None:
+        """The snapshot at which this reset starts; None: an ordinary start."""
         if self.start_seed is not None:  # this is the second reset, with that seed
             return None
         index = self._requested
@@ -195,7 +233,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
                 return None
             index = choice
         self.snapshot = index
-        return None if index is None else self.snapshots.state(index)
+        return None if index is None else self.snapshots.snapshot(index)
 
     def _starts_at_a_snapshot(self) -> bool:
         probability = self.probability
@@ -284,27 +322,69 @@ class SnapshotReset(InnermostWrapper):
     start at zero.
     """
 
-    def __init__(self, env: gymnasium.Env, choose: Callable[[], tuple[EnvState, Any] | None]):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        choose: Callable[[], Snapshot | None],
+        transfer: Transfer,
+        parts: Parts,
+    ):
         super().__init__(env)
         self.choose = choose
+        self.transfer = transfer
+        self.parts = parts
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(**kwargs)
         chosen = self.choose()
         if chosen is not None:
-            state, obs = chosen
-            restore(self.env, state, only_simulator=True)
+            restore_world(self.env, chosen.state, self.transfer, self.parts)
+            obs, info = chosen.observation, chosen.info
         return obs, info
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: how worlds are restored follows from the snapshots and the env."""
+        return {}
 
-def _check_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
-    """Check that this env returns to a saved state to the bit, by the snapshots' method."""
-    expected = snapshots.state(0)[0].method
-    exact = self_test(env.unwrapped)
-    if exact != expected:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def _prove_transfer(
+    env: gymnasium.Env, snapshots: Snapshots, keep: Sequence[str], take: Sequence[str]
+) -> tuple[Transfer, Parts, dict[str, tuple[Any, Any]]]:
+    """(the transfer, the parts that it replaces, the settings that differ), proved in this env.
+
+    Raises:
+        ConfigError: `keep` or `take` names no attribute.
+        InexactState: this env does not return to saved states by the snapshots' method, or does not
+            continue as the teacher's did although no setting differs.
+    """
+    theirs, base = snapshots.transfer, env.unwrapped
+    exact = self_test(base)
+    if exact != theirs.method:
         raise InexactState(
-            f"The snapshots of {snapshots.env_id} are restored by the method {expected!r}, but for "
-            f"this env only {exact!r} is exact: record them again in an env that is made like it."
+            f"The snapshots of {snapshots.env_id} are restored by the method {theirs.method!r}, "
+            f"but for this env only {exact!r} is exact: record them again in an env that is made "
+            "like it."
         )
-    if expected == "replay":
+    if exact == "replay":
         with_action_recorder(env)
+    transfer = combined(env, theirs, study(env, exact))
+    parts = transfer.parts(keep, take)
+    differing = settings_that_differ(base, transfer)
+    arguments, own = encoded(dict(snapshots.kwargs)), encoded(kwargs_of(base))
+    for name in {*arguments, *own} if isinstance(own, dict) else ():
+        one, two = own.get(name), arguments.get(name)
+        if first_difference(one, two) is not None:
+            differing.setdefault(f"argument {name}", (one, two))
+    difference = follow_probe(env, snapshots.probe, transfer, transfer.parts())
+    if difference and not differing:
+        raise InexactState(
+            f"An episode of this {snapshots.env_id} does not continue from a saved world as the "
+            f"teacher's did, although no setting differs: {difference}; record the snapshots again "
+            "in an env that is made like it."
+        )
+    if difference:
+        differing["the way on"] = (difference, None)
+    return transfer, parts, differing

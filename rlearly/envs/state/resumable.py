@@ -15,14 +15,8 @@ from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
 )
-from rlearly.envs.state.save_restore import (
-    EnvState,
-    method_of,
-    restore,
-    restore_wrappers,
-    save,
-    save_wrappers,
-)
+from rlearly.envs.state.env_state import restore_own_states, save_own_states
+from rlearly.envs.state.save_restore import EnvState, method_of, restore, save
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.system.seeding import episode_seed
 
@@ -56,16 +50,18 @@ class ResumableEnv(gymnasium.Wrapper):
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.
 
-        If the env cannot be saved, a warning is logged, "episode" is None, and "wrappers" holds the
-        states of the wrappers that have a `state_dict`, such as the phase of SnapshotRL.
+        If the env cannot be saved, a warning is logged and "episode" is None. "wrappers" holds the
+        states of wrappers that have a `state_dict`, such as SnapshotRL's phase, once more: they
+        outlive an env that cannot be restored.
         """
         episode, wrappers = None, None
         if self.seed is not None:
+            own = {"wrappers": save_own_states(self.env)}
+            wrappers = np.frombuffer(to_bytes(own), np.uint8) if own["wrappers"] else None
             try:
                 episode = np.frombuffer(save(self.env).to_bytes(), np.uint8)
             except InexactState as error:
                 log.warning("A resumed run would begin a new episode: %s", error)
-                wrappers = np.frombuffer(to_bytes({"wrappers": save_wrappers(self.env)}), np.uint8)
         return {
             "generator": self.generator.bit_generator.state,
             "seed": self.seed,
@@ -85,17 +81,14 @@ class ResumableEnv(gymnasium.Wrapper):
         self.seed, self.obs = None, None
         if state["seed"] is None:
             return
-        wrappers: list[Any] = []
         try:
             if state.get("episode") is None:
-                if state.get("wrappers") is not None:
-                    wrappers = from_bytes(state["wrappers"].tobytes())["wrappers"]
                 raise InexactState("The checkpoint does not hold its episode.")
-            saved = EnvState.from_bytes(state["episode"].tobytes())
-            wrappers = saved.wrappers
-            restore(self.env, saved)
+            restore(self.env, EnvState.from_bytes(state["episode"].tobytes()))
         except (ConfigError, DamagedState) as error:
-            restore_wrappers(self.env, wrappers)
+            if state.get("wrappers") is not None:
+                saved = from_bytes(state["wrappers"].tobytes())
+                restore_own_states(self.env, saved["wrappers"])
             log.warning(
                 "The env did not return to its saved state: %s The run goes on, with a new "
                 "episode, but not to the bit.",
