@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import as_float
 from rlearly.envs.snapshots.dataset import require_at_least
 from rlearly.envs.state.action_replay import require_one_env
 
@@ -280,7 +281,7 @@ class JumpStart(gymnasium.Wrapper, RecordConstructorArgs):
         while self.guide_steps < most_steps and not over:
             obs, reward, terminated, truncated, info = self.env.step(self.policy(obs))
             self.guide_steps += 1
-            self.guide_return += float(reward)
+            self.guide_return += as_float(reward)
             over = terminated or truncated
         return (obs, info), over
 
@@ -311,7 +312,7 @@ class JumpStart(gymnasium.Wrapper, RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._is_running = True
-        self._return += float(reward)
+        self._return += as_float(reward)
         if terminated or truncated:
             self._end_episode()
             info = {**info, **self._guide_info()}
