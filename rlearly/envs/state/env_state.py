@@ -294,6 +294,44 @@ def remembered(env: gymnasium.Env) -> Callable[[], None]:
     return put_back
 
 
+def save_own_states(env: gymnasium.Env) -> list[Any]:
+    """[class name, its `state_dict`, generators in it] of each wrapper that has one.
+
+    These are independent of the env's state, so that they can be restored without it. None takes
+    the place of a state that is not plain data.
+    """
+    saved = []
+    for wrapper in _with_own_state(env):
+        encoder = codec.Encoder(chain_of(env))
+        try:
+            tree = encoder.encode(dict(wrapper.state_dict()))
+        except (codec.Unencodable, RecursionError):
+            tree = None
+        saved.append([type(wrapper).__name__, tree, encoder.random])
+    return saved
+
+
+def restore_own_states(env: gymnasium.Env, saved: list[Any]) -> None:
+    """Restore what `save_own_states` returned; the env must be reset afterwards.
+
+    Nothing is restored if the wrappers are others. A wrapper that has `forget_episode` is told that
+    its running episode is lost.
+    """
+    wrappers = _with_own_state(env)
+    if [type(wrapper).__name__ for wrapper in wrappers] != [name for name, _, _ in saved]:
+        return
+    for wrapper, (_, tree, random) in zip(wrappers, saved, strict=True):
+        if tree is not None:
+            decoder = codec.Decoder(chain_of(env), random)
+            wrapper.load_state_dict(decoder.decode(tree, codec.MISSING))
+        if hasattr(wrapper, "forget_episode"):
+            wrapper.forget_episode()
+
+
+def _with_own_state(env: gymnasium.Env) -> list[Any]:
+    return [wrapper for wrapper in _wrappers(env) if hasattr(wrapper, "state_dict")]
+
+
 def _encode_wrappers(env: gymnasium.Env, encoder: codec.Encoder) -> list[Any]:
     saved = []
     for i, wrapper in enumerate(_wrappers(env), 1):
