@@ -17,6 +17,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs.guard import as_float
 from rlearly.envs.snapshots.dataset import require_at_least
 from rlearly.envs.state.action_replay import require_one_env
+from rlearly.envs.state.generators import as_generator
 
 TRIAL_EPISODES = 5
 """Whole episodes that the teacher plays to measure their mean length and return."""
@@ -261,7 +262,7 @@ class JumpStart(gymnasium.Wrapper, RecordConstructorArgs):
         if not self.schedule.is_prepared:
             self._measure_teacher(seed, options)
         start = self.env.reset(seed=seed, options=options)
-        steps = self.schedule.choose(self.np_random)
+        steps = self.schedule.choose(as_generator(self.np_random))
         (obs, info), over = self._guide(start, steps)
         while over:
             self.guide_dropped_steps += self.guide_steps

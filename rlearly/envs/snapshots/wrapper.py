@@ -40,6 +40,7 @@ from rlearly.envs.state.action_replay import (
     with_action_recorder,
 )
 from rlearly.envs.state.compare import first_difference
+from rlearly.envs.state.generators import as_generator
 from rlearly.envs.state.save_restore import self_test
 from rlearly.envs.state.transfer import (
     Transfer,
@@ -230,7 +231,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             return None
         index = self._requested
         if index is None and self.in_phase and self._starts_at_a_snapshot():
-            choice = self.selection.choose(self.np_random)
+            choice = self.selection.choose(as_generator(self.np_random))
             if isinstance(choice, OrdinaryStart):
                 self.start_seed = choice.seed
                 return None
@@ -244,7 +245,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             probability = float(probability(self.counter.steps))
         if not 0 < probability < 1:  # then nothing is drawn from `np_random`
             return probability >= 1
-        return self.np_random.random() < probability
+        return as_generator(self.np_random).random() < probability
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)

@@ -25,6 +25,7 @@ from rlearly.envs.state.action_replay import (
     replay,
     set_randomness,
 )
+from rlearly.envs.state.generators import with_state
 from rlearly.envs.state.objects import RANDOM, is_function, shared_values, trusted
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 
@@ -257,6 +258,18 @@ def _restore_attributes(env: gymnasium.Env, state: EnvState) -> codec.Decoder:
                 ) from None
             env.reset(seed=0)  # an env that was never reset may lack attributes
     raise AssertionError
+
+
+def set_generators(base: gymnasium.Env, random: Mapping[str, Any]) -> None:
+    """Set an env's random generators to the states in an `EnvState`, wherever they are."""
+    encoder = _encoder(base)
+    with contextlib.suppress(codec.Unencodable, RecursionError):
+        encoder.encode(base)
+    for where, state in random.items():
+        if where in encoder.generators:
+            with_state(encoder.generators[where], state)
+        elif not where.startswith("#"):
+            set_randomness(base, {where: state})
 
 
 def remembered(env: gymnasium.Env) -> Callable[[], None]:

@@ -10,7 +10,8 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import as_number, copy_observation
+from rlearly.core.spaces import copy_observation
+from rlearly.envs.guard import as_float
 from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
@@ -45,7 +46,7 @@ class ResumableEnv(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.obs, as_number(reward), bool(terminated), bool(truncated), info
+        return self.obs, as_float(reward), bool(terminated), bool(truncated), info
 
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.

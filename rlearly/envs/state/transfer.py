@@ -23,7 +23,13 @@ from rlearly.envs.state.action_replay import (
     with_action_recorder,
 )
 from rlearly.envs.state.compare import first_difference
-from rlearly.envs.state.env_state import EnvState, chain_of, check_fits, save_unchecked
+from rlearly.envs.state.env_state import (
+    EnvState,
+    chain_of,
+    check_fits,
+    save_unchecked,
+    set_generators,
+)
 from rlearly.envs.state.objects import (
     MISSING,
     Path,
@@ -241,11 +247,18 @@ def _trial(
             restore_world(acting, saved, found, parts)
         except ConfigError as error:
             return str(error).rstrip(".")
-        set_randomness(base, saved.random)
+        _set_generators(base, saved)
         difference = first_difference(expected, play(acting, actions, one_episode=True))
         if difference:
             return difference
     return None
+
+
+def _set_generators(base: Any, saved: EnvState) -> None:
+    if saved.method == "replay":
+        set_randomness(base, saved.random)
+    else:
+        set_generators(base, saved.random)
 
 
 def _move_on(acting: Any, base: Any, found: Transfer, saved: Any) -> None:
@@ -426,7 +439,7 @@ def follow_probe(
             restore_world(acting, saved, transfer, parts)
         except ConfigError as error:
             return str(error).rstrip(".")
-        set_randomness(base, saved.random)
+        _set_generators(base, saved)
         actions = decoder.decode(probe["actions"], MISSING)
         seen = _observations(play(acting, actions, one_episode=True))
     expected: Any = decoder.decode(probe["observations"], MISSING)
