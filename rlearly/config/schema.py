@@ -142,6 +142,13 @@ class SnapshotConfig:
         at_most=1,
     )
     keep_replay: bool = setting(True, "false: clear the replay buffer at the end of the phase")
+    keep: tuple[str, ...] = setting(
+        (),
+        "names of attributes of the env that snapshots leave alone although episodes change them",
+    )
+    take: tuple[str, ...] = setting(
+        (), "names of attributes that come from the snapshot although no episode changes them"
+    )
     window: WindowConfig = group(WindowConfig, "selection=forward_window or reverse_window")
     reverse: ReverseConfig = group(ReverseConfig, "selection=reverse_forward")
 

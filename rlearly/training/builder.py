@@ -276,7 +276,7 @@ def add_snapshot_starts(
         paper = f"; the paper's until_steps={phase.until_steps} is for a run of a million steps"
         is_paper = phase.until_steps == 100_000
         message(f"snapshots: the phase lasts as long as the run{paper if is_paper else ''}")
-    return [
+    wrapped: list[gymnasium.Env] = [
         executor.run(
             SnapshotRL,
             env,
@@ -288,9 +288,15 @@ def add_snapshot_starts(
             counter=counter,
             critic=critic if phase.selection == "learner_error" else None,
             discount=config.agent.discount,
+            keep=phase.keep,
+            take=phase.take,
         )
         for env, executor in zip(train_envs, executors, strict=True)
     ]
+    for line in str(wrapped[0].get_wrapper_attr("describe")()).splitlines():
+        if line.startswith(("Differs", "Under")):
+            message(f"snapshots: {line[0].lower()}{line[1:].rstrip('.')}")
+    return wrapped
 
 
 def make_selection(phase: SnapshotConfig, clusters: int) -> Any:
