@@ -109,7 +109,7 @@ FAMILIES |= {
     "LunarLander-v3": Family(registered("LunarLander-v3"), {"wind_power": 9.0}),
     "LunarLander-v3 in the wind": Family(registered("LunarLander-v3", enable_wind=True), SEEN),
     "LunarLanderContinuous-v3": Family(registered("LunarLanderContinuous-v3"), SEEN),
-    "Blackjack-v1": Family(registered("Blackjack-v1"), {"sab": True}, every_steps=1),
+    "Blackjack-v1": Family(registered("Blackjack-v1"), {"natural": True, "sab": False}, every_steps=1),
     "CliffWalking-v1": Family(registered("CliffWalking-v1"), {"render_mode": "ansi"}),
     "CliffWalkingSlippery-v1": Family(registered("CliffWalkingSlippery-v1")),
     "FrozenLake-v1": Family(
@@ -368,8 +368,8 @@ def check_snapshot(family, student, tap, snapshots, index, episodes):
         assert_same(now[key], value, f"{where}, the student's {key}")
     assert info["snapshot"] == index
     for key in set(info) - NOT_OF_THE_STATE:
-        assert key in referee.info, f"{where}, info {key} is not the state's"
-        assert_same(info[key], referee.info[key], f"{where}, info {key}")
+        assert key in oracle.info, f"{where}, info {key} is not the state's"
+        assert_same(info[key], oracle.info[key], f"{where}, info {key}")
     if family.draws_inside:
         return
     assert "._np_random" in generators
