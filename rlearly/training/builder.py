@@ -58,6 +58,8 @@ def build(
     train_envs = [executor.run(make_env, config) for executor in executors]
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
+    for line in envs.notes(train_envs[0]):
+        callback.message(line)
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     data = make_data_pipeline(config, spec, device, folder)
     on_policy = agent_spec(config.agent_name).on_policy
@@ -151,7 +153,8 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     if pixels and not declared.observes_pixels:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, but the observations of "
-            f"env={config.env.name} are images: use agent=drqv2 or agent=drm."
+            f"env={config.env.name} are images: use agent=drqv2 or agent=drm, or add obs=state to "
+            "learn from all the numbers."
         )
     for name in config.intervention or () if not pixels else ():
         networks = getattr(getattr(config, name), "networks", None) or ()
@@ -343,6 +346,7 @@ def replay_slots(config: RunConfig) -> int:
 def known_replay_bytes(config: RunConfig) -> int | None:
     """Bytes of the replay, as far as the config tells: 0 on policy, from pixels the frames' bytes.
 
+    Frames are taken to be in colour; those that a gymnasium env observes may have other planes.
     None if only the env knows the size of an observation.
     """
     if agent_spec(config.agent_name).on_policy:
