@@ -88,3 +88,8 @@ LOWEST, HIGHEST = np.array(-1.0, np.float32), np.array(1.0, np.float32)
 def clip_actions(actions: np.ndarray) -> np.ndarray:
     """Actions clipped to [-1, 1]; np.clip, or Python floats as bounds, would take twice as long."""
     return np.minimum(np.maximum(actions, LOWEST), HIGHEST)
+
+
+def as_number(reward: Any) -> float:
+    """A reward as a float: a number, or an array or tensor of one number, of any shape."""
+    return float(reward if isinstance(reward, int | float) else np.asarray(reward).item())

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from rlearly.config.schema import EnvConfig
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, UserCodeFailed, raised
 from rlearly.envs.gl_backend import (
     FAST_NEEDS_MUJOCO_IMAGES,
     WITHOUT_PIXELS,
@@ -22,6 +23,7 @@ from rlearly.envs.gl_backend import (
     choose_backend,
     require_backend,
 )
+from rlearly.envs.guard import guarded
 from rlearly.envs.mujoco_rendering import MujocoRenderer
 from rlearly.envs.observations import (
     ImageObservation,
@@ -110,10 +112,23 @@ class RenderWrapper(gymnasium.Wrapper):
         if _is_mujoco(self.env):
             base: Any = self.env.unwrapped
             return self._renderer.render(base.model, base.data, self._view(base), size)
+        return resized(self._own_image(), size)
+
+    def _own_image(self) -> np.ndarray:
         image: Any = self.env.render()
+        spec = self.env.spec
+        call = f"env={spec.id if spec else self.env}: render() returned"
         if image is None:
-            raise ConfigError(f"env={self.env}: it cannot render itself; add env.pixels=false.")
-        return resized(np.asarray(image, dtype=np.uint8), size)
+            raise ConfigError(
+                f"{call} None: it cannot render itself; add env.pixels=false and video_size=0."
+            )
+        image = np.asarray(image)
+        if image.dtype.kind not in "iu" or image.ndim != 3 or image.shape[2] != 3:
+            raise UserCodeFailed(
+                f"{call} {image.dtype} {list(image.shape)}",
+                remedy="expected an RGB image, uint8 [H, W, 3]",
+            )
+        return image.astype(np.uint8, copy=False)
 
     def observed_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, P]: the observed image, or else the rendered one."""
@@ -206,20 +221,20 @@ def _offers_rgb_array(name: str) -> bool:
         if "render_mode" not in parameters and not takes_any:
             return False
         return "rgb_array" in creator.metadata["render_modes"]
-    except Exception:  # third-party code may raise anything; `make_registered` will report it
+    except (Exception, SystemExit):  # third-party code; `make_registered` will report it
         return True
 
 
 def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
-    """gymnasium.make for a config.
+    """gymnasium.make for a config, with a guard around the unwrapped env.
 
     Raises:
-        ConfigError: gymnasium cannot make it. The message gives the reason.
+        ConfigError: gymnasium cannot make it, or it has no spaces. The message gives the reason.
     """
     kwargs = {"render_mode": render_mode} if render_mode else {}
     try:
         with without_known_noise():
-            return gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
+            env = gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         box2d = "box2d" in str(error).lower()
         remedy = "pip install 'rlearly[box2d]'" if box2d else str(error)
@@ -228,11 +243,25 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
         ) from None
     except ConfigError:
         raise
-    except Exception as error:  # gymnasium's refusals, or whatever third-party code raises
-        reason = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
-        if not isinstance(error, gymnasium.error.Error | ImportError | TypeError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ConfigError(f"env={config.name}: gymnasium cannot make it: {reason}.") from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # gymnasium's refusals, or whatever third-party code raises
+        raise ConfigError(
+            f"env={config.name}: gymnasium cannot make it: {_reason(error)}"
+        ) from error
+    return guarded(env, config.name)
+
+
+def _reason(error: BaseException) -> str:
+    """Why gymnasium.make failed, as the end of a sentence."""
+    no_env = re.search(r"must inherit from the gymnasium.Env class.*<class '(.*)'>", str(error))
+    if no_env:
+        kind = "None" if no_env[1] == "NoneType" else f"an object of the class {no_env[1]}"
+        return f"its entry point returned {kind}; expected a gymnasium.Env."
+    reason = raised(error).removeprefix("raised ")
+    if isinstance(error, gymnasium.error.Error | ImportError | TypeError):
+        reason = reason.partition(": ")[2] or reason  # their text says enough
+    return reason if reason.endswith((".", "?")) else f"{reason}."
 
 
 def make(

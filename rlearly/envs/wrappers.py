@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import PIXELS, VECTOR, clip_actions
+from rlearly.core.spaces import PIXELS, VECTOR, as_number, clip_actions
 
 UNBOUNDED = 1e9
 """An action bound this large counts as no bound (dm_control's LQR declares 1e10)."""
@@ -152,7 +152,7 @@ class ActionRepeat(gymnasium.Wrapper):
         total = 0.0
         for _ in range(self.times):
             obs, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            total += as_number(reward)
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info  # pyright: ignore[reportPossiblyUnbound]
@@ -237,7 +237,7 @@ class PixelObservation(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         _, reward, terminated, truncated, info = self.env.step(action)
         self.images.append(self._image())
-        return np.concatenate(self.images), float(reward), terminated, truncated, info
+        return np.concatenate(self.images), as_number(reward), terminated, truncated, info
 
     def _image(self) -> np.ndarray:
         return np.array(self.camera().transpose(2, 0, 1), order="C")  # the env may reuse its own

@@ -8,7 +8,7 @@ snapshot), `dataset.py` (its saved state), `state/transfer.py` (restoring its wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import as_float, bare, guarded
 from rlearly.envs.snapshots.dataset import (
     Snapshot,
     Snapshots,
@@ -23,12 +24,19 @@ from rlearly.envs.snapshots.dataset import (
     kwargs_of,
     require_at_least,
 )
-from rlearly.envs.snapshots.selection import Selection, Uniform
+from rlearly.envs.snapshots.selection import (
+    FollowsEpisodes,
+    OrdinaryStart,
+    Selection,
+    Uniform,
+)
 from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
 from rlearly.envs.state.action_replay import (
     InexactState,
     InnermostWrapper,
     innermost,
+    own_randomness,
+    set_randomness,
     with_action_recorder,
 )
 from rlearly.envs.state.compare import first_difference
@@ -43,6 +51,9 @@ from rlearly.envs.state.transfer import (
     study,
 )
 from rlearly.envs.state.world import Parts
+
+SUCCESS = ("success", "is_success")
+"""Names under which envs report in their info whether the task's goal is reached."""
 
 
 class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
@@ -80,6 +91,14 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     "snapshot_value" (the teacher's value). The info of the last step of such an episode holds
     "snapshot" too.
 
+    A rule may also choose an ordinary start of a seed of its own (`ReverseForward` does). The env
+    is then reset twice: the start follows from that seed, and everything random after it from this
+    env's own generators. The info of such a reset holds "start_seed".
+
+    A rule that follows episodes is told whether each one succeeded: by `success`, or by
+    info["success"] or info["is_success"] of its last step. An episode that a wrapper outside this
+    one truncates is not reported, so a TimeLimit belongs inside.
+
     The wrapper may be anywhere in a chain of wrappers. Statistics (RecordEpisodeStatistics, SB3's
     Monitor) belong outside it, where they see the truncation.
 
@@ -99,10 +118,12 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         keep: names of attributes that stay this env's although episodes change them, as
             "task.level".
         take: names of attributes that come from the snapshot although no episode changes them.
+        success: whether an episode succeeded, from its last step's info; None: as described above.
 
     Raises:
         ConfigError: the snapshots do not fit the env, or an argument is out of range.
         InexactState: this env does not return to its saved states to the bit.
+        UserCodeFailed: the env raised, or returned something unusable; steps and resets too.
 
     Deviations from the official code: no env is deep-copied; resets respect their seed; steps are
     counted per instance, not in the class; a student's statistics do not include the teacher's.
@@ -121,6 +142,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         discount: float = 0.99,
         keep: Sequence[str] = (),
         take: Sequence[str] = (),
+        success: Callable[[Mapping[str, Any]], bool] | None = None,
     ):
         RecordConstructorArgs.__init__(
             self,
@@ -134,6 +156,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             discount=discount,
             keep=keep,
             take=take,
+            success=success,
             _disable_deepcopy=True,
         )
         require_at_least(1, truncate_steps=truncate_steps)
@@ -147,6 +170,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             snapshots if isinstance(snapshots, Snapshots) else Snapshots.load(snapshots)
         )
         self.snapshots.check(env)
+        env = guarded(env)
         self.transfer, self.parts, self.differences = _prove_transfer(
             env, self.snapshots, keep, take
         )
@@ -161,10 +185,13 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.probability = probability
         self.critic = critic
         self.discount = discount
+        self.success = success
         self.counter: Any = counter or LocalStepCounter()
         self.snapshot: int | None = None  # at which the running episode started
+        self.start_seed: int | None = None  # of the running episode's ordinary start
         self._requested: int | None = None
         self._elapsed = 0
+        self._return = 0.0
         self._first_value = 0.0
         self._discounted_return = 0.0
 
@@ -178,8 +205,13 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     ) -> tuple[Any, dict[str, Any]]:
         options = dict(options) if options else {}
         self._requested = self._checked_index(options.pop("snapshot", None))
-        self.snapshot, self._elapsed = None, 0
+        self.snapshot, self.start_seed, self._elapsed, self._return = None, None, 0, 0.0
         obs, info = self.env.reset(seed=seed, options=options or None)  # ends in SnapshotReset
+        if self.start_seed is not None:
+            own = own_randomness(self.unwrapped)
+            obs, info = self.env.reset(seed=self.start_seed, options=options or None)
+            set_randomness(self.unwrapped, own)
+            info = {**info, "start_seed": self.start_seed}
         if self.snapshot is not None:
             value = float(self.snapshots.values[self.snapshot])
             info = {**info, "snapshot": self.snapshot, "snapshot_value": value}
@@ -194,9 +226,15 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
 
     def _choose(self) -> Snapshot | None:
         """The snapshot at which this reset starts; None: an ordinary start."""
+        if self.start_seed is not None:  # this is the second reset, with that seed
+            return None
         index = self._requested
         if index is None and self.in_phase and self._starts_at_a_snapshot():
-            index = self.selection.choose(self.np_random)
+            choice = self.selection.choose(self.np_random)
+            if isinstance(choice, OrdinaryStart):
+                self.start_seed = choice.seed
+                return None
+            index = choice
         self.snapshot = index
         return None if index is None else self.snapshots.snapshot(index)
 
@@ -211,19 +249,36 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.counter.add()
-        if self.snapshot is None:
+        if self.snapshot is None and self.start_seed is None:
             return obs, reward, terminated, truncated, info
-        self._discounted_return += self.discount**self._elapsed * float(reward)
+        self._return += as_float(reward)
+        self._discounted_return += self.discount**self._elapsed * as_float(reward)
         self._elapsed += 1
-        if self._elapsed == self.truncate_steps and not terminated:
+        if self.snapshot is not None and self._elapsed == self.truncate_steps and not terminated:
             truncated = True
         if terminated or truncated:
+            self._tell_selection(info)
+        if self.snapshot is not None and (terminated or truncated):
             info = {**info, "snapshot": self.snapshot}
             if self.critic is not None:
                 last_value = 0.0 if terminated else float(self.critic(obs))
                 target = self._discounted_return + self.discount**self._elapsed * last_value
                 self.report(abs(target - self._first_value))
         return obs, reward, terminated, truncated, info
+
+    def _tell_selection(self, info: Mapping[str, Any]) -> None:
+        """Report the episode that has just ended to a rule that follows episodes."""
+        if not isinstance(self.selection, FollowsEpisodes):
+            return
+        reported = next((info[name] for name in SUCCESS if info.get(name) is not None), None)
+        succeeded = reported if self.success is None else self.success(info)
+        start: Any = self.snapshot if self.start_seed is None else OrdinaryStart(self.start_seed)
+        self.selection.episode_over(
+            start,
+            succeeded=None if succeeded is None else bool(succeeded),
+            episode_return=self._return,
+            steps=self._elapsed,
+        )
 
     def report(self, score: float, snapshot: int | None = None) -> None:
         """Pass the learner's score of a snapshot (default: this episode's) to the selection."""
@@ -244,7 +299,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         return {
             "steps": self.counter.steps,
             "snapshot": self.snapshot,
+            "start_seed": self.start_seed,
             "elapsed": self._elapsed,
+            "return": self._return,
             "first_value": self._first_value,
             "discounted": self._discounted_return,
             "selection": self.selection.state_dict(),
@@ -253,7 +310,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counter.steps = state["steps"]
         self.snapshot = state["snapshot"]
+        self.start_seed = state["start_seed"]
         self._elapsed = state["elapsed"]
+        self._return = state["return"]
         self._first_value = state["first_value"]
         self._discounted_return = state["discounted"]
         self.selection.load_state_dict(state["selection"])
@@ -286,6 +345,13 @@ class SnapshotReset(InnermostWrapper):
             obs, info = chosen.observation, chosen.info
         return obs, info
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: how worlds are restored follows from the snapshots and the env."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
 
 def _prove_transfer(
     env: gymnasium.Env, snapshots: Snapshots, keep: Sequence[str], take: Sequence[str]
@@ -298,7 +364,7 @@ def _prove_transfer(
             continue as the teacher's did although no setting differs.
     """
     theirs, base = snapshots.transfer, env.unwrapped
-    exact = self_test(base)
+    exact = self_test(bare(env))
     if exact != theirs.method:
         raise InexactState(
             f"The snapshots of {snapshots.env_id} are restored by the method {theirs.method!r}, "
