@@ -174,6 +174,7 @@ class _World:
                 f"{name} can be restored only by repeating its actions from a seed, and the "
                 "states of a dataset are written into it: record snapshots in it instead."
             )
+        self.collector.env.reset(seed=0)  # a maze has no goal before
         goal: Any = getattr(self.base, "goal", None)
         if self.aims and np.shape(goal) != space[GOAL].shape:  # pyright: ignore[reportIndexIssue]
             raise ConfigError(
