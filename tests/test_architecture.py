@@ -131,6 +131,21 @@ def test_top_level_doors_lead_into_the_package():
         assert (PACKAGE.parent / door).resolve() == PACKAGE / door
 
 
+def test_every_module_imports_without_what_windows_lacks():
+    program = (
+        "import importlib, pkgutil, sys\n"
+        "for name in ('fcntl', 'pwd', 'grp', 'termios'): sys.modules[name] = None\n"
+        "import rlearly\n"
+        "for module in pkgutil.walk_packages(rlearly.__path__, 'rlearly.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "from rlearly import StepCounter\n"
+        "counter = StepCounter(); counter.add(); counter.add(); print(counter.steps)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1:] == ["2"], done.stderr
+
+
 def test_help_imports_neither_torch_nor_mujoco():
     script = (
         "import sys; from rlearly.train import main; main(['--help']); "

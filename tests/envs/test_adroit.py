@@ -17,7 +17,7 @@ from rlearly.envs.snapshots.recording import record
 from rlearly.envs.snapshots.wrapper import SnapshotRL
 from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.save_restore import EnvState, method_of, restore, save, self_test
-from rlearly.envs.state.simulators import _checksums
+from rlearly.envs.state.simulators import _saved_fields
 
 TASKS = adroit.names()
 
@@ -293,7 +293,12 @@ def test_picture_from_above_equals_a_camera_in_the_model_which_stays_as_it_is(na
     obs, _ = env.reset(seed=2)
     base = env.unwrapped
     plain = gymnasium.make(adroit.TASKS[name].env_id).unwrapped
-    assert _checksums(base.model) == _checksums(plain.model)
+    differing = {
+        field
+        for field in _saved_fields(plain.model)
+        if not np.array_equal(getattr(base.model, field), getattr(plain.model, field))
+    }
+    assert differing <= {"body_pos"}  # where the reset puts the door or the nail
     described = mujoco.MjSpec.from_file(plain.fullpath)
     turned = [np.cos(3.14 / 2), 0, 0, np.sin(3.14 / 2)]
     described.worldbody.add_camera(name="top", pos=[0, 0, height_m], quat=turned)
