@@ -30,6 +30,7 @@ class Part:
         holds: what is true of every env of this kind from its first reset on. `self` is the
             unwrapped env.
         draws: whether steps draw randomness.
+        seeded: whether resets seed all generators that it draws from.
         episodic: whether the seed of the episode's reset and its actions determine what is seen.
         independent: whether an env is unaffected by others of its class.
     """
@@ -50,6 +51,7 @@ class Part:
     generators: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     draws: bool = False
+    seeded: bool = True
     episodic: bool = True
     independent: bool = True
 
@@ -664,6 +666,7 @@ RANDOMNESS = {
         see=("self.x#",),
         generators=("rng#",),
         draws=True,
+        seeded=False,
     ),
     "own generator made at reset": Part(
         reset="""
@@ -686,6 +689,7 @@ RANDOMNESS = {
         see=("self.x#",),
         generators=("philox#", "old#", "python#", "more#[0]"),
         draws=True,
+        seeded=False,
     ),
     "second name of np_random": Part(
         reset="self.rng# = self.np_random\nself.x# = 0.0",
@@ -711,6 +715,7 @@ RANDOMNESS = {
         generators=("wind#.rng",),
         holds=("self.wind#.rng is self.rain#.rng",),
         draws=True,
+        seeded=False,
     ),
     "RandomState as np_random": Part(
         reset="""
@@ -1230,6 +1235,19 @@ UNUSUAL_RANDOMNESS = {
         episodic=False,
         draws=True,
     ),
+    "global numpy if an argument asks for it": Part(
+        init="self.noise# = noise#",
+        reset="self.x# = 0.0",
+        step="""
+            if self.noise#:
+                self.x# += np.random.normal()""",
+        see=("self.x#",),
+        arguments={"noise#": ("0", "1")},
+        settings=("noise#",),
+        dynamic=True,
+        draws=True,
+        episodic=False,
+    ),
     "global numpy at reset": Part(
         reset="self.x# = np.random.rand()",
         see=("self.x#",),
@@ -1278,6 +1296,7 @@ UNUSUAL_RANDOMNESS = {
         step="self.x# += float(torch.rand((), generator=self.torch#))",
         see=("self.x#",),
         draws=True,
+        seeded=False,
     ),
     "bit generator by a second name": Part(
         init="self.bits# = np.random.PCG64(4)\nself.rng# = np.random.Generator(self.bits#)",
@@ -1286,6 +1305,7 @@ UNUSUAL_RANDOMNESS = {
         see=("self.x#",),
         generators=("rng#",),
         draws=True,
+        seeded=False,
     ),
     "method of a generator": Part(
         init="self.draw# = np.random.default_rng(9).normal",
@@ -1353,6 +1373,22 @@ UNUSUAL_FUNCTIONS = {
         reset="self.add# = functools.partial(advance#, {})\nself.x# = 0.0",
         step="self.x# = self.add#(a)",
         see=("self.x#",),
+    ),
+    "state outside if an argument asks for it": Part(
+        module="log# = []",
+        init="self.loud# = loud#",
+        reset="""
+            if self.loud#:
+                log#.clear()""",
+        step="""
+            if self.loud#:
+                log#.append(a)""",
+        see=("sum(log#) if self.loud# else 0.0",),
+        arguments={"loud#": ("0", "1")},
+        settings=("loud#",),
+        dynamic=True,
+        independent=False,
+        episodic=False,
     ),
     "iterator over a list": Part(
         reset="self.rest# = iter([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0] * 9)",

@@ -154,21 +154,30 @@ def runs_alone(world, module):
 # ------------------------------------------------------------------ law 1: save and restore
 
 
-def continues(world, module, data, *, proved=True):
-    """What was saved continues as it did, in this env and in another of the same arguments."""
+def continues(world, module, data, *, proved=True, others=None):
+    """What was saved continues as it did, in this env and in another of the same arguments.
+
+    `proved`: whether the env has passed the self-test; `others`: the arguments of both envs, if the
+    one that has passed it was made with the teacher's.
+    """
     seed, before, after = data
-    env, method = module.make(), None
+
+    def make():
+        return module.make(**(others or {}))
+
+    env, method = make(), None
     if proved:
-        method = ask(self_test, env, make_fresh=module.make)
+        tested = module.make() if others else env
+        method = ask(self_test, tested, make_fresh=module.make)
         if method == "replay":
             env = with_action_recorder(env)
     env.reset(seed=seed)
     heard = play(env, actions_for(world, before, seed))
-    inside, paths = Inside(env, module), [*world.facts("settings"), *world.facts("lasting")]
+    inside, settings_ = Inside(env, module), world.facts("settings")
+    before_all = inside.values(settings_)
 
-    def go_on(number, one=env, look=inside):
-        heard = play(one, actions_for(world, after, seed + number))
-        return [*heard, *(path for path in look.values(paths).items() if "(" not in path[0])]
+    def go_on(number, one=env):
+        return play(one, actions_for(world, after, seed + number))
 
     points, expected = [], []
     for number in range(2):
@@ -176,9 +185,9 @@ def continues(world, module, data, *, proved=True):
         expected.append(go_on(number))
     recorded = method == "replay"  # then a reset without a seed draws one
     if proved and not recorded and world.all("episodic") and world.all("independent"):
-        twin = module.make()
+        twin = make()
         twin.reset(seed=seed)
-        heard += [one for sublist in expected for one in sublist if isinstance(one[0], type)]
+        heard += [*expected[0], *expected[1]]
         got = play(twin, actions_for(world, before, seed))
         for number in range(2):
             got += play(twin, actions_for(world, after, seed + number))
@@ -191,7 +200,8 @@ def continues(world, module, data, *, proved=True):
         got = go_on(number)
         assert got == expected[number], "the same env: " + first_difference(expected[number], got)
         inside.check(world.holds, "After going on")
-    fresh = with_action_recorder(module.make()) if recorded else module.make()
+        assert inside.values(settings_) == before_all, "the settings were changed"
+    fresh = with_action_recorder(make()) if recorded else make()
     if before % 2:
         fresh.reset(seed=seed + 1)
         play(fresh, actions_for(world, 3, seed + 8))
@@ -199,8 +209,14 @@ def continues(world, module, data, *, proved=True):
         ask(restore, fresh, EnvState.from_bytes(points[number]))
         look = Inside(fresh, module)
         look.check(world.holds, "After restoring in another env")
-        got = go_on(number, fresh, look)
+        got = go_on(number, fresh)
         assert got == expected[number], "another env: " + first_difference(expected[number], got)
+
+
+def continues_with_other_arguments(world, module, data):
+    """The same of an env with other arguments than those of the one that was tested."""
+    others = {key: eval(text, vars(module)) for key, text in world.arguments(True).items()}
+    continues(world, module, data, others=others)
 
 
 def continues_unproved(world, module, data):
@@ -284,13 +300,15 @@ def starts_in_the_teachers_world(world, module, data, *, other="same"):
     shows = [WRAPPERS[one].shows for one in world.wrappers]
     visible = all(shows) and world.all("independent")
 
-    def compare(obs, info, shown, told, step):
+    def compare(obs, info, shown, told, step, *, seeded=False):
+        """`seeded`: whether generators that no reset seeds are in the same state."""
         if not visible:
             return
         for show in reversed(shows):
             obs = eval(show, {"obs": obs})
         for number, (part, place) in enumerate(world.seen):
-            if part.episodic and not (step == 0 and part.dynamic and other != "same"):
+            differs = step == 0 and part.dynamic and other != "same"
+            if part.episodic and (part.seeded or seeded) and not differs:
                 one, two = bits(np.array(shown[place])), bits(np.array(obs[place]))
                 assert one == two, (
                     f"{step} steps after snapshot {at} ({world.parts[number]}): expected "
@@ -325,7 +343,7 @@ def starts_in_the_teachers_world(world, module, data, *, other="same"):
     inside.check(world.holds, "After the next ordinary reset")
     for action in [*actions_for(world, 6, seed + 6), None]:
         step += 1
-        compare(*_shown_and_told(heard), *_shown_and_told(expected, shows), step)
+        compare(*_shown_and_told(heard), *_shown_and_told(expected, shows), step, seeded=True)
         if action is None:
             break
         heard, expected = student.step(action), twin.step(action)
@@ -392,6 +410,7 @@ def survives_copies_and_files(world, module, data, folder):
 
 LAWS = {
     "save and restore": continues,
+    "save with other arguments": continues_with_other_arguments,
     "save without a proof": continues_unproved,
     "a teacher's world": starts_in_the_teachers_world,
     "a teacher's world and other settings": starts_with_other_settings,
@@ -409,7 +428,7 @@ def may_be_refused(world, law):
     """
     if not world.plain or law is continues_unproved:
         return True
-    if law is continues:
+    if law in (continues, continues_with_other_arguments):
         return False
     dynamic = law is not starts_in_the_teachers_world and world.any("dynamic")
     return dynamic or not world.all("episodic")
