@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 from hypothesis import strategies as st
 from random_parts import PARTS, PLAIN, PLAIN_WRAPPERS, WRAPPERS, Part
 
@@ -52,6 +53,8 @@ class RandomEnv:
     @property
     def plain(self) -> bool:
         """Whether it must not be refused."""
+        if self.wrappers and self.reward.startswith("torch"):
+            return False  # wrappers may keep the rewards
         return set(self.parts) <= set(PLAIN) and set(self.wrappers) <= set(PLAIN_WRAPPERS)
 
     def facts(self, name: str) -> list[str]:
@@ -100,7 +103,7 @@ class RandomEnv:
 
     @functools.cached_property
     def source(self) -> str:
-        """The module: the class `Generated` and `make(**arguments)`, which wraps it."""
+        """The module: the class `Generated`, `wrap(env)`, and `make(**arguments)` of both."""
 
         def lines(name: str, before: int) -> str:
             texts = [
@@ -164,9 +167,12 @@ class RandomEnv:
         return {{{info}}}
 
 
-def make({keywords[2:]}):
-    env = Generated({passed})
+def wrap(env):
 {wrapping}    return env
+
+
+def make({keywords[2:]}):
+    return wrap(Generated({passed}))
 """
         used = [one for one in MODULES.split() if re.search(rf"\b{re.escape(one)}\.", body)]
         imports = [f"import {one}" for one in used]
@@ -176,7 +182,7 @@ def make({keywords[2:]}):
 
     @contextmanager
     def loaded(self):
-        """Its module, importable in this block."""
+        """Its module, importable in this block, with the env's class registered under `ID`."""
         name = f"random_env_{hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
         module: Any = types.ModuleType(name)
         module.__file__ = f"<{name}>"
@@ -187,10 +193,13 @@ def make({keywords[2:]}):
             module.__file__,
         )
         sys.modules[name] = module
+        module.ID = f"{name}-v0"
         try:
             exec(compile(self.source, module.__file__, "exec"), vars(module))
+            gymnasium.register(module.ID, entry_point=module.Generated)
             yield module
         finally:
+            gymnasium.registry.pop(module.ID, None)
             del sys.modules[name], linecache.cache[module.__file__]
 
 

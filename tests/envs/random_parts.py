@@ -356,7 +356,7 @@ ALIASES = {
         holds=("self.one#.peer is self.two#", "self.one#.env is self"),
     ),
     "album of what the env holds at reset": Part(
-        reset="self.album# = dict(vars(self))",
+        reset="self.album# = None\nself.album# = dict(vars(self))",
         see=(
             "sum(self.album#.get(key) is value for key, value in vars(self).items()"
             " if isinstance(value, list | dict | np.ndarray))",
@@ -521,11 +521,11 @@ SETTINGS = {
         settings=("memo#['weight']",),
     ),
     "reward weight copied at each reset": Part(
-        init="self.config#, self.cost# = {'cost': cost#}, 0.0",
+        init="self.config#, self.cost# = {'cost': cost#}, cost#",
         reset="self.cost# = self.config#['cost']",
         pay="self.cost# * a",
         arguments={"cost#": ("0.5", "6.5")},
-        settings=("config#",),
+        settings=("config#", "cost#"),
     ),
     "difficulty": Part(
         init="self.difficulty# = difficulty#",
@@ -1538,8 +1538,12 @@ PLAIN_WRAPPERS = {
         lasting=("w('Noisy').rng",),
     ),
     "closure over a counter": Wrapping(
-        "gymnasium.wrappers.TransformReward(env, make_fading())",
+        "Fading(env, make_fading())",
         """
+            class Fading(gymnasium.wrappers.TransformReward):
+                pass
+
+
             def make_fading():
                 n = 0
 
@@ -1549,7 +1553,7 @@ PLAIN_WRAPPERS = {
                     return reward / n
 
                 return fade""",
-        lasting=("w('TransformReward').func.__closure__[0].cell_contents",),
+        lasting=("w('Fading').func.__closure__[0].cell_contents",),
     ),
 }
 """Wrappers that must be saved and restored to the bit."""
