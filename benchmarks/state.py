@@ -28,7 +28,8 @@ import gymnasium
 from rlearly import envs
 from rlearly.envs import dm_control
 from rlearly.envs.gl_backend import choose_backend
-from rlearly.envs.state.action_replay import same, with_action_recorder
+from rlearly.envs.state.action_replay import with_action_recorder
+from rlearly.envs.state.compare import same
 from rlearly.envs.state.save_restore import EnvState, method_of, restore, save, self_test
 
 choose_backend()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 USAGE = """python -m rlearly.teacher run=RUN_DIR out=teacher.h5
 python -m rlearly.teacher model=FILE env=Hopper-v5 out=teacher.h5
+python -m rlearly.teacher model=FILE.zip env=Hopper-v5 trust=true out=teacher.h5
 python -m rlearly.teacher hub=OWNER/NAME env=Hopper-v5 out=teacher.h5"""
 
 
@@ -35,6 +36,13 @@ class TeacherConfig:
     model: str | None = setting(
         None, "model file of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
     )
+    trust: bool = setting(
+        False, "load a .zip or .pkl, which runs code: only if you trust its author"
+    )
+    normalize: str | None = setting(
+        None, "VecNormalize's .pkl of a .zip; null: the one beside it; none: play without"
+    )
+    algo: str | None = setting(None, "algorithm of a .zip, as in PPO; null: recognised")
     hub: str | None = setting(None, "Hugging Face model id: OWNER/NAME")
     file: str | None = setting(None, "model file in that repository; null: its only one")
     env: str | None = setting(None, "id of the env, needed with model= and hub=")
@@ -55,7 +63,7 @@ class Teacher:
 
     env: gymnasium.Env
     policy: Callable[[Any], Any]
-    value: Callable[[Any], float]
+    value: Callable[[Any], float] | None
     description: dict[str, Any]
 
 
@@ -115,10 +123,10 @@ def record(config: TeacherConfig) -> Snapshots:
     recorded = recorded.select(best_episodes=config.best_episodes)
     recorded.save(out)
     size = out.stat().st_size / 1e6
-    print(
-        f"{len(recorded)} snapshots of {recorded.env_id}, values {recorded.values.min():.1f} to "
-        f"{recorded.values.max():.1f} -> {out} ({size:.1f} MB)"
-    )
+    values = "values unknown"
+    if teacher.value is not None:
+        values = f"values {recorded.values.min():.1f} to {recorded.values.max():.1f}"
+    print(f"{len(recorded)} snapshots of {recorded.env_id}, {values} -> {out} ({size:.1f} MB)")
     return recorded
 
 
@@ -157,7 +165,7 @@ def from_run(config: TeacherConfig) -> Teacher:
 
 
 def from_model(config: TeacherConfig) -> Teacher:
-    """A Stable-Baselines3 or CleanRL model, read as plain weights and never unpickled."""
+    """A model of Stable-Baselines3, loaded by it, or of CleanRL, read as plain weights."""
     import gymnasium
 
     from rlearly.envs.snapshots.pretrained import from_hub, read_model
@@ -172,15 +180,20 @@ def from_model(config: TeacherConfig) -> Teacher:
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"env={config.env}: gymnasium cannot make it: {reason}.") from None
-    model = read_model(path, env)
-    print(f"{model.algorithm} ({model.library}) on {config.env}, from {path}")
+    model = read_model(path, env, trust=config.trust, normalize=config.normalize, algo=config.algo)
+    print(
+        " ".join(
+            [f"{model.algorithm} ({model.library}) on {config.env}, from {path}.", *model.notes]
+        )
+    )
     return Teacher(
         env,
         policy=model.act,
-        value=model.value,
+        value=model.value if model.has_critic else None,
         description={
             "teacher": f"{model.library} {model.algorithm}",
             "model": config.hub or path.name,
+            "notes": list(model.notes),
         },
     )
 

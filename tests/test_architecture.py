@@ -1,7 +1,9 @@
 """Who may import whom."""
 
 import ast
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,18 @@ def test_folders_are_small_enough_to_read():
     for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]:
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(files) <= 14, f"{folder} holds {len(files)} modules"
+
+
+def test_every_package_that_a_test_may_be_skipped_for_is_pinned():
+    pins = (PACKAGE.parent / "requirements.lock").read_text().split()
+    pinned = {re.sub("[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
+    distributions = importlib.metadata.packages_distributions()
+    tests = [path.read_text() for path in Path(__file__).parent.rglob("*.py")]
+    wanted = {name for text in tests for name in re.findall(r'importorskip\("(\w+)', text)}
+    assert len(wanted) > 5
+    for package in wanted:
+        names = [re.sub("[-_.]+", "-", name).lower() for name in distributions.get(package, ())]
+        assert pinned & set(names), f"{package} is not in requirements.lock"
 
 
 def test_top_level_doors_lead_into_the_package():

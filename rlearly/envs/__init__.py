@@ -8,6 +8,7 @@ short example.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,7 +57,14 @@ def config_for(name: str) -> EnvConfig:
     found = next(filter(None, (module.config_for(name) for module in modules)), None)
     if found is None:
         valid = [known for module in modules for known in module.names()]
-        raise ConfigError(f"There is no env {name!r}; {did_you_mean(name, valid)}")
+        text = f"There is no env {name!r}; {did_you_mean(name, valid)}"
+        if re.search(r"-v\d+$", name):
+            text += (
+                " If your own code registers it, put that code into a module and name it too: "
+                f"env=MODULE:{name.rpartition(':')[2]} (an id that a script or notebook registers "
+                "is known only in its own process)."
+            )
+        raise ConfigError(text)
     return found
 
 

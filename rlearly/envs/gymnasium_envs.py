@@ -50,7 +50,8 @@ def config_for(name: str) -> EnvConfig | None:
     Raises:
         ConfigError: it is Atari, which a separate package registers.
     """
-    if ":" not in name and name not in gymnasium.registry:
+    module, _, env_id = name.rpartition(":")
+    if module in ("", "__main__") and env_id not in gymnasium.registry:
         if name.startswith("ALE/"):
             raise ConfigError(
                 f"env={name}: this family comes with a package of its own: pip install ale-py, "

@@ -28,7 +28,7 @@ from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.envs.gl_backend import require_rendering
 from rlearly.envs.gymnasium_envs import RenderWrapper, without_known_noise
-from rlearly.envs.state.save_restore import installed
+from rlearly.envs.state.env_state import installed
 from rlearly.envs.wrappers import SuccessTracker, agent_view
 
 PREFIX = "metaworld/"

@@ -22,7 +22,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.tree import map_leaves
 
 log = logging.getLogger(__name__)
-FORMAT = 7
+FORMAT = 8
 ARRAY, LOG = "__array__", "__log__"
 """Keys of the dicts that stand for arrays and append logs in state.pt."""
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"

@@ -19,7 +19,6 @@ from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.save_restore import EnvState, method_of, restore, save, self_test
 from rlearly.envs.state.simulators import _checksums
 
-pytest.importorskip("gymnasium_robotics")
 TASKS = adroit.names()
 
 

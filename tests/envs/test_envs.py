@@ -486,6 +486,59 @@ def test_unknown_env_names_the_nearest(name, near):
         envs.config_for(name)
 
 
+@pytest.mark.parametrize("name", ["MyOwn-v3", "__main__:MyOwn-v3"])
+def test_id_that_another_process_registered_is_asked_for_with_its_module(name):
+    with pytest.raises(ConfigError, match=r"name it too: env=MODULE:MyOwn-v3 \(an id"):
+        envs.config_for(name)
+
+
+SCRIPT = """
+import gymnasium, numpy as np, rlearly
+from rlearly import evaluate, teacher, train
+from tiny_envs import StateReach
+
+class Mine(StateReach):
+    pass
+
+gymnasium.register("Mine-v0", ENTRY)
+policy = lambda obs: np.ones(1, np.float32)
+snapshots = rlearly.record(gymnasium.make("Mine-v0"), policy, episodes=3, every_steps=2)
+snapshots.save("mine.h5")
+env = rlearly.SnapshotRL(gymnasium.make("Mine-v0"), rlearly.Snapshots.load("mine.h5"))
+assert env.reset(options={"snapshot": 2})[1]["snapshot"] == 2
+wrap = lambda env: rlearly.SnapshotRL(env, "mine.h5")
+several = gymnasium.make_vec("Mine-v0", 2, vectorization_mode="async", wrappers=[wrap])
+assert "snapshot" in several.reset(seed=0)[1]
+several.close()
+words = ["agent=td3", "train_frames=60", "agent.learning_starts_steps=40", "eval_every_frames=30"]
+words += ["agent.hidden_dim=8", "eval_episodes=1", "video_size=0", "run_dir=run", "device=cpu"]
+words += ["snapshot=mine.h5", "snapshot_phase.selection=uniform"]
+assert train.main(["env=Mine-v0", *words]) == 0
+assert train.main(["resume=run", "train_frames=90"]) == 0
+assert evaluate.main(["run=run", "episodes=1", "video_size=0"]) == 0
+assert teacher.main(["run=run", "out=learnt.h5", "episodes=1"]) == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "entry"),
+    [("script", "'__main__:Mine'"), ("script", "lambda: Mine()"), ("typed in", "Mine")],
+)
+def test_id_registered_in_main_works_in_its_process(tmp_path, how, entry):
+    code = SCRIPT.replace("ENTRY", entry)
+    (tmp_path / "script.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "script.py" if how == "script" else "-"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        input=code,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_unknown_env_offers_no_discrete_actions():
     offered = gymnasium_envs.names()
     assert {"Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3"} <= set(offered)

@@ -580,10 +580,6 @@ def test_each_misuse_gets_one_clear_sentence(hopper, cartpole, tmp_path):
         "snapshots are of Hopper-v5, and the env is Walker2d-v5",
         lambda: wrap(hopper, "Walker2d-v5"),
     )
-    refused(
-        r"made with the arguments \{\}, and this env with \{'healthy_reward': 2.0\}",
-        lambda: SnapshotRL(gymnasium.make("Hopper-v5", healthy_reward=2.0), hopper),
-    )
     refused("snapshots of CartPole-v1 are empty", lambda: wrap(empty(cartpole)))
     refused(
         f"clusters: expected at most {len(hopper)}",

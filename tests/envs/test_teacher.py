@@ -1,4 +1,4 @@
-"""Teachers: our runs, Stable-Baselines3's and CleanRL's files, the hub's cache."""
+"""Teachers: our runs, CleanRL's files, the hub's cache. (test_sb3_models.py has the others.)"""
 
 import gymnasium
 import numpy as np
@@ -25,27 +25,6 @@ def pusher():
     env = gymnasium.make("Pusher-v5")
     yield env
     env.close()
-
-
-@pytest.mark.parametrize("algorithm", ["TD3", "SAC", "PPO", "DDPG"])
-def test_stable_baselines3_model_plays_and_values_as_it_does_there(algorithm, pusher, tmp_path):
-    sb3 = pytest.importorskip("stable_baselines3")
-    wide = {"net_arch": [24, 16], "activation_fn": nn.Tanh if algorithm == "SAC" else nn.ReLU}
-    original = getattr(sb3, algorithm)("MlpPolicy", pusher, policy_kwargs=wide, seed=1)
-    original.save(tmp_path / "model")
-    model = read_model(tmp_path / "model.zip", pusher)
-    assert (model.library, model.algorithm) == ("Stable-Baselines3", algorithm)
-    for obs in observations(pusher):
-        action, _ = original.predict(obs, deterministic=True)
-        assert np.allclose(model.act(obs), action, atol=1e-5)
-        tensor = torch.as_tensor(obs, dtype=torch.float32)[None]
-        with torch.no_grad():
-            if algorithm == "PPO":
-                value = original.policy.predict_values(tensor)
-            else:
-                scaled = torch.as_tensor(original.policy.scale_action(action))[None]
-                value = original.critic(tensor, scaled.float())[0]
-        assert model.value(obs) == pytest.approx(float(value), abs=1e-4)
 
 
 def cleanrl_actor(place, width=16):
@@ -109,6 +88,56 @@ def test_cleanrl_ppo_file_plays_within_bounds(pusher, tmp_path):
     tensor = torch.as_tensor(obs, dtype=torch.float32)[None]
     assert np.array_equal(model.act(obs), np.full(7, 2.0, np.float32))
     assert model.value(obs) == pytest.approx(critic(tensor).item(), abs=1e-6)
+
+
+def cleanrl_ppo_weights(env):
+    """Weights as CleanRL's PPO script names them: layers 0, 2 and 4, with Tanh between."""
+    sizes = [env.observation_space.shape[0], 8, 8]
+    weights = {"actor_logstd": torch.zeros(1, 7)}
+    for name, outputs in (("actor_mean", 7), ("critic", 1)):
+        for i, (width, out) in enumerate(zip(sizes, [8, 8, outputs], strict=True)):
+            weights[f"{name}.{2 * i}.weight"] = torch.ones(out, width)
+            weights[f"{name}.{2 * i}.bias"] = torch.zeros(out)
+    return weights
+
+
+def test_cleanrl_weights_that_no_network_uses_are_refused_by_name(pusher, tmp_path):
+    path = tmp_path / "a.cleanrl_model"
+
+    def read(weights):
+        torch.save(weights, path)
+        return read_model(path, pusher)
+
+    ppo = cleanrl_ppo_weights(pusher)
+    assert read(ppo).algorithm == "PPO"
+    norm = {"actor_mean.1.weight": torch.ones(8), "actor_mean.1.bias": torch.ones(8)}
+    with pytest.raises(ConfigError, match=r"it holds actor_mean\.1\.bias, actor_mean\.1\.weight"):
+        read(ppo | norm)
+    without_tanh = {key.replace("critic.2", "critic.1"): part for key, part in ppo.items()}
+    with pytest.raises(ConfigError, match=r"it holds critic\.1\.bias"):
+        read(without_tanh)
+    with pytest.raises(ConfigError, match=r"it lacks 'critic\.4\.bias'"):
+        read({key: part for key, part in ppo.items() if key != "critic.4.bias"})
+    actor, *critics = (part.state_dict() for part in cleanrl_actor(pusher))
+    assert read((actor, *critics)).algorithm == "TD3"
+    assert read((actor, critics[0])).algorithm == "DDPG"
+    with pytest.raises(ConfigError, match=r"it holds actor\.ln\.weight, which the TD3 network"):
+        read((actor | {"ln.weight": torch.ones(16)}, *critics))
+    with pytest.raises(ConfigError, match="weights of an actor and one or two critics"):
+        read((actor, *critics, critics[0]))
+    two_outputs = {"fc3.weight": torch.ones(2, 16), "fc3.bias": torch.ones(2)}
+    with pytest.raises(ConfigError, match="its critic does not return one number"):
+        read((actor, critics[0] | two_outputs))
+
+
+def test_cleanrl_model_of_other_action_bounds_is_refused(pusher, tmp_path):
+    actor, *critics = (part.state_dict() for part in cleanrl_actor(pusher))
+    actor["action_scale"] = torch.full((7,), 0.4)
+    torch.save((actor, *critics), tmp_path / "td3.cleanrl_model")
+    with pytest.raises(ConfigError, match=r"action_scale is \[0\.4.* Pusher-v5 have \[2\.0"):
+        read_model(tmp_path / "td3.cleanrl_model", pusher)
+    with pytest.raises(ConfigError, match=r"algo: is for the \.zip files of Stable-Baselines3"):
+        read_model(tmp_path / "td3.cleanrl_model", pusher, algo="td3")
 
 
 class Hostile:

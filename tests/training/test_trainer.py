@@ -162,8 +162,6 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
 def test_run_resumed_in_mid_episode_of_a_manipulation_task_equals_an_uninterrupted_one(
     tmp_path, base, overrides
 ):
-    if any("adroit" in word for word in overrides):
-        pytest.importorskip("gymnasium_robotics")
     overrides = [*overrides, "train_frames=600", "eval_every_frames=400", "eval_episodes=1"]
     overrides += ["seed_frames=40", "video_size=24"] if base is TINY else ["video_size=0"]
     straight = make_trainer(tmp_path / "straight", *overrides, base=base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -11,18 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import codec
-from rlearly.envs.state.action_replay import id_of
-from rlearly.envs.state.save_restore import EnvState, installed
-from rlearly.envs.state.serialization import DamagedState, from_bytes
+from rlearly.envs.state.action_replay import id_of, require_one_env
+from rlearly.envs.state.env_state import EnvState, installed
+from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
+from rlearly.envs.state.transfer import Transfer
 
-FORMAT = 2
+FORMAT = 3
+MAGIC_OF_ANY_FORMAT = b"rlearly snapshots "
 MAGIC = f"rlearly snapshots {FORMAT}\n".encode()
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 META = "rlearly_snapshots"
@@ -43,6 +46,14 @@ COLUMNS = {
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, DamagedState)
 
 
+class Snapshot(NamedTuple):
+    """A saved state, and what the unwrapped env observed and reported there."""
+
+    state: EnvState
+    observation: Any
+    info: dict[str, Any]
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Snapshots:
     """N saved states along a teacher's episodes, in the order in which they were seen.
@@ -53,7 +64,8 @@ class Snapshots:
     Make them with `record`, `from_actions`, `from_minari` or `python -m rlearly.teacher`.
 
     Attributes:
-        records: N saved states with the unwrapped env's observation there, as bytes.
+        records: N saved worlds with the unwrapped env's observation and info there, as bytes.
+            What no episode changes is not in them, but once in `common`.
         observations: [N, D], that observation, flattened.
         values: [N], the teacher's estimate of its return from there; NaN if unknown.
         rewards: [N], of the step that led there; 0 at a reset.
@@ -65,6 +77,8 @@ class Snapshots:
         kwargs: what gymnasium.make was given.
         versions: of the installed packages.
         provenance: how the snapshots were made; any plain data.
+        common: what all snapshots share, as bytes: how they are restored (`Transfer`), and a short
+            continuation to compare with (`probe`).
     """
 
     records: Sequence[bytes]
@@ -79,6 +93,7 @@ class Snapshots:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    common: bytes = b""
 
     def __post_init__(self) -> None:
         for name in COLUMNS:
@@ -101,19 +116,36 @@ class Snapshots:
             f"episodes, returns {returns}, values {values}>"
         )
 
-    def state(self, index: int) -> tuple[EnvState, Any]:
-        """One snapshot: (saved state, the unwrapped env's observation there).
+    @functools.cached_property
+    def transfer(self) -> Transfer:
+        """How the worlds go into an env.
+
+        Raises:
+            DamagedState: its bytes are damaged.
+        """
+        try:
+            return Transfer.from_tree(from_bytes(self.common)["transfer"])
+        except (KeyError, TypeError) as error:
+            raise DamagedState(f"What all snapshots share is malformed ({error}).") from None
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """A short continuation of one world, see `follow_probe`."""
+        return from_bytes(self.common)["probe"]
+
+    def snapshot(self, index: int) -> Snapshot:
+        """One snapshot.
 
         Raises:
             DamagedState: its bytes are damaged.
         """
         try:
             record = from_bytes(self.records[index])
-            state = EnvState.from_tree(record["state"])
-            decoder = codec.Decoder(None, {}, {})
-            obs = decoder.decode(record["observation"], codec.MISSING, "observation")
-            return state, copy.deepcopy(obs)  # arrays decoded from bytes are read-only
-        except (KeyError, TypeError, codec.Incomplete) as error:
+            tree = dict(record["state"])
+            tree["simulator"] = self.transfer.whole(tree["simulator"])
+            obs, info = (_decoded(record[name]) for name in ("observation", "info"))
+            return Snapshot(EnvState.from_tree(tree), obs, info)
+        except (KeyError, TypeError, ValueError, codec.Incomplete) as error:
             raise DamagedState(f"Snapshot {index} is malformed ({error}).") from None
 
     def select(self, best_episodes: int | None = None, every_steps: int = 1) -> Snapshots:
@@ -144,28 +176,22 @@ class Snapshots:
         """Check that episodes of `env` can start from these states.
 
         Raises:
-            ConfigError: there are no states, or they come from a different env, or from one made
-                with different arguments or package versions.
+            ConfigError: there are no states, or they come from a different env, from one with
+                other observations or actions, or from one of other package versions.
         """
         if not len(self):
             raise ConfigError(
                 f"The snapshots of {self.env_id} are empty: record some with "
                 "python -m rlearly.teacher, or select more of them."
             )
-        refuse_vector(env)
+        require_one_env(env)
         base = env.unwrapped
         if id_of(base) != self.env_id:
             raise ConfigError(
                 f"The snapshots are of {self.env_id}, and the env is {id_of(base)}: wrap a "
                 f"{self.env_id}, or record snapshots of {id_of(base)}."
             )
-        kwargs = kwargs_of(base)
-        if kwargs != dict(self.kwargs):
-            raise ConfigError(
-                f"The snapshots of {self.env_id} were made with the arguments "
-                f"{dict(self.kwargs)}, and this env with {kwargs}: make it with the same ones."
-            )
-        state, _ = self.state(0)
+        state = self.snapshot(0).state
         for package, expected in state.versions.items():
             version = installed(package)
             if version != expected:
@@ -179,8 +205,7 @@ class Snapshots:
         """Write one HDF5 file atomically, with its length and SHA-256 at the start.
 
         Raises:
-            ConfigError: the folder does not exist or is not writable, or `kwargs` or `provenance`
-                are not plain data.
+            ConfigError: the folder does not exist or is not writable.
         """
         import h5py
 
@@ -189,15 +214,15 @@ class Snapshots:
         datasets = {
             "states/bytes": np.frombuffer(b"".join(self.records), np.uint8),
             "states/ends": np.cumsum([len(record) for record in self.records], dtype=np.int64),
+            "common": np.frombuffer(self.common, np.uint8),
+            "values_of_any_type": np.frombuffer(self._described(), np.uint8),
             **{name: getattr(self, name) for name in COLUMNS},
         }
         try:
             with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
                 meta = {
                     "env_id": self.env_id,
-                    "kwargs": dict(self.kwargs),
                     "versions": dict(self.versions),
-                    "provenance": dict(self.provenance),
                 }
                 file.attrs[META] = json.dumps(meta)
                 for name, array in datasets.items():
@@ -210,11 +235,11 @@ class Snapshots:
                 f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "
                 "exists and is writable."
             ) from None
-        except TypeError as error:
-            partial.unlink(missing_ok=True)
-            raise ConfigError(
-                f"{path}: kwargs and provenance of snapshots must be plain data ({error})."
-            ) from None
+
+    def _described(self) -> bytes:
+        """`kwargs` and `provenance` as bytes; what is no data, by the name of its class."""
+        values = {"kwargs": dict(self.kwargs), "provenance": dict(self.provenance)}
+        return to_bytes(encoded(values))
 
     @staticmethod
     def load(path: str | Path) -> Snapshots:
@@ -235,17 +260,19 @@ class Snapshots:
         try:
             with path.open("rb") as stream:
                 _verify(stream, path)
-                columns, records, meta = _contents(stream)
+                columns, records, meta, common, described = _contents(stream)
+            values = _decoded(from_bytes(described))
             snapshots = Snapshots(
                 records=records,
                 env_id=str(meta["env_id"]),
-                kwargs=dict(meta["kwargs"]),
+                kwargs=values["kwargs"],
                 versions=dict(meta["versions"]),
-                provenance=dict(meta["provenance"]),
+                provenance=values["provenance"],
+                common=common,
                 **columns,
             )
             for i in range(len(snapshots)):
-                snapshots.state(i)
+                snapshots.snapshot(i)
         except UNREADABLE as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise ConfigError(
@@ -253,6 +280,25 @@ class Snapshots:
                 "another kind of file; record it again with python -m rlearly.teacher."
             ) from None
         return snapshots
+
+
+def encoded(value: Any) -> Any:
+    """Any value as a tree; parts that are no data are named by their class."""
+    return codec.Encoder(opaque=True).encode(value)
+
+
+def _decoded(tree: Any) -> Any:
+    """The value of a tree from `encoded`; parts that are no data as text."""
+
+    def without_opaque(node: Any) -> Any:
+        if isinstance(node, dict) and node.get(codec.KIND) in ("opaque", "function", "kept"):
+            return f"<{node.get('class', node.get('name', 'a constant'))}>"
+        if isinstance(node, dict):
+            return {key: without_opaque(item) for key, item in node.items()}
+        return [without_opaque(item) for item in node] if isinstance(node, list) else node
+
+    decoded = codec.Decoder([], {}).decode(without_opaque(tree), codec.MISSING)
+    return copy.deepcopy(decoded)  # arrays decoded from bytes are read-only
 
 
 def seal(path: Path) -> None:
@@ -281,13 +327,21 @@ def _verify(stream: BufferedIOBase, path: Path) -> None:
             f"{path} is HDF5 without a checksum, as snapshots of format 1 were, and this version "
             f"reads format {FORMAT}: record it again with python -m rlearly.teacher."
         )
+    if block.startswith(MAGIC_OF_ANY_FORMAT) and not block.startswith(MAGIC):
+        raise ConfigError(
+            f"{path} holds snapshots of another format, and this version reads format {FORMAT}: "
+            "record it again with python -m rlearly.teacher."
+        )
     if not block.startswith(MAGIC):
         raise ValueError(f"expected it to begin with {MAGIC!r}, found {block[: len(MAGIC)]!r}")
     if block != _user_block(stream):
         raise ValueError("its length or checksum differs from the one stored in it")
 
 
-def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes], dict[str, Any]]:
+def _contents(
+    stream: BufferedIOBase,
+) -> tuple[dict[str, np.ndarray], list[bytes], dict[str, Any], bytes, bytes]:
+    """(columns, states, id and versions, what all states share, values of any type)."""
     import h5py
 
     with h5py.File(stream, "r") as file:
@@ -297,10 +351,14 @@ def _contents(stream: BufferedIOBase) -> tuple[dict[str, np.ndarray], list[bytes
         ends = _read(file, "states/ends", np.int64)
         joined = _read(file, "states/bytes", np.uint8).tobytes()
         columns = {name: _read(file, name, dtype) for name, dtype in COLUMNS.items()}
+        common, described = (
+            _read(file, name, np.uint8).tobytes() for name in ("common", "values_of_any_type")
+        )
     offsets = [0, *ends.tolist()]
     if (np.diff(offsets) < 0).any() or offsets[-1] != len(joined):
         raise ValueError("the states' offsets do not fit their bytes")
-    return columns, [joined[a:b] for a, b in itertools.pairwise(offsets)], meta
+    records = [joined[a:b] for a, b in itertools.pairwise(offsets)]
+    return columns, records, meta, common, described
 
 
 def _read(file: Any, name: str, expected: Any) -> np.ndarray:
@@ -327,17 +385,6 @@ def require_at_least(lowest: int, **numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < lowest:
             raise ConfigError(f"{name}: expected a number of at least {lowest}, received {number}.")
-
-
-def refuse_vector(env: Any) -> None:
-    """Raise ConfigError if `env` is a vector env, or no gymnasium env at all."""
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        raise ConfigError(
-            "Expected one env, received a vector of them: wrap each of its envs, as in "
-            "gymnasium.make_vec(id, 4, wrappers=[lambda env: SnapshotRL(env, ...)])."
-        )
-    if not isinstance(env, gymnasium.Env):
-        raise ConfigError(f"Expected a gymnasium env, received {env!r}; see gymnasium.make.")
 
 
 def kwargs_of(base: gymnasium.Env) -> dict[str, Any]:

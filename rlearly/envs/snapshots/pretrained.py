@@ -1,13 +1,11 @@
-"""Read models trained by Stable-Baselines3 or CleanRL as plain weights, without unpickling."""
+"""Read trained models of other libraries: CleanRL's plain weights, Stable-Baselines3's files."""
 
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +15,46 @@ import torch
 from torch import Tensor
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.snapshots import sb3_models
+from rlearly.envs.snapshots.trained_model import Model
 
 MODEL_FILES = ("*.zip", "*.cleanrl_model")
 Weights = Mapping[str, Tensor]
+Layers = list[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class Model:
-    """A trained policy and its critic.
-
-    act: observation -> mean action within the env's bounds. value: observation -> Q1(s, act(s)), or
-    V(s) for PPO.
-    """
-
-    library: str
-    algorithm: str
-    act: Callable[[Any], np.ndarray]
-    value: Callable[[Any], float]
-
-
-def read_model(path: Path, env: gymnasium.Env) -> Model:
+def read_model(
+    path: Path,
+    env: gymnasium.Env,
+    *,
+    trust: bool = False,
+    normalize: str | Path | None = None,
+    algo: str | None = None,
+) -> Model:
     """Read a model file, to act in `env`.
 
-    Supported: TD3, DDPG, SAC and PPO with vector observations, as Stable-Baselines3's .zip or as
-    saved by CleanRL's scripts with --save-model. Neither file holds the statistics of an
-    observation normaliser (Stable-Baselines3 pickles them separately), so a policy trained with one
-    acts badly here.
+    Stable-Baselines3's and sb3-contrib's .zip files are loaded by these libraries; see
+    `sb3_models.load` for the arguments. CleanRL's files (TD3, DDPG, SAC and PPO, as its scripts
+    save them with --save-model) are plain weights and run no code. They do not name the activation
+    function: tanh is assumed for PPO, ReLU for the others, as in CleanRL's scripts. They value an
+    observation as V(s) for PPO, otherwise as Q1(s, act(s)).
 
     Raises:
-        ConfigError: there is no such file, it is another kind of file, or it does not fit the env.
+        ConfigError: there is no such file, it is another kind of file, it is not trusted, or it
+            does not fit the env.
     """
     if not path.is_file():
         raise ConfigError(f"model: there is no file {path}.")
+    if _is_stable_baselines3(path):
+        return sb3_models.load(path, env, trust=trust, normalize=normalize, algo=algo)
+    for name, given in (("normalize", normalize), ("algo", algo)):
+        if given is not None:
+            raise ConfigError(
+                f"{name}: is for the .zip files of Stable-Baselines3, but {path} is not one; "
+                "leave it out."
+            )
     try:
-        weights, library, relu = _weights(path)
-        return _assemble(weights, library, relu, _Spaces(env))
+        return _assemble(_weights(path), _Spaces(env))
     except (KeyError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
@@ -60,7 +63,7 @@ def read_model(path: Path, env: gymnasium.Env) -> Model:
             lacks_layer = isinstance(error.args[0], str)
             reason = f"it lacks {error}" if lacks_layer else "it is no model file"
         raise ConfigError(
-            f"{path} does not load as a model of TD3, DDPG, SAC or PPO ({reason[:200]}): expected "
+            f"{path} does not load as a model of TD3, DDPG, SAC or PPO ({reason[:300]}): expected "
             "Stable-Baselines3's .zip or CleanRL's .cleanrl_model with dense layers."
         ) from None
 
@@ -68,7 +71,8 @@ def read_model(path: Path, env: gymnasium.Env) -> Model:
 def from_hub(repository: str, file: str | None) -> Path:
     """Path of a Hugging Face repository's model file, from the local cache or the network.
 
-    `file` may be None if the repository holds only one.
+    `file` may be None if the repository holds only one. Statistics of VecNormalize are fetched
+    too and lie beside the model. Nothing is loaded yet.
 
     Raises:
         ConfigError: huggingface_hub is not installed, or the file cannot be fetched.
@@ -79,60 +83,55 @@ def from_hub(repository: str, file: str | None) -> Path:
         raise ConfigError(
             "Models on the Hugging Face hub need a package: pip install 'rlearly[hub]'."
         ) from None
+    wanted = MODEL_FILES if file is None else (file,)
+    statistics = (f"*{name}" for name in sb3_models.STATISTICS)
     try:
-        if file is not None:
-            return Path(hub.hf_hub_download(repository, file))
-        folder = Path(hub.snapshot_download(repository, allow_patterns=list(MODEL_FILES)))
-        found = sorted(path for pattern in MODEL_FILES for path in folder.rglob(pattern))
-        if len(found) == 1:
-            return found[0]
+        folder = Path(hub.snapshot_download(repository, allow_patterns=[*wanted, *statistics]))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ConfigError(
             f"hub={repository}: the model cannot be fetched ({reason}); check the name, the "
             "network, or download it yourself and use model=FILE."
         ) from None
+    if file is not None:
+        if not (folder / file).is_file():
+            raise ConfigError(
+                f"hub={repository}: it holds no file {file}, or it cannot be fetched; check "
+                "file=NAME and the network."
+            )
+        return folder / file
+    found = sorted(path for pattern in MODEL_FILES for path in folder.rglob(pattern))
+    # the Zoo's repositories also hold a zip of learning curves
+    found = [path for path in found if path.suffix != ".zip" or _is_stable_baselines3(path)]
+    if len(found) == 1:
+        return found[0]
     listed = ", ".join(str(path.relative_to(folder)) for path in found) or "none"
     raise ConfigError(f"hub={repository}: expected one model file, found {listed}; add file=NAME.")
 
 
-def _weights(path: Path) -> tuple[Weights, str, bool | None]:
-    """(weights by name, library, whether hidden layers are ReLU; None if the file does not say)."""
-    with path.open("rb") as stream:
-        stored = stream.read()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if "policy.pth" in names:
-                policy = torch.load(
-                    io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True
-                )
-                return policy, "Stable-Baselines3", _activation(archive, names)
-    loaded = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+def _is_stable_baselines3(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "policy.pth" in archive.namelist()
+
+
+def _weights(path: Path) -> Weights:
+    """Weights by name; those of a tuple of networks begin with `actor.`, `q1.` and `q2.`."""
+    loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     if isinstance(loaded, tuple | list):
-        parts = ("actor", "q1", "q2")
+        if not 2 <= len(loaded) <= 3 or not all(isinstance(part, Mapping) for part in loaded):
+            raise ValueError("expected the weights of an actor and one or two critics")
         loaded = {
             f"{part}.{key}": value
-            for part, weights in zip(parts, loaded, strict=False)
+            for part, weights in zip(("actor", "q1", "q2"), loaded, strict=False)
             for key, value in weights.items()
         }
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+    ):
         raise ValueError("it holds something other than weights")
-    return loaded, "CleanRL", None
-
-
-def _activation(archive: zipfile.ZipFile, names: set[str]) -> bool | None:
-    """Whether the hidden layers are ReLU according to the saved arguments; None if they do not say.
-
-    Pickled parts are not read.
-    """
-    if "data" not in names:
-        return None
-    text = json.dumps(json.loads(archive.read("data")).get("policy_kwargs", ""))
-    known = [kind for kind in ("ReLU", "Tanh") if f"activation.{kind}" in text]
-    if "activation_fn" in text and len(known) != 1:
-        raise ValueError("its activation function is neither ReLU nor Tanh")
-    return known == ["ReLU"] if known else None
+    return loaded
 
 
 class _Spaces:
@@ -145,13 +144,17 @@ class _Spaces:
         self.action = action
         self.observation = env.observation_space
         self.name = env.spec.id if env.spec else str(env)
+        low, high = (np.asarray(bound, np.float32) for bound in (action.low, action.high))
+        with np.errstate(invalid="ignore"):  # PPO's bounds may be infinite
+            half, middle = (high - low) / 2, (high + low) / 2
+        self.scale, self.middle = (torch.from_numpy(x.reshape(1, -1)) for x in (half, middle))
 
     def tensor(self, obs: Any) -> Tensor:
         """float32 [1, D]."""
         flat = np.asarray(gymnasium.spaces.flatten(self.observation, obs), np.float32)
         return torch.from_numpy(flat)[None]
 
-    def check(self, policy: list[tuple[Tensor, Tensor]]) -> None:
+    def check(self, policy: Layers, weights: Weights, squashed: bool) -> None:
         inputs, outputs = policy[0][0].shape[1], policy[-1][0].shape[0]
         width = gymnasium.spaces.flatdim(self.observation)
         actions = int(np.prod(self.action.shape))
@@ -161,15 +164,56 @@ class _Spaces:
                 f"observations of {width} numbers and {actions} actions: it was trained on another "
                 "env."
             )
+        for name, own in (("action_scale", self.scale), ("action_bias", self.middle)):
+            if f"actor.{name}" not in weights:
+                continue
+            stored = weights[f"actor.{name}"].float().reshape(-1)
+            if len(stored) != actions or not torch.allclose(stored, own[0], rtol=1e-5):
+                raise ConfigError(
+                    f"The model's {name} is {stored.tolist()}, but the actions of {self.name} "
+                    f"have {own[0].tolist()}: it was trained on another env."
+                )
+        if squashed and not torch.isfinite(self.scale).all():
+            raise ConfigError(f"env: expected bounded actions, received {self.action}.")
 
 
-def _numbered(weights: Weights, prefix: str) -> list[str]:
-    """The linear layers of a Sequential, in order."""
-    tails = (k[len(prefix) + 1 : -7] for k in weights if k.startswith(prefix + "."))
-    return [f"{prefix}.{i}" for i in sorted(int(t) for t in tails if t.isdigit())]
+def _sequential(weights: Weights, prefix: str) -> list[str]:
+    """The linear layers of a Sequential that has an activation function after each but the last."""
+    names = [f"{prefix}.0"]
+    while f"{prefix}.{2 * len(names)}.weight" in weights:
+        names.append(f"{prefix}.{2 * len(names)}")
+    return names
 
 
-def _mlp(layers: list[tuple[Tensor, Tensor]], relu: bool) -> Callable[[Tensor], Tensor]:
+def _networks(weights: Weights) -> tuple[str, list[str], list[str]]:
+    """(algorithm, policy layers, critic layers), recognised by the names of the layers.
+
+    Raises:
+        ValueError: a weight belongs to no network that CleanRL's scripts save.
+    """
+    if any(key.startswith("actor_mean.") for key in weights):
+        algorithm, unused = "PPO", {"actor_logstd"}
+        policy, critic = _sequential(weights, "actor_mean"), _sequential(weights, "critic")
+    else:
+        sac = "actor.fc_mean.weight" in weights
+        twin = any(key.startswith("q2.") for key in weights)
+        algorithm = "SAC" if sac else "TD3" if twin else "DDPG"
+        policy = ["actor.fc1", "actor.fc2", "actor.fc_mean" if sac else "actor.fc_mu"]
+        critic = [f"q1.fc{i}" for i in (1, 2, 3)]
+        unused = {"actor.action_scale", "actor.action_bias"}  # compared with the env's bounds
+        other = [f"q2.fc{i}" for i in (1, 2, 3)] if twin else []
+        other += ["actor.fc_logstd"] if sac else []
+        unused |= {f"{name}.{part}" for name in other for part in ("weight", "bias")}
+    known = {f"{name}.{part}" for name in policy + critic for part in ("weight", "bias")} | unused
+    if unknown := sorted(set(weights) - known):
+        raise ValueError(
+            f"it holds {', '.join(unknown[:4])}{' and more' if len(unknown) > 4 else ''}, which "
+            f"the {algorithm} network of CleanRL's scripts does not have"
+        )
+    return algorithm, policy, critic
+
+
+def _mlp(layers: Layers, relu: bool) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         for i, (weight, bias) in enumerate(layers):
             x = torch.nn.functional.linear(x, weight, bias)
@@ -180,56 +224,43 @@ def _mlp(layers: list[tuple[Tensor, Tensor]], relu: bool) -> Callable[[Tensor], 
     return forward
 
 
-def _layer_names(weights: Weights, cleanrl: bool) -> tuple[str, list[str], list[str]]:
-    """(algorithm, policy layers, critic layers), recognised by the names of the layers."""
-    if any(k.startswith(("actor_mean.", "mlp_extractor.")) for k in weights):
-        if cleanrl:
-            return "PPO", _numbered(weights, "actor_mean"), _numbered(weights, "critic")
-        policy = [*_numbered(weights, "mlp_extractor.policy_net"), "action_net"]
-        return "PPO", policy, [*_numbered(weights, "mlp_extractor.value_net"), "value_net"]
-    if cleanrl:
-        sac = "actor.fc_mean.weight" in weights
-        policy = ["actor.fc1", "actor.fc2", "actor.fc_mean" if sac else "actor.fc_mu"]
-        critic = [f"q1.fc{i}" for i in (1, 2, 3)]
-    else:
-        sac = "actor.mu.weight" in weights
-        hidden = _numbered(weights, "actor.latent_pi" if sac else "actor.mu")
-        policy = [*hidden, "actor.mu"] if sac else hidden
-        critic = _numbered(weights, "critic.qf0")
-    twin = any(k.startswith(("q2.", "critic.qf1.")) for k in weights)
-    return "SAC" if sac else "TD3" if twin else "DDPG", policy, critic
-
-
-def _assemble(weights: Weights, library: str, relu: bool | None, spaces: _Spaces) -> Model:
-    cleanrl = library == "CleanRL"
-    algorithm, *layers = _layer_names(weights, cleanrl)
+def _assemble(weights: Weights, spaces: _Spaces) -> Model:
+    algorithm, *names = _networks(weights)
     policy, critic = (
-        [(weights[f"{n}.weight"].float(), weights[f"{n}.bias"].float()) for n in names]
-        for names in layers
+        [(weights[f"{n}.weight"].float(), weights[f"{n}.bias"].float()) for n in layers]
+        for layers in names
     )
-    spaces.check(policy)
+    if any(weight.ndim != 2 for weight, _ in policy + critic):
+        raise ValueError("a layer is not dense")
     ppo = algorithm == "PPO"
-    relu = bool(relu) if ppo else relu is not False  # the libraries' defaults: PPO's is tanh
-    mean, value_net = _mlp(policy, relu), _mlp(critic, relu)
-    low, high = (np.asarray(b, np.float32) for b in (spaces.action.low, spaces.action.high))
-    with np.errstate(invalid="ignore"):  # PPO's bounds may be infinite
-        scale, middle = (torch.from_numpy(b.reshape(1, -1) / 2) for b in (high - low, high + low))
+    spaces.check(policy, weights, squashed=not ppo)
+    mean, value_net = _mlp(policy, relu=not ppo), _mlp(critic, relu=not ppo)
+    low, high = spaces.action.low, spaces.action.high
 
     @torch.no_grad()
     def act(obs: Any) -> np.ndarray:
         raw = mean(spaces.tensor(obs))
         if ppo:
             return np.clip(raw.numpy().reshape(low.shape), low, high)
-        return (torch.tanh(raw) * scale + middle).numpy().reshape(low.shape)
+        return (torch.tanh(raw) * spaces.scale + spaces.middle).numpy().reshape(low.shape)
 
     @torch.no_grad()
     def value(obs: Any) -> float:
         state = spaces.tensor(obs)
         if ppo:
-            return float(value_net(state))
-        action = torch.tanh(mean(state))
-        if cleanrl:  # its critics are trained on the env's own action range
-            action = action * scale + middle
-        return float(value_net(torch.cat([state, action], -1)))
+            return value_net(state).item()
+        action = torch.tanh(mean(state)) * spaces.scale + spaces.middle  # critics see env actions
+        return value_net(torch.cat([state, action], -1)).item()
 
-    return Model(library, algorithm, act, value)
+    zeros = torch.zeros(1, policy[0][0].shape[1])
+    if mean(zeros).shape != spaces.scale.shape or value_net(
+        zeros if ppo else torch.cat([zeros, spaces.scale], -1)
+    ).shape != (1, 1):
+        raise ValueError("its critic does not return one number")
+    notes = ()
+    if ppo:
+        notes = (
+            "CleanRL's PPO script normalises observations, and its files lack the statistics: a "
+            "model trained that way plays worse here than there.",
+        )
+    return Model("CleanRL", algorithm, act, value, notes=notes)

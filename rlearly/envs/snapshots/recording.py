@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -12,11 +14,12 @@ import numpy as np
 from gymnasium.spaces import flatten
 
 from rlearly.core.errors import ConfigError
+from rlearly.core.tree import leaves
 from rlearly.envs.snapshots.dataset import (
     COLUMNS,
     Snapshots,
+    encoded,
     kwargs_of,
-    refuse_vector,
     require_at_least,
 )
 from rlearly.envs.state import codec
@@ -24,11 +27,19 @@ from rlearly.envs.state.action_replay import (
     InnermostWrapper,
     id_of,
     innermost,
+    require_one_env,
     with_action_recorder,
 )
-from rlearly.envs.state.save_restore import installed, save, self_test
+from rlearly.envs.state.env_state import installed, save_unchecked
+from rlearly.envs.state.save_restore import self_test
 from rlearly.envs.state.serialization import to_bytes
+from rlearly.envs.state.transfer import make_probe, study
+from rlearly.envs.state.world import World, parts_of, prune
+from rlearly.system.machine import available_bytes
 
+log = logging.getLogger(__name__)
+LARGE_BYTES = 1e9
+"""Size of all snapshots above which `record` says how large they will be."""
 PACKAGES = ("gymnasium", "mujoco", "dm_control", "numpy", "rlearly")
 
 
@@ -40,6 +51,7 @@ def record(
     episodes: int = 10,
     every_steps: int = 10,
     seed: int = 0,
+    max_episode_steps: int = 30_000,
     provenance: Mapping[str, Any] | None = None,
     on_episode: Callable[[int, float, int], None] = lambda episode, total, steps: None,
 ) -> Snapshots:
@@ -59,6 +71,7 @@ def record(
         episodes: number of episodes. Episode i is reset with a seed derived from `seed` and i.
         every_steps: calls of `env.step` between two snapshots.
         seed: at least 0.
+        max_episode_steps: an episode that has not ended by then is cut there, with a warning.
         provenance: plain data to be stored with the snapshots.
         on_episode: called after each episode with its number, return and length in steps.
 
@@ -67,7 +80,9 @@ def record(
             or `value` does not return one finite number.
         InexactState: the env does not return to a saved state to the bit.
     """
-    require_at_least(1, episodes=episodes, every_steps=every_steps)
+    require_at_least(
+        1, episodes=episodes, every_steps=every_steps, max_episode_steps=max_episode_steps
+    )
     require_at_least(0, seed=seed)
     collector = SnapshotCollector(env)
 
@@ -79,7 +94,19 @@ def record(
 
     seeds = np.random.SeedSequence(seed).generate_state(episodes)
     for episode, episode_seed in enumerate(seeds.tolist()):
-        total, steps = collector.play(episode, episode_seed, every_steps, act, estimate)
+        total, steps = collector.play(
+            episode, episode_seed, every_steps, act, estimate, max_episode_steps
+        )
+        if not collector.over:
+            log.warning(
+                "Episode %d of %s had not ended after %d steps and was cut there: give the env a "
+                "time limit (gymnasium.wrappers.TimeLimit), or record with max_episode_steps=.",
+                episode,
+                id_of(env.unwrapped),
+                steps,
+            )
+        if episode == 0:
+            collector.announce_size(episodes)
         on_episode(episode, total, steps)
     return collector.snapshots(
         {"episodes": episodes, "every_steps": every_steps, "seed": seed} | dict(provenance or {})
@@ -127,18 +154,34 @@ def from_actions(
     return collector.snapshots({"source": "actions"} | dict(provenance or {}))
 
 
-class ObservationTap(InnermostWrapper):
-    """Directly around the unwrapped env (and its action recorder): keeps the last observation."""
+def bytes_of(tree: Any) -> int:
+    """About how many bytes a tree takes."""
+    return sum(leaf.nbytes if isinstance(leaf, np.ndarray) else 16 for _, leaf in leaves(tree))
+
+
+def is_data(tree: Any) -> bool:
+    """Whether a tree from `encoded` can be decoded without an env."""
+    kinds = {
+        leaf
+        for path, leaf in leaves(tree)
+        if path and path[-1] == codec.KIND and isinstance(leaf, str)
+    }
+    return not kinds & {"opaque", "function", "kept", "object", "simulator", "random", "shared"}
+
+
+class OutputTap(InnermostWrapper):
+    """Directly around the unwrapped env (and its action recorder): keeps the last outputs."""
 
     obs: Any = None
+    info: Any = None
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self.obs, info = self.env.reset(**kwargs)
-        return self.obs, info
+        self.obs, self.info = self.env.reset(**kwargs)
+        return self.obs, self.info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.obs, reward, terminated, truncated, info
+        self.obs, reward, terminated, truncated, self.info = self.env.step(action)
+        return self.obs, reward, terminated, truncated, self.info
 
 
 class SnapshotCollector:
@@ -152,21 +195,47 @@ class SnapshotCollector:
     """
 
     def __init__(self, env: gymnasium.Env):
-        refuse_vector(env)
+        require_one_env(env)
         self.method = self_test(env.unwrapped)
+        self.transfer = study(env, self.method)
+        self.world = World(self.transfer.reference, self.transfer.changed)
+        self.probe = make_probe(env, self.method)
         wrapped = with_action_recorder(env) if self.method == "replay" else env
-        self.env, self.tap = innermost(wrapped, ObservationTap)
+        self.env, self.tap = innermost(wrapped, OutputTap)
         self.space = self.tap.observation_space
         self.rows: list[dict[str, Any]] = []
+        self.bytes = 0
+        self.memory_bytes = available_bytes()
+        self.over = False  # whether the last episode ended by itself
 
     def take(self, *, step: int, episode: int, value: float, reward: float, so_far: float) -> None:
-        """Take a snapshot now. `reward`: of the last step; `so_far`: the return up to here."""
-        state = save(self.tap.env, self.method)
-        observation = codec.Encoder().encode(self.tap.obs, "observation")
+        """Take a snapshot now. `reward`: of the last step; `so_far`: the return up to here.
+
+        Raises:
+            ConfigError: the snapshots take more than half of the memory that was available.
+        """
+        state = save_unchecked(self.tap.env, self.method)
+        if self.transfer.reference is not None:
+            self.world.look(state.simulator)
+            state = replace(state, simulator=self._pruned(state.simulator))
+        record = {
+            "state": state.to_tree(),
+            "observation": encoded(self.tap.obs),
+            "info": {key: encoded(item) for key, item in self.tap.info.items()},
+        }
+        record["info"] = {key: item for key, item in record["info"].items() if is_data(item)}
+        flat = flatten(self.space, self.tap.obs) if self.space.is_np_flattenable else []
+        self.bytes += bytes_of(record)
+        if self.bytes > self.memory_bytes / 2:
+            raise ConfigError(
+                f"{len(self.rows) + 1} snapshots of {id_of(self.env.unwrapped)} already take "
+                f"{self.bytes / 1e9:.1f} GB, half of the memory that was available: record fewer, "
+                "with a larger every_steps or fewer episodes."
+            )
         self.rows.append(
             {
-                "record": to_bytes({"state": state.to_tree(), "observation": observation}),
-                "observations": np.asarray(flatten(self.space, self.tap.obs)),
+                "record": record,
+                "observations": np.asarray(flat),
                 "values": value,
                 "rewards": reward,
                 "returns_to_go": -so_far,
@@ -175,6 +244,20 @@ class SnapshotCollector:
                 "episodes": episode,
             }
         )
+
+    def _pruned(self, tree: Any) -> Any:
+        return prune(tree, parts_of(self.world.changed))
+
+    def announce_size(self, episodes: int) -> None:
+        """Warn if as many episodes like those so far will take a lot of memory and disk."""
+        expected = self.bytes * episodes
+        if expected > LARGE_BYTES:
+            log.warning(
+                "%d episodes like this one make about %.1f GB of snapshots; a larger every_steps "
+                "or fewer episodes make less.",
+                episodes,
+                expected / 1e9,
+            )
 
     def end_episode(self, first: int, total: float) -> None:
         """Fill in the episode's return for the snapshots from number `first` on."""
@@ -203,10 +286,11 @@ class SnapshotCollector:
                 estimate = value(obs, step)
                 self.take(step=step, episode=episode, value=estimate, reward=reward, so_far=total)
             obs, reward, terminated, truncated, _ = self.env.step(action)
-            reward = float(reward)
+            reward = number(reward)
             total += reward
             step += 1
-            over = terminated or truncated
+            over = bool(terminated or truncated)
+        self.over = over
         self.end_episode(first, total)
         return total, step
 
@@ -223,8 +307,16 @@ class SnapshotCollector:
             column = np.stack([np.asarray(row[name]) for row in self.rows])
             columns[name] = column if dtype is None else column.astype(dtype)
         base = self.env.unwrapped
+        self.transfer.changed = self.world.changed
+        records = []
+        for row in self.rows:
+            state = row["record"]["state"]
+            if self.transfer.reference is not None:
+                state["simulator"] = self._pruned(self.transfer.whole(state["simulator"]))
+            records.append(to_bytes(row["record"]))
         return Snapshots(
-            records=[row["record"] for row in self.rows],
+            records=records,
+            common=to_bytes({"transfer": self.transfer.to_tree(), "probe": self.probe}),
             env_id=id_of(base),
             kwargs=kwargs_of(base),
             versions={package: version for package in PACKAGES if (version := installed(package))},
@@ -232,6 +324,11 @@ class SnapshotCollector:
             | dict(provenance),
             **columns,
         )
+
+
+def number(reward: Any) -> float:
+    """A reward as a float: a number, or an array or tensor of one."""
+    return float(np.asarray(reward).item())
 
 
 def _checked_action(action: Any, space: gymnasium.Space) -> Any:
@@ -248,9 +345,9 @@ def _checked_action(action: Any, space: gymnasium.Space) -> Any:
 
 
 def _checked_value(value: Any) -> float:
-    number = np.asarray(value, dtype=np.float64)
-    if number.size != 1 or not np.isfinite(number).all():
+    array = np.asarray(value, dtype=np.float64)
+    if array.size != 1 or not np.isfinite(array).all():
         raise ConfigError(
-            f"value: expected one finite number for an observation, received {number}."
+            f"value: expected one finite number for an observation, received {array}."
         )
-    return number.item()
+    return array.item()

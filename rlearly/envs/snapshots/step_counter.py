@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import mmap
 import os
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 class StepCounter:
@@ -56,9 +62,22 @@ class StepCounter:
         self._shared[:] = steps.to_bytes(8, "little")
 
     def add(self) -> None:
+        with self._locked():
+            self.steps += 1
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if fcntl is None:
+            from filelock import FileLock
+
+            with FileLock(f"{self.path}.lock"):
+                yield
+            return
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        self.steps += 1
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 def _remove_own(path: str, maker: int) -> None:
@@ -77,3 +96,10 @@ class LocalStepCounter:
     def add(self) -> None:
         with self._lock:
             self.steps += 1
+
+    def __getstate__(self) -> int:
+        return self.steps
+
+    def __setstate__(self, steps: int) -> None:
+        self.__init__()
+        self.steps = steps

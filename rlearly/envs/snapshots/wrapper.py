@@ -1,13 +1,14 @@
 """SnapshotRL (arXiv 2403.00673): a wrapper that starts episodes at a teacher's snapshots.
 
 To follow one reset: `SnapshotRL.reset` here, `SnapshotReset.reset` here, `selection.py` (which
-snapshot), `dataset.py` (its saved state), `state/save_restore.py` (restoring it),
-`state/codec.py` (the env's objects) and `state/simulators.py` (MuJoCo).
+snapshot), `dataset.py` (its saved state), `state/transfer.py` (restoring its world),
+`state/world.py` (which parts), `state/codec.py` (the env's objects) and `state/simulators.py`
+(MuJoCo).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
+from rlearly.envs.snapshots.dataset import (
+    Snapshot,
+    Snapshots,
+    encoded,
+    kwargs_of,
+    require_at_least,
+)
 from rlearly.envs.snapshots.selection import Selection, Uniform
 from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
 from rlearly.envs.state.action_replay import (
@@ -24,7 +31,18 @@ from rlearly.envs.state.action_replay import (
     innermost,
     with_action_recorder,
 )
-from rlearly.envs.state.save_restore import EnvState, restore, self_test
+from rlearly.envs.state.compare import first_difference
+from rlearly.envs.state.save_restore import self_test
+from rlearly.envs.state.transfer import (
+    Transfer,
+    combined,
+    describe,
+    follow_probe,
+    restore_world,
+    settings_that_differ,
+    study,
+)
+from rlearly.envs.state.world import Parts
 
 
 class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
@@ -50,12 +68,17 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     `Uniform()` with truncate_steps=None or 1000. S3RL is `ValueClusters(6)` (4 for SAC) with
     truncate_steps=100. These are the numbers of the paper, for students of a million steps.
 
-    The simulated world is restored to the bit. Randomness, time limits and all other wrappers
-    remain those of this env: they see an ordinary reset. Choices are drawn from `self.np_random`,
-    which `reset(seed=...)` seeds. `reset(options={"snapshot": i})` starts at snapshot i, also after
-    the phase. The info of a reset at a snapshot holds "snapshot" (its index) and "snapshot_value"
-    (the teacher's value); other entries come from the ordinary reset that precedes it. The info of
-    the last step of such an episode holds "snapshot" too.
+    The world of the snapshot is restored to the bit: all that resets and steps of the env change,
+    as found by playing it. What they never change stays this env's: its arguments, reward weights,
+    difficulty, tables. So do its random generators, counters that go on from one episode to the
+    next and on which the episode does not depend, time limits and all other wrappers, which see an
+    ordinary reset. `describe()` lists what is taken and what stays.
+
+    Choices are drawn from `self.np_random`, which `reset(seed=...)` seeds. With
+    `reset(options={"snapshot": i})` the episode starts at snapshot i, also after the phase. The
+    info of a reset at a snapshot is what the env reported there, with "snapshot" (its index) and
+    "snapshot_value" (the teacher's value). The info of the last step of such an episode holds
+    "snapshot" too.
 
     The wrapper may be anywhere in a chain of wrappers. Statistics (RecordEpisodeStatistics, SB3's
     Monitor) belong outside it, where they see the truncation.
@@ -73,6 +96,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             a snapshot reports its |TD error| over all its steps to the selection. Without it, you
             may call `report` yourself.
         discount: per step, for that TD error.
+        keep: names of attributes that stay this env's although episodes change them, as
+            "task.level".
+        take: names of attributes that come from the snapshot although no episode changes them.
 
     Raises:
         ConfigError: the snapshots do not fit the env, or an argument is out of range.
@@ -93,6 +119,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         counter: StepCounter | LocalStepCounter | None = None,
         critic: Callable[[Any], float] | None = None,
         discount: float = 0.99,
+        keep: Sequence[str] = (),
+        take: Sequence[str] = (),
     ):
         RecordConstructorArgs.__init__(
             self,
@@ -104,6 +132,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             counter=counter,
             critic=critic,
             discount=discount,
+            keep=keep,
+            take=take,
             _disable_deepcopy=True,
         )
         require_at_least(1, truncate_steps=truncate_steps)
@@ -117,10 +147,14 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             snapshots if isinstance(snapshots, Snapshots) else Snapshots.load(snapshots)
         )
         self.snapshots.check(env)
-        _check_exact(env, self.snapshots)
+        self.transfer, self.parts, self.differences = _prove_transfer(
+            env, self.snapshots, keep, take
+        )
         self.selection = Uniform() if selection is None else selection
         self.selection.prepare(self.snapshots)
-        env, _ = innermost(env, lambda inner: SnapshotReset(inner, self._choose))
+        env, _ = innermost(
+            env, lambda inner: SnapshotReset(inner, self._choose, self.transfer, self.parts)
+        )
         gymnasium.Wrapper.__init__(self, env)
         self.truncate_steps = truncate_steps
         self.until_steps = until_steps
@@ -154,13 +188,17 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
                 self._first_value = float(self.critic(obs))
         return obs, info
 
-    def _choose(self) -> tuple[EnvState, Any] | None:
-        """(state, observation) at which this reset starts; None: an ordinary start."""
+    def describe(self) -> str:
+        """What a reset at a snapshot takes from it and what stays this env's, in a few lines."""
+        return describe(self.unwrapped, self.transfer, self.parts, self.differences)
+
+    def _choose(self) -> Snapshot | None:
+        """The snapshot at which this reset starts; None: an ordinary start."""
         index = self._requested
         if index is None and self.in_phase and self._starts_at_a_snapshot():
             index = self.selection.choose(self.np_random)
         self.snapshot = index
-        return None if index is None else self.snapshots.state(index)
+        return None if index is None else self.snapshots.snapshot(index)
 
     def _starts_at_a_snapshot(self) -> bool:
         probability = self.probability
@@ -228,27 +266,62 @@ class SnapshotReset(InnermostWrapper):
     start at zero.
     """
 
-    def __init__(self, env: gymnasium.Env, choose: Callable[[], tuple[EnvState, Any] | None]):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        choose: Callable[[], Snapshot | None],
+        transfer: Transfer,
+        parts: Parts,
+    ):
         super().__init__(env)
         self.choose = choose
+        self.transfer = transfer
+        self.parts = parts
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(**kwargs)
         chosen = self.choose()
         if chosen is not None:
-            state, obs = chosen
-            restore(self.env, state, only_simulator=True)
+            restore_world(self.env, chosen.state, self.transfer, self.parts)
+            obs, info = chosen.observation, chosen.info
         return obs, info
 
 
-def _check_exact(env: gymnasium.Env, snapshots: Snapshots) -> None:
-    """Check that this env returns to a saved state to the bit, by the snapshots' method."""
-    expected = snapshots.state(0)[0].method
-    exact = self_test(env.unwrapped)
-    if exact != expected:
+def _prove_transfer(
+    env: gymnasium.Env, snapshots: Snapshots, keep: Sequence[str], take: Sequence[str]
+) -> tuple[Transfer, Parts, dict[str, tuple[Any, Any]]]:
+    """(the transfer, the parts that it replaces, the settings that differ), proved in this env.
+
+    Raises:
+        ConfigError: `keep` or `take` names no attribute.
+        InexactState: this env does not return to saved states by the snapshots' method, or does not
+            continue as the teacher's did although no setting differs.
+    """
+    theirs, base = snapshots.transfer, env.unwrapped
+    exact = self_test(base)
+    if exact != theirs.method:
         raise InexactState(
-            f"The snapshots of {snapshots.env_id} are restored by the method {expected!r}, but for "
-            f"this env only {exact!r} is exact: record them again in an env that is made like it."
+            f"The snapshots of {snapshots.env_id} are restored by the method {theirs.method!r}, "
+            f"but for this env only {exact!r} is exact: record them again in an env that is made "
+            "like it."
         )
-    if expected == "replay":
+    if exact == "replay":
         with_action_recorder(env)
+    transfer = combined(env, theirs, study(env, exact))
+    parts = transfer.parts(keep, take)
+    differing = settings_that_differ(base, transfer)
+    arguments, own = encoded(dict(snapshots.kwargs)), encoded(kwargs_of(base))
+    for name in {*arguments, *own} if isinstance(own, dict) else ():
+        one, two = own.get(name), arguments.get(name)
+        if first_difference(one, two) is not None:
+            differing.setdefault(f"argument {name}", (one, two))
+    difference = follow_probe(env, snapshots.probe, transfer, transfer.parts())
+    if difference and not differing:
+        raise InexactState(
+            f"An episode of this {snapshots.env_id} does not continue from a saved world as the "
+            f"teacher's did, although no setting differs: {difference}; record the snapshots again "
+            "in an env that is made like it."
+        )
+    if difference:
+        differing["the way on"] = (difference, None)
+    return transfer, parts, differing

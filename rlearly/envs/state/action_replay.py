@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -13,10 +13,24 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import codec
+from rlearly.envs.state.compare import same
+from rlearly.envs.state.generators import draw_seed, generator_state, is_generator, with_state
+from rlearly.envs.state.objects import is_plain, renders
 
 
 class InexactState(ConfigError):
     """An env cannot be saved or restored to the bit."""
+
+
+def require_one_env(env: Any) -> None:
+    """Raise ConfigError if `env` is a vector env, or no gymnasium env at all."""
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ConfigError(
+            "Expected one env, received a vector of them: save or wrap each of its envs by itself, "
+            "as in gymnasium.make_vec(id, 4, wrappers=[lambda env: SnapshotRL(env, ...)])."
+        )
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(f"Expected a gymnasium env, received {env!r}; see gymnasium.make.")
 
 
 class InnermostWrapper(gymnasium.Wrapper):
@@ -63,6 +77,7 @@ class ActionRecorder(InnermostWrapper):
         self.actions: list[Any] = []
         self.drawn: list[list[Any]] = []  # [steps before it, the generator's state]
         self.checksum = 0  # of all observations, rewards and flags
+        self.observed = 0  # checksum of all observations
         self._generator: Any = None
 
     def reset(
@@ -70,12 +85,12 @@ class ActionRecorder(InnermostWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         self.clear()
         if seed is None:
-            seed = int(self.unwrapped.np_random.integers(2**31))
+            seed = draw_seed(self.unwrapped.np_random)
         self.options = copy.deepcopy(options)
         _rebuild_box2d_world(self.unwrapped)
         obs, info = self.env.reset(seed=seed, options=options)
         self.seed = seed
-        self._record(obs)
+        self._record(obs, [])
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -84,20 +99,26 @@ class ActionRecorder(InnermostWrapper):
             self.drawn.append([len(self.actions), generator])
         self.actions.append(copy.deepcopy(action))
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self._record([obs, reward, terminated, truncated])
+        self._record(obs, [reward, terminated, truncated])
         return obs, reward, terminated, truncated, info
 
-    def _record(self, outputs: Any) -> None:
-        self.checksum = _checksum(outputs, self.checksum)
+    def _record(self, obs: Any, others: list[Any]) -> None:
+        self.checksum = _checksum([obs, *others], self.checksum)
+        self.observed = _checksum(obs, self.observed)
         self._generator = self._generator_state()
 
     def _generator_state(self) -> Any:
         generator = getattr(self.unwrapped, "_np_random", None)
-        return None if generator is None else codec.generator_state(generator)
+        return generator_state(generator) if is_generator(generator) else None
 
 
 def with_action_recorder(env: gymnasium.Env) -> gymnasium.Env:
-    """`env` with an `ActionRecorder` around its unwrapped env, unless it has one already."""
+    """`env` with an `ActionRecorder` around its unwrapped env, unless it has one already.
+
+    Raises:
+        ConfigError: it is a vector env, or no gymnasium env.
+    """
+    require_one_env(env)
     return env if recorder_of(env) else innermost(env, ActionRecorder)[0]
 
 
@@ -135,9 +156,10 @@ def encode_recording(base: gymnasium.Env, recorder: ActionRecorder | None) -> di
         "actions": actions,
         "drawn": recorder.drawn,
         "checksum": recorder.checksum,
+        "observed": recorder.observed,
     }
     try:
-        return codec.Encoder().encode(recording, "the recording")
+        return codec.Encoder().encode(recording)
     except codec.Unencodable as error:
         raise InexactState(
             f"{id_of(base)} cannot be saved: {error}, expected reset options and actions that are "
@@ -150,70 +172,70 @@ def replay(
     recorder: ActionRecorder | None,
     recording: dict[str, Any],
     random: dict[str, Any] | None,
-    clocks: dict[str, Any] | None,
+    *,
+    only_observations: bool = False,
 ) -> None:
-    """Repeat a recorded episode, then set generators and clocks (None: as they were before).
+    """Repeat a recorded episode, then set the generators (None: as they were before).
+
+    Args:
+        only_observations: rewards and endings may differ from the recorded ones.
 
     Raises:
         InexactState: it did not lead to the same observations, rewards and endings.
     """
     recorder = recorder or ActionRecorder(base)
-    saved = codec.Decoder(base, {}, {}).decode(recording, codec.MISSING, "")
-    own_random, own_clocks = own_randomness(base)
+    saved = codec.Decoder([base], {}).decode(recording, codec.MISSING)
+    own_random = own_randomness(base)
     recorder.reset(seed=saved["seed"], options=saved["options"])
     drawn = dict(saved["drawn"])
     for i, action in enumerate(saved["actions"]):
         if i in drawn:
-            set_randomness(base, {"_np_random": drawn[i]}, {})
+            set_randomness(base, {"_np_random": drawn[i]})
         recorder.step(action)
-    if recorder.checksum != saved["checksum"]:
+    name = "observed" if only_observations else "checksum"
+    if getattr(recorder, name) != saved[name]:
         recorder.clear()
         raise InexactState(
             f"{id_of(base)} did not return to its saved state when its {len(saved['actions'])} "
             "actions were repeated from its seed: it keeps something from one episode to the "
             "next, or draws randomness that does not follow from its seed."
         )
-    set_randomness(
-        base,
-        own_random if random is None else random,
-        own_clocks if clocks is None else clocks,
-    )
+    set_randomness(base, own_random if random is None else random)
 
 
-def _holders(base: Any) -> list[tuple[str, Any]]:
-    """(path, object) of each object that may hold an env's generators and clocks."""
-    holders = [("", base)]
-    for path in ("_control", "_env", "_control._task", "_env._task"):
-        owner = base
-        for name in path.split("."):
-            owner = getattr(owner, "__dict__", {}).get(name)
-        if hasattr(owner, "__dict__"):
-            holders.append((path, owner))
-    return holders
+def _holders(base: Any) -> Iterator[tuple[str, Any]]:
+    """(path, object) of the env and of the objects in its attributes, two deep."""
+    todo: list[tuple[str, Any, int]] = [("", base, 2)]
+    seen = {id(base)}
+    while todo:
+        path, owner, depth = todo.pop()
+        yield path, owner
+        for key, item in vars(owner).items() if depth else ():
+            kind = type(item)
+            inner = is_plain(kind) and hasattr(item, "__dict__") and not renders(kind)
+            if inner and id(item) not in seen:
+                seen.add(id(item))
+                todo.append((f"{path}.{key}" if path else key, item, depth - 1))
 
 
-def own_randomness(base: gymnasium.Env) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(states of the generators, clocks) of an env, by their paths."""
-    random, clocks = {}, {}
+def own_randomness(base: gymnasium.Env) -> dict[str, Any]:
+    """States of the generators of an env, by their paths."""
+    random = {}
     for path, holder in _holders(base):
         for key, value in vars(holder).items():
-            where = f"{path}.{key}" if path else key
-            if isinstance(value, np.random.Generator | np.random.RandomState):
-                random[where] = codec.generator_state(value)
-            elif key in codec.CLOCKS and isinstance(value, bool | int):
-                clocks[where] = value
-    return random, clocks
+            if is_generator(value):
+                random[f"{path}.{key}" if path else key] = generator_state(value)
+    return random
 
 
-def set_randomness(base: gymnasium.Env, random: dict[str, Any], clocks: dict[str, Any]) -> None:
+def set_randomness(base: gymnasium.Env, random: dict[str, Any]) -> None:
     """Set what `own_randomness` returned."""
-    for path, holder in _holders(base):
-        held = vars(holder)
-        for saved, is_random in ((random, True), (clocks, False)):
-            for where, value in saved.items():
-                owner, _, key = where.rpartition(".")
-                if owner == path:
-                    held[key] = codec.with_state(held.get(key), value) if is_random else value
+    holders = dict(_holders(base))
+    for where, state in random.items():
+        owner, _, key = where.rpartition(".")
+        if owner in holders and "value" not in state:
+            held = vars(holders[owner])
+            held[key] = with_state(held.get(key), state)
 
 
 def _rebuild_box2d_world(base: Any) -> None:
@@ -246,19 +268,3 @@ def _checksum(tree: Any, start: int) -> int:
         return zlib.crc32(np.ascontiguousarray(tree).data, start)
     data = struct.pack("<d", tree) if isinstance(tree, float) else repr(tree).encode()
     return zlib.crc32(data, start)
-
-
-def same(one: Any, two: Any) -> bool:
-    """Equal to the bit, including types, shapes, NaNs and signs of zero."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
-    if isinstance(one, np.ndarray | np.generic):
-        same_kind = one.dtype == two.dtype and one.shape == two.shape
-        return same_kind and one.tobytes() == two.tobytes()
-    if isinstance(one, float):
-        return struct.pack("<d", one) == struct.pack("<d", two)
-    return one == two

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import weakref
 import zlib
 from typing import Any
 
 import numpy as np
 
-MUTABLE = ("body_pos", "body_quat", "geom_pos", "geom_size", "site_pos", "site_quat", "site_size")
-MUTABLE += ("dof_damping", "wrap_prm", "light_pos", "mat_rgba", "hfield_data")
-"""Model fields that tasks write when an episode begins (mat_rgba: at each step)."""
-
-FIXED = ("body", "jnt", "dof", "geom", "site", "cam", "light", "mat", "tendon", "actuator", "eq")
-FIXED += ("pair", "sensor", "hfield", "key", "qpos0", "qpos_spring", "exclude", "numeric")
-DERIVED_ONLY = ("geom_fluid", "geom_aabb", "geom_rbound")
-"""Model fields that MuJoCo computes from others, and that are therefore not compared."""
+HEAVY = ("mesh_", "tex_", "skin_", "bvh_", "oct_", "name", "text_", "hfield_path")
+"""Beginnings of model fields that are large and that no env changes: not saved, but compared."""
 
 OPTIONS = ("timestep", "gravity", "wind", "magnetic", "density", "viscosity", "impratio")
 OPTIONS += ("integrator", "cone", "solver", "iterations", "tolerance", "disableflags")
-OPTIONS += ("enableflags", "ls_iterations", "noslip_iterations")
+OPTIONS += ("enableflags", "ls_iterations", "noslip_iterations", "jacobian", "disableactuator")
+OPTIONS += ("o_friction", "o_margin", "o_solimp", "o_solref", "ls_tolerance", "noslip_tolerance")
 
 POSITIONS = ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos")
 POSITIONS += ("geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos")
@@ -43,7 +39,7 @@ class DifferentModel(Exception):
 def kind_of(value: Any) -> str | None:
     """ "physics" (dm_control's), "data" or "model" (MuJoCo's), "ale", or None."""
     kind = type(value)
-    module = kind.__module__
+    module = str(getattr(kind, "__module__", ""))
     if module.startswith("mujoco"):
         return {"MjData": "data", "MjModel": "model"}.get(kind.__name__)
     if kind.__name__ == "ALEInterface" and module.startswith("ale_py"):
@@ -73,37 +69,29 @@ def _save_mujoco(model: Any, data: Any, fields: tuple[str, ...]) -> dict[str, An
     mujoco.mj_getState(model, data, state, full)
     return {
         "state": state,
-        "model": {name: getattr(model, name).copy() for name in MUTABLE if _has(model, name)},
         "derived": {name: getattr(data, name).copy() for name in fields if _has(data, name)},
-        "fixed": _checksums(model),
+        "model": {name: getattr(model, name).copy() for name in _saved_fields(model)},
+        "options": {name: np.array(getattr(model.opt, name)) for name in _options(model.opt)},
+        "build": _build(model),
     }
 
 
-def viewed_part(data: Any, value: np.ndarray) -> dict[str, Any] | None:
-    """The part of MuJoCo's data (field, strides) that an array is a view of; None if of none."""
+def data_of(simulator: Any) -> Any:
+    """MuJoCo's data or model, also of dm_control's Physics."""
+    return simulator.data.ptr if kind_of(simulator) == "physics" else simulator
+
+
+def viewed_field(simulator: Any, value: np.ndarray) -> str | None:
+    """The name of the field of MuJoCo's data or model whose memory an array shows, if of one."""
     low, high = np.lib.array_utils.byte_bounds(value)
-    for name in ("qpos", "qvel", "qacc", "act", "ctrl", "mocap_pos", *POSITIONS, *FORCES):
-        field = getattr(data, name, None)
-        if not isinstance(field, np.ndarray) or not field.size or field.dtype != value.dtype:
-            continue
-        first, last = np.lib.array_utils.byte_bounds(field)
-        if first <= low and high <= last:
-            start = (value.__array_interface__["data"][0] - first) // field.itemsize
-            strides = [step // field.itemsize for step in value.strides]
-            return {"field": name, "start": start, "shape": list(value.shape), "strides": strides}
+    holder = data_of(simulator)
+    for name in _array_fields(type(holder)):
+        field = getattr(holder, name, None)
+        if isinstance(field, np.ndarray) and field.size:
+            first, last = np.lib.array_utils.byte_bounds(field)
+            if first <= low and high <= last and field.flags.c_contiguous:
+                return name
     return None
-
-
-def make_view(data: Any, part: dict[str, Any]) -> np.ndarray | None:
-    """The view that `viewed_part` described, or None if it does not lie within its field."""
-    flat = getattr(data, part["field"]).reshape(-1)
-    steps = [(size - 1) * step for size, step in zip(part["shape"], part["strides"], strict=True)]
-    low = part["start"] + sum(step for step in steps if step < 0)
-    high = part["start"] + sum(step for step in steps if step > 0)
-    if low < 0 or high >= flat.size or 0 in part["shape"]:
-        return None
-    strides = [step * flat.itemsize for step in part["strides"]]
-    return np.lib.stride_tricks.as_strided(flat[part["start"] :], part["shape"], strides)
 
 
 def restore(simulator: Any, tree: dict[str, Any]) -> None:
@@ -127,15 +115,22 @@ def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
     """Restore MuJoCo's model and data; returns whether height fields changed."""
     mujoco: Any = importlib.import_module("mujoco")
     full = mujoco.mjtState.mjSTATE_INTEGRATION
-    actual, expected = _checksums(model), tree["fixed"]
-    different = sorted(n for n in actual | expected if actual.get(n) != expected.get(n))
-    sizes = [n for n, a in tree["model"].items() if getattr(model, n, np.empty(0)).shape != a.shape]
-    if different or sizes or len(tree["state"]) != mujoco.mj_stateSize(model, full):
-        raise DifferentModel(", ".join([*different, *sizes]) or "size")
+    if _build(model) != tree["build"]:
+        raise DifferentModel("its numbers of bodies, joints, meshes, ... or its meshes differ")
     terrain = tree["model"].get("hfield_data")
     terrain_changes = terrain is not None and not np.array_equal(model.hfield_data, terrain)
     for name, values in tree["model"].items():
-        getattr(model, name)[:] = values
+        field = getattr(model, name)
+        if field.tobytes() != values.tobytes():
+            field[...] = values
+    for name, value in tree["options"].items():
+        now = getattr(model.opt, name)
+        if isinstance(now, np.ndarray):
+            now[...] = value
+        elif now != value:
+            setattr(model.opt, name, type(now)(value))
+    if "state" not in tree:
+        return terrain_changes
     state = np.ascontiguousarray(tree["state"])
     mujoco.mj_setState(model, data, state, full)
     mujoco.mj_forward(model, data)
@@ -149,29 +144,42 @@ def _has(owner: Any, name: str) -> bool:
     return getattr(owner, name, np.empty(0)).size > 0
 
 
-def _checksums(model: Any) -> dict[str, int]:
-    """CRC-32 of everything in a model that tasks do not write, by group: joints, options, ..."""
-    sums: dict[str, int] = {}
-    for name, group in _fixed_fields(type(model)):
-        values = getattr(model, name)
-        if values.size:
-            sums[group] = zlib.crc32(np.ascontiguousarray(values).data, sums.get(group, 0))
-    for name in OPTIONS:
-        value = np.asarray(getattr(model.opt, name, 0), dtype=np.float64)
-        sums["options"] = zlib.crc32(value.tobytes(), sums.get("options", 0))
-    return sums
-
-
 @functools.cache
-def _fixed_fields(kind: type) -> list[tuple[str, str]]:
-    """(field, group) of every array of a model that stays as it was built."""
-    skip = {*MUTABLE, *DERIVED_ONLY}
-    fields = ((name, name.split("_")[0]) for name in dir(kind) if name not in skip)
-    return [
-        (name, group)
-        for name, group in fields
-        if (group in FIXED or name in FIXED) and isinstance(getattr(kind, name), property)
-    ]
+def _array_fields(kind: type) -> list[str]:
+    """The names of a class's properties, among which are its arrays."""
+    return [name for name in dir(kind) if isinstance(getattr(kind, name), property)]
+
+
+def _options(options: Any) -> list[str]:
+    return [name for name in OPTIONS if hasattr(options, name)]
+
+
+_FIELDS: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
+_BUILDS: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+def _saved_fields(model: Any) -> list[str]:
+    """The model's arrays that are not empty and not `HEAVY`."""
+    if model not in _FIELDS:
+        _FIELDS[model] = [
+            name
+            for name in _array_fields(type(model))
+            if not name.startswith(HEAVY)
+            and name != "_sizes"
+            and isinstance(getattr(model, name), np.ndarray)
+            and getattr(model, name).size
+        ]
+    return _FIELDS[model]
+
+
+def _build(model: Any) -> int:
+    """CRC-32 of a model's sizes and meshes, which decide whether states fit it."""
+    if model not in _BUILDS:
+        checksum = zlib.crc32(np.ascontiguousarray(model._sizes).data)
+        for name in ("mesh_vert", "mesh_face", "mesh_graph"):
+            checksum = zlib.crc32(np.ascontiguousarray(getattr(model, name)).data, checksum)
+        _BUILDS[model] = checksum
+    return _BUILDS[model]
 
 
 def _upload_height_fields(physics: Any) -> None:

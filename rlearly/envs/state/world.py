@@ -1,0 +1,293 @@
+"""The world of an env: what its episodes change, told apart from its settings by looking.
+
+A snapshot's world goes into a student's env, while the student's settings and randomness stay. The
+parts that a reset or a step changes are found by comparing trees of saved states (`World.look`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from rlearly.core.errors import ConfigError
+from rlearly.envs.state.codec import ABSENT, KEPT, KIND
+from rlearly.envs.state.objects import Path, text_of
+
+WHOLE: dict[str, Any] = {}
+"""In a `Parts` tree: everything below this point."""
+Parts = dict[str, Any]
+"""A set of paths as nested dicts, by step; a path in it stands for all that is below it."""
+
+
+class World:
+    """The parts of an env's state that its episodes change.
+
+    Attributes:
+        reference: the first tree that was looked at.
+        changed: the paths of the parts in which another tree differed from it.
+    """
+
+    def __init__(self, reference: Any, changed: Iterable[Path] = ()):
+        self.reference = reference
+        self.changed: set[Path] = set(changed)
+
+    def look(self, tree: Any) -> None:
+        """Add the parts in which this state differs from the reference."""
+        self.changed |= set(differences(self.reference, tree))
+
+
+def differences(one: Any, two: Any, path: Path = ()) -> Iterator[Path]:
+    """The paths of the smallest parts in which two trees differ; randomness is left out.
+
+    A list, dict or tuple of plain values is one part, and so is one that changes its length or
+    keys. Objects are looked into, and so are containers of objects.
+    """
+    if one is two:
+        return
+    parts, others = _parts(one), _parts(two)
+    if parts is None or others is None or _kind(one) != _kind(two):
+        if not _same(one, two):
+            yield path
+        return
+    appears = "attributes" in one if isinstance(one, dict) else False
+    if list(parts) != list(others) and not appears:
+        yield path
+        return
+    if isinstance(one, dict) and _header(one) != _header(two):
+        yield path
+        return
+    if not _structured(one, parts) or not _structured(two, others):
+        if not _same(one, two):
+            yield path
+        return
+    for step in [*parts, *(step for step in others if step not in parts)]:
+        if step not in parts or step not in others:
+            yield (*path, step)
+        else:
+            yield from differences(parts[step], others[step], (*path, step))
+
+
+def _kind(tree: Any) -> Any:
+    return tree.get(KIND, "plain") if isinstance(tree, dict) else type(tree)
+
+
+def _header(tree: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two trees to be compared part by part."""
+    names = ("class", "name", "longest", "shape", "build")
+    if tree.get(KIND) in ("object", "function", "tuple", "deque", "objects"):
+        return {name: tree[name] for name in names if name in tree}
+    return {}
+
+
+def _parts(tree: Any) -> dict[str, Any] | None:
+    """The parts of a tree by the step of a `Path` that leads to each; None for a leaf."""
+    if isinstance(tree, list):
+        return {f"[{i}]": item for i, item in enumerate(tree)}
+    if not isinstance(tree, dict):
+        return None
+    match tree.get(KIND):
+        case None:
+            return {f"[{key!r}]": item for key, item in tree.items()}
+        case "object":
+            return {f".{key}": item for key, item in tree["attributes"].items()}
+        case "function":
+            return {f"<{key}>": item for key, item in tree["keeps"].items()}
+        case "tuple" | "deque" | "objects":
+            return {f"[{i}]": item for i, item in enumerate(tree["items"])}
+        case "dict" | "ordered":
+            if all(_is_scalar(key) for key, _ in tree["items"]):
+                return {f"[{key!r}]": item for key, item in tree["items"]}
+            return None
+        case "simulator":
+            return dict(_simulator_parts(tree["state"]))
+        case "view":
+            return {"<base>": tree["base"]} if "base" in tree else None
+    return None
+
+
+def _simulator_parts(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if "ale" in state:
+        yield ".state", state["ale"]
+        return
+    yield ".state", [state["state"], *state["derived"].values()]
+    for group in ("model", "options"):
+        for name, value in state[group].items():
+            yield f".{group}.{name}", value
+
+
+def _structured(tree: Any, parts: dict[str, Any]) -> bool:
+    """Whether the parts of a tree are looked at one by one."""
+    if isinstance(tree, dict) and tree.get(KIND) in ("object", "function", "simulator", None):
+        return True
+    if isinstance(tree, dict) and tree.get(KIND) == "view":
+        return False
+    return bool(parts) and all(_parts(part) is not None for part in parts.values())
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether two trees are equal, to the bit, apart from the places of generators."""
+    if one is two:
+        return True
+    if isinstance(one, np.ndarray) or isinstance(two, np.ndarray):
+        if type(one) is not type(two) or one.dtype != two.dtype or one.shape != two.shape:
+            return False
+        return one.tobytes() == two.tobytes()
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, dict):
+        if one.get(KIND) == "random" and two.get(KIND) == "random":
+            return True
+        return list(one) == list(two) and all(_same(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(_same, one, two))
+    if isinstance(one, float):
+        return repr(one) == repr(two)  # NaN is NaN, and the sign of zero counts
+    return one == two
+
+
+def parts_of(paths: Iterable[Path]) -> Parts:
+    """A set of paths as `Parts`."""
+    tree: Parts = {}
+    for path in sorted(paths, key=len):
+        node = tree
+        for i, step in enumerate(path):
+            if node.get(step) is WHOLE:
+                break
+            node = node.setdefault(step, WHOLE if i == len(path) - 1 else {})
+    return WHOLE if () in paths else tree
+
+
+def prune(tree: Any, parts: Parts) -> Any:
+    """A tree with only these parts; `KEPT` in place of all others.
+
+    References into these parts stay in it, so that names of one object, and arrays that show one
+    memory, still do so after restoring.
+    """
+    return _prune(tree, parts, parts)
+
+
+def _prune(tree: Any, parts: Parts, root: Parts) -> Any:
+    if parts is WHOLE:
+        return tree
+    if isinstance(tree, dict) and tree.get(KIND) == "same":
+        return tree if _replaced(tree["of"], root) else KEPT
+    children = _parts(tree)
+    if children is None:
+        return KEPT
+    pruned = {step: _prune(child, parts.get(step, {}), root) for step, child in children.items()}
+    absent = [step for step, node in parts.items() if node is WHOLE and step not in children]
+    if not absent and all(child is KEPT for child in pruned.values()):
+        return KEPT
+    if isinstance(tree, dict) and tree.get(KIND) == "view":
+        return tree | {"base": pruned["<base>"]}
+    return _with_parts(tree, pruned, absent)
+
+
+def _replaced(path: Iterable[str], parts: Parts) -> bool:
+    """Whether what is at a path is one of the parts, or within one."""
+    for step in path:
+        if parts is WHOLE or step not in parts:
+            break
+        parts = parts[step]
+    return parts is WHOLE
+
+
+def _with_parts(tree: Any, pruned: dict[str, Any], absent: list[str]) -> Any:
+    """A tree with other parts, those that are kept left out where nothing needs them."""
+    if isinstance(tree, list):
+        return list(pruned.values())
+    match tree.get(KIND):
+        case None:
+            return dict(zip(tree, pruned.values(), strict=True))
+        case "object":
+            attributes = {s[1:]: child for s, child in pruned.items() if child is not KEPT}
+            attributes |= {step[1:]: ABSENT for step in absent}
+            return tree | {"attributes": attributes, "partial": True}
+        case "function":
+            return tree | {"keeps": {s[1:-1]: child for s, child in pruned.items()}}
+        case "dict" | "ordered":
+            keys = [key for key, _ in tree["items"]]
+            items = [[key, child] for key, child in zip(keys, pruned.values(), strict=True)]
+            return tree | {"items": items}
+        case "simulator":
+            state = {"build": tree["state"]["build"]} if "build" in tree["state"] else {}
+            if ".state" in pruned and pruned[".state"] is not KEPT:
+                state = {k: v for k, v in tree["state"].items() if k not in ("model", "options")}
+            for group in ("model", "options"):
+                if group in tree["state"]:
+                    state[group] = {
+                        name: value
+                        for name, value in tree["state"][group].items()
+                        if pruned[f".{group}.{name}"] is not KEPT
+                    }
+            return tree | {"state": state}
+    return tree | {"items": list(pruned.values())}
+
+
+def overlay(reference: Any, pruned: Any) -> Any:
+    """`pruned` with the parts of `reference` in place of those that were kept."""
+    if isinstance(pruned, dict) and pruned.get(KIND) == "kept":
+        return reference
+    children, others = _parts(reference), _parts(pruned)
+    if isinstance(pruned, dict) and pruned.get(KIND) == "simulator":
+        groups = {
+            group: reference["state"][group] | pruned["state"][group]
+            for group in ("model", "options")
+            if group in reference["state"]
+        }
+        return pruned | {"state": {**reference["state"], **pruned["state"], **groups}}
+    if children is None or others is None or _kind(reference) != _kind(pruned):
+        return pruned
+    partial = isinstance(pruned, dict) and pruned.get("partial")
+    if partial:
+        merged = dict(reference["attributes"])
+        for key, item in pruned["attributes"].items():
+            if isinstance(item, dict) and item.get(KIND) == "absent":
+                merged.pop(key, None)
+            else:
+                merged[key] = overlay(merged[key], item) if key in merged else item
+        whole = {key: value for key, value in pruned.items() if key != "partial"}
+        return whole | {"attributes": merged}
+    if list(children) != list(others):
+        return pruned
+    merged = {step: overlay(children[step], item) for step, item in others.items()}
+    if isinstance(pruned, dict) and pruned.get(KIND) == "view":
+        return pruned | {"base": merged["<base>"]}
+    return _with_parts(pruned, merged, [])
+
+
+def named(names: Iterable[str], paths: Iterable[Path], option: str) -> set[Path]:
+    """The paths at or below the attributes with these names, as in "task.goal".
+
+    Raises:
+        ConfigError: a name fits no path.
+    """
+    paths = list(paths)
+    found: set[Path] = set()
+    for name in names:
+        fitting = {path for path in paths if _is_at(text_of(path), name)}
+        if not fitting:
+            known = ", ".join(sorted({text_of(path) for path in paths})) or "none"
+            raise ConfigError(f"{option}: expected names among {known}; received {name!r}.")
+        found |= fitting
+    return found
+
+
+def _is_at(path: str, name: str) -> bool:
+    return path == name or path.startswith((f"{name}.", f"{name}[", f"{name}<"))
+
+
+def leaf_paths(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """(path, tree) of every part that `differences` would compare as one."""
+    parts = _parts(tree)
+    if parts is None or not _structured(tree, parts):
+        yield path, tree
+        return
+    for step, part in parts.items():
+        yield from leaf_paths(part, (*path, step))
