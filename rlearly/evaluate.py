@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.system.command import exit_with
 
 PROGRESS_SECONDS = 15.0
 """Seconds between the progress lines of a long evaluation."""
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
+    except RunFailed as failed:
+        print(f"rlearly: {failed}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -66,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
 
     Raises:
         ConfigError: the path is not a run, or the run has no undamaged checkpoint.
+        RunFailed: the env failed, or the agent's action is NaN.
     """
     from contextlib import nullcontext
 
@@ -73,10 +78,9 @@ def evaluate(config: EvaluateConfig) -> list[float]:
 
     from rlearly import envs
     from rlearly.config import resolve
-    from rlearly.core.errors import RunFailed
     from rlearly.system import machine
     from rlearly.system.seeding import Seeds
-    from rlearly.training import builder, checkpoint, evaluation
+    from rlearly.training import builder, checkpoint, evaluation, failure
     from rlearly.training.video import Video
 
     if config.video and not Path(config.video).parent.is_dir():
@@ -124,8 +128,11 @@ def evaluate(config: EvaluateConfig) -> list[float]:
                 on_step=on_step,
             )
         except RunFailed as failed:
-            raise ConfigError(f"{run}: {failed}.") from failed
-    env.close()
+            details = failure.dump_beside(run / "evaluate", failed)
+            raise RunFailed(f"{run}: {failed}. {details}.") from failed
+        finally:
+            evaluation.close_env(env)
+    failure.clear_beside(run / "evaluate")
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
         success = ""
@@ -144,4 +151,4 @@ def evaluate(config: EvaluateConfig) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

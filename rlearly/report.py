@@ -12,6 +12,7 @@ from rlearly.config.fields import setting
 from rlearly.config.overrides import format_override
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
+from rlearly.system.command import exit_with
 
 USAGE = """
 python -m rlearly.report run=RUN_DIR [out=report.png]
@@ -115,4 +116,4 @@ def report(config: ReportConfig, command: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

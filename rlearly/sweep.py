@@ -40,6 +40,7 @@ from rlearly.experiments.launchers.slurm import (
 from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
+from rlearly.system.command import exit_with
 from rlearly.system.machine import gigabytes, usable_cores
 from rlearly.training.builder import known_replay_bytes
 
@@ -394,4 +395,4 @@ def sync(folder: Path, config: SweepConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.system.command import exit_with
 
 if TYPE_CHECKING:
     import gymnasium
@@ -80,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
+    except RunFailed as failed:
+        print(f"rlearly: {failed}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -88,8 +92,11 @@ def record(config: TeacherConfig) -> Snapshots:
 
     Raises:
         ConfigError: the request cannot be met; nothing was written.
+        RunFailed: the env failed; only OUT.failure.json was written.
     """
     from rlearly.envs.snapshots import recording
+    from rlearly.training import failure
+    from rlearly.training.evaluation import close_env
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -118,8 +125,11 @@ def record(config: TeacherConfig) -> Snapshots:
                 f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
             ),
         )
+    except RunFailed as failed:
+        raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
     finally:
-        teacher.env.close()
+        close_env(teacher.env)
+    failure.clear_beside(out)
     recorded = recorded.select(best_episodes=config.best_episodes)
     recorded.save(out)
     size = out.stat().st_size / 1e6
@@ -166,8 +176,8 @@ def from_run(config: TeacherConfig) -> Teacher:
 
 def from_model(config: TeacherConfig) -> Teacher:
     """A model of Stable-Baselines3, loaded by it, or of CleanRL, read as plain weights."""
-    import gymnasium
-
+    from rlearly.config.schema import EnvConfig
+    from rlearly.envs.gymnasium_envs import make_registered
     from rlearly.envs.snapshots.pretrained import from_hub, read_model
 
     if config.env is None:
@@ -175,11 +185,7 @@ def from_model(config: TeacherConfig) -> Teacher:
             "env: expected the id of the env that the model plays, as in env=Hopper-v5."
         )
     path = from_hub(config.hub, config.file) if config.hub else Path(str(config.model))
-    try:
-        env = gymnasium.make(config.env, **config.kwargs)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"env={config.env}: gymnasium cannot make it: {reason}.") from None
+    env = make_registered(EnvConfig(config.env, "gymnasium", kwargs=config.kwargs))
     model = read_model(path, env, trust=config.trust, normalize=config.normalize, algo=config.algo)
     print(
         " ".join(
@@ -199,4 +205,4 @@ def from_model(config: TeacherConfig) -> Teacher:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.system.command import exit_with
 from rlearly.training.stop_requests import StopRequests
 
 if TYPE_CHECKING:
-    from rlearly.core.errors import RunFailed
     from rlearly.training.trainer import Callback, Trainer
 
 DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
@@ -95,7 +95,6 @@ def train(overrides: list[str]) -> int:
 
 def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
     """Train in a locked run directory; returns the exit status."""
-    from rlearly.core.errors import RunFailed
     from rlearly.system import machine
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
@@ -106,11 +105,11 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         run_directory.refuse_to_start_over(folder, config)
     try:
         trainer = prepare(config, folder, device, display, stop, resume=resume)
-    except (ConfigError, RunFailed) as error:
+    except RunFailed as failed:
+        return report_failure(failed, folder, None)
+    except BaseException:
         if not resume:
             run_directory.discard(folder)
-        if isinstance(error, RunFailed):
-            raise ConfigError(f"env={config.env.name}: {error}.") from error
         raise
     provenance = run_directory.provenance(config.threads, device)
     display.message(
@@ -127,12 +126,13 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
                 f"changed since the last start: {', '.join(changes)}; "
                 "bit-for-bit equality is no longer guaranteed"
             )
+    finished, failed = False, None
     try:
         run_directory.record_start(folder, config, provenance)
         with display:
             finished = trainer.run()
-    except RunFailed as failed:
-        return report_failure(failed, trainer, folder)
+    except RunFailed as error:
+        failed = error
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); free space or fix it, then continue with "
@@ -141,6 +141,8 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
             trainer.close()
+    if failed:  # reported last, after what closing may say
+        return report_failure(failed, folder, trainer)
     frames, updates = trainer.at.frames, trainer.updates
     if not finished:
         command = run_directory.train_command(f"resume={folder}")
@@ -183,22 +185,29 @@ def prepare(
         if resume:
             frames = trainer.resume()
             events.purge_from = frames + 1 if frames else 0
-    except ConfigError:
+    except (ConfigError, RunFailed):
         trainer.close()
         raise
     return trainer
 
 
-def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
-    """Write failure.json, and print what happened and what can be done."""
-    from rlearly.training import checkpoint, run_directory
+def report_failure(failed: RunFailed, folder: Path, trainer: Trainer | None) -> int:
+    """Write failure.json, and print what happened and what can be done.
 
+    `trainer`: None if the run failed before it had one.
+    """
+    from rlearly.training import checkpoint, failure, run_directory
+
+    kept = [int(path.name) for path in checkpoint.list_checkpoints(folder / "checkpoints")]
+    frames = trainer.at.frames if trainer else max(kept, default=0)
     try:
-        trainer.dump_failure(failed)
+        if trainer:
+            trainer.dump_failure(failed)
+        else:
+            failure.dump(folder, failed, {"frames": frames}, {})
         details = f"{folder / run_directory.REPORT} has the details"
     except OSError as error:
         details = f"The details could not be written ({error})"
-    kept = [int(path.name) for path in checkpoint.list_checkpoints(folder / "checkpoints")]
     start = f"the checkpoint of {kept[-1]:,} frames" if kept else "the beginning"
     remedy = (
         "start another run with other settings, as these cannot change; or continue"
@@ -206,7 +215,7 @@ def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
         else "fix the cause, then continue"
     )
     print(
-        f"rlearly: stopped at {trainer.at.frames:,} frames: {failed}. {details}; {remedy} from "
+        f"rlearly: stopped at {frames:,} frames: {failed}. {details}; {remedy} from "
         f"{start} with: {run_directory.train_command(f'resume={folder}')}",
         file=sys.stderr,
     )
@@ -214,4 +223,4 @@ def report_failure(failed: RunFailed, trainer: Trainer, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

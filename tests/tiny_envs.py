@@ -155,8 +155,19 @@ class FusedReach(PixelReach):
         return super()._image()
 
 
+class GreyReach(PixelReach):
+    """PixelReach in grey: the goal is darker than the bar."""
+
+    observation_space = Box(0, 255, (24, 24), np.uint8)
+
+    def _image(self):
+        image = super()._image()
+        return np.maximum(image[..., 0] // 2, image[..., 1])
+
+
 gymnasium.register("Faulty-v0", Faulty)
 gymnasium.register("FusedReach-v0", FusedReach)
 gymnasium.register("GoalReach-v0", GoalReach)
+gymnasium.register("GreyReach-v0", GreyReach)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)

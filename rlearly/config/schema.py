@@ -31,7 +31,9 @@ class EnvConfig:
 
     name: str = setting("", "name given with env=NAME")
     family: str = setting("dm_control", "module of rlearly/envs that makes the env")
-    pixels: bool | None = setting(None, "observe images; null: yes, except for gymnasium envs")
+    pixels: bool | None = setting(
+        None, "observe images; null: yes, but gymnasium envs only if they do"
+    )
     action_repeat: int = setting(2, "simulator frames per agent step", at_least=1)
     frame_stack: int = setting(3, "images stacked in one pixel observation", at_least=1)
     image_size: int = setting(84, "height and width of images, in pixels", at_least=15, at_most=480)

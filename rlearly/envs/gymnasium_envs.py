@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, flatdim
 
 from rlearly.config.schema import EnvConfig
-from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import PIXELS, VECTOR
+from rlearly.core.errors import ConfigError, UserCodeFailed, raised
 from rlearly.envs.gl_backend import (
     FAST_NEEDS_MUJOCO_IMAGES,
     WITHOUT_PIXELS,
@@ -23,8 +23,15 @@ from rlearly.envs.gl_backend import (
     choose_backend,
     require_backend,
 )
+from rlearly.envs.guard import guarded
 from rlearly.envs.mujoco_rendering import MujocoRenderer
-from rlearly.envs.wrappers import agent_view, resized
+from rlearly.envs.observations import (
+    ImageObservation,
+    find_image,
+    refuse_unflattenable,
+    state_note,
+)
+from rlearly.envs.wrappers import agent_view, box_actions, resized
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +75,7 @@ class RenderWrapper(gymnasium.Wrapper):
     MuJoCo envs are rendered directly (gymnasium's renderer is slower and fixes its look-at point
     at the first frame). `camera` is the camera's number, -1 for the free one. With None the view is
     `default_camera(model)`, a number or an MjvCamera; or else camera 0; or, if the model has no
-    camera, the env's own default view. For an env that observes an image, the frame is that image.
+    camera, the env's own default view. With `image`, the frame is the image that the env observes.
     All other envs render themselves.
     """
 
@@ -79,10 +86,10 @@ class RenderWrapper(gymnasium.Wrapper):
         *,
         fast: bool = False,
         default_camera: Callable[[Any], Any] | None = None,
+        image: ImageObservation | None = None,
     ):
         super().__init__(env)
-        self.vector_size = vector_size(env.observation_space)
-        self.observes_image = is_picture(env.observation_space) or self.vector_size > 0
+        self.image = image
         self.camera = camera
         self.default_camera = default_camera
         self._obs: Any = None
@@ -100,19 +107,39 @@ class RenderWrapper(gymnasium.Wrapper):
 
     def render_frame(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]."""
-        if self.observes_image:
-            return resized(self._obs[PIXELS] if self.vector_size else self._obs, size)
+        if self.image is not None:
+            return self.image.format.picture(self.observed_frame(size))
         if _is_mujoco(self.env):
             base: Any = self.env.unwrapped
             return self._renderer.render(base.model, base.data, self._view(base), size)
+        return resized(self._own_image(), size)
+
+    def _own_image(self) -> np.ndarray:
         image: Any = self.env.render()
+        spec = self.env.spec
+        call = f"env={spec.id if spec else self.env}: render() returned"
         if image is None:
-            raise ConfigError(f"env={self.env}: it cannot render itself; add env.pixels=false.")
-        return resized(np.asarray(image, dtype=np.uint8), size)
+            raise ConfigError(
+                f"{call} None: it cannot render itself; add env.pixels=false and video_size=0."
+            )
+        image = np.asarray(image)
+        if image.dtype.kind not in "iu" or image.ndim != 3 or image.shape[2] != 3:
+            raise UserCodeFailed(
+                f"{call} {image.dtype} {list(image.shape)}",
+                remedy="expected an RGB image, uint8 [H, W, 3]",
+            )
+        return image.astype(np.uint8, copy=False)
+
+    def observed_frame(self, size: int) -> np.ndarray:
+        """uint8 [size, size, P]: the observed image, or else the rendered one."""
+        if self.image is None:
+            return self.render_frame(size)
+        return resized(self.image.frame(self._obs), size)
 
     def vector(self) -> np.ndarray:
         """[D]: what the env observes in addition to its image."""
-        return np.ravel(self._obs[VECTOR])
+        assert self.image is not None
+        return self.image.vector(self._obs)
 
     def _view(self, base: Any) -> Any:
         mujoco: Any = importlib.import_module("mujoco")
@@ -147,18 +174,6 @@ class RenderWrapper(gymnasium.Wrapper):
         super().close()
 
 
-def is_picture(space: Any) -> bool:
-    """True for uint8 [H, W, 3] observations."""
-    return isinstance(space, Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)
-
-
-def vector_size(space: Any) -> int:
-    """D of {"pixels": uint8 [H, W, 3], "vector": D numbers}; 0 for any other space."""
-    if not isinstance(space, Dict) or set(space.spaces) != {PIXELS, VECTOR}:
-        return 0
-    return flatdim(space[VECTOR]) if is_picture(space[PIXELS]) else 0
-
-
 def _is_mujoco(env: gymnasium.Env) -> bool:
     base: Any = env.unwrapped
     return all(hasattr(base, name) for name in ("model", "data", "mujoco_renderer"))
@@ -189,7 +204,10 @@ def without_known_noise() -> Iterator[None]:
 
 
 def _offers_rgb_array(name: str) -> bool:
-    """False if the env's class declares no "rgb_array" render mode; True also if unknown."""
+    """Whether the env can be made with render_mode="rgb_array"; True also if unknown.
+
+    False if what makes it takes no `render_mode`, or is a class that declares no such mode.
+    """
     try:
         module, _, env_id = name.rpartition(":")
         if module:
@@ -198,21 +216,25 @@ def _offers_rgb_array(name: str) -> bool:
         creator: Any = gymnasium.spec(env_id).entry_point
         if isinstance(creator, str):
             creator = registration.load_env_creator(creator)
+        parameters = inspect.signature(creator).parameters
+        takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+        if "render_mode" not in parameters and not takes_any:
+            return False
         return "rgb_array" in creator.metadata["render_modes"]
-    except Exception:  # third-party code may raise anything; `make_registered` will report it
+    except (Exception, SystemExit):  # third-party code; `make_registered` will report it
         return True
 
 
 def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env:
-    """gymnasium.make for a config.
+    """gymnasium.make for a config, with a guard around the unwrapped env.
 
     Raises:
-        ConfigError: gymnasium cannot make it. The message gives the reason.
+        ConfigError: gymnasium cannot make it, or it has no spaces. The message gives the reason.
     """
     kwargs = {"render_mode": render_mode} if render_mode else {}
     try:
         with without_known_noise():
-            return gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
+            env = gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         box2d = "box2d" in str(error).lower()
         remedy = "pip install 'rlearly[box2d]'" if box2d else str(error)
@@ -221,11 +243,25 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
         ) from None
     except ConfigError:
         raise
-    except Exception as error:  # gymnasium's refusals, or whatever third-party code raises
-        reason = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
-        if not isinstance(error, gymnasium.error.Error | ImportError | TypeError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ConfigError(f"env={config.name}: gymnasium cannot make it: {reason}.") from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # gymnasium's refusals, or whatever third-party code raises
+        raise ConfigError(
+            f"env={config.name}: gymnasium cannot make it: {_reason(error)}"
+        ) from error
+    return guarded(env, config.name)
+
+
+def _reason(error: BaseException) -> str:
+    """Why gymnasium.make failed, as the end of a sentence."""
+    no_env = re.search(r"must inherit from the gymnasium.Env class.*<class '(.*)'>", str(error))
+    if no_env:
+        kind = "None" if no_env[1] == "NoneType" else f"an object of the class {no_env[1]}"
+        return f"its entry point returned {kind}; expected a gymnasium.Env."
+    reason = raised(error).removeprefix("raised ")
+    if isinstance(error, gymnasium.error.Error | ImportError | TypeError):
+        reason = reason.partition(": ")[2] or reason  # their text says enough
+    return reason if reason.endswith((".", "?")) else f"{reason}."
 
 
 def make(
@@ -234,23 +270,59 @@ def make(
     """A gymnasium env, from images or from a flat state; see `rlearly.envs.make`.
 
     Raises:
-        ConfigError: the env cannot be made or rendered, its actions are not a Box, or
-            env.render=fast although MuJoCo renders no observation.
+        ConfigError: the env cannot be made or rendered, its actions or observations do not fit
+            agents, or env.render=fast although MuJoCo renders no observation.
     """
     choose_backend()
     spec = gymnasium.spec(config.name) if ":" not in config.name else None
     mujoco = spec is not None and "mujoco" in str(spec.entry_point)
-    renders_itself = (pixels or videos) and not mujoco and _offers_rgb_array(config.name)
+    can_render = mujoco or _offers_rgb_array(config.name)
+    renders_itself = (pixels or videos) and not mujoco and can_render
     base = make_registered(config, "rgb_array" if renders_itself else None)
+    try:
+        box_actions(base)
+        image = observed_image(base, config.name, pixels)
+        pixels = image is not None if pixels is None else pixels
+        if not pixels:
+            refuse_unflattenable(base.observation_space, config.name)
+    except ConfigError:
+        base.close()
+        raise
     fast = config.render == "fast"
-    env = RenderWrapper(base, config.camera, fast=fast)
-    if pixels is None:
-        pixels = env.observes_image
-    if fast and not (pixels and not env.observes_image and _is_mujoco(base)):
+    env = RenderWrapper(base, config.camera, fast=fast, image=image)
+    if fast and not (pixels and image is None and _is_mujoco(base)):
         base.close()
         what = "rendered by itself" if pixels else "observed as states here"
         raise ConfigError(FAST_NEEDS_MUJOCO_IMAGES.format(config.name, what))
     if (pixels or videos) and _is_mujoco(base):
         require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
-    vector = env.vector if env.vector_size else None
-    return agent_view(env, config, env.render_frame if pixels else None, vector, env.vector_size)
+    if not pixels:
+        return agent_view(env, config, None, note=state_note(base.observation_space, can_render))
+    if image is None:
+        return agent_view(env, config, env.render_frame)
+    return agent_view(
+        env,
+        config,
+        env.observed_frame,
+        env.vector if image.vector_size else None,
+        image.vector_size,
+        planes=image.format.planes,
+        note=image.note(config.frame_stack, config.image_size),
+    )
+
+
+def observed_image(env: gymnasium.Env, name: str, pixels: bool | None) -> ImageObservation | None:
+    """The image that an env observes, or None if it observes states.
+
+    Args:
+        pixels: env.pixels; with False nothing is refused, and with True small images count too.
+
+    Raises:
+        ConfigError: it is unclear which of them it does (see `find_image`).
+    """
+    try:
+        return find_image(env.observation_space, name, small=pixels is True)
+    except ConfigError:
+        if pixels is False:
+            return None
+        raise

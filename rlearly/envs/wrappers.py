@@ -13,9 +13,10 @@ from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, clip_actions
+from rlearly.envs.guard import as_float
 
-UNBOUNDED = 1e6
-"""An action bound this large is treated as no bound (dm_control's LQR declares 1e10)."""
+UNBOUNDED = 1e9
+"""An action bound this large counts as no bound (dm_control's LQR declares 1e10)."""
 
 
 def agent_view(
@@ -24,40 +25,90 @@ def agent_view(
     render_frame: Callable[[int], np.ndarray] | None,
     vector: Callable[[], np.ndarray] | None = None,
     vector_size: int = 0,
+    *,
+    planes: int = 3,
+    note: str = "",
 ) -> gymnasium.Env:
     """Wrap an env as agents see it: repeated actions in [-1, 1], images or a flat state.
 
     Args:
-        render_frame: size -> uint8 [size, size, 3]; None: observe the flat state.
+        render_frame: size -> uint8 [size, size, planes]; None: observe the flat state.
         vector: returns float [vector_size], observed in addition to the images.
+        planes: of a frame; 3 are colours.
+        note: a line for the user on what the observations are made from (see `notes`).
     """
     env = ActionRepeat(ScaledActions(env), config.action_repeat)
     if render_frame is None:
-        return FlatObservation(env)
+        return FlatObservation(env, note)
     size = config.image_size
-    env = PixelObservation(env, lambda: render_frame(size), config.frame_stack, size)
+    env = PixelObservation(
+        env, lambda: render_frame(size), config.frame_stack, size, planes=planes, note=note
+    )
     return env if vector is None else PixelVectorObservation(env, vector, vector_size)
 
 
-class ScaledActions(gymnasium.ActionWrapper):
-    """Actions in [-1, 1] of shape [A], mapped linearly onto the env's own bounds.
+def notes(env: gymnasium.Env) -> list[str]:
+    """Lines for the user on how an env from `agent_view` is observed and acted in."""
+    found: list[str] = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, ScaledActions | FlatObservation | PixelObservation) and env.note:
+            found.append(env.note)
+        env = env.env
+    return found
 
-    Unbounded dimensions are passed on unscaled.
+
+def name_of(env: gymnasium.Env) -> str:
+    """The env's id if it is registered, as it is given with env=NAME; otherwise its description."""
+    return env.spec.id if env.spec else str(env)
+
+
+def box_actions(env: gymnasium.Env) -> Box:
+    """The env's action space.
+
+    Raises:
+        ConfigError: it is not a Box.
+    """
+    space = env.action_space
+    if isinstance(space, Box):
+        return space
+    raise ConfigError(
+        f"env={name_of(env)}: expected a Box action space, received {space}; these agents act in "
+        "continuous spaces only."
+    )
+
+
+class ScaledActions(gymnasium.ActionWrapper):
+    """Actions in [-1, 1] of shape [A], mapped onto the env's own Box, as members of it.
+
+    Numbers of floating point are mapped linearly: -1 and 1 give exactly the bounds. Of integers,
+    each value gets an equal part of [-1, 1], so that a uniform action draws all of them equally
+    often. A dimension without bounds gets values from -1 to 1 (of integers -1, 0 and 1) and no
+    others; `note` then says so.
+
+    Raises:
+        ConfigError: the env's actions are not a Box, or a dimension has only one bound.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        space = env.action_space
-        if not isinstance(space, Box):
-            raise ConfigError(
-                f"env={env.spec.id if env.spec else env}: expected a Box action space, received "
-                f"{space}; these agents act in continuous spaces only."
-            )
+        space = box_actions(env)
         low, high = (np.ravel(bound).astype(np.float64) for bound in (space.low, space.high))
-        free = (low <= -UNBOUNDED) | (high >= UNBOUNDED)
-        self.low = np.where(free, -1.0, low)
-        self.span = np.where(free, 2.0, high - low)
-        self.is_identity = bool((self.low == -1.0).all() and (self.span == 2.0).all())
+        no_low, no_high = low <= -UNBOUNDED, high >= UNBOUNDED
+        single = np.flatnonzero(no_low != no_high)
+        if len(single):
+            raise ConfigError(
+                f"env={name_of(env)}: expected actions with two bounds or none, received "
+                f"[{low[single[0]]:g}, {high[single[0]]:g}] in {_dimensions(single)}, and there is "
+                f"no range to scale to ({UNBOUNDED:g} or more counts as no bound): declare one, in "
+                "the env or with gymnasium.wrappers.TransformAction."
+            )
+        free = no_low & no_high
+        self.low, self.high = np.where(free, -1.0, low), np.where(free, 1.0, high)
+        self.is_integer = space.dtype.kind in "iub"
+        self.span = self.high - self.low + self.is_integer
+        is_unit = bool((self.low == -1.0).all() and (self.high == 1.0).all())
+        self.is_identity = is_unit and not self.is_integer
+        self.note = _free_note(free, self.is_integer)
         self.shape = space.shape
         self.dtype = space.dtype
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
@@ -67,7 +118,28 @@ class ScaledActions(gymnasium.ActionWrapper):
         if not self.is_identity:
             unit = (action.astype(np.float64) + 1.0) / 2.0
             action = self.low + unit * self.span
+            if self.is_integer:
+                action = np.floor(action)
+            # `low + span` can miss `high` by rounding
+            action = np.where(unit == 1.0, self.high, np.minimum(action, self.high))
         return action.reshape(self.shape).astype(self.dtype, copy=False)
+
+
+def _free_note(free: np.ndarray, is_integer: bool) -> str:
+    if not free.any():
+        return ""
+    values = "-1, 0 or 1" if is_integer else "from -1 to 1"
+    return (
+        f"actions: the env declares no bounds in {_dimensions(np.flatnonzero(free))}; all values "
+        f"there will be {values}: for others, declare their range, in the env or with "
+        "gymnasium.wrappers.TransformAction"
+    )
+
+
+def _dimensions(which: np.ndarray) -> str:
+    """dimension 3; dimensions 0, 1, 2 and 5 others."""
+    more = f" and {len(which) - 3} others" if len(which) > 3 else ""
+    return f"dimension{'s' * (len(which) > 1)} {', '.join(map(str, which[:3]))}{more}"
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -81,7 +153,7 @@ class ActionRepeat(gymnasium.Wrapper):
         total = 0.0
         for _ in range(self.times):
             obs, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            total += as_float(reward)
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info  # pyright: ignore[reportPossiblyUnbound]
@@ -115,8 +187,9 @@ class SuccessTracker(gymnasium.Wrapper):
 class FlatObservation(gymnasium.ObservationWrapper):
     """The observation as one float32 vector [D], whatever its space."""
 
-    def __init__(self, env: gymnasium.Env):
+    def __init__(self, env: gymnasium.Env, note: str = ""):
         super().__init__(env)
+        self.note = note
         self.original: Space = env.observation_space
         self.observation_space = Box(-np.inf, np.inf, (flatdim(self.original),), np.float32)
 
@@ -134,18 +207,28 @@ def flat(space: Space, observation: Any) -> np.ndarray:
 
 
 class PixelObservation(gymnasium.Wrapper):
-    """uint8 [stack * 3, size, size]: the last `stack` frames on the channel axis, oldest first.
+    """uint8 [stack * planes, size, size]: the last `stack` frames on the first axis, oldest first.
 
     A reset fills the stack with the first frame, as DrQ-v2 does. `camera` returns
-    uint8 [size, size, 3] and is called once per step.
+    uint8 [size, size, planes] and is called once per step.
     """
 
-    def __init__(self, env: gymnasium.Env, camera: Callable[[], np.ndarray], stack: int, size: int):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        camera: Callable[[], np.ndarray],
+        stack: int,
+        size: int,
+        *,
+        planes: int = 3,
+        note: str = "",
+    ):
         super().__init__(env)
         self.camera = camera
         self.stack = stack
+        self.note = note
         self.images: deque[np.ndarray] = deque(maxlen=stack)
-        self.observation_space = Box(0, 255, (3 * stack, size, size), np.uint8)
+        self.observation_space = Box(0, 255, (planes * stack, size, size), np.uint8)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         _, info = self.env.reset(**kwargs)
@@ -158,7 +241,7 @@ class PixelObservation(gymnasium.Wrapper):
         return np.concatenate(self.images), float(reward), terminated, truncated, info
 
     def _image(self) -> np.ndarray:
-        return np.ascontiguousarray(self.camera().transpose(2, 0, 1))
+        return np.array(self.camera().transpose(2, 0, 1), order="C")  # the env may reuse its own
 
 
 class PixelVectorObservation(gymnasium.ObservationWrapper):
@@ -175,9 +258,15 @@ class PixelVectorObservation(gymnasium.ObservationWrapper):
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] as [size, size, 3], by averaging over areas."""
+    """uint8 [H, W, P] as [size, size, P], by averaging over areas."""
     if image.shape[:2] == (size, size):
         return image
     from PIL import Image
 
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
+    def resize(planes: np.ndarray) -> np.ndarray:
+        area = Image.Resampling.BOX
+        return np.asarray(Image.fromarray(planes).resize((size, size), area))
+
+    if image.shape[2] == 3:
+        return resize(np.ascontiguousarray(image))
+    return np.stack([resize(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, 2, 0)], 2)

@@ -58,6 +58,8 @@ def build(
     train_envs = [executor.run(make_env, config) for executor in executors]
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
+    for line in envs.notes(train_envs[0]):
+        callback.message(line)
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     data = make_data_pipeline(config, spec, device, folder)
     on_policy = agent_spec(config.agent_name).on_policy
@@ -134,7 +136,8 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A new agent.
 
     Raises:
-        ConfigError: the agent does not support this device or this env's observations.
+        ConfigError: the agent does not support this device or this env's observations, or does
+            not fit into memory.
     """
     declared = agent_spec(config.agent_name)
     if config.precision == "tf32" and device.type != "cuda":
@@ -151,7 +154,8 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     if pixels and not declared.observes_pixels:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, but the observations of "
-            f"env={config.env.name} are images: use agent=drqv2 or agent=drm."
+            f"env={config.env.name} are images: use agent=drqv2 or agent=drm, or add obs=state to "
+            "learn from all the numbers."
         )
     for name in config.intervention or () if not pixels else ():
         networks = getattr(getattr(config, name), "networks", None) or ()
@@ -164,19 +168,27 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     if declared.on_policy and agent_config.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
         agent_config = replace(agent_config, anneal_steps=whole_run)
-    return declared.make(
-        agent_config,
-        spec,
-        seeds=Seeds(config.seed),
-        device=device,
-        monitor=PlasticityMonitor(
-            config.plasticity.every_steps,
-            config.plasticity.dormant_threshold,
-            critic_each_update=config.replay_ratio == "adaptive",
-        ),
-        interventions=registry.build_interventions(config, Seeds(config.seed)),
-        compute=ComputeOptions(config.precision, config.compile),
-    )
+    try:
+        return declared.make(
+            agent_config,
+            spec,
+            seeds=Seeds(config.seed),
+            device=device,
+            monitor=PlasticityMonitor(
+                config.plasticity.every_steps,
+                config.plasticity.dormant_threshold,
+                critic_each_update=config.replay_ratio == "adaptive",
+            ),
+            interventions=registry.build_interventions(config, Seeds(config.seed)),
+            compute=ComputeOptions(config.precision, config.compile),
+        )
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"agent={config.agent_name}: its networks do not fit into memory: choose smaller ones, "
+            "as with a smaller agent.hidden_dim."
+        ) from error
 
 
 # --- snapshot starts ---
@@ -343,6 +355,7 @@ def replay_slots(config: RunConfig) -> int:
 def known_replay_bytes(config: RunConfig) -> int | None:
     """Bytes of the replay, as far as the config tells: 0 on policy, from pixels the frames' bytes.
 
+    Frames are taken to be in colour; those that a gymnasium env observes may have other planes.
     None if only the env knows the size of an observation.
     """
     if agent_spec(config.agent_name).on_policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
 from rlearly.core.spaces import Observation, mismatch, observation_arrays, stack_observations
 from rlearly.core.types import Agent
 from rlearly.system.seeding import episode_seed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,14 @@ def checked_reset(env: gymnasium.Env, where: str, **kwargs: Any) -> Observation:
     return _call(env, env.reset, where, **kwargs)[0]
 
 
+def close_env(env: gymnasium.Env) -> None:
+    """Close an env. What was done in it is kept, so failing to close is only a warning."""
+    try:
+        env.close()
+    except RunFailed as failed:
+        log.warning("%s; everything before that is kept.", failed)
+
+
 def _call(
     env: gymnasium.Env, method: Callable[..., Any], where: str, *args: Any, **kwargs: Any
 ) -> Any:
@@ -110,9 +121,11 @@ def _call(
         result = method(*args, **kwargs)
     except ConfigError:  # our own; its message is complete
         raise
+    except UserCodeFailed as failed:
+        failed.where = where
+        raise
     except Exception as error:  # a third-party env may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).strip(": ")
-        raise RunFailed(f"the env raised {reason} in {where}", asked=args) from error
+        raise RunFailed(f"the env {raised(error)} in {where}", asked=args) from error
     obs: Observation = result[0]
     wrong = mismatch(obs, env.observation_space)
     if wrong:

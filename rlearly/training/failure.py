@@ -45,20 +45,45 @@ def dump(
         OSError: they cannot be written.
     """
     bad = not_finite(state)
-    cause = failed.__cause__
-    report = {
-        "what": str(failed),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **progress,
-        **failed.facts,
-        "not_finite": bad,
-        "traceback": traceback.format_exception(cause) if cause else None,
-    }
-    write(folder / REPORT, json.dumps(report, indent=1, default=_as_json))
+    write(folder / REPORT, _report(failed, {**progress, "not_finite": bad}))
     if bad:
         packed = io.BytesIO()  # torch.save does not raise OSError on a full disk
         torch.save(dict(state), packed)
         (folder / WEIGHTS).write_bytes(packed.getbuffer())
+
+
+def dump_beside(file: Path, failed: RunFailed) -> str:
+    """Write the report of a command other than training to FILE.failure.json.
+
+    Returns a sentence for the user that says where it is, without its full stop.
+    """
+    path = _beside(file)
+    try:
+        write(path, _report(failed, {}))
+    except OSError as error:
+        return f"The details could not be written ({error})"
+    return f"{path} has the details"
+
+
+def clear_beside(file: Path) -> None:
+    """Remove what `dump_beside` wrote when the command failed before."""
+    _beside(file).unlink(missing_ok=True)
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.failure.json")
+
+
+def _report(failed: RunFailed, facts: Mapping[str, Any]) -> str:
+    cause = failed.__cause__
+    report = {
+        "what": str(failed),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **facts,
+        **failed.facts,
+        "traceback": traceback.format_exception(cause) if cause else None,
+    }
+    return json.dumps(report, indent=1, default=_as_json)
 
 
 def _as_json(value: Any) -> Any:

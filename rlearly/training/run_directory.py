@@ -44,10 +44,14 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
 def create(config: RunConfig) -> Path:
     """Make the directory of a new run and write its config.
 
+    A run that failed before its first step, in the env's own code, is replaced.
+
     Raises:
         ConfigError: it already holds a run, or cannot be written.
     """
     path = Path(config.run_dir) if config.run_dir else None
+    if path and _failed_at_once(path):
+        discard(path)
     if path and ((path / CONFIG).exists() or (path / "checkpoints").exists()):
         raise ConfigError(
             f"run_dir: {path} holds a run already; continue it with resume={path}, or name another."
@@ -81,9 +85,17 @@ def _new_directory(config: RunConfig) -> Path:
             path = parent / f"{label}-{number}"
 
 
+def _failed_at_once(path: Path) -> bool:
+    """Whether a directory holds a run that failed before its first step."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        failed = json.loads((path / REPORT).read_text())["frames"] == 0
+        return failed and not checkpoint.list_checkpoints(path / "checkpoints")
+    return False
+
+
 def discard(path: Path) -> None:
     """Remove the directory of a run that could not start; files of the user's are kept."""
-    for name in (CONFIG, PROVENANCE, "metrics.jsonl", "run.lock", "wandb_id"):
+    for name in (CONFIG, PROVENANCE, REPORT, WEIGHTS, "metrics.jsonl", "run.lock", "wandb_id"):
         (path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: it existed before
         path.rmdir()

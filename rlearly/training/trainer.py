@@ -23,6 +23,7 @@ from rlearly.training.evaluation import (
     Evaluation,
     checked_reset,
     checked_step,
+    close_env,
     episode_success,
     evaluate,
 )
@@ -174,10 +175,10 @@ class Trainer:
     def close(self) -> None:
         """Close the envs, each in its own thread, and the sinks."""
         for env, executor in zip(self.envs, self.executors, strict=True):
-            executor.run(env.close)
+            executor.run(close_env, env)
             executor.close()
         if self._eval_env:
-            self._eval_env.close()
+            close_env(self._eval_env)
         self.sinks.close()
 
     def _step(self) -> None:

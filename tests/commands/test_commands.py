@@ -220,3 +220,13 @@ def test_paper_sized_runs_train_evaluate_and_checkpoint(overrides, tmp_path):
     assert "done: 800 frames, 100 updates" in done.stdout
     assert list((tmp_path / "r" / "videos").glob("*.mp4"))
     assert list((tmp_path / "r" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "teacher", "report", "doctor"])
+def test_help_into_a_closed_pipe_ends_without_a_word(command):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-W", "ignore", "-m", f"rlearly.{command}", "--help"]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

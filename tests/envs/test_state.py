@@ -568,8 +568,9 @@ def test_env_that_does_not_return_is_refused():
         restore(with_action_recorder(Forgetful()), saved)
     with pytest.raises(
         InexactState, match=r"cannot return .*continued differently: .*reward at st"
-    ):
+    ) as refused:
         self_test(Forgetful())
+    assert ".)" not in str(refused.value), "one sentence"
 
 
 CALLS = []

@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium.spaces import Dict, flatdim, flatten, unflatten
 
 from rlearly.core.errors import ConfigError
-from rlearly.envs.snapshots.dataset import Snapshots, kwargs_of, refuse_vector, require_at_least
+from rlearly.envs.snapshots.dataset import Snapshots, kwargs_of, require_at_least
 from rlearly.envs.snapshots.recording import SnapshotCollector
-from rlearly.envs.state.action_replay import id_of
+from rlearly.envs.state.action_replay import id_of, require_one_env
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def from_minari(
     dataset = _loaded(dataset)
     label = f"The Minari dataset {dataset.spec.dataset_id}"
     own = _recovered(dataset, label) if env is None else env
-    refuse_vector(own)
+    require_one_env(own)
     _check_origin(dataset, own, label)
     world = _World(own, label)
     for number, data in enumerate(dataset.iterate_episodes()):

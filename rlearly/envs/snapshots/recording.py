@@ -15,6 +15,7 @@ from gymnasium.spaces import flatten
 
 from rlearly.core.errors import ConfigError
 from rlearly.core.tree import leaves
+from rlearly.envs.guard import as_float, bare, called, guarded
 from rlearly.envs.snapshots.dataset import (
     COLUMNS,
     Snapshots,
@@ -79,6 +80,7 @@ def record(
         ConfigError: an argument is out of range, or `policy` does not return an action of the env,
             or `value` does not return one finite number.
         InexactState: the env does not return to a saved state to the bit.
+        UserCodeFailed: the env, `policy` or `value` raised, or the env returned something unusable.
     """
     require_at_least(
         1, episodes=episodes, every_steps=every_steps, max_episode_steps=max_episode_steps
@@ -87,10 +89,12 @@ def record(
     collector = SnapshotCollector(env)
 
     def act(obs: Any, step: int) -> Any:
-        return _checked_action(policy(obs), env.action_space)
+        where = f"step {step} of an episode"
+        return _checked_action(called("policy", policy, obs, where=where), env.action_space)
 
     def estimate(obs: Any, step: int) -> float:
-        return np.nan if value is None else _checked_value(value(obs))
+        where = f"step {step} of an episode"
+        return np.nan if value is None else _checked_value(called("value", value, obs, where=where))
 
     seeds = np.random.SeedSequence(seed).generate_state(episodes)
     for episode, episode_seed in enumerate(seeds.tolist()):
@@ -154,6 +158,15 @@ def from_actions(
     return collector.snapshots({"source": "actions"} | dict(provenance or {}))
 
 
+def flattened(space: gymnasium.Space, obs: Any) -> np.ndarray:
+    """[D], or [0] if observations of this space have no fixed number of numbers."""
+    try:
+        flat = flatten(space, obs)
+    except (NotImplementedError, KeyError, TypeError, ValueError):  # text, graphs, sequences
+        return np.empty(0)
+    return flat if isinstance(flat, np.ndarray) else np.empty(0)
+
+
 def bytes_of(tree: Any) -> int:
     """About how many bytes a tree takes."""
     return sum(leaf.nbytes if isinstance(leaf, np.ndarray) else 16 for _, leaf in leaves(tree))
@@ -196,7 +209,8 @@ class SnapshotCollector:
 
     def __init__(self, env: gymnasium.Env):
         require_one_env(env)
-        self.method = self_test(env.unwrapped)
+        env = guarded(env)
+        self.method = self_test(bare(env))
         self.transfer = study(env, self.method)
         self.world = World(self.transfer.reference, self.transfer.changed)
         self.probe = make_probe(env, self.method)
@@ -224,7 +238,6 @@ class SnapshotCollector:
             "info": {key: encoded(item) for key, item in self.tap.info.items()},
         }
         record["info"] = {key: item for key, item in record["info"].items() if is_data(item)}
-        flat = flatten(self.space, self.tap.obs) if self.space.is_np_flattenable else []
         self.bytes += bytes_of(record)
         if self.bytes > self.memory_bytes / 2:
             raise ConfigError(
@@ -235,7 +248,7 @@ class SnapshotCollector:
         self.rows.append(
             {
                 "record": record,
-                "observations": np.asarray(flat),
+                "observations": flattened(self.space, self.tap.obs),
                 "values": value,
                 "rewards": reward,
                 "returns_to_go": -so_far,
@@ -286,7 +299,7 @@ class SnapshotCollector:
                 estimate = value(obs, step)
                 self.take(step=step, episode=episode, value=estimate, reward=reward, so_far=total)
             obs, reward, terminated, truncated, _ = self.env.step(action)
-            reward = number(reward)
+            reward = as_float(reward)
             total += reward
             step += 1
             over = bool(terminated or truncated)
@@ -345,9 +358,12 @@ def _checked_action(action: Any, space: gymnasium.Space) -> Any:
 
 
 def _checked_value(value: Any) -> float:
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):  # text, a ragged list, a tensor with a gradient
+        array = np.full(2, np.nan)
     if array.size != 1 or not np.isfinite(array).all():
         raise ConfigError(
-            f"value: expected one finite number for an observation, received {array}."
+            f"value: expected one finite number for an observation, received {value}."
         )
     return array.item()

@@ -16,6 +16,7 @@ import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import as_float, bare, guarded
 from rlearly.envs.snapshots.dataset import (
     Snapshot,
     Snapshots,
@@ -103,6 +104,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     Raises:
         ConfigError: the snapshots do not fit the env, or an argument is out of range.
         InexactState: this env does not return to its saved states to the bit.
+        UserCodeFailed: the env raised, or returned something unusable; steps and resets too.
 
     Deviations from the official code: no env is deep-copied; resets respect their seed; steps are
     counted per instance, not in the class; a student's statistics do not include the teacher's.
@@ -147,6 +149,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             snapshots if isinstance(snapshots, Snapshots) else Snapshots.load(snapshots)
         )
         self.snapshots.check(env)
+        env = guarded(env)
         self.transfer, self.parts, self.differences = _prove_transfer(
             env, self.snapshots, keep, take
         )
@@ -213,7 +216,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.counter.add()
         if self.snapshot is None:
             return obs, reward, terminated, truncated, info
-        self._discounted_return += self.discount**self._elapsed * float(reward)
+        self._discounted_return += self.discount**self._elapsed * as_float(reward)
         self._elapsed += 1
         if self._elapsed == self.truncate_steps and not terminated:
             truncated = True
@@ -298,7 +301,7 @@ def _prove_transfer(
             continue as the teacher's did although no setting differs.
     """
     theirs, base = snapshots.transfer, env.unwrapped
-    exact = self_test(base)
+    exact = self_test(bare(env))
     if exact != theirs.method:
         raise InexactState(
             f"The snapshots of {snapshots.env_id} are restored by the method {theirs.method!r}, "

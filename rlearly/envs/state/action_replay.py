@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import InnermostGuard
 from rlearly.envs.state import codec
 from rlearly.envs.state.compare import same
 from rlearly.envs.state.generators import draw_seed, generator_state, is_generator, with_state
@@ -43,12 +44,12 @@ class InnermostWrapper(gymnasium.Wrapper):
 
 
 def innermost(env: gymnasium.Env, make: Callable[[gymnasium.Env], Any]) -> tuple[Any, Any]:
-    """Insert the wrapper `make(inner)` around the unwrapped env and its action recorder.
+    """Insert the wrapper `make(inner)` around the unwrapped env, its guard and its action recorder.
 
     Returns (env, the new wrapper); `env` is changed in place unless it is itself the innermost.
     """
     inner, outer = env, None
-    while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, ActionRecorder):
+    while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, ADJACENT):
         outer, inner = inner, inner.env
     wrapper = make(inner)
     if outer is None:
@@ -110,6 +111,10 @@ class ActionRecorder(InnermostWrapper):
     def _generator_state(self) -> Any:
         generator = getattr(self.unwrapped, "_np_random", None)
         return generator_state(generator) if is_generator(generator) else None
+
+
+ADJACENT = (ActionRecorder, InnermostGuard)
+"""What stays directly around an unwrapped env."""
 
 
 def with_action_recorder(env: gymnasium.Env) -> gymnasium.Env:

@@ -59,6 +59,7 @@ KEPT: dict[str, Any] = {KIND: "kept"}
 """In place of a value that stays as the env has it."""
 ABSENT: dict[str, Any] = {KIND: "absent"}
 """In place of an attribute that the saved env did not have."""
+SCALARS = {bool, int, float, str, type(None)}
 OPEN_MEMORY = (bytearray, array.array, mmap.mmap, ctypes.Array, ctypes.Structure)
 """Kinds of memory that others may change, and that cannot be linked to again."""
 
@@ -128,6 +129,8 @@ class Encoder:
         if key in self.shared:
             _, module, where = self.shared[key]
             return {KIND: "shared", "module": module, "of": list(where)}
+        if kind in CONTAINERS:
+            return self._container(value, path)
         if isinstance(value, np.ndarray):
             return self._array(value, path)
         if isinstance(value, np.generic):
@@ -147,7 +150,7 @@ class Encoder:
             return {KIND: "enum", "class": class_name(kind), "name": value.name}
         if kind in (complex, range, bytes, bytearray) or isinstance(value, pathlib.PurePath):
             return _small(value)
-        if kind in CONTAINERS or (isinstance(value, tuple) and hasattr(kind, "_fields")):
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):
             return self._container(value, path)
         if _is_tensor(value):
             return self._tensor(value, path)
@@ -184,7 +187,7 @@ class Encoder:
     def _view(self, value: np.ndarray, path: Path) -> Any:
         """An array that shows memory of another: a part of it if that is known, or else a copy."""
         root = root_of(value)
-        tree = {KIND: "view", "dtype": value.dtype.str, "shape": list(value.shape)}
+        tree: dict[str, Any] = {KIND: "view", "writeable": bool(value.flags.writeable)}
         if root.base is not None:
             self._number(value, path)
             for where, simulator in self._simulators.items():
@@ -259,7 +262,10 @@ class Encoder:
                 for key, item in value.items()
             ]
             return {KIND: "dict" if kind is dict else "ordered", "items": items}
-        items = [self.encode(item, (*path, f"[{i}]")) for i, item in enumerate(value)]
+        if SCALARS.issuperset(map(type, value)):
+            items = list(value)
+        else:
+            items = [self.encode(item, (*path, f"[{i}]")) for i, item in enumerate(value)]
         if kind is list:
             return items
         tree: dict[str, Any] = {KIND: "tuple" if isinstance(value, tuple) else kind.__name__}
@@ -352,7 +358,7 @@ class Decoder:
                 return self._at(tuple(tree["of"]), path)
             case "shared":
                 return self._shared(tree, path)
-            case "kept":
+            case "kept" | "opaque":
                 if current is MISSING:
                     raise Incomplete(f"{text_of(path)} is not there")
                 self._decoded[path] = current
@@ -491,6 +497,7 @@ class Decoder:
             raise Incomplete(
                 f"{text_of(path)} shows a part of an array that has a different size now"
             ) from None
+        view.flags.writeable = tree["writeable"]
         if isinstance(current, np.ndarray) and _interface(current) == _interface(view):
             view = current
         return self._remember(view, path)
@@ -657,7 +664,7 @@ def _address(array: np.ndarray) -> int:
 
 
 def _interface(array: np.ndarray) -> tuple[Any, ...]:
-    return _address(array), array.shape, array.strides, array.dtype
+    return _address(array), array.shape, array.strides, array.dtype, array.flags.writeable
 
 
 def _same_shape(current: Any, other: np.ndarray) -> bool:

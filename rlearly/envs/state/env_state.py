@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gymnasium
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import Guard
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
     ActionRecorder,
@@ -20,8 +23,9 @@ from rlearly.envs.state.action_replay import (
     own_randomness,
     recorder_of,
     replay,
+    set_randomness,
 )
-from rlearly.envs.state.objects import shared_values, trusted
+from rlearly.envs.state.objects import RANDOM, is_function, shared_values, trusted
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 
 METHODS = ("mujoco", "control", "attributes", "ale", "replay")  # these names are in saved files
@@ -29,8 +33,11 @@ PLAIN_FAMILIES = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "
 """Packages of envs that are fully described by their Python attributes."""
 WALL_CLOCK = {"RecordEpisodeStatistics": {"episode_start_time", "time_queue"}}
 """Wrapper -> attributes that hold wall-clock time, which cannot be restored."""
-_PROVED: dict[type, str] = {}
-"""Class of an env or wrapper -> the method by which `self_test` proved that it returns."""
+_PROVED: dict[type, list[tuple[str, dict[str, Any]]]] = {}
+"""Class of an env or wrapper -> (method, settings) by and with which `self_test` proved that it
+returns."""
+_PROVED_HERE: dict[int, tuple[weakref.ref[Any], str]] = {}
+"""id -> (env or wrapper, method) of those that were played by `self_test` themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +94,9 @@ def method_of(env: gymnasium.Env) -> str:
     seed, which requires `with_action_recorder(env)`.
     """
     base: Any = env.unwrapped
-    if type(base) in _PROVED and not trusted(type(base)):
-        return _PROVED[type(base)]
+    proved = None if trusted(type(base)) else _proof_of(base)
+    if proved is not None:
+        return proved
     holders = [base, *(item for item in vars(base).values() if hasattr(item, "_physics"))]
     for holder in holders:
         if simulators.kind_of(getattr(holder, "_physics", None)) == "physics":
@@ -167,10 +175,10 @@ def restore(env: gymnasium.Env, state: EnvState) -> None:
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
-    """The wrappers of an env, outermost first, without its `ActionRecorder`."""
+    """The wrappers of an env, outermost first, without its `ActionRecorder` and guards."""
     found = []
     while isinstance(env, gymnasium.Wrapper):
-        if not isinstance(env, ActionRecorder):
+        if not isinstance(env, ActionRecorder | Guard):
             found.append(env)
         env = env.env
     return found
@@ -184,19 +192,47 @@ def chain_of(env: gymnasium.Env) -> list[gymnasium.Env]:
 def unproved(env: gymnasium.Env) -> list[str]:
     """The classes of an env and its wrappers that may not return to their saved states.
 
-    Those of packages that are restored by our tests, and those that `self_test` proved, do.
+    Those of packages that are restored by our tests, and those that `self_test` proved with the
+    same settings, do.
     """
     return [
         type(one).__qualname__
         for one in chain_of(env)
-        if not trusted(type(one)) and type(one) not in _PROVED
+        if not trusted(type(one)) and _proof_of(one) is None
     ]
 
 
-def count_as_proved(env: gymnasium.Env, method: str) -> None:
-    """From now on `save` trusts the classes of this env and its wrappers, by this method."""
-    for one in chain_of(env):
-        _PROVED[type(one)] = method
+def settings_of(one: Any) -> dict[str, Any]:
+    """The numbers, texts and names of functions among an object's attributes."""
+    scalars = (bool, int, float, str, type(None))
+    return {
+        name: value if isinstance(value, scalars) else getattr(value, "__qualname__", None)
+        for name, value in vars(one).items()
+        if name not in RANDOM and (isinstance(value, scalars) or is_function(value))
+    }
+
+
+def count_as_proved(env: gymnasium.Env, method: str, settings: list[dict[str, Any]]) -> None:
+    """From now on `save` trusts the classes of this env and its wrappers, by this method.
+
+    Args:
+        settings: for each of `chain_of(env)`, the `settings_of` it that playing did not change.
+    """
+    for one, constant in zip(chain_of(env), settings, strict=True):
+        _PROVED.setdefault(type(one), []).append((method, constant))
+        _PROVED_HERE[id(one)] = (weakref.ref(one), method)
+
+
+def _proof_of(one: Any) -> str | None:
+    """The method by which this env or wrapper, or one with the same settings, was proved."""
+    reference, method = _PROVED_HERE.get(id(one), (None, ""))
+    if reference is not None and reference() is one:
+        return method
+    own = settings_of(one)
+    for method, settings in _PROVED.get(type(one), ()):
+        if all(name in own and own[name] == value for name, value in settings.items()):
+            return method
+    return None
 
 
 def _encoder(env: gymnasium.Env) -> codec.Encoder:
@@ -223,16 +259,39 @@ def _restore_attributes(env: gymnasium.Env, state: EnvState) -> codec.Decoder:
     raise AssertionError
 
 
-def save_wrappers(env: gymnasium.Env) -> tuple[list[Any], dict[str, Any]]:
-    """(the states of an env's wrappers, their random generators), without the env itself."""
-    chain = chain_of(env)
-    encoder = codec.Encoder(chain, shared=shared_values([type(one) for one in chain]))
-    return _encode_wrappers(env, encoder), encoder.random
+def remembered(env: gymnasium.Env) -> Callable[[], None]:
+    """A function that puts an env and its wrappers back as they are now, as far as possible.
 
+    An env that is saved by repeating its actions keeps what it is: only its random generators and
+    its wrappers are put back.
+    """
+    base: Any = env.unwrapped
+    encoder = _encoder(env)
+    tree: Any = None
+    with contextlib.suppress(codec.Unencodable, RecursionError):
+        if method_of(env) != "replay" or not trusted(type(base)):
+            tree = encoder.encode(base)
+    random: dict[str, Any] = {}
+    if tree is None:
+        chain = chain_of(env)
+        encoder = codec.Encoder(chain, shared=encoder.shared)
+        random = own_randomness(base)
+    seeded = getattr(base, "_np_random", None) is not None
+    wrappers = _encode_wrappers(env, encoder)
 
-def restore_wrappers(env: gymnasium.Env, saved: list[Any], random: dict[str, Any]) -> None:
-    """Restore what `save_wrappers` returned."""
-    _decode_wrappers(env, saved, codec.Decoder(chain_of(env), random))
+    def put_back() -> None:
+        decoder = codec.Decoder(chain_of(env), encoder.random)
+        if tree is not None:
+            with contextlib.suppress(codec.Incomplete, simulators.DifferentModel):
+                decoder.decode(tree, base)
+        else:
+            set_randomness(base, random)
+        if not seeded:  # an env that was never seeded must not keep the test's seed
+            with contextlib.suppress(AttributeError):
+                base._np_random = None
+        _decode_wrappers(env, wrappers, decoder)
+
+    return put_back
 
 
 def _encode_wrappers(env: gymnasium.Env, encoder: codec.Encoder) -> list[Any]:

@@ -65,12 +65,12 @@ def renders(kind: type) -> bool:
     return package in RENDERING_PACKAGES or module_of(kind) == OWN_RENDERING
 
 
-def is_renderer(value: Any) -> bool:
-    """True for an object that renders images, also within a container."""
+def is_renderer(value: Any, depth: int = 2) -> bool:
+    """True for an object that renders images, also within containers, `depth` deep."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        return any(is_renderer(item) for item in value)
+        return depth > 0 and any(is_renderer(item, depth - 1) for item in value)
     return renders(type(value))
 
 
@@ -149,9 +149,13 @@ def step_into(owner: Any, step: str) -> Any:
 
 def root_of(array: np.ndarray) -> np.ndarray:
     """The array that owns the memory which `array` shows, or the outermost array that shows it."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
+    while True:
+        base: Any = array.base
+        if type(base).__name__ == "DummyArray":  # of numpy's as_strided
+            base = base.base
+        if not isinstance(base, np.ndarray):
+            return array
+        array = base
 
 
 FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)

@@ -44,7 +44,7 @@ class ResumableEnv(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.obs, float(reward), terminated, truncated, info
+        return self.obs, float(reward), bool(terminated), bool(truncated), info
 
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.

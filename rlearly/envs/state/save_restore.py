@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rlearly.core.errors import ConfigError
+from rlearly.envs.guard import guarded
 from rlearly.envs.state import env_state
 from rlearly.envs.state.action_replay import (
     InexactState,
@@ -19,7 +20,6 @@ from rlearly.envs.state.action_replay import (
     own_randomness,
     recorder_of,
     require_one_env,
-    set_randomness,
     with_action_recorder,
 )
 from rlearly.envs.state.codec import Encoder
@@ -91,17 +91,19 @@ def self_test(
 
     Raises:
         InexactState: no method is exact. The message says what differed first.
+        UserCodeFailed: the env raised, or returned something unusable.
     """
     require_one_env(env)
+    env = guarded(env)
     first = method_of(env)
     if first == "replay" and not trusted(type(env.unwrapped)):
         first = "attributes"
     reasons: dict[str, str] = {}
     for method in dict.fromkeys((first, "replay")):
-        fresh = make_fresh() if make_fresh else None
+        fresh = guarded(make_fresh()) if make_fresh else None
         try:
-            _try_method(env, fresh, method, steps)
-            env_state.count_as_proved(env, method)
+            settings = _try_method(env, fresh, method, steps)
+            env_state.count_as_proved(env, method, settings)
             return method
         except ConfigError as error:
             reasons.setdefault(str(error).rstrip("."), method)
@@ -169,16 +171,14 @@ def _copy(env: gymnasium.Env, base: gymnasium.Env) -> gymnasium.Env | None:
 def left_as_before(env: gymnasium.Env) -> Iterator[None]:
     """Within the block, the env may be played; afterwards it must be reset.
 
-    Wrappers and random generators are then as before.
+    The env, its wrappers and random generators are then as before, as far as the env is saved by
+    its attributes; of others, the wrappers and generators are.
 
     Raises:
         InexactState: within the block a global generator was drawn from, or something changed that
             the env keeps outside its attributes.
     """
-    wrappers = env_state.save_wrappers(env)
-    base: Any = env.unwrapped
-    own = own_randomness(base)
-    seeded = getattr(base, "_np_random", None) is not None
+    put_back = env_state.remembered(env)
     kinds = [type(one) for one in chain_of(env)]
     outside = outside_values(kinds)
     before = _encoded(outside)
@@ -186,11 +186,7 @@ def left_as_before(env: gymnasium.Env) -> Iterator[None]:
         with global_generators_watched() as drawn:
             yield
     finally:
-        env_state.restore_wrappers(env, *wrappers)
-        set_randomness(base, own)
-        if not seeded:  # an env that was never seeded must not keep the test's seed
-            with suppress(AttributeError):
-                base._np_random = None
+        put_back()
     if drawn:
         raise InexactState(
             f"it draws from the global generator {' and '.join(drawn)}, which is not its own: let "
@@ -227,7 +223,12 @@ def repr_of(tree: Any) -> str:
     return repr(tree)
 
 
-def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, steps: int) -> None:
+def _try_method(
+    env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, steps: int
+) -> list[dict[str, Any]]:
+    """Try a method; returns the settings of the env and its wrappers that did not change."""
+    built = fresh if fresh is not None else env
+    settings = [env_state.settings_of(one) for one in chain_of(built)]
     if method == "replay":
         env, fresh = with_action_recorder(env), fresh and with_action_recorder(fresh)
     space = copy.deepcopy(env.action_space)
@@ -240,6 +241,7 @@ def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, st
             data = save_unchecked(env, method).to_bytes()
             actions = [sample(space) for _ in range(steps)]
             expected = play(env, actions)
+            settings = _unchanged(settings, [env_state.settings_of(one) for one in chain_of(env)])
             for name, other in (("a fresh env", fresh), ("the same env", env)):
                 if other is None:
                     continue
@@ -247,6 +249,14 @@ def _try_method(env: gymnasium.Env, fresh: gymnasium.Env | None, method: str, st
                 difference = first_difference(expected, play(other, actions))
                 if difference:
                     raise InexactState(f"{name} continued differently: {difference}")
+    return settings
+
+
+def _unchanged(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in one.items() if name in two and two[name] == value}
+        for one, two in zip(before, now, strict=True)
+    ]
 
 
 def sample(space: gymnasium.Space) -> Any:

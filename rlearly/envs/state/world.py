@@ -6,6 +6,8 @@ parts that a reset or a step changes are found by comparing trees of saved state
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -32,10 +34,31 @@ class World:
     def __init__(self, reference: Any, changed: Iterable[Path] = ()):
         self.reference = reference
         self.changed: set[Path] = set(changed)
+        attributes = reference.get("attributes", {}) if isinstance(reference, dict) else {}
+        self._texts = {key: _text(item) for key, item in attributes.items()}
 
     def look(self, tree: Any) -> None:
         """Add the parts in which this state differs from the reference."""
-        self.changed |= set(differences(self.reference, tree))
+        if _kind(self.reference) != "object" or _kind(tree) != "object":
+            self.changed |= set(differences(self.reference, tree))
+            return
+        own, other = self.reference["attributes"], tree["attributes"]
+        for key in own | other:
+            path = (f".{key}",)
+            if key not in own or key not in other:
+                self.changed.add(path)
+            elif key not in self._texts or self._texts[key] != _text(other[key]):
+                self.changed |= set(differences(own[key], other[key], path))
+
+
+def _text(tree: Any) -> str:
+    """Text that is equal for equal trees only; much faster to compare than the trees."""
+    return json.dumps(tree, default=_array_text)
+
+
+def _array_text(array: np.ndarray) -> list[Any]:
+    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
+    return [array.dtype.str, array.shape, digest]
 
 
 def differences(one: Any, two: Any, path: Path = ()) -> Iterator[Path]:
@@ -177,6 +200,8 @@ def _prune(tree: Any, parts: Parts, root: Parts) -> Any:
         return tree
     if isinstance(tree, dict) and tree.get(KIND) == "same":
         return tree if _replaced(tree["of"], root) else KEPT
+    if not parts and not _refers_to(tree, root):
+        return KEPT
     children = _parts(tree)
     if children is None:
         return KEPT
@@ -187,6 +212,18 @@ def _prune(tree: Any, parts: Parts, root: Parts) -> Any:
     if isinstance(tree, dict) and tree.get(KIND) == "view":
         return tree | {"base": pruned["<base>"]}
     return _with_parts(tree, pruned, absent)
+
+
+def _refers_to(tree: Any, parts: Parts) -> bool:
+    """Whether a tree holds references to what is replaced."""
+    if isinstance(tree, list):
+        return any(isinstance(item, list | dict) and _refers_to(item, parts) for item in tree)
+    if not isinstance(tree, dict):
+        return False
+    if tree.get(KIND) == "same":
+        return _replaced(tree["of"], parts)
+    items = tree.values()
+    return any(isinstance(item, list | dict) and _refers_to(item, parts) for item in items)
 
 
 def _replaced(path: Iterable[str], parts: Parts) -> bool:
