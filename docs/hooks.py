@@ -170,6 +170,14 @@ def key_rows(cls: Any, prefix: str, skip: Any = ()) -> Iterator[str]:
         yield f"| `{prefix}{field.name}` | `{shown}` | {text}{f' *({facts})*' if facts else ''} |"
 
 
+def groups_of(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, dataclass) of every group of a config dataclass, groups of groups too."""
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.default_factory):
+            yield f"{prefix}{field.name}", field.default_factory
+            yield from groups_of(field.default_factory, f"{prefix}{field.name}.")
+
+
 HEAD = ["", '<div class="keys" markdown>', "", "| Key | Default | Meaning |", "|---|---|---|"]
 TAIL = ["", "</div>"]
 """Around a table of keys, which a phone shows as a list."""
@@ -195,13 +203,7 @@ def configuration_page() -> str:
         *key_rows(RunConfig, "", NOT_SET_BY_KEY),
         *TAIL,
     ]
-    groups = [
-        (field.name, field.default_factory, field.metadata.get("help", ""))
-        for field in dataclasses.fields(RunConfig)
-        if field.default_factory is not dataclasses.MISSING
-        and dataclasses.is_dataclass(field.default_factory)
-    ]
-    for name, cls, _ in groups:
+    for name, cls in groups_of(RunConfig):
         first = (cls.__doc__ or "").strip().splitlines()[0]
         rows = list(key_rows(cls, f"{name}."))
         lines += ["", f"## {name}.*", "", first, *([*HEAD, *rows, *TAIL] if rows else [])]

@@ -9,12 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlearly.envs.snapshots.curricula import DemonstrationWindow as DemonstrationWindow
+    from rlearly.envs.snapshots.curricula import ReverseForward as ReverseForward
     from rlearly.envs.snapshots.dataset import Snapshots as Snapshots
+    from rlearly.envs.snapshots.jump_start import GuideCurriculum as GuideCurriculum
+    from rlearly.envs.snapshots.jump_start import JumpStart as JumpStart
+    from rlearly.envs.snapshots.jump_start import RandomGuide as RandomGuide
     from rlearly.envs.snapshots.minari import from_minari as from_minari
     from rlearly.envs.snapshots.recording import from_actions as from_actions
     from rlearly.envs.snapshots.recording import record as record
     from rlearly.envs.snapshots.selection import LearnerError as LearnerError
     from rlearly.envs.snapshots.selection import Novelty as Novelty
+    from rlearly.envs.snapshots.selection import OrdinaryStart as OrdinaryStart
     from rlearly.envs.snapshots.selection import ReturnToGo as ReturnToGo
     from rlearly.envs.snapshots.selection import Uniform as Uniform
     from rlearly.envs.snapshots.selection import ValueClusters as ValueClusters
@@ -28,10 +34,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "envs.snapshots.curricula": "DemonstrationWindow ReverseForward",
     "envs.snapshots.dataset": "Snapshots",
+    "envs.snapshots.jump_start": "GuideCurriculum JumpStart RandomGuide",
     "envs.snapshots.minari": "from_minari",
     "envs.snapshots.recording": "from_actions record",
-    "envs.snapshots.selection": "LearnerError Novelty ReturnToGo Uniform ValueClusters",
+    "envs.snapshots.selection": "LearnerError Novelty OrdinaryStart ReturnToGo Uniform "
+    "ValueClusters",
     "envs.snapshots.step_counter": "StepCounter",
     "envs.snapshots.wrapper": "SnapshotRL",
     "envs.state.save_restore": "EnvState restore save self_test",

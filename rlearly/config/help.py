@@ -12,7 +12,9 @@ from rlearly.config.structured import describe_fields, did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.envs import FAMILIES
 
-NOT_SET_BY_KEY = ("agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256")
+NOT_SET_BY_KEY = (
+    "agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256", "jump_start.sha256",
+)  # fmt: skip
 KEYS = "Keys (type, default); a type with ? can be null"
 
 

@@ -17,7 +17,7 @@ from rlearly.agents import AGENTS, agent_spec
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import parse_overrides
-from rlearly.config.schema import RunConfig
+from rlearly.config.schema import JumpStartConfig, RunConfig
 from rlearly.config.structured import as_dataclass, as_dictconfig, did_you_mean, set_keys
 from rlearly.core.errors import ConfigError
 
@@ -28,6 +28,7 @@ SET_BY_OTHER_KEYS = {
     "env.name": "env=NAME",
     "env.family": "env=NAME",
     "snapshot_sha256": "snapshot=FILE",
+    "jump_start.sha256": "jump_start.run=RUN_DIR or jump_start.model=FILE",
 }
 
 OFF_POLICY_KEYS = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
@@ -42,7 +43,7 @@ RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
     "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
     "snapshot", "wandb.mode", "replay.compression", "replay.storage", "replay.folder",
-    "replay.device", "replay.prefetch",
+    "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 
@@ -81,7 +82,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     resolved = _resolve_interventions(resolved)
     for check in CHECKS:
         check(resolved, keys)
-    return _resolve_snapshot(resolved)
+    return _resolve_jump_start(_resolve_snapshot(resolved))
 
 
 def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -117,9 +118,9 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
             )
     set_keys(config, pairs)
     loaded = as_dataclass(config)
-    if loaded.snapshot is None:
-        return loaded
-    return replace(loaded, snapshot=str(Path(loaded.snapshot).expanduser().absolute()))
+    if loaded.snapshot is not None:
+        loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
+    return replace(loaded, jump_start=_with_absolute_paths(loaded.jump_start))
 
 
 def fixed_settings(config: RunConfig) -> dict[str, Any]:
@@ -226,8 +227,70 @@ def _resolve_snapshot(config: RunConfig) -> RunConfig:
         return config
     if not config.snapshot:
         raise ConfigError("snapshot: expected a file of snapshots, received ''.")
-    path = Path(config.snapshot).expanduser().absolute()
-    return replace(config, snapshot=str(path), snapshot_sha256=sha256(path))
+    path = _absolute(config.snapshot)
+    return replace(config, snapshot=path, snapshot_sha256=sha256(Path(path)))
+
+
+def _resolve_jump_start(config: RunConfig) -> RunConfig:
+    """Make the teacher's path absolute, and record its hash and a run's checkpoint.
+
+    Raises:
+        ConfigError: it is no model file and not a run, or the run has no such checkpoint or was
+            trained on another env.
+    """
+    paths = _with_absolute_paths(config.jump_start)
+    if paths.model is not None:
+        paths = replace(paths, sha256=model_sha256(Path(paths.model), paths.normalize))
+    if paths.run is None:
+        return replace(config, jump_start=paths)
+    from rlearly.training import checkpoint
+
+    run = Path(paths.run)
+    teacher = load(run)
+    ours, theirs = ({**vars(one.env), "rules": None} for one in (config, teacher))
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise ConfigError(
+                f"jump_start.run: the teacher {run} was trained with env.{name}={theirs[name]}, "
+                f"and this run has env.{name}={value}: it can only play the env that it observes "
+                "as in its own run."
+            )
+    kept = [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]
+    if not kept:
+        raise ConfigError(f"jump_start.run: {run} has not saved a checkpoint yet.")
+    frames = kept[-1] if config.jump_start.checkpoint is None else config.jump_start.checkpoint
+    digest = checkpoint.digest(run / "checkpoints", frames)
+    return replace(config, jump_start=replace(paths, checkpoint=frames, sha256=digest))
+
+
+def model_sha256(path: Path, normalize: str | None) -> str:
+    """The SHA-256 of a teacher's model file and of the statistics of VecNormalize around it.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"jump_start.model: there is no file {path}.")
+    around = [*path.parent.glob("*vec*normalize*.pkl"), *path.parent.glob("*/*vec*normalize*.pkl")]
+    files = [path, *sorted(around)]
+    if normalize not in (None, "none") and Path(str(normalize)).is_file():
+        files.append(Path(str(normalize)))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _with_absolute_paths(teacher: JumpStartConfig) -> JumpStartConfig:
+    keys = ("run", "model", "normalize")
+    given = {key: getattr(teacher, key) for key in keys if getattr(teacher, key) is not None}
+    return replace(
+        teacher, **{key: path if path == "none" else _absolute(path) for key, path in given.items()}
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 # --- checks ---
@@ -281,10 +344,47 @@ def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
     phase = config.snapshot_phase
     if config.snapshot is None:
         _refuse_without(keys, "snapshot_phase.", "snapshot=FILE")
-    elif phase.clusters and phase.selection != "clusters":
+    rule = "snapshot_phase.selection="
+    if phase.selection not in ("forward_window", "reverse_window"):
+        needed = f"{rule}forward_window or {rule}reverse_window"
+        _refuse_without(keys, "snapshot_phase.window.", needed)
+    if phase.selection != "reverse_forward":
+        _refuse_without(keys, "snapshot_phase.reverse.", f"{rule}reverse_forward")
+    if phase.clusters and phase.selection != "clusters":
         raise ConfigError(
             "snapshot_phase.clusters: has no effect with snapshot_phase.selection="
             f"{phase.selection}; keep one of them."
+        )
+
+
+def _check_jump_start(config: RunConfig, keys: set[str]) -> None:
+    settings = config.jump_start
+    if settings.run is None and settings.model is None:
+        given = keys - {"jump_start.run", "jump_start.model"}
+        _refuse_without(given, "jump_start.", "jump_start.run=RUN_DIR or jump_start.model=FILE")
+        return
+    if settings.run is not None and settings.model is not None:
+        raise ConfigError("jump_start.model: cannot be combined with jump_start.run; keep one.")
+    if settings.run is None:
+        _refuse_without(keys, "jump_start.checkpoint", "jump_start.run=RUN_DIR")
+    else:
+        for name in ("trust", "normalize", "algo"):
+            _refuse_without(keys, f"jump_start.{name}", "jump_start.model=FILE")
+    if settings.model is not None and config.env.family != "gymnasium":
+        raise ConfigError(
+            f"jump_start.model: such models play gymnasium's envs, and env={config.env.name} is a "
+            f"{config.env.family} task; use jump_start.run=RUN_DIR."
+        )
+    if config.snapshot is not None:
+        raise ConfigError(
+            "jump_start: cannot be combined with snapshot=FILE, which starts the same episodes at "
+            "snapshots; keep one of them."
+        )
+    of_curriculum = {f"jump_start.{name}" for name in ("stages", "tolerance", "episodes")}
+    if config.jump_start.schedule == "random" and keys & of_curriculum:
+        raise ConfigError(
+            f"{min(keys & of_curriculum)}: has no effect with jump_start.schedule=random; keep one "
+            "of them."
         )
 
 
@@ -355,6 +455,7 @@ CHECKS = (
     _check_env,
     _check_replay,
     _check_snapshot_phase,
+    _check_jump_start,
     _check_interventions,
     _check_replay_ratio,
 )

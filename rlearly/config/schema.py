@@ -78,13 +78,48 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class WindowConfig:
+    """Selection rules forward_window and reverse_window (robosuite)."""
+
+    first_steps: int = setting(25, "width of the first window, in the teacher's steps", at_least=1)
+    widen_steps: int = setting(25, "how much wider each later window is; 0: not at all", at_least=0)
+    every_resets: int = setting(100, "starts drawn from a window before it widens", at_least=1)
+
+
+@dataclass(frozen=True)
+class ReverseConfig:
+    """Selection rule reverse_forward (RFCL)."""
+
+    back_steps: int = setting(8, "how far a start moves back, in the teacher's steps", at_least=1)
+    episodes: int = setting(3, "newest episodes from a start that decide on it", at_least=1)
+    success_rate: float = setting(
+        1.0, "share of them that must succeed for the start to move", above=0, at_most=1
+    )
+    return_share: float | None = setting(
+        None,
+        "an episode with this share of the teacher's return succeeded; null: the env reports it",
+        above=0,
+    )
+    seeds: int = setting(1000, "ordinary starts of the forward stage", at_least=1)
+
+
+@dataclass(frozen=True)
 class SnapshotConfig:
     """How training episodes start from the snapshots of `snapshot=FILE` (SnapshotRL, S3RL)."""
 
     selection: str = setting(
         "clusters",
         "how snapshots are chosen; clusters: as in S3RL",
-        choices=("uniform", "clusters", "return_to_go", "novelty", "learner_error"),
+        choices=(
+            "uniform",
+            "clusters",
+            "return_to_go",
+            "novelty",
+            "learner_error",
+            "forward_window",
+            "reverse_window",
+            "reverse_forward",
+        ),
     )
     clusters: int | None = setting(
         None, "number of clusters; null: as in the paper, 4 for sac, else 6", at_least=1
@@ -107,6 +142,49 @@ class SnapshotConfig:
         at_most=1,
     )
     keep_replay: bool = setting(True, "false: clear the replay buffer at the end of the phase")
+    keep: tuple[str, ...] = setting(
+        (),
+        "names of attributes of the env that snapshots leave alone although episodes change them",
+    )
+    take: tuple[str, ...] = setting(
+        (), "names of attributes that come from the snapshot although no episode changes them"
+    )
+    window: WindowConfig = group(WindowConfig, "selection=forward_window or reverse_window")
+    reverse: ReverseConfig = group(ReverseConfig, "selection=reverse_forward")
+
+
+@dataclass(frozen=True)
+class JumpStartConfig:
+    """A teacher plays the first steps of each training episode (JSRL)."""
+
+    run: str | None = setting(None, "run directory of the teacher, an rlearly agent")
+    checkpoint: int | None = setting(
+        None, "checkpoint of that run, by its number of frames; null: the newest"
+    )
+    model: str | None = setting(
+        None, "or the teacher's model file, of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
+    )
+    trust: bool = setting(
+        False, "load a .zip or .pkl, which runs code: only if you trust its author"
+    )
+    normalize: str | None = setting(
+        None, "VecNormalize's .pkl of a .zip; null: the one beside it; none: play without"
+    )
+    algo: str | None = setting(None, "algorithm of a .zip, as in PPO; null: recognised")
+    schedule: str = setting(
+        "curriculum",
+        "the teacher's part shrinks with the student's returns, or is drawn for each episode",
+        choices=("curriculum", "random"),
+    )
+    stages: int = setting(10, "stages in which it shrinks to none", at_least=1)
+    tolerance: float = setting(
+        0.05, "share by which returns may be below the best for the next stage", at_least=0
+    )
+    episodes: int = setting(5, "newest training episodes whose mean return decides", at_least=1)
+    episode_steps: int | None = setting(
+        None, "length of the teacher's episodes in its own steps; null: measured", at_least=1
+    )
+    sha256: str | None = setting(None, "SHA-256 of the teacher, set automatically")
 
 
 @dataclass(frozen=True)
@@ -206,6 +284,7 @@ class RunConfig:
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
     snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how snapshots are used")
+    jump_start: JumpStartConfig = group(JumpStartConfig, "a teacher that begins each episode")
     plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
     intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")
     augmentation: AugmentationConfig = group(AugmentationConfig, "settings of the intervention")

@@ -238,7 +238,7 @@ class PixelObservation(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         _, reward, terminated, truncated, info = self.env.step(action)
         self.images.append(self._image())
-        return np.concatenate(self.images), float(reward), terminated, truncated, info
+        return np.concatenate(self.images), as_float(reward), terminated, truncated, info
 
     def _image(self) -> np.ndarray:
         return np.array(self.camera().transpose(2, 0, 1), order="C")  # the env may reuse its own

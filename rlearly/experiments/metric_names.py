@@ -10,7 +10,8 @@ _NAMES = {
     "plasticity": "dormant_ratio fau effective_rank stable_rank threshold_rank weight_norm "
     "gradient_norm distance",
     "train": "episode_return episode_length_steps episode_success snapshot_episode_return "
-    "snapshot_episode_length_steps snapshot_episode_success episodes updates replay_ratio",
+    "snapshot_episode_length_steps snapshot_episode_success guided_episode_return "
+    "guided_episode_length_steps guided_episode_success guide_steps episodes updates replay_ratio",
     "eval": "episode_return episode_return_std episode_length_steps success_rate episodes seconds",
     "loss": "critic actor alpha value",
     "critic": "q1 q2 target_q explained_variance value",

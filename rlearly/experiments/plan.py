@@ -31,9 +31,12 @@ THREADS = "threads=1"
 """Added to every run that does not set its threads. The last bits of a result depend on their
 number, which must therefore not depend on the machine."""
 
-MAY_CHANGE = tuple(key for key in RESUMABLE if key != "snapshot")
-"""Settings that a repeated sweep command may change for existing runs. The snapshot file is not one
-of them: a study determines where its own is, and a different file makes a different arm."""
+TEACHERS = ("jump_start.run", "jump_start.model")
+
+MAY_CHANGE = tuple(key for key in RESUMABLE if key not in ("snapshot", *TEACHERS))
+"""Settings that a repeated sweep command may change for existing runs. A snapshot file or a teacher
+is not one of them: a study determines where its own is, and a different one makes a different
+arm."""
 
 
 @dataclass(frozen=True)

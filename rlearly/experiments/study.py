@@ -21,7 +21,7 @@ from rlearly.config.overrides import format_override, sweep_values
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.metric_names import check_metric
-from rlearly.experiments.plan import THREADS, Plan, Run, folder_name
+from rlearly.experiments.plan import TEACHERS, THREADS, Plan, Run, folder_name
 
 STUDIES = Path(__file__).parent / "studies"
 GRID_METRICS = ["fau_critic", "fau_actor", "dormant_ratio", "effective_rank_critic"]
@@ -213,14 +213,14 @@ def _unescaped(value: str) -> str:
 
 
 def _pinned(overrides: Sequence[str]) -> list[str]:
-    """Add a thread count and make the snapshot path absolute.
+    """Add a thread count and make the paths of snapshots and of a jump start's teacher absolute.
 
     A run may start on another machine, or in another folder, than the sweep.
     """
     pinned = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key == "snapshot" and value not in ("TEACHER", "null"):
+        if key in ("snapshot", *TEACHERS) and value not in ("TEACHER", "null"):
             override = format_override(key, Path(value.strip("'\"")).absolute())
         pinned.append(override)
     named = any(override.startswith("threads=") for override in overrides)

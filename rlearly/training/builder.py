@@ -1,7 +1,7 @@
 """Build a run from its config. Only this module knows both agents and envs.
 
-`build` reads top to bottom: envs, agent, snapshot starts, data pipeline, trainer. The functions
-below it make these parts, in the same order.
+`build` reads top to bottom: envs, agent, snapshot starts, jump start, data pipeline, trainer. The
+functions below it make these parts, in the same order.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import torch
 
 from rlearly import envs
 from rlearly.agents import agent_spec
+from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
-from rlearly.config.schema import RunConfig
+from rlearly.config.schema import RunConfig, SnapshotConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
 from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.wrappers import ScaledActions
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions import registry
@@ -33,6 +35,7 @@ from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
+from rlearly.training import checkpoint
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
 from rlearly.training.trainer import Callback, Trainer, TrainerConfig
@@ -61,6 +64,7 @@ def build(
     for line in envs.notes(train_envs[0]):
         callback.message(line)
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
+    train_envs = add_jump_start(config, train_envs, spec, callback.message)
     data = make_data_pipeline(config, spec, device, folder)
     on_policy = agent_spec(config.agent_name).on_policy
     phase = config.snapshot_phase
@@ -110,17 +114,32 @@ def env_executors(config: RunConfig) -> list[EnvExecutor]:
     """One executor per env: a thread if env steps overlap with updates, as by default with pixels.
 
     Raises:
-        ConfigError: overlap was asked for, but the env's steps use the agent.
+        ConfigError: overlap was asked for, but the env's steps depend on the agent or each other.
     """
-    uses_agent = config.snapshot is not None and config.snapshot_phase.selection == "learner_error"
-    if config.overlap and uses_agent:
-        raise ConfigError(
-            "overlap=true: with snapshot_phase.selection=learner_error the env's steps ask the "
-            "learner for values, which they cannot do during an update; leave overlap out."
-        )
+    obstacle = _obstacle_to_overlap(config)
+    if config.overlap and obstacle:
+        raise ConfigError(f"overlap=true: {obstacle}; leave overlap out.")
     overlap = bool(config.env.pixels) if config.overlap is None else config.overlap
-    executor = ThreadExecutor if overlap and not uses_agent else InlineExecutor
+    executor = ThreadExecutor if overlap and not obstacle else InlineExecutor
     return [executor() for _ in range(config.num_envs)]
+
+
+def _obstacle_to_overlap(config: RunConfig) -> str | None:
+    """Why env steps cannot overlap with updates or with each other; None: they can."""
+    rule = config.snapshot_phase.selection if config.snapshot is not None else None
+    if rule == "learner_error":
+        return (
+            "with snapshot_phase.selection=learner_error the env's steps ask the learner for "
+            "values, which they cannot do during an update"
+        )
+    if rule == "reverse_forward" and config.num_envs > 1:
+        return (
+            "with snapshot_phase.selection=reverse_forward the ends of episodes move starts, so "
+            "several envs must take their steps in turn"
+        )
+    if config.jump_start.run is not None or config.jump_start.model is not None:
+        return "with jump_start the env's resets ask the teacher for actions"
+    return None
 
 
 def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
@@ -211,8 +230,8 @@ def add_snapshot_starts(
     """
     if config.snapshot is None:
         return train_envs
-    from rlearly.envs.snapshots import selection  # imports h5py
-    from rlearly.envs.snapshots.dataset import Snapshots
+    from rlearly.envs.snapshots.dataset import Snapshots  # imports h5py
+    from rlearly.envs.snapshots.selection import student_clusters
     from rlearly.envs.snapshots.step_counter import LocalStepCounter
     from rlearly.envs.snapshots.wrapper import SnapshotRL
 
@@ -229,8 +248,8 @@ def add_snapshot_starts(
         )
     phase = config.snapshot_phase
     snapshots, counter = Snapshots.load(path), LocalStepCounter()
-    clusters = phase.clusters or selection.student_clusters(config.agent_name)
-    rule = selection.make_selection(phase.selection, clusters)
+    clusters = phase.clusters or student_clusters(config.agent_name)
+    rule = make_selection(phase, clusters)
     probability: Any = phase.probability
     if phase.probability_end is not None:
         probability = Linear(phase.probability, phase.probability_end, phase.until_steps)
@@ -251,11 +270,13 @@ def add_snapshot_starts(
             f"snapshots: their values were learned from the rewards of env.rules={rules}, but this "
             f"run uses env.rules={config.env.rules}"
         )
+    if phase.selection == "reverse_forward" and truncate:
+        _check_time_to_succeed(phase, int(snapshots.steps.max()), message)
     if phase.until_steps * config.env.action_repeat >= config.train_frames:
         paper = f"; the paper's until_steps={phase.until_steps} is for a run of a million steps"
         is_paper = phase.until_steps == 100_000
         message(f"snapshots: the phase lasts as long as the run{paper if is_paper else ''}")
-    return [
+    wrapped: list[gymnasium.Env] = [
         executor.run(
             SnapshotRL,
             env,
@@ -267,9 +288,159 @@ def add_snapshot_starts(
             counter=counter,
             critic=critic if phase.selection == "learner_error" else None,
             discount=config.agent.discount,
+            keep=phase.keep,
+            take=phase.take,
         )
         for env, executor in zip(train_envs, executors, strict=True)
     ]
+    for line in str(wrapped[0].get_wrapper_attr("describe")()).splitlines():
+        if line.startswith(("Differs", "Under")):
+            message(f"snapshots: {line[0].lower()}{line[1:].rstrip('.')}")
+    return wrapped
+
+
+def make_selection(phase: SnapshotConfig, clusters: int) -> Any:
+    """The selection rule that a config names; `clusters` is for "clusters" only."""
+    from rlearly.envs.snapshots import curricula, selection
+
+    window, reverse = phase.window, phase.reverse
+    rules: dict[str, Callable[[], Any]] = {
+        "uniform": selection.Uniform,
+        "clusters": lambda: selection.ValueClusters(clusters),
+        "return_to_go": selection.ReturnToGo,
+        "novelty": selection.Novelty,
+        "learner_error": selection.LearnerError,
+        "forward_window": lambda: curricula.DemonstrationWindow("forward", **vars(window)),
+        "reverse_window": lambda: curricula.DemonstrationWindow("reverse", **vars(window)),
+        "reverse_forward": lambda: curricula.ReverseForward(**vars(reverse)),
+    }
+    return rules[phase.selection]()
+
+
+def _check_time_to_succeed(
+    phase: SnapshotConfig, most_steps: int, message: Callable[[str], None]
+) -> None:
+    """Check that truncated episodes can succeed from a demonstration's first snapshot.
+
+    Raises:
+        ConfigError: success is a share of the demonstrations' return, which takes as many steps.
+    """
+    truncate = phase.truncate_steps
+    if truncate is None or truncate >= most_steps:
+        return
+    if phase.reverse.return_share is not None:
+        raise ConfigError(
+            f"snapshot_phase.truncate_steps: expected at least the demonstrations' {most_steps} "
+            f"steps or null, received {truncate}: a shorter episode cannot reach their return, "
+            "which snapshot_phase.reverse.return_share asks for."
+        )
+    message(
+        f"snapshots: an episode has {truncate} steps to succeed, and the demonstrations take up to "
+        f"{most_steps}; snapshot_phase.truncate_steps=null lifts the limit"
+    )
+
+
+# --- jump start ---
+
+
+def add_jump_start(
+    config: RunConfig,
+    train_envs: list[gymnasium.Env],
+    spec: EnvSpec,
+    message: Callable[[str], None],
+) -> list[gymnasium.Env]:
+    """The training envs, whose episodes a teacher begins if a jump start is set.
+
+    The envs share one schedule. A run's agent observes and acts as the student does; a model of
+    another library does so as the env itself, below the agent's view of it.
+
+    Raises:
+        ConfigError: the teacher is not there, or is another one than the run began with.
+    """
+    if config.jump_start.run is None and config.jump_start.model is None:
+        return train_envs
+    from rlearly.envs.snapshots.jump_start import GuideCurriculum, JumpStart, RandomGuide
+
+    settings = config.jump_start
+    schedule: Any = RandomGuide(settings.episode_steps)
+    if settings.schedule == "curriculum":
+        schedule = GuideCurriculum(
+            settings.stages, settings.tolerance, settings.episodes, settings.episode_steps
+        )
+    if settings.model is not None:
+        message(
+            f"jump start: {settings.model} begins each training episode, {settings.schedule}; its "
+            "steps are not counted as this run's"
+        )
+        for env in train_envs:
+            view = _wrapper(env, ScaledActions)
+            view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
+        return train_envs
+    policy = teacher_policy(config, spec)
+    message(
+        f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
+        f"episode, {settings.schedule}; its steps are not counted as this run's"
+    )
+    return [JumpStart(env, policy, schedule) for env in train_envs]
+
+
+def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
+    """The mean action of the agent of `jump_start.run`, for one observation; on a CPU."""
+    run, frames = Path(str(config.jump_start.run)), config.jump_start.checkpoint
+    if not run.is_dir():
+        raise ConfigError(
+            f"jump_start.run: this run's episodes are begun by the teacher {run}, which is not "
+            "there: put it back, or say where it is now with jump_start.run=RUN_DIR."
+        )
+    if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
+        raise ConfigError(
+            f"jump_start.run: the checkpoint at {frames} frames in {run} is not the one that this "
+            f"run began with (the SHA-256 of its manifest was {config.jump_start.sha256}): put "
+            "that one back, or start a new run."
+        )
+    teacher = resolve.load(run)
+    precision = "fp32" if teacher.precision == "tf32" else teacher.precision
+    teacher = replace(teacher, device="cpu", compile=False, precision=precision)
+    agent = make_agent(teacher, spec, torch.device("cpu"))
+    _, state = checkpoint.load_at(run / "checkpoints", frames)
+    agent.load_state_dict(state["agent"])
+    step = state["trainer"]["steps"]
+    return lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0]
+
+
+def model_policy(
+    config: RunConfig, env: gymnasium.Env, message: Callable[[str], None]
+) -> Callable[[Any], Any]:
+    """The policy of `jump_start.model`, for the env's own observations and actions."""
+    from rlearly.envs.snapshots.pretrained import read_model
+
+    settings = config.jump_start
+    path = Path(str(settings.model))
+    if resolve.model_sha256(path, settings.normalize) != settings.sha256:
+        raise ConfigError(
+            f"jump_start.model: {path} or its statistics are not those that this run began with "
+            f"(their SHA-256 was {settings.sha256}): put them back, or start a new run."
+        )
+    try:
+        model = read_model(
+            path,
+            env,
+            trust=settings.trust,
+            normalize=settings.normalize,
+            algo=settings.algo,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"jump_start.model: {error}") from None
+    for note in model.notes:
+        message(f"jump start: {note}")
+    return model.act
+
+
+def _wrapper(env: Any, kind: type) -> Any:
+    """The wrapper of this class in a chain that has one."""
+    while not isinstance(env, kind):
+        env = env.env
+    return env
 
 
 # --- data pipeline ---

@@ -197,16 +197,35 @@ def load_at(folder: Path, frames: int | None) -> tuple[int, dict[str, Any]]:
     """
     if frames is None:
         return load_newest(folder, logs=False)
+    path = _existing(folder, frames)
+    try:
+        return frames, load(path, logs=False)
+    except DamagedCheckpoint as error:
+        raise ConfigError(str(error)) from None
+
+
+def digest(folder: Path, frames: int) -> str:
+    """The SHA-256 of the manifest of the checkpoint at `frames`, which identifies its content.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is damaged.
+    """
+    path = _existing(folder, frames)
+    try:
+        _manifest(path)
+    except DamagedCheckpoint as error:
+        raise ConfigError(str(error)) from None
+    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+
+
+def _existing(folder: Path, frames: int) -> Path:
     path = folder / f"{frames:012d}"
     if not path.is_dir():
         kept = ", ".join(str(int(p.name)) for p in list_checkpoints(folder)) or "none"
         raise ConfigError(
             f"checkpoint: there is none at {frames} frames in {folder}; kept: {kept}."
         )
-    try:
-        return frames, load(path, logs=False)
-    except DamagedCheckpoint as error:
-        raise ConfigError(str(error)) from None
+    return path
 
 
 def load(path: Path, *, logs: bool = True) -> dict[str, Any]:

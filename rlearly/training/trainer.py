@@ -268,16 +268,22 @@ class Trainer:
             self.callback.message(f"at {self.at.frames} frames: {', '.join(events)}")
 
     def _end_episode(self, env_index: int, info: Mapping[str, Any]) -> None:
-        """Write an episode's row; episodes that began at a snapshot have metrics of their own."""
+        """Write an episode's row.
+
+        Episodes that began at a snapshot or with a teacher's steps have metrics of their own.
+        """
         self.episodes += 1
         self.update_schedule.end_episode()
         self._record(self.update_schedule.events())
         kind = "snapshot_episode" if "snapshot" in info else "episode"
+        kind = "guided_episode" if info.get("guide_steps") else kind
         row = {
             f"train/{kind}_return": self.episode_returns[env_index],
             f"train/{kind}_length_steps": self.episode_steps[env_index],
             "train/episodes": self.episodes,
         }
+        if "guide_steps" in info:
+            row["train/guide_steps"] = info["guide_steps"] + info["guide_dropped_steps"]
         success = episode_success(info)
         if success is not None:
             row[f"train/{kind}_success"] = float(success)

@@ -117,7 +117,7 @@ class Recording:
             rewards = [row["reward"] for row in rows]
             assert snapshots.rewards[index] == rewards[step]
             assert snapshots.returns_to_go[index] == pytest.approx(sum(rewards[step + 1 :]))
-            obs, _ = env.reset(seed=9, options={"snapshot": index})
+            obs, info = env.reset(seed=9, options={"snapshot": index})
             space = env.unwrapped.observation_space
             recorded = flatten(space, rows[step]["obs"])
             assert np.array_equal(flatten(space, obs), recorded)
@@ -125,6 +125,8 @@ class Recording:
             data = simulated(env).data
             assert np.array_equal(data.qpos, rows[step]["infos"]["qpos"])
             assert np.array_equal(data.qvel, rows[step]["infos"]["qvel"])
+            if "x_position" in info:
+                assert info["x_position"] == pytest.approx(data.qpos[0], abs=1e-9)
         return env
 
 

@@ -206,8 +206,11 @@ def test_observations_that_cannot_be_flattened_and_rewards_that_are_arrays():
 
     snapshots = record(Speaking(), lambda obs: ONE, episodes=1)
     assert snapshots.observations.shape == (len(snapshots), 0)
-    obs, _ = SnapshotRL(Speaking(), snapshots).reset(seed=0, options={"snapshot": 1})
+    env = SnapshotRL(Speaking(), snapshots)
+    assert "Differs" not in env.describe()
+    obs, _ = env.reset(seed=0, options={"snapshot": 1})
     assert obs["words"] == ("a",) * 10
+    assert env.step(ONE)[1].tolist() == [11.0]
 
 
 def test_an_episode_without_an_end_is_cut_and_said(caplog):
@@ -243,5 +246,6 @@ def test_copies_and_pickles_start_where_the_original_would():
     expected = env.reset(seed=3)[0]
     for other in copies:
         assert np.array_equal(other.reset(seed=3)[0], expected)
+        assert np.array_equal(np.float32(other.unwrapped.state), expected)
         other.step(1)
         assert np.array_equal(np.float32(env.unwrapped.state), expected)

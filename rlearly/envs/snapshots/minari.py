@@ -174,6 +174,7 @@ class _World:
                 f"{name} can be restored only by repeating its actions from a seed, and the "
                 "states of a dataset are written into it: record snapshots in it instead."
             )
+        self.collector.env.reset(seed=0)  # a maze has no goal before
         goal: Any = getattr(self.base, "goal", None)
         if self.aims and np.shape(goal) != space[GOAL].shape:  # pyright: ignore[reportIndexIssue]
             raise ConfigError(
@@ -231,8 +232,9 @@ class _World:
         self._aim(episode, min(step + 1, episode.steps))
 
     def _look(self, episode: _Episode, step: int) -> None:
-        """Observe without a step."""
+        """Observe without a step. The last info belongs to another state."""
         self._aim(episode, step)
+        self.collector.tap.info = {}
         obs = self.simulated._get_obs()
         obs = obs[0] if isinstance(obs, tuple) else obs
         self.collector.tap.obs = obs if self.simulated is self.base else self.base._get_obs(obs)

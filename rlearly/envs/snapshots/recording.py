@@ -339,11 +339,6 @@ class SnapshotCollector:
         )
 
 
-def number(reward: Any) -> float:
-    """A reward as a float: a number, or an array or tensor of one."""
-    return float(np.asarray(reward).item())
-
-
 def _checked_action(action: Any, space: gymnasium.Space) -> Any:
     received = None
     if isinstance(action, tuple) and not isinstance(space, gymnasium.spaces.Tuple):

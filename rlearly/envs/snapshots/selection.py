@@ -7,7 +7,8 @@ All rules have the same interface, and any object with the methods of `Selection
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,15 +16,25 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs.snapshots.dataset import Snapshots, require_at_least
 
 
+@dataclass(frozen=True)
+class OrdinaryStart:
+    """A choice of no snapshot: the state to which the env resets with this seed."""
+
+    seed: int
+
+
 class Selection(Protocol):
-    """Chooses snapshots; may adapt its choices to the learner's scores of earlier episodes."""
+    """Chooses snapshots; may adapt its choices to the learner's scores of earlier episodes.
+
+    A rule that also has the method of `FollowsEpisodes` is told how each episode ended.
+    """
 
     def prepare(self, snapshots: Snapshots) -> None:
         """Called once, with the snapshots to choose from."""
         ...
 
-    def choose(self, random: np.random.Generator) -> int:
-        """The index of the snapshot at which the next episode starts."""
+    def choose(self, random: np.random.Generator) -> int | OrdinaryStart:
+        """The index of the snapshot at which the next episode starts, or an ordinary start."""
         ...
 
     def report(self, index: int, score: float) -> None:
@@ -33,6 +44,29 @@ class Selection(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class FollowsEpisodes(Protocol):
+    """What a selection rule has in addition if it follows how the learner's episodes end."""
+
+    def episode_over(
+        self,
+        start: int | OrdinaryStart,
+        *,
+        succeeded: bool | None,
+        episode_return: float,
+        steps: int,
+    ) -> None:
+        """Called at the end of each episode that the rule started.
+
+        Args:
+            start: what `choose` returned, or the snapshot that a reset asked for.
+            succeeded: whether the episode reached its goal; None: the env does not report it.
+            episode_return: undiscounted, from the start on.
+            steps: length of the episode, from the start on.
+        """
+        ...
 
 
 class _Stateless:
@@ -137,7 +171,7 @@ def cluster_numbers(numbers: np.ndarray, clusters: int) -> np.ndarray:
     return labels[where]
 
 
-def _draw(weights: np.ndarray, random: np.random.Generator) -> int:
+def draw(weights: np.ndarray, random: np.random.Generator) -> int:
     """An index, with a probability proportional to its weight."""
     sums = np.cumsum(weights)
     return int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
@@ -147,7 +181,7 @@ class _Weighted(_Stateless):
     weights: np.ndarray
 
     def choose(self, random: np.random.Generator) -> int:
-        return _draw(self.weights, random)
+        return draw(self.weights, random)
 
 
 class ReturnToGo(_Weighted):
@@ -219,7 +253,7 @@ class LearnerError:
         self.scores = np.full(len(snapshots), np.nan)
 
     def choose(self, random: np.random.Generator) -> int:
-        return _draw(self.weights(), random)
+        return draw(self.weights(), random)
 
     def weights(self) -> np.ndarray:
         """[N], in (0, 1]; the highest is 1."""
@@ -240,20 +274,6 @@ class LearnerError:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scores = np.array(state["scores"])
-
-
-def make_selection(name: str, clusters: int = 6) -> Selection:
-    """The rule with this name on the command line; `clusters` is for "clusters" only."""
-    rules: dict[str, Any] = {
-        "uniform": Uniform,
-        "clusters": lambda: ValueClusters(clusters),
-        "return_to_go": ReturnToGo,
-        "novelty": Novelty,
-        "learner_error": LearnerError,
-    }
-    if name not in rules:
-        raise ConfigError(f"selection: expected one of {', '.join(rules)}, received {name!r}.")
-    return rules[name]()
 
 
 def student_clusters(agent: str) -> int:

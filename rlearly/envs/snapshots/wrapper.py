@@ -8,7 +8,7 @@ snapshot), `dataset.py` (its saved state), `state/transfer.py` (restoring its wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,23 @@ from rlearly.envs.snapshots.dataset import (
     kwargs_of,
     require_at_least,
 )
-from rlearly.envs.snapshots.selection import Selection, Uniform
+from rlearly.envs.snapshots.selection import (
+    FollowsEpisodes,
+    OrdinaryStart,
+    Selection,
+    Uniform,
+)
 from rlearly.envs.snapshots.step_counter import LocalStepCounter, StepCounter
 from rlearly.envs.state.action_replay import (
     InexactState,
     InnermostWrapper,
     innermost,
+    own_randomness,
+    set_randomness,
     with_action_recorder,
 )
 from rlearly.envs.state.compare import first_difference
+from rlearly.envs.state.generators import as_generator
 from rlearly.envs.state.save_restore import self_test
 from rlearly.envs.state.transfer import (
     Transfer,
@@ -44,6 +52,9 @@ from rlearly.envs.state.transfer import (
     study,
 )
 from rlearly.envs.state.world import Parts
+
+SUCCESS = ("success", "is_success")
+"""Names under which envs report in their info whether the task's goal is reached."""
 
 
 class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
@@ -81,6 +92,14 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     "snapshot_value" (the teacher's value). The info of the last step of such an episode holds
     "snapshot" too.
 
+    A rule may also choose an ordinary start of a seed of its own (`ReverseForward` does). The env
+    is then reset twice: the start follows from that seed, and everything random after it from this
+    env's own generators. The info of such a reset holds "start_seed".
+
+    A rule that follows episodes is told whether each one succeeded: by `success`, or by
+    info["success"] or info["is_success"] of its last step. An episode that a wrapper outside this
+    one truncates is not reported, so a TimeLimit belongs inside.
+
     The wrapper may be anywhere in a chain of wrappers. Statistics (RecordEpisodeStatistics, SB3's
     Monitor) belong outside it, where they see the truncation.
 
@@ -100,6 +119,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         keep: names of attributes that stay this env's although episodes change them, as
             "task.level".
         take: names of attributes that come from the snapshot although no episode changes them.
+        success: whether an episode succeeded, from its last step's info; None: as described above.
 
     Raises:
         ConfigError: the snapshots do not fit the env, or an argument is out of range.
@@ -123,6 +143,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         discount: float = 0.99,
         keep: Sequence[str] = (),
         take: Sequence[str] = (),
+        success: Callable[[Mapping[str, Any]], bool] | None = None,
     ):
         RecordConstructorArgs.__init__(
             self,
@@ -136,6 +157,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             discount=discount,
             keep=keep,
             take=take,
+            success=success,
             _disable_deepcopy=True,
         )
         require_at_least(1, truncate_steps=truncate_steps)
@@ -164,10 +186,13 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         self.probability = probability
         self.critic = critic
         self.discount = discount
+        self.success = success
         self.counter: Any = counter or LocalStepCounter()
         self.snapshot: int | None = None  # at which the running episode started
+        self.start_seed: int | None = None  # of the running episode's ordinary start
         self._requested: int | None = None
         self._elapsed = 0
+        self._return = 0.0
         self._first_value = 0.0
         self._discounted_return = 0.0
 
@@ -181,8 +206,13 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     ) -> tuple[Any, dict[str, Any]]:
         options = dict(options) if options else {}
         self._requested = self._checked_index(options.pop("snapshot", None))
-        self.snapshot, self._elapsed = None, 0
+        self.snapshot, self.start_seed, self._elapsed, self._return = None, None, 0, 0.0
         obs, info = self.env.reset(seed=seed, options=options or None)  # ends in SnapshotReset
+        if self.start_seed is not None:
+            own = own_randomness(self.unwrapped)
+            obs, info = self.env.reset(seed=self.start_seed, options=options or None)
+            set_randomness(self.unwrapped, own)
+            info = {**info, "start_seed": self.start_seed}
         if self.snapshot is not None:
             value = float(self.snapshots.values[self.snapshot])
             info = {**info, "snapshot": self.snapshot, "snapshot_value": value}
@@ -197,9 +227,15 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
 
     def _choose(self) -> Snapshot | None:
         """The snapshot at which this reset starts; None: an ordinary start."""
+        if self.start_seed is not None:  # this is the second reset, with that seed
+            return None
         index = self._requested
         if index is None and self.in_phase and self._starts_at_a_snapshot():
-            index = self.selection.choose(self.np_random)
+            choice = self.selection.choose(as_generator(self.np_random))
+            if isinstance(choice, OrdinaryStart):
+                self.start_seed = choice.seed
+                return None
+            index = choice
         self.snapshot = index
         return None if index is None else self.snapshots.snapshot(index)
 
@@ -209,24 +245,41 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             probability = float(probability(self.counter.steps))
         if not 0 < probability < 1:  # then nothing is drawn from `np_random`
             return probability >= 1
-        return self.np_random.random() < probability
+        return as_generator(self.np_random).random() < probability
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.counter.add()
-        if self.snapshot is None:
+        if self.snapshot is None and self.start_seed is None:
             return obs, reward, terminated, truncated, info
+        self._return += as_float(reward)
         self._discounted_return += self.discount**self._elapsed * as_float(reward)
         self._elapsed += 1
-        if self._elapsed == self.truncate_steps and not terminated:
+        if self.snapshot is not None and self._elapsed == self.truncate_steps and not terminated:
             truncated = True
         if terminated or truncated:
+            self._tell_selection(info)
+        if self.snapshot is not None and (terminated or truncated):
             info = {**info, "snapshot": self.snapshot}
             if self.critic is not None:
                 last_value = 0.0 if terminated else float(self.critic(obs))
                 target = self._discounted_return + self.discount**self._elapsed * last_value
                 self.report(abs(target - self._first_value))
         return obs, reward, terminated, truncated, info
+
+    def _tell_selection(self, info: Mapping[str, Any]) -> None:
+        """Report the episode that has just ended to a rule that follows episodes."""
+        if not isinstance(self.selection, FollowsEpisodes):
+            return
+        reported = next((info[name] for name in SUCCESS if info.get(name) is not None), None)
+        succeeded = reported if self.success is None else self.success(info)
+        start: Any = self.snapshot if self.start_seed is None else OrdinaryStart(self.start_seed)
+        self.selection.episode_over(
+            start,
+            succeeded=None if succeeded is None else bool(succeeded),
+            episode_return=self._return,
+            steps=self._elapsed,
+        )
 
     def report(self, score: float, snapshot: int | None = None) -> None:
         """Pass the learner's score of a snapshot (default: this episode's) to the selection."""
@@ -247,7 +300,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         return {
             "steps": self.counter.steps,
             "snapshot": self.snapshot,
+            "start_seed": self.start_seed,
             "elapsed": self._elapsed,
+            "return": self._return,
             "first_value": self._first_value,
             "discounted": self._discounted_return,
             "selection": self.selection.state_dict(),
@@ -256,7 +311,9 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counter.steps = state["steps"]
         self.snapshot = state["snapshot"]
+        self.start_seed = state["start_seed"]
         self._elapsed = state["elapsed"]
+        self._return = state["return"]
         self._first_value = state["first_value"]
         self._discounted_return = state["discounted"]
         self.selection.load_state_dict(state["selection"])
@@ -288,6 +345,13 @@ class SnapshotReset(InnermostWrapper):
             restore_world(self.env, chosen.state, self.transfer, self.parts)
             obs, info = chosen.observation, chosen.info
         return obs, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: how worlds are restored follows from the snapshots and the env."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 def _prove_transfer(

@@ -103,6 +103,7 @@ class Encoder:
         self.random: dict[str, Any] = {}
         self._paths: dict[int, Path] = {}
         self._alive: list[Any] = []  # keeps ids unique
+        self.generators: dict[str, Any] = {}  # the objects whose states are in `random`
         self._generators: dict[int, str] = {}
         self._simulators: dict[Path, Any] = {}
 
@@ -236,7 +237,7 @@ class Encoder:
         if id(value) not in self._generators:
             where = "".join(path).lstrip(".")
             self._generators[id(value)] = where
-            self._alive.append(value)
+            self.generators[where] = value
             self.random[where] = generator_state(value)
         return {KIND: "random", "at": self._generators[id(value)]}
 

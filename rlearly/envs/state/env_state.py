@@ -25,6 +25,7 @@ from rlearly.envs.state.action_replay import (
     replay,
     set_randomness,
 )
+from rlearly.envs.state.generators import with_state
 from rlearly.envs.state.objects import RANDOM, is_function, shared_values, trusted
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 
@@ -259,6 +260,18 @@ def _restore_attributes(env: gymnasium.Env, state: EnvState) -> codec.Decoder:
     raise AssertionError
 
 
+def set_generators(base: gymnasium.Env, random: Mapping[str, Any]) -> None:
+    """Set an env's random generators to the states in an `EnvState`, wherever they are."""
+    encoder = _encoder(base)
+    with contextlib.suppress(codec.Unencodable, RecursionError):
+        encoder.encode(base)
+    for where, state in random.items():
+        if where in encoder.generators:
+            with_state(encoder.generators[where], state)
+        elif not where.startswith("#"):
+            set_randomness(base, {where: state})
+
+
 def remembered(env: gymnasium.Env) -> Callable[[], None]:
     """A function that puts an env and its wrappers back as they are now, as far as possible.
 
@@ -292,6 +305,44 @@ def remembered(env: gymnasium.Env) -> Callable[[], None]:
         _decode_wrappers(env, wrappers, decoder)
 
     return put_back
+
+
+def save_own_states(env: gymnasium.Env) -> list[Any]:
+    """[class name, its `state_dict`, generators in it] of each wrapper that has one.
+
+    These are independent of the env's state, so that they can be restored without it. None takes
+    the place of a state that is not plain data.
+    """
+    saved = []
+    for wrapper in _with_own_state(env):
+        encoder = codec.Encoder(chain_of(env))
+        try:
+            tree = encoder.encode(dict(wrapper.state_dict()))
+        except (codec.Unencodable, RecursionError):
+            tree = None
+        saved.append([type(wrapper).__name__, tree, encoder.random])
+    return saved
+
+
+def restore_own_states(env: gymnasium.Env, saved: list[Any]) -> None:
+    """Restore what `save_own_states` returned; the env must be reset afterwards.
+
+    Nothing is restored if the wrappers are others. A wrapper that has `forget_episode` is told that
+    its running episode is lost.
+    """
+    wrappers = _with_own_state(env)
+    if [type(wrapper).__name__ for wrapper in wrappers] != [name for name, _, _ in saved]:
+        return
+    for wrapper, (_, tree, random) in zip(wrappers, saved, strict=True):
+        if tree is not None:
+            decoder = codec.Decoder(chain_of(env), random)
+            wrapper.load_state_dict(decoder.decode(tree, codec.MISSING))
+        if hasattr(wrapper, "forget_episode"):
+            wrapper.forget_episode()
+
+
+def _with_own_state(env: gymnasium.Env) -> list[Any]:
+    return [wrapper for wrapper in _wrappers(env) if hasattr(wrapper, "state_dict")]
 
 
 def _encode_wrappers(env: gymnasium.Env, encoder: codec.Encoder) -> list[Any]:

@@ -86,6 +86,13 @@ def draw_seed(generator: Any) -> int:
     return int(generator.integers(2**31))
 
 
+def as_generator(generator: Any) -> np.random.Generator:
+    """A numpy Generator: the same, or one seeded from an env's generator of another kind."""
+    if isinstance(generator, np.random.Generator):
+        return generator
+    return np.random.default_rng(draw_seed(generator))
+
+
 def _global_states() -> dict[str, Any]:
     """The states of the global generators, by the names that users know them by."""
     states: dict[str, Any] = {

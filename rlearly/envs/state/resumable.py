@@ -11,12 +11,14 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import copy_observation
+from rlearly.envs.guard import as_float
 from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
 )
+from rlearly.envs.state.env_state import restore_own_states, save_own_states
 from rlearly.envs.state.save_restore import EnvState, method_of, restore, save
-from rlearly.envs.state.serialization import DamagedState
+from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.system.seeding import episode_seed
 
 log = logging.getLogger(__name__)
@@ -44,15 +46,19 @@ class ResumableEnv(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.obs, float(reward), bool(terminated), bool(truncated), info
+        return self.obs, as_float(reward), bool(terminated), bool(truncated), info
 
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.
 
-        If the env cannot be saved, a warning is logged and "episode" is None.
+        If the env cannot be saved, a warning is logged and "episode" is None. "wrappers" holds the
+        states of wrappers that have a `state_dict`, such as SnapshotRL's phase, once more: they
+        outlive an env that cannot be restored.
         """
-        episode = None
+        episode, wrappers = None, None
         if self.seed is not None:
+            own = {"wrappers": save_own_states(self.env)}
+            wrappers = np.frombuffer(to_bytes(own), np.uint8) if own["wrappers"] else None
             try:
                 episode = np.frombuffer(save(self.env).to_bytes(), np.uint8)
             except InexactState as error:
@@ -61,6 +67,7 @@ class ResumableEnv(gymnasium.Wrapper):
             "generator": self.generator.bit_generator.state,
             "seed": self.seed,
             "episode": episode,
+            "wrappers": wrappers,
             "obs": None if self.obs is None else copy_observation(self.obs),
         }
 
@@ -69,7 +76,7 @@ class ResumableEnv(gymnasium.Wrapper):
 
         If the env does not reach that state (it keeps something from one episode to the next, or a
         package has changed), a warning is logged and `obs` is None: the caller starts a new
-        episode.
+        episode. Wrappers that have a `state_dict` return to their states nevertheless.
         """
         self.generator.bit_generator.state = state["generator"]
         self.seed, self.obs = None, None
@@ -80,6 +87,9 @@ class ResumableEnv(gymnasium.Wrapper):
                 raise InexactState("The checkpoint does not hold its episode.")
             restore(self.env, EnvState.from_bytes(state["episode"].tobytes()))
         except (ConfigError, DamagedState) as error:
+            if state.get("wrappers") is not None:
+                saved = from_bytes(state["wrappers"].tobytes())
+                restore_own_states(self.env, saved["wrappers"])
             log.warning(
                 "The env did not return to its saved state: %s The run goes on, with a new "
                 "episode, but not to the bit.",

@@ -23,7 +23,13 @@ from rlearly.envs.state.action_replay import (
     with_action_recorder,
 )
 from rlearly.envs.state.compare import first_difference
-from rlearly.envs.state.env_state import EnvState, chain_of, check_fits, save_unchecked
+from rlearly.envs.state.env_state import (
+    EnvState,
+    chain_of,
+    check_fits,
+    save_unchecked,
+    set_generators,
+)
 from rlearly.envs.state.objects import (
     MISSING,
     Path,
@@ -241,11 +247,18 @@ def _trial(
             restore_world(acting, saved, found, parts)
         except ConfigError as error:
             return str(error).rstrip(".")
-        set_randomness(base, saved.random)
+        _set_generators(base, saved)
         difference = first_difference(expected, play(acting, actions, one_episode=True))
         if difference:
             return difference
     return None
+
+
+def _set_generators(base: Any, saved: EnvState) -> None:
+    if saved.method == "replay":
+        set_randomness(base, saved.random)
+    else:
+        set_generators(base, saved.random)
 
 
 def _move_on(acting: Any, base: Any, found: Transfer, saved: Any) -> None:
@@ -262,7 +275,7 @@ def _move_on(acting: Any, base: Any, found: Transfer, saved: Any) -> None:
 def _reaches(path: Path, parts: Parts) -> bool:
     """Whether some of the parts lie below a path."""
     for step in path:
-        if step not in parts:
+        if parts is WHOLE or step not in parts:
             return False
         parts = parts[step]
     return True
@@ -426,7 +439,7 @@ def follow_probe(
             restore_world(acting, saved, transfer, parts)
         except ConfigError as error:
             return str(error).rstrip(".")
-        set_randomness(base, saved.random)
+        _set_generators(base, saved)
         actions = decoder.decode(probe["actions"], MISSING)
         seen = _observations(play(acting, actions, one_episode=True))
     expected: Any = decoder.decode(probe["observations"], MISSING)
@@ -455,7 +468,9 @@ def settings_that_differ(base: gymnasium.Env, transfer: Transfer) -> dict[str, t
     """Name -> (this env's value, the snapshots'), of what no episode changes, as trees."""
     if transfer.reference is None:
         return {}
-    own = dict(leaf_paths(save_unchecked(base, transfer.method).simulator))
+    with left_as_before(base):
+        base.reset(seed=1)
+        own = dict(leaf_paths(save_unchecked(base, transfer.method).simulator))
     theirs = dict(leaf_paths(transfer.reference))
     changed = parts_of(transfer.changed)
     differing = {}
@@ -498,6 +513,7 @@ def describe(
 def _paths(parts: Parts, path: Path = ()) -> Iterable[Path]:
     if parts is WHOLE:
         yield path
+        return
     for step, node in parts.items():
         yield from _paths(node, (*path, step))
 

@@ -6,6 +6,7 @@ parts that a reset or a step changes are found by comparing trees of saved state
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -17,10 +18,15 @@ from rlearly.core.errors import ConfigError
 from rlearly.envs.state.codec import ABSENT, KEPT, KIND
 from rlearly.envs.state.objects import Path, text_of
 
-WHOLE: dict[str, Any] = {}
-"""In a `Parts` tree: everything below this point."""
-Parts = dict[str, Any]
-"""A set of paths as nested dicts, by step; a path in it stands for all that is below it."""
+
+class _Whole(enum.Enum):  # members are the same objects after copying and pickling
+    WHOLE = "whole"
+
+
+WHOLE = _Whole.WHOLE
+"""In `Parts`: everything below this point."""
+Parts = Any
+"""A set of paths as nested dicts, by step, with `WHOLE` at their ends."""
 
 
 class World:
