@@ -18,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 MISSING: Any = object()
 TRUSTED = ("gymnasium.", "gymnasium_robotics.", "minigrid.", "ale_py.", "dm_control.", "mujoco.")
 TRUSTED += ("metaworld.", "rlearly.", "stable_baselines3.", "numpy.", "torch.")
+TRUSTED += ("builtins.", "typing.", "abc.", "collections.")
 """Packages of envs and wrappers that keep their state in attributes, and that our tests restore."""
 LAYOUT = {"metadata", "_metadata", "observation_space", "action_space", "spec", "_cached_spec"}
 LAYOUT |= {"_observation_space", "_action_space"}
@@ -53,7 +54,9 @@ def class_name(kind: type) -> str:
     return f"{module_of(kind)}:{kind.__qualname__}"
 
 
+@functools.cache
 def trusted(kind: type) -> bool:
+    """Whether a class is of a package whose envs and wrappers our tests restore."""
     return f"{module_of(kind)}.".startswith(TRUSTED)
 
 
@@ -225,6 +228,11 @@ def loaded_class(name: str) -> Any:
 
 
 @functools.cache
+def _all_trusted(kind: type) -> bool:
+    return all(trusted(base) for base in kind.__mro__)
+
+
+@functools.cache
 def _globals_used(kind: type) -> tuple[tuple[str, str], ...]:
     """(module, name) of each global that the methods of a class use, without `trusted` ones."""
     todo = [item for base in kind.__mro__ if not trusted(base) for item in vars(base).values()]
@@ -288,6 +296,8 @@ def outside_values(kinds: list[type]) -> dict[tuple[str, Path], Any]:
 def shared_values(kinds: list[type]) -> dict[int, tuple[Any, str, Path]]:
     """Arrays, containers and plain objects among `outside_values`: id -> (value, module, path)."""
     found: dict[int, tuple[Any, str, Path]] = {}
+    if all(_all_trusted(kind) for kind in kinds):
+        return found
     for (module, path), value in outside_values(kinds).items():
         if not any("<" in step for step in path):
             _add_shared(found, value, module, path, depth=2)

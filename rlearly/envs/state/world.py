@@ -17,6 +17,7 @@ import numpy as np
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state.codec import ABSENT, KEPT, KIND
 from rlearly.envs.state.objects import Path, text_of
+from rlearly.envs.state.simulators import pack, unpack
 
 
 class _Whole(enum.Enum):  # members are the same objects after copying and pickling
@@ -140,10 +141,19 @@ def _simulator_parts(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if "ale" in state:
         yield ".state", state["ale"]
         return
-    yield ".state", [state["state"], *state["derived"].values()]
-    for group in ("model", "options"):
-        for name, value in state[group].items():
-            yield f".{group}.{name}", value
+    if "state" in state:
+        yield ".state", [state["state"], *state["derived"].values()]
+    for name, value in unpack(state["model"]).items() if "model" in state else ():
+        yield f".model.{name}", value
+    for name, value in state.get("options", {}).items():
+        yield f".options.{name}", value
+
+
+def _groups(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The model's fields and options in a simulator's state, by name."""
+    if "model" not in state:
+        return {}
+    return {"model": unpack(state["model"]), "options": state["options"]}
 
 
 def _structured(tree: Any, parts: dict[str, Any]) -> bool:
@@ -262,13 +272,10 @@ def _with_parts(tree: Any, pruned: dict[str, Any], absent: list[str]) -> Any:
             state = {"build": tree["state"]["build"]} if "build" in tree["state"] else {}
             if ".state" in pruned and pruned[".state"] is not KEPT:
                 state = {k: v for k, v in tree["state"].items() if k not in ("model", "options")}
-            for group in ("model", "options"):
-                if group in tree["state"]:
-                    state[group] = {
-                        name: value
-                        for name, value in tree["state"][group].items()
-                        if pruned[f".{group}.{name}"] is not KEPT
-                    }
+            groups = _groups(tree["state"])
+            for group, values in groups.items():
+                taken = {n: v for n, v in values.items() if pruned[f".{group}.{n}"] is not KEPT}
+                state[group] = pack(taken) if group == "model" else taken
             return tree | {"state": state}
     return tree | {"items": list(pruned.values())}
 
@@ -279,11 +286,10 @@ def overlay(reference: Any, pruned: Any) -> Any:
         return reference
     children, others = _parts(reference), _parts(pruned)
     if isinstance(pruned, dict) and pruned.get(KIND) == "simulator":
-        groups = {
-            group: reference["state"][group] | pruned["state"][group]
-            for group in ("model", "options")
-            if group in reference["state"]
-        }
+        own, taken = _groups(reference["state"]), _groups(pruned["state"])
+        groups = {group: own[group] | taken[group] for group in own}
+        if "model" in groups:
+            groups["model"] = pack(groups["model"])
         return pruned | {"state": {**reference["state"], **pruned["state"], **groups}}
     if children is None or others is None or _kind(reference) != _kind(pruned):
         return pruned
