@@ -428,12 +428,6 @@ DATA = st.tuples(st.integers(0, 2**20), st.integers(0, 15), st.integers(1, 25))
 every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 
 
-BROKEN = {
-    continues_unproved: ("space as state",),  # proved by repeating actions, saved by attributes
-}
-"""Law -> kinds for which it does not hold yet."""
-
-
 def may_be_refused(world, law):
     """Whether a refusal of this env is right.
 
@@ -473,7 +467,6 @@ def counted(law, profile):
     @profile
     @given(world=random_envs(), data=DATA)
     def holds(world, data):
-        assume(not set(BROKEN.get(law, ())) & set(world.parts))
         outcome = hold(law, world, data)
         assume(outcome)
         outcomes[outcome] += 1
@@ -487,12 +480,6 @@ def test_random_envs_are_exact_or_refused(law):
     outcomes = counted(law, FEW)
     assert sum(outcomes.values()) >= FEW.max_examples
     assert outcomes["exact"] >= 1
-
-
-@pytest.mark.xfail(strict=True)
-@pytest.mark.parametrize(("law", "part"), [(law, part) for law in BROKEN for part in BROKEN[law]])
-def test_broken_laws(law, part):
-    hold(law, RandomEnv((part,), length_steps=10), (429694, 3, 24))
 
 
 @pytest.mark.slow
@@ -514,8 +501,6 @@ def test_each_kind_alone_is_exact_or_refused(law):
     worlds += [RandomEnv(("np_random at reset",), (wrapper,)) for wrapper in WRAPPERS]
     broken = {}
     for world in worlds:
-        if set(BROKEN.get(law, ())) & set(world.parts):
-            continue
         for data in ((5, 4, 20), (12, 7, 20)):
             try:
                 assert hold(law, world, data), "it does not run"

@@ -236,11 +236,12 @@ def _try_method(
     with left_as_before(env):
         env.reset(seed=1)
         env.reset()  # a later episode: what the first one leaves behind must not matter
-        for played in (0, steps, 1):
+        for played, away in ((0, 3), (steps - 3, 5), (1, 4)):
             play(env, [sample(space) for _ in range(played)])
             data = save_unchecked(env, method).to_bytes()
             actions = [sample(space) for _ in range(steps)]
             expected = play(env, actions)
+            play(env, [sample(space) for _ in range(away)])  # not back at the same step by chance
             settings = _unchanged(settings, [env_state.settings_of(one) for one in chain_of(env)])
             for name, other in (("a fresh env", fresh), ("the same env", env)):
                 if other is None:
