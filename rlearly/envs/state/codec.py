@@ -52,6 +52,7 @@ from rlearly.envs.state.objects import (
     set_kept_by_function,
     step_into,
     text_of,
+    trusted,
 )
 
 KIND = "~"
@@ -149,7 +150,11 @@ class Encoder:
             return self._function(value, path)
         if isinstance(value, enum.Enum):
             return {KIND: "enum", "class": class_name(kind), "name": value.name}
-        if kind in (complex, range, bytes, bytearray) or isinstance(value, pathlib.PurePath):
+        if kind is slice and not SCALARS.issuperset(
+            map(type, (value.start, value.stop, value.step))
+        ):
+            raise Unencodable(f"{text_of(path)} is a slice of other things than numbers")
+        if kind in (complex, range, slice, bytes, bytearray) or isinstance(value, pathlib.PurePath):
             return _small(value)
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
             return self._container(value, path)
@@ -243,10 +248,15 @@ class Encoder:
 
     def _function(self, value: Any, path: Path) -> Any:
         self._number(value, path)
-        keeps = {
-            name: ABSENT if item is MISSING else self.encode(item, (*path, f"<{name}>"))
-            for name, item in kept_by_function(value).items()
-        }
+        try:
+            keeps = {
+                name: ABSENT if item is MISSING else self.encode(item, (*path, f"<{name}>"))
+                for name, item in kept_by_function(value).items()
+            }
+        except Unencodable:
+            if not trusted(getattr(value, "__func__", value)):
+                raise
+            return KEPT  # what a library's own function keeps does not change
         return {KIND: "function", "name": _function_name(value), "keeps": keeps}
 
     def _container(self, value: Any, path: Path) -> Any:
@@ -366,7 +376,7 @@ class Decoder:
                 return current
             case "scalar":
                 return tree["value"][0]
-            case "complex" | "range" | "bytes" | "bytearray" | "path":
+            case "complex" | "range" | "slice" | "bytes" | "bytearray" | "path":
                 return _decode_small(tree)
             case "objects":
                 decoded = self._remember(np.empty(tree["shape"], dtype=object), path)
@@ -626,11 +636,13 @@ class Decoder:
 
 
 def _small(value: Any) -> dict[str, Any]:
-    """The tree of a complex, range, bytes, bytearray or path."""
+    """The tree of a complex, range, slice, bytes, bytearray or path."""
     if isinstance(value, complex):
         return {KIND: "complex", "parts": [value.real, value.imag]}
     if isinstance(value, range):
         return {KIND: "range", "parts": [value.start, value.stop, value.step]}
+    if isinstance(value, slice):
+        return {KIND: "slice", "parts": [value.start, value.stop, value.step]}
     if isinstance(value, pathlib.PurePath):
         return {KIND: "path", "text": str(value)}
     return {KIND: type(value).__name__, "data": np.frombuffer(bytes(value), np.uint8).copy()}
@@ -642,6 +654,8 @@ def _decode_small(tree: dict[str, Any]) -> Any:
             return complex(*tree["parts"])
         case "range":
             return range(*tree["parts"])
+        case "slice":
+            return slice(*tree["parts"])
         case "path":
             return pathlib.Path(tree["text"])
         case "bytes":

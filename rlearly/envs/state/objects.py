@@ -55,8 +55,8 @@ def class_name(kind: type) -> str:
 
 
 @functools.cache
-def trusted(kind: type) -> bool:
-    """Whether a class is of a package whose envs and wrappers our tests restore."""
+def trusted(kind: Any) -> bool:
+    """Whether a class or function is of a package whose envs and wrappers our tests restore."""
     return f"{module_of(kind)}.".startswith(TRUSTED)
 
 
