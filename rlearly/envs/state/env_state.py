@@ -6,11 +6,13 @@ import contextlib
 import functools
 import importlib.metadata
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.guard import Guard
@@ -26,7 +28,15 @@ from rlearly.envs.state.action_replay import (
     set_randomness,
 )
 from rlearly.envs.state.generators import with_state
-from rlearly.envs.state.objects import RANDOM, is_function, shared_values, trusted
+from rlearly.envs.state.objects import (
+    RANDOM,
+    attributes_of,
+    is_function,
+    is_plain,
+    root_of,
+    shared_values,
+    trusted,
+)
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 
 METHODS = ("mujoco", "control", "attributes", "ale", "replay")  # these names are in saved files
@@ -168,7 +178,7 @@ def restore(env: gymnasium.Env, state: EnvState) -> None:
     _check_wrappers(wrappers, state)
     if state.method == "replay":
         replay(base, recorder_of(env), state.simulator, state.random)
-        decoder = codec.Decoder(chain_of(env), state.random)
+        decoder = codec.Decoder(chain_of(env), state.random, in_place=held_by([base]))
     else:
         decoder = _restore_attributes(env, state)
     if wrappers:
@@ -260,6 +270,23 @@ def _restore_attributes(env: gymnasium.Env, state: EnvState) -> codec.Decoder:
     raise AssertionError
 
 
+def held_by(holders: list[Any]) -> set[int]:
+    """The ids of arrays that envs or wrappers hold, and of those that own their memory."""
+    held: set[int] = set()
+    todo: list[tuple[Any, int]] = [(holder, 3) for holder in holders]
+    while todo:
+        value, depth = todo.pop()
+        if isinstance(value, np.ndarray):
+            held |= {id(value), id(root_of(value))}
+        elif isinstance(value, list | tuple | deque | dict) and depth and len(value) <= 1000:
+            items = value.values() if isinstance(value, dict) else value
+            todo += [(item, depth - 1) for item in items]
+        elif is_plain(type(value)) and depth:
+            own = attributes_of(value).items()
+            todo += [(item, depth - 1) for key, item in own if key != "env"]
+    return held
+
+
 def set_generators(base: gymnasium.Env, random: Mapping[str, Any]) -> None:
     """Set an env's random generators to the states in an `EnvState`, wherever they are."""
     encoder = _encoder(base)
@@ -275,8 +302,8 @@ def set_generators(base: gymnasium.Env, random: Mapping[str, Any]) -> None:
 def remembered(env: gymnasium.Env) -> Callable[[], None]:
     """A function that puts an env and its wrappers back as they are now, as far as possible.
 
-    An env that is saved by repeating its actions keeps what it is: only its random generators and
-    its wrappers are put back.
+    Of an env that is saved by repeating its actions only the random generators, the wrappers and,
+    if it is none that our tests restore, attributes that are integers or floats are put back.
     """
     base: Any = env.unwrapped
     encoder = _encoder(env)
@@ -285,7 +312,10 @@ def remembered(env: gymnasium.Env) -> Callable[[], None]:
         if method_of(env) != "replay" or not trusted(type(base)):
             tree = encoder.encode(base)
     random: dict[str, Any] = {}
+    counters: dict[str, Any] = {}
     if tree is None:
+        if not trusted(type(base)):
+            counters = {k: v for k, v in vars(base).items() if type(v) in (int, float)}
         chain = chain_of(env)
         encoder = codec.Encoder(chain, shared=encoder.shared)
         random = own_randomness(base)
@@ -293,12 +323,16 @@ def remembered(env: gymnasium.Env) -> Callable[[], None]:
     wrappers = _encode_wrappers(env, encoder)
 
     def put_back() -> None:
-        decoder = codec.Decoder(chain_of(env), encoder.random)
+        held = held_by([base]) if tree is None else ()
+        decoder = codec.Decoder(chain_of(env), encoder.random, in_place=held)
         if tree is not None:
             with contextlib.suppress(codec.Incomplete, simulators.DifferentModel):
                 decoder.decode(tree, base)
         else:
             set_randomness(base, random)
+            for key, value in counters.items():
+                if type(vars(base).get(key)) is type(value):
+                    vars(base)[key] = value
         if not seeded:  # an env that was never seeded must not keep the test's seed
             with contextlib.suppress(AttributeError):
                 base._np_random = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,15 +26,14 @@ from rlearly.envs.state.env_state import (
     EnvState,
     chain_of,
     check_fits,
+    held_by,
     save_unchecked,
     set_generators,
 )
 from rlearly.envs.state.objects import (
     MISSING,
     Path,
-    attributes_of,
     is_plain,
-    root_of,
     set_attribute,
     shared_values,
     step_into,
@@ -179,7 +177,7 @@ def _look(
     acting.reset(seed=2)
     again = _state_tree(base, method)
     world.look(again)
-    return world, set(differences(first, again))
+    return world, world.siblings(differences(first, again))
 
 
 def _walk(env: gymnasium.Env, space: gymnasium.Space, steps: int) -> None:
@@ -323,7 +321,7 @@ def restore_world(env: gymnasium.Env, state: EnvState, transfer: Transfer, parts
         recorder.clear()
     wrappers = chain_of(env)[1:]
     decoder = codec.Decoder(
-        chain_of(env), state.random, keep_random=True, in_place=_held_by(wrappers)
+        chain_of(env), state.random, keep_random=True, in_place=held_by(wrappers)
     )
     try:
         decoder.decode(prune(state.simulator, parts), base)
@@ -357,24 +355,6 @@ def _put_back(base: Any, values: dict[Path, Any]) -> None:
         decoded = codec.Decoder([base], {}, keep_random=True).decode(tree, now)
         if path[-1].startswith(".") and decoded is not now:
             set_attribute(owner, path[-1][1:], decoded)
-
-
-def _held_by(wrappers: list[Any]) -> set[int]:
-    """The ids of arrays and tensors that wrappers hold, and of those that own their memory."""
-    held: set[int] = set()
-    todo: list[tuple[Any, int]] = [(wrapper, 3) for wrapper in wrappers]
-    while todo:
-        value, depth = todo.pop()
-        if isinstance(value, np.ndarray):
-            held |= {id(value), id(root_of(value))}
-        elif isinstance(value, list | tuple | deque | dict) and depth and len(value) <= 1000:
-            items = value.values() if isinstance(value, dict) else value
-            todo += [(item, depth - 1) for item in items]
-        elif is_plain(type(value)) and depth:
-            own = attributes_of(value).items()
-            inner = not isinstance(value, gymnasium.Env) or isinstance(value, gymnasium.Wrapper)
-            todo += [(item, depth - 1) for key, item in own if inner and key != "env"]
-    return held
 
 
 def combined(env: gymnasium.Env, theirs: Transfer, own: Transfer, steps: int = 20) -> Transfer:

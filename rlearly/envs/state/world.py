@@ -47,7 +47,7 @@ class World:
     def look(self, tree: Any) -> None:
         """Add the parts in which this state differs from the reference."""
         if _kind(self.reference) != "object" or _kind(tree) != "object":
-            self.changed |= set(differences(self.reference, tree))
+            self.changed |= self.siblings(differences(self.reference, tree))
             return
         own, other = self.reference["attributes"], tree["attributes"]
         for key in own | other:
@@ -55,7 +55,33 @@ class World:
             if key not in own or key not in other:
                 self.changed.add(path)
             elif key not in self._texts or self._texts[key] != _text(other[key]):
-                self.changed |= set(differences(own[key], other[key], path))
+                self.changed |= self.siblings(differences(own[key], other[key], path))
+
+    def siblings(self, paths: Iterable[Path]) -> set[Path]:
+        """The paths, and those of the same part of the other objects in a list.
+
+        Which of several like objects an episode changes may depend on the episode.
+        """
+        found: set[Path] = set()
+        for path in paths:
+            found |= {path, *_siblings(self.reference, path)}
+        return found
+
+
+def _siblings(tree: Any, path: Path) -> Iterator[Path]:
+    parts = _parts(tree) or {}
+    if not path:
+        yield ()
+        return
+    kinds = {_class_of(part) for part in parts.values()}
+    alike = path[0].startswith("[") and len(kinds) == 1 and None not in kinds
+    for step in parts if alike else [path[0]]:
+        for rest in _siblings(parts.get(step), path[1:]):
+            yield (step, *rest)
+
+
+def _class_of(tree: Any) -> str | None:
+    return tree.get("class") if isinstance(tree, dict) and tree.get(KIND) == "object" else None
 
 
 def _text(tree: Any) -> str:
@@ -64,7 +90,7 @@ def _text(tree: Any) -> str:
 
 
 def _array_text(array: np.ndarray) -> list[Any]:
-    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
     return [array.dtype.str, array.shape, digest]
 
 
