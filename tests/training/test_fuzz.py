@@ -206,7 +206,7 @@ def test_other_programs_open_snapshots_and_their_changes_are_noticed(path, snaps
 
 def test_snapshots_of_format_1_are_refused_with_what_to_do(path):
     path.write_bytes(path.read_bytes()[USER_BLOCK_BYTES:])
-    with pytest.raises(ConfigError, match="this version reads format 2: record it again with"):
+    with pytest.raises(ConfigError, match="this version reads format 3: record it again with"):
         Snapshots.load(path)
 
 

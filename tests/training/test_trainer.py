@@ -427,7 +427,7 @@ def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, mo
     from rlearly.system import machine
 
     trainer = make_trainer(tmp_path / "a", "train_frames=200")
-    assert "replay: 5,000 transitions of 1,742 bytes" in trainer.callback.messages[0]
+    assert "replay: 5,000 transitions of 1,742 bytes" in "\n".join(trainer.callback.messages)
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     folder = tmp_path / "b"
     with pytest.raises(ConfigError) as error:
