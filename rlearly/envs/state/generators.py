@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Iterator
@@ -21,10 +22,15 @@ class UnknownGenerator(Exception):
 
 def is_generator(value: Any) -> bool:
     """Whether a value is a random generator of numpy, Python or torch."""
-    if isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
+    return _is_generator_class(type(value))
+
+
+@functools.cache
+def _is_generator_class(kind: type) -> bool:
+    if issubclass(kind, np.random.Generator | np.random.RandomState | random.Random):
         return True
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Generator)
+    return torch is not None and issubclass(kind, torch.Generator)
 
 
 def generator_state(generator: Any) -> dict[str, Any]:

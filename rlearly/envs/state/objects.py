@@ -60,6 +60,7 @@ def trusted(kind: Any) -> bool:
     return f"{module_of(kind)}.".startswith(TRUSTED)
 
 
+@functools.cache
 def renders(kind: type) -> bool:
     """Whether objects of a class render images: such objects are caches, not state."""
     package = module_of(kind).split(".")[0]

@@ -40,7 +40,11 @@ class DifferentModel(Exception):
 
 def kind_of(value: Any) -> str | None:
     """ "physics" (dm_control's), "data" or "model" (MuJoCo's), "ale", or None."""
-    kind = type(value)
+    return _kind_of_class(type(value))
+
+
+@functools.cache
+def _kind_of_class(kind: type) -> str | None:
     module = str(getattr(kind, "__module__", ""))
     if module.startswith("mujoco"):
         return {"MjData": "data", "MjModel": "model"}.get(kind.__name__)
