@@ -146,13 +146,19 @@ class Encoder:
             return KEPT
         if simulator:
             return self._simulator(value, simulator, path)
+        if isinstance(value, np.ufunc):
+            return {KIND: "ufunc", "name": value.__name__}
+        part: Any = value
+        if isinstance(value, np.dtype) and not part.hasobject and not part.names:
+            return {KIND: "dtype", "text": part.str}
+        if isinstance(value, gymnasium.Space):
+            return {KIND: "space", "text": repr(value)}
         if is_function(value):
             return self._function(value, path)
         if isinstance(value, enum.Enum):
             return {KIND: "enum", "class": class_name(kind), "name": value.name}
-        if kind is slice and not SCALARS.issuperset(
-            map(type, (value.start, value.stop, value.step))
-        ):
+        bounds = ("start", "stop", "step")
+        if kind is slice and {type(getattr(value, name)) for name in bounds} - SCALARS:
             raise Unencodable(f"{text_of(path)} is a slice of other things than numbers")
         if kind in (complex, range, slice, bytes, bytearray) or isinstance(value, pathlib.PurePath):
             return _small(value)
@@ -378,6 +384,14 @@ class Decoder:
                 return tree["value"][0]
             case "complex" | "range" | "slice" | "bytes" | "bytearray" | "path":
                 return _decode_small(tree)
+            case "ufunc":
+                return getattr(np, tree["name"])
+            case "dtype":
+                return np.dtype(tree["text"])
+            case "space":
+                if repr(current) != tree["text"]:
+                    raise Incomplete(f"{text_of(path)} is not {tree['text']}")
+                return current
             case "objects":
                 decoded = self._remember(np.empty(tree["shape"], dtype=object), path)
                 for i, item in enumerate(tree["items"]):

@@ -26,7 +26,7 @@ LAYOUT |= {"_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs"}
 """Attributes that are the same in all envs built alike."""
 RANDOM = {"_np_random", "_np_random_seed"}
 """Randomness of every gymnasium env."""
-CONSTANTS = (types.ModuleType, np.dtype, np.ufunc, logging.Logger, gymnasium.Space, EnvSpec)
+CONSTANTS = (types.ModuleType, logging.Logger, EnvSpec)
 CONSTANTS += (type(threading.Lock()), type(threading.RLock()), threading.Event)
 """Types of values that are not state: neither saved nor changed by restoring."""
 CONTAINERS = (tuple, set, frozenset, list, dict, deque, OrderedDict)
