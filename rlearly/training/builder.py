@@ -293,9 +293,8 @@ def add_snapshot_starts(
         )
         for env, executor in zip(train_envs, executors, strict=True)
     ]
-    for line in str(wrapped[0].get_wrapper_attr("describe")()).splitlines():
-        if line.startswith(("Differs", "Under")):
-            message(f"snapshots: {line[0].lower()}{line[1:].rstrip('.')}")
+    for line in wrapped[0].get_wrapper_attr("differences"):
+        message(f"snapshots: {line[0].lower()}{line[1:].rstrip('.')}")
     return wrapped
 
 

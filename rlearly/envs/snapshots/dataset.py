@@ -20,6 +20,7 @@ import numpy as np
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import codec
 from rlearly.envs.state.action_replay import id_of, require_one_env
+from rlearly.envs.state.codec import encoded
 from rlearly.envs.state.env_state import EnvState, installed
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.envs.state.transfer import Transfer
@@ -280,11 +281,6 @@ class Snapshots:
                 "another kind of file; record it again with python -m rlearly.teacher."
             ) from None
         return snapshots
-
-
-def encoded(value: Any) -> Any:
-    """Any value as a tree; parts that are no data are named by their class."""
-    return codec.Encoder(opaque=True).encode(value)
 
 
 def _decoded(tree: Any) -> Any:

@@ -19,7 +19,6 @@ from rlearly.envs.guard import as_float, bare, called, guarded
 from rlearly.envs.snapshots.dataset import (
     COLUMNS,
     Snapshots,
-    encoded,
     kwargs_of,
     require_at_least,
 )
@@ -31,6 +30,7 @@ from rlearly.envs.state.action_replay import (
     require_one_env,
     with_action_recorder,
 )
+from rlearly.envs.state.codec import encoded
 from rlearly.envs.state.env_state import installed, save_unchecked
 from rlearly.envs.state.save_restore import self_test
 from rlearly.envs.state.serialization import to_bytes

@@ -20,7 +20,6 @@ from rlearly.envs.guard import as_float, bare, guarded
 from rlearly.envs.snapshots.dataset import (
     Snapshot,
     Snapshots,
-    encoded,
     kwargs_of,
     require_at_least,
 )
@@ -39,6 +38,7 @@ from rlearly.envs.state.action_replay import (
     set_randomness,
     with_action_recorder,
 )
+from rlearly.envs.state.codec import encoded
 from rlearly.envs.state.compare import first_difference
 from rlearly.envs.state.generators import as_generator
 from rlearly.envs.state.save_restore import self_test
@@ -46,6 +46,7 @@ from rlearly.envs.state.transfer import (
     Transfer,
     combined,
     describe,
+    describe_differences,
     follow_probe,
     restore_world,
     settings_that_differ,
@@ -223,7 +224,8 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
 
     def describe(self) -> str:
         """What a reset at a snapshot takes from it and what stays this env's, in a few lines."""
-        return describe(self.unwrapped, self.transfer, self.parts, self.differences)
+        lines = describe(self.unwrapped, self.transfer, self.parts)
+        return "\n".join([*lines, *self.differences])
 
     def _choose(self) -> Snapshot | None:
         """The snapshot at which this reset starts; None: an ordinary start."""
@@ -356,8 +358,8 @@ class SnapshotReset(InnermostWrapper):
 
 def _prove_transfer(
     env: gymnasium.Env, snapshots: Snapshots, keep: Sequence[str], take: Sequence[str]
-) -> tuple[Transfer, Parts, dict[str, tuple[Any, Any]]]:
-    """(the transfer, the parts that it replaces, the settings that differ), proved in this env.
+) -> tuple[Transfer, Parts, list[str]]:
+    """(the transfer, the parts that it replaces, what differs in sentences), proved in this env.
 
     Raises:
         ConfigError: `keep` or `take` names no attribute.
@@ -389,6 +391,4 @@ def _prove_transfer(
             f"teacher's did, although no setting differs: {difference}; record the snapshots again "
             "in an env that is made like it."
         )
-    if difference:
-        differing["the way on"] = (difference, None)
-    return transfer, parts, differing
+    return transfer, parts, describe_differences(differing, difference)

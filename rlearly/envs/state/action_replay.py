@@ -208,7 +208,7 @@ def replay(
     set_randomness(base, own_random if random is None else random)
 
 
-def _holders(base: Any) -> Iterator[tuple[str, Any]]:
+def holders(base: Any) -> Iterator[tuple[str, Any]]:
     """(path, object) of the env and of the objects in its attributes, two deep."""
     todo: list[tuple[str, Any, int]] = [("", base, 2)]
     seen = {id(base)}
@@ -226,7 +226,7 @@ def _holders(base: Any) -> Iterator[tuple[str, Any]]:
 def own_randomness(base: gymnasium.Env) -> dict[str, Any]:
     """States of the generators of an env, by their paths."""
     random = {}
-    for path, holder in _holders(base):
+    for path, holder in holders(base):
         for key, value in vars(holder).items():
             if is_generator(value):
                 random[f"{path}.{key}" if path else key] = generator_state(value)
@@ -235,11 +235,11 @@ def own_randomness(base: gymnasium.Env) -> dict[str, Any]:
 
 def set_randomness(base: gymnasium.Env, random: dict[str, Any]) -> None:
     """Set what `own_randomness` returned."""
-    holders = dict(_holders(base))
+    by_path = dict(holders(base))
     for where, state in random.items():
         owner, _, key = where.rpartition(".")
-        if owner in holders and "value" not in state:
-            held = vars(holders[owner])
+        if owner in by_path and "value" not in state:
+            held = vars(by_path[owner])
             held[key] = with_state(held.get(key), state)
 
 

@@ -84,7 +84,6 @@ class Encoder:
 
     Args:
         chain: envs and wrappers, which are saved separately.
-        simulate: False leaves simulators out.
         shared: values that a module keeps for all envs (`shared_values`): saved by their name.
         opaque: what cannot be encoded becomes an "opaque" entry instead of an error.
     """
@@ -93,12 +92,10 @@ class Encoder:
         self,
         chain: Collection[Any] = (),
         *,
-        simulate: bool = True,
         shared: Mapping[int, tuple[Any, str, Path]] | None = None,
         opaque: bool = False,
     ):
         self.chain = {id(env) for env in chain}
-        self.simulate = simulate
         self.shared = shared or {}
         self.opaque = opaque
         self.random: dict[str, Any] = {}
@@ -180,8 +177,6 @@ class Encoder:
 
     def _simulator(self, value: Any, kind: str, path: Path) -> Any:
         self._number(value, path)
-        if not self.simulate:
-            return KEPT
         return {KIND: "simulator", "state": simulators.save(kind, value)}
 
     def _array(self, value: np.ndarray, path: Path) -> Any:
@@ -647,6 +642,11 @@ class Decoder:
         if not issubclass(found, base):
             raise Incomplete(f"{text_of(path)} is not a {name}")
         return found
+
+
+def encoded(value: Any) -> Any:
+    """Any value as a tree; parts that are no data are named by their class."""
+    return Encoder(opaque=True).encode(value)
 
 
 def _small(value: Any) -> dict[str, Any]:

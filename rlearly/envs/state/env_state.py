@@ -230,7 +230,9 @@ def count_as_proved(env: gymnasium.Env, method: str, settings: list[dict[str, An
         settings: for each of `chain_of(env)`, the `settings_of` it that playing did not change.
     """
     for one, constant in zip(chain_of(env), settings, strict=True):
-        _PROVED.setdefault(type(one), []).append((method, constant))
+        proofs = _PROVED.setdefault(type(one), [])
+        if (method, constant) not in proofs:
+            proofs.append((method, constant))
         _PROVED_HERE[id(one)] = (weakref.ref(one), method)
 
 

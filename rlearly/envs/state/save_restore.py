@@ -34,6 +34,7 @@ from rlearly.envs.state.env_state import (
 )
 from rlearly.envs.state.generators import global_generators_watched
 from rlearly.envs.state.objects import outside_values, trusted
+from rlearly.envs.state.world import tree_text
 from rlearly.envs.wrappers import UNBOUNDED
 
 
@@ -180,8 +181,7 @@ def left_as_before(env: gymnasium.Env) -> Iterator[None]:
     """
     put_back = env_state.remembered(env)
     kinds = [type(one) for one in chain_of(env)]
-    outside = outside_values(kinds)
-    before = _encoded(outside)
+    before = _encoded(outside_values(kinds))
     try:
         with global_generators_watched() as drawn:
             yield
@@ -202,25 +202,14 @@ def left_as_before(env: gymnasium.Env) -> Iterator[None]:
 
 
 def _encoded(values: dict[Any, Any]) -> dict[Any, Any]:
-    """Digests of values, so that a change shows."""
-    digests = {}
+    """Texts of values, so that a change shows."""
+    texts: dict[Any, str] = {}
     for key, value in values.items():
         encoder = Encoder(opaque=True)
         with suppress(RecursionError):
             tree = encoder.encode(value)
-            digests[key] = (repr_of(tree), repr(encoder.random))
-    return digests
-
-
-def repr_of(tree: Any) -> str:
-    """Text that differs for trees that differ."""
-    if isinstance(tree, np.ndarray):
-        return f"{tree.dtype}{tree.shape}{hash(tree.tobytes())}"
-    if isinstance(tree, dict):
-        return "{" + ",".join(f"{key}:{repr_of(item)}" for key, item in tree.items()) + "}"
-    if isinstance(tree, list):
-        return "[" + ",".join(map(repr_of, tree)) + "]"
-    return repr(tree)
+            texts[key] = tree_text([tree, encoder.random])
+    return texts
 
 
 def _try_method(

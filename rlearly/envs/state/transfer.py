@@ -15,6 +15,7 @@ from rlearly.envs.guard import bare
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import (
     InexactState,
+    holders,
     id_of,
     recorder_of,
     replay,
@@ -33,7 +34,6 @@ from rlearly.envs.state.env_state import (
 from rlearly.envs.state.objects import (
     MISSING,
     Path,
-    is_plain,
     set_attribute,
     shared_values,
     step_into,
@@ -131,20 +131,28 @@ def study(env: gymnasium.Env, method: str, steps: int = 20) -> Transfer:
         InexactState: the env did not continue alike. The message says what differed first.
     """
     base: Any = env.unwrapped
-    acting: Any = _innermost_recorder(env) if method == "replay" else bare(env)
-    space = copy.deepcopy(base.action_space)
-    space.seed(1)
+    acting, space = _acting(env, method), _seeded_actions(env, 1)
     with left_as_before(base):
         world, carried = _look(acting, base, method, space, steps)
         found = Transfer(method, world.reference if method != "replay" else None, world.changed)
-        carried |= time_limits(base)
-        found.changed |= time_limits(base)
-        found.carried = _not_needed(acting, base, found, carried, space, steps)
+        limits = time_limits(base)
+        found.changed |= limits
+        found.carried = _not_needed(acting, base, found, carried, limits, space, steps)
     return found
 
 
-def _innermost_recorder(env: gymnasium.Env) -> Any:
-    return recorder_of(env) or recorder_of(with_action_recorder(bare(env)))
+def _acting(env: gymnasium.Env, method: str) -> Any:
+    """The env to be played in trials: without its wrappers, recording if that is the method."""
+    if method == "replay":
+        return recorder_of(env) or recorder_of(with_action_recorder(bare(env)))
+    return bare(env)
+
+
+def _seeded_actions(env: gymnasium.Env, seed: int) -> gymnasium.Space:
+    """A copy of the unwrapped env's action space, to sample from."""
+    space = copy.deepcopy(env.unwrapped.action_space)
+    space.seed(seed)
+    return space
 
 
 def _state_tree(base: gymnasium.Env, method: str) -> Any:
@@ -192,19 +200,20 @@ def _not_needed(
     base: Any,
     found: Transfer,
     carried: set[Path],
+    limits: set[Path],
     space: gymnasium.Space,
     steps: int,
 ) -> set[Path]:
-    """Those of the carried parts without which the transfer is exact.
+    """The time limits, and those of the carried parts without which the transfer is exact.
 
     Raises:
         InexactState: it is not exact with all of them either.
     """
+    carried = carried | limits
     if found.method == "replay":  # a replay moves them, so they are put back after it
         found.carried = set(carried)
         _require_exact(_trial(acting, base, found, space, steps), base)
         return carried
-    limits = time_limits(base)
     found.carried = set(carried)
     if _trial(acting, base, found, space, steps) is None:
         return set(carried)
@@ -282,16 +291,12 @@ def _reaches(path: Path, parts: Parts) -> bool:
 def time_limits(base: Any) -> set[Path]:
     """The paths of the counters that are named in `TIME_LIMITS`."""
     found: set[Path] = set()
-    todo: list[tuple[Path, Any, int]] = [((), base, 2)]
-    while todo:
-        path, owner, depth = todo.pop()
+    for where, owner in holders(base):
+        path = tuple(f".{name}" for name in where.split(".") if name)
         for kind in type(owner).__mro__:
             name = TIME_LIMITS.get(f"{kind.__module__}:{kind.__qualname__}")
             if name is not None and name in vars(owner):
                 found.add((*path, f".{name}"))
-        for key, item in vars(owner).items() if depth else ():
-            if is_plain(type(item)) and hasattr(item, "__dict__"):
-                todo.append(((*path, f".{key}"), item, depth - 1))
     return found
 
 
@@ -374,9 +379,7 @@ def combined(env: gymnasium.Env, theirs: Transfer, own: Transfer, steps: int = 2
     needed = (theirs.changed - theirs.carried) | (own.changed - own.carried)
     result.carried = (theirs.carried | own.carried) - needed
     if result.changed != own.changed or result.carried != own.carried:
-        acting: Any = _innermost_recorder(env) if own.method == "replay" else bare(env)
-        space = copy.deepcopy(base.action_space)
-        space.seed(2)
+        acting, space = _acting(env, own.method), _seeded_actions(env, 2)
         with left_as_before(base):
             _require_exact(_trial(acting, base, result, space, steps), base)
     return result
@@ -384,21 +387,17 @@ def combined(env: gymnasium.Env, theirs: Transfer, own: Transfer, steps: int = 2
 
 def make_probe(env: gymnasium.Env, method: str, steps: int = 20) -> dict[str, Any]:
     """A short continuation of a saved world, as a tree, for `follow_probe`."""
-    base: Any = env.unwrapped
-    acting: Any = _innermost_recorder(env) if method == "replay" else bare(env)
-    space = copy.deepcopy(base.action_space)
-    space.seed(3)
-    with left_as_before(base):
+    acting, space = _acting(env, method), _seeded_actions(env, 3)
+    with left_as_before(env.unwrapped):
         acting.reset(seed=8)
         _walk(acting, space, 5)
         saved = save_unchecked(acting, method)
         actions = [sample(space) for _ in range(steps)]
         seen = _observations(play(acting, actions, one_episode=True))
-        encoder = codec.Encoder(opaque=True)
         return {
             "state": saved.to_tree(),
-            "actions": encoder.encode(actions),
-            "observations": codec.Encoder(opaque=True).encode(seen),
+            "actions": codec.encoded(actions),
+            "observations": codec.encoded(seen),
         }
 
 
@@ -410,7 +409,7 @@ def follow_probe(
     Numbers may differ by rounding, as between processors.
     """
     base: Any = env.unwrapped
-    acting: Any = _innermost_recorder(env) if transfer.method == "replay" else bare(env)
+    acting = _acting(env, transfer.method)
     decoder = codec.Decoder([base], {})
     saved = EnvState.from_tree(probe["state"])
     with left_as_before(base):
@@ -463,13 +462,8 @@ def settings_that_differ(base: gymnasium.Env, transfer: Transfer) -> dict[str, t
     return differing
 
 
-def describe(
-    base: gymnasium.Env,
-    transfer: Transfer,
-    parts: Parts,
-    differing: Mapping[str, tuple[Any, Any]],
-) -> str:
-    """What a transfer takes and what it leaves, for people."""
+def describe(base: gymnasium.Env, transfer: Transfer, parts: Parts) -> list[str]:
+    """What a transfer takes and what it leaves, in sentences."""
     if transfer.reference is None:
         lines = [f"{id_of(base)}: restored by repeating the episode's actions from its seed."]
     else:
@@ -480,14 +474,25 @@ def describe(
     if left:
         lines.append(f"Stays this env's, though episodes change it: {', '.join(left)}.")
     lines.append("Stays this env's: its random generators, and all that no episode changes.")
-    for name, (own, theirs) in sorted(differing.items()):
-        if name == "the way on":
-            lines.append(f"Under its own settings this env continues differently: {own}.")
-        else:
-            lines.append(
-                f"Differs from the teacher's: {name} ({_short(own)}, not {_short(theirs)})."
-            )
-    return "\n".join(lines)
+    return lines
+
+
+def describe_differences(
+    differing: Mapping[str, tuple[Any, Any]], continuation: str | None
+) -> list[str]:
+    """The settings that differ from the teacher's and what follows from them, in sentences.
+
+    Args:
+        differing: from `settings_that_differ`.
+        continuation: from `follow_probe`.
+    """
+    lines = [
+        f"Differs from the teacher's: {name} ({_short(own)}, not {_short(theirs)})."
+        for name, (own, theirs) in sorted(differing.items())
+    ]
+    if continuation:
+        lines.append(f"Under its own settings this env continues differently: {continuation}.")
+    return lines
 
 
 def _paths(parts: Parts, path: Path = ()) -> Iterable[Path]:

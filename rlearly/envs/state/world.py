@@ -16,6 +16,7 @@ import numpy as np
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state.codec import ABSENT, KEPT, KIND
+from rlearly.envs.state.compare import same
 from rlearly.envs.state.objects import Path, text_of
 from rlearly.envs.state.simulators import pack, unpack
 
@@ -42,7 +43,7 @@ class World:
         self.reference = reference
         self.changed: set[Path] = set(changed)
         attributes = reference.get("attributes", {}) if isinstance(reference, dict) else {}
-        self._texts = {key: _text(item) for key, item in attributes.items()}
+        self._texts = {key: tree_text(item) for key, item in attributes.items()}
 
     def look(self, tree: Any) -> None:
         """Add the parts in which this state differs from the reference."""
@@ -54,7 +55,7 @@ class World:
             path = (f".{key}",)
             if key not in own or key not in other:
                 self.changed.add(path)
-            elif key not in self._texts or self._texts[key] != _text(other[key]):
+            elif key not in self._texts or self._texts[key] != tree_text(other[key]):
                 self.changed |= self.siblings(differences(own[key], other[key], path))
 
     def siblings(self, paths: Iterable[Path]) -> set[Path]:
@@ -84,7 +85,7 @@ def _class_of(tree: Any) -> str | None:
     return tree.get("class") if isinstance(tree, dict) and tree.get(KIND) == "object" else None
 
 
-def _text(tree: Any) -> str:
+def tree_text(tree: Any) -> str:
     """Text that is equal for equal trees only; much faster to compare than the trees."""
     return json.dumps(tree, default=_array_text)
 
@@ -131,7 +132,7 @@ def _kind(tree: Any) -> Any:
 
 def _header(tree: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for two trees to be compared part by part."""
-    names = ("class", "name", "longest", "shape", "build")
+    names = ("class", "name", "longest", "shape")
     if tree.get(KIND) in ("object", "function", "tuple", "deque", "objects"):
         return {name: tree[name] for name in names if name in tree}
     return {}
@@ -197,23 +198,13 @@ def _is_scalar(value: Any) -> bool:
 
 def _same(one: Any, two: Any) -> bool:
     """Whether two trees are equal, to the bit, apart from the places of generators."""
-    if one is two:
-        return True
-    if isinstance(one, np.ndarray) or isinstance(two, np.ndarray):
-        if type(one) is not type(two) or one.dtype != two.dtype or one.shape != two.shape:
-            return False
-        return one.tobytes() == two.tobytes()
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, dict):
+    if isinstance(one, dict) and isinstance(two, dict):
         if one.get(KIND) == "random" and two.get(KIND) == "random":
             return True
         return list(one) == list(two) and all(_same(one[key], two[key]) for key in one)
-    if isinstance(one, list):
+    if isinstance(one, list) and isinstance(two, list):
         return len(one) == len(two) and all(map(_same, one, two))
-    if isinstance(one, float):
-        return repr(one) == repr(two)  # NaN is NaN, and the sign of zero counts
-    return one == two
+    return same(one, two)
 
 
 def parts_of(paths: Iterable[Path]) -> Parts:
