@@ -99,7 +99,9 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     device = machine.choose_device(run_config.device)
     machine.set_tf32(run_config.precision == "tf32")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-    env = builder.make_env(run_config, videos=bool(config.video_size))
+    env = builder.make_evaluation_env(
+        run_config, videos=bool(config.video_size), kept=builder.kept_in(state), message=print
+    )
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")

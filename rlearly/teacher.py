@@ -155,7 +155,8 @@ def from_run(config: TeacherConfig) -> Teacher:
     machine.set_threads(1)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-    env = builder.make_env(run_config)
+    kept = builder.kept_in(state)
+    env = builder.make_evaluation_env(run_config, videos=False, kept=kept, message=print).once()
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     step = state["trainer"]["steps"]

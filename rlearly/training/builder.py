@@ -6,7 +6,7 @@ functions below it make these parts, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from rlearly.config.schema import RunConfig, SnapshotConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
+from rlearly.envs.state.between_episodes import (
+    EvaluationEnv,
+    Kept,
+    keeps_nothing,
+    kept_by,
+    own_parts,
+)
 from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.state.serialization import from_bytes
 from rlearly.envs.wrappers import ScaledActions
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Linear
@@ -36,6 +44,7 @@ from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
 from rlearly.training import checkpoint
+from rlearly.training.evaluation import close_env
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
 from rlearly.training.trainer import Callback, Trainer, TrainerConfig
@@ -94,7 +103,12 @@ def build(
             for env_index, env in enumerate(train_envs)
         ],
         executors=executors,
-        make_eval_env=lambda: make_env(config, videos=bool(config.video_size)),
+        make_eval_env=lambda: make_evaluation_env(
+            config,
+            videos=bool(config.video_size),
+            kept=lambda: executors[0].run(kept_by, train_envs[0]),
+            message=callback.message,
+        ),
         frame_renderer=envs.frame_renderer,
         memory=data.memory,
         update_schedule=data.update_schedule,
@@ -146,6 +160,46 @@ def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
     """An env of a run. All of them are built alike; only the seeds of their episodes differ."""
     seed = Seeds(config.seed).integer("env") % 2**32
     return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, videos=videos)
+
+
+def make_evaluation_env(
+    config: RunConfig,
+    *,
+    videos: bool,
+    kept: Callable[[], Kept] | None,
+    message: Callable[[str], None],
+) -> EvaluationEnv:
+    """An env for evaluations, which begins each episode with what the training env keeps.
+
+    Args:
+        kept: returns what the training env keeps now; None: unknown, which is said if it matters.
+    """
+    env = make_env(config, videos=videos)
+    if keeps_nothing(env):
+        return EvaluationEnv(env, None)
+    if kept is None:
+        message(
+            f"{config.env.name} may keep something from one episode to the next, which this "
+            "checkpoint does not hold: it is played as a new env, and may be another one than the "
+            "agent was trained on"
+        )
+        return EvaluationEnv(env, None)
+    other = make_env(config, videos=videos)
+    evaluation_env = EvaluationEnv(env, kept, own_parts(env, other))
+    close_env(other)
+    why = evaluation_env.why_not_repeatable()
+    if why:
+        message(f"evaluation: {why}")
+    return evaluation_env
+
+
+def kept_in(state: Mapping[str, Any]) -> Callable[[], Kept] | None:
+    """What the first training env of a run kept at a checkpoint, for `make_evaluation_env`."""
+    saved = state["env"][0].get("kept")
+    if saved is None:
+        return None
+    kept = from_bytes(saved.tobytes())
+    return lambda: kept
 
 
 # --- agent ---

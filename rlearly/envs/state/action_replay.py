@@ -88,7 +88,7 @@ class ActionRecorder(InnermostWrapper):
         if seed is None:
             seed = draw_seed(self.unwrapped.np_random)
         self.options = copy.deepcopy(options)
-        _rebuild_box2d_world(self.unwrapped)
+        rebuild_box2d_world(self.unwrapped)
         obs, info = self.env.reset(seed=seed, options=options)
         self.seed = seed
         self._record(obs, [])
@@ -243,7 +243,8 @@ def set_randomness(base: gymnasium.Env, random: dict[str, Any]) -> None:
             held[key] = with_state(held.get(key), state)
 
 
-def _rebuild_box2d_world(base: Any) -> None:
+def rebuild_box2d_world(base: Any) -> None:
+    """Before a reset: replace Box2D's world, which carries hidden state between episodes."""
     world = vars(base).get("world")
     if type(world).__name__ != "b2World":
         return

@@ -16,6 +16,7 @@ from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
 )
+from rlearly.envs.state.between_episodes import keeps_nothing, kept_by, take_over
 from rlearly.envs.state.env_state import restore_own_states, save_own_states
 from rlearly.envs.state.save_restore import EnvState, method_of, restore, save
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
@@ -51,11 +52,16 @@ class ResumableEnv(gymnasium.Wrapper):
     def state_dict(self) -> dict[str, Any]:
         """The generator and, within an episode, the EnvState's bytes as one array.
 
+        "kept" is what the env keeps from one episode to the next, as bytes, or None if it is known
+        to keep nothing: evaluations of the checkpoint need it.
+
         If the env cannot be saved, a warning is logged and "episode" is None. "wrappers" holds the
         states of wrappers that have a `state_dict`, such as SnapshotRL's phase, once more: they
         outlive an env that cannot be restored.
         """
-        episode, wrappers = None, None
+        episode, wrappers, kept = None, None, None
+        if not keeps_nothing(self.env):
+            kept = np.frombuffer(to_bytes(kept_by(self.env)), np.uint8)
         if self.seed is not None:
             own = {"wrappers": save_own_states(self.env)}
             wrappers = np.frombuffer(to_bytes(own), np.uint8) if own["wrappers"] else None
@@ -68,6 +74,7 @@ class ResumableEnv(gymnasium.Wrapper):
             "seed": self.seed,
             "episode": episode,
             "wrappers": wrappers,
+            "kept": kept,
             "obs": None if self.obs is None else copy_observation(self.obs),
         }
 
@@ -76,7 +83,8 @@ class ResumableEnv(gymnasium.Wrapper):
 
         If the env does not reach that state (it keeps something from one episode to the next, or a
         package has changed), a warning is logged and `obs` is None: the caller starts a new
-        episode. Wrappers that have a `state_dict` return to their states nevertheless.
+        episode. Wrappers that have a `state_dict` return to their states nevertheless, and the env
+        takes over what it kept from one episode to the next, as far as that is data.
         """
         self.generator.bit_generator.state = state["generator"]
         self.seed, self.obs = None, None
@@ -90,6 +98,8 @@ class ResumableEnv(gymnasium.Wrapper):
             if state.get("wrappers") is not None:
                 saved = from_bytes(state["wrappers"].tobytes())
                 restore_own_states(self.env, saved["wrappers"])
+            if state.get("kept") is not None:
+                take_over(self.env, from_bytes(state["kept"].tobytes()), frozen=False)
             log.warning(
                 "The env did not return to its saved state: %s The run goes on, with a new "
                 "episode, but not to the bit.",

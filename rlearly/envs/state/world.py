@@ -219,13 +219,16 @@ def parts_of(paths: Iterable[Path]) -> Parts:
     return WHOLE if () in paths else tree
 
 
-def prune(tree: Any, parts: Parts) -> Any:
+def prune(tree: Any, parts: Parts, everywhere: Parts = None) -> Any:
     """A tree with only these parts; `KEPT` in place of all others.
 
     References into these parts stay in it, so that names of one object, and arrays that show one
     memory, still do so after restoring.
+
+    Args:
+        everywhere: the parts of all trees that are restored together; None: of this one alone.
     """
-    return _prune(tree, parts, parts)
+    return _prune(tree, parts, parts if everywhere is None else everywhere)
 
 
 def _prune(tree: Any, parts: Parts, root: Parts) -> Any:
