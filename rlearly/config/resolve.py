@@ -79,7 +79,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     resolved = as_dataclass(config)
     resolved = _resolve_pixels(resolved)
     resolved = replace(resolved, seed_frames=seed_frames(resolved))
-    resolved = _resolve_interventions(resolved)
+    resolved = _resolve_normalize(_resolve_interventions(resolved))
     for check in CHECKS:
         check(resolved, keys)
     return _resolve_jump_start(_resolve_snapshot(resolved))
@@ -221,6 +221,25 @@ def _resolve_interventions(config: RunConfig) -> RunConfig:
     return replace(config, intervention=sorted(set(names)))
 
 
+def _resolve_normalize(config: RunConfig) -> RunConfig:
+    """Make env.normalize one of None, "obs", "reward" and "obs,reward"."""
+    asked = config.env.normalize
+    names = (
+        [] if asked in (None, "none") else [name.strip() for name in asked.strip("[]").split(",")]
+    )
+    if set(names) - {"obs", "reward"}:
+        raise ConfigError(
+            f"env.normalize: expected obs, reward, obs,reward or none, received {asked!r}."
+        )
+    if names and agent_spec(config.agent_name).on_policy:
+        raise ConfigError(
+            f"env.normalize: agent={config.agent_name} normalises observations and rewards by "
+            "itself; leave it out."
+        )
+    normalize = ",".join(sorted(set(names))) or None
+    return replace(config, env=replace(config.env, normalize=normalize))
+
+
 def _resolve_snapshot(config: RunConfig) -> RunConfig:
     """Make the snapshot path absolute and record the file's hash, for checking on resuming."""
     if config.snapshot is None:
@@ -247,7 +266,9 @@ def _resolve_jump_start(config: RunConfig) -> RunConfig:
 
     run = Path(paths.run)
     teacher = load(run)
-    ours, theirs = ({**vars(one.env), "rules": None} for one in (config, teacher))
+    ours, theirs = (
+        {**vars(one.env), "rules": None, "normalize": None} for one in (config, teacher)
+    )
     for name, value in ours.items():
         if theirs[name] != value:
             raise ConfigError(

@@ -49,6 +49,11 @@ class EnvConfig:
         choices=("paper", "package"),
     )
     kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
+    normalize: str | None = setting(
+        None,
+        "obs, reward or both (obs,reward): scale them by running statistics for an off-policy "
+        "agent that learns from states; evaluations report the env's own rewards",
+    )
 
 
 @dataclass(frozen=True)

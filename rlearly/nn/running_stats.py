@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+EPSILON = 1e-8
+CLIP = 10.0
+"""Normalised observations are clipped to [-10, 10], as by Stable-Baselines3's VecNormalize."""
 
 
 class RunningMeanStd:
@@ -65,3 +70,77 @@ class RunningMeanStd:
 def standardized(values: Tensor) -> Tensor:
     """Values [..., B] with mean 0 and standard deviation 1 along the last dimension."""
     return (values - values.mean(-1, keepdim=True)) / (values.std(-1, keepdim=True) + 1e-8)
+
+
+class Normalizer:
+    """Running statistics of the observations and discounted returns of a run's envs.
+
+    Observations become (obs - mean) / sqrt(variance + 1e-8), clipped to [-10, 10]; rewards are
+    divided by sqrt(variance of the discounted return + 1e-8), as by gymnasium's wrappers. All envs
+    share the statistics, and the discounted return restarts with each episode.
+
+    Args:
+        shape: of one observation; None: observations stay as they are.
+        discount: gamma of the discounted return; None: rewards stay as they are.
+    """
+
+    def __init__(self, shape: tuple[int, ...] | None, discount: float | None):
+        self.obs = None if shape is None else RunningMeanStd(shape)
+        self.returns = None if discount is None else RunningMeanStd(())
+        self.discount = discount
+        self.running_returns: dict[int, float] = {}  # of each env's episode
+        self._tensors: tuple[Tensor, Tensor] | None = None
+
+    def begin_episode(self, obs: np.ndarray, env_index: int) -> None:
+        self.running_returns[env_index] = 0.0
+        self._see(obs)
+
+    def add(self, reward: float, next_obs: np.ndarray, env_index: int) -> None:
+        if self.returns is not None and self.discount is not None:
+            total = self.running_returns.get(env_index, 0.0) * self.discount + reward
+            self.running_returns[env_index] = total
+            self.returns.update(np.array([total]))
+        self._see(next_obs)
+
+    def _see(self, obs: np.ndarray) -> None:
+        if self.obs is not None:
+            self.obs.update(obs[None])
+            self._tensors = None
+
+    def normalized(self, obs: np.ndarray) -> np.ndarray:
+        """Observations [N, *O], float32."""
+        if self.obs is None:
+            return obs
+        scaled = (obs - self.obs.mean) / np.sqrt(self.obs.variance + EPSILON)
+        return np.clip(scaled, -CLIP, CLIP).astype(np.float32)
+
+    def normalized_tensor(self, obs: Tensor) -> Tensor:
+        """Observations [B, *O] on their device, in their dtype."""
+        if self.obs is None:
+            return obs
+        if self._tensors is None:
+            mean = torch.as_tensor(self.obs.mean)
+            std = torch.as_tensor(np.sqrt(self.obs.variance + EPSILON))
+            self._tensors = mean.to(obs.device), std.to(obs.device)
+        mean, std = self._tensors
+        return ((obs - mean) / std).clamp_(-CLIP, CLIP).to(obs.dtype)
+
+    @property
+    def reward_scale(self) -> float:
+        """What rewards are divided by; 1 if they stay as they are."""
+        return 1.0 if self.returns is None else float(np.sqrt(self.returns.variance + EPSILON))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "obs": self.obs and self.obs.state_dict(),
+            "returns": self.returns and self.returns.state_dict(),
+            "running_returns": dict(self.running_returns),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.obs is not None:
+            self.obs.load_state_dict(state["obs"])
+        if self.returns is not None:
+            self.returns.load_state_dict(state["returns"])
+        self.running_returns = dict(state["running_returns"])
+        self._tensors = None

@@ -16,6 +16,7 @@ import torch
 
 from rlearly import envs
 from rlearly.agents import agent_spec
+from rlearly.agents.normalized import NormalizedAgent
 from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig, SnapshotConfig
@@ -33,11 +34,13 @@ from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.serialization import from_bytes
 from rlearly.envs.wrappers import ScaledActions
 from rlearly.nn.precision import ComputeOptions
+from rlearly.nn.running_stats import Normalizer
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions import registry
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.replay.annealing import annealing_for
 from rlearly.replay.buffer import ReplayBuffer, TransitionLayout, VectorReplayBuffer
+from rlearly.replay.normalized import NormalizedReplay
 from rlearly.replay.prefetch import PrefetchedReplay
 from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
@@ -75,6 +78,9 @@ def build(
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     train_envs = add_jump_start(config, train_envs, spec, callback.message)
     data = make_data_pipeline(config, spec, device, folder)
+    memory = data.memory
+    if isinstance(agent, NormalizedAgent):
+        memory = NormalizedReplay(memory, agent.normalizer)
     on_policy = agent_spec(config.agent_name).on_policy
     phase = config.snapshot_phase
     keep_replay = config.snapshot is None or phase.keep_replay
@@ -110,7 +116,7 @@ def build(
             message=callback.message,
         ),
         frame_renderer=envs.frame_renderer,
-        memory=data.memory,
+        memory=memory,
         update_schedule=data.update_schedule,
         sinks=make_sinks(),
         callback=callback,
@@ -237,12 +243,17 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
                 f"intervention={name}: the observations of env={config.env.name} are states here, "
                 "so there is no encoder to act on: add obs=pixels, or leave it out."
             )
+    if config.env.normalize and pixels:
+        raise ConfigError(
+            f"env.normalize: the observations of env={config.env.name} are images, which the "
+            "networks scale by themselves; leave it out, or add obs=state."
+        )
     agent_config = config.agent
     if declared.on_policy and agent_config.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
         agent_config = replace(agent_config, anneal_steps=whole_run)
     try:
-        return declared.make(
+        agent = declared.make(
             agent_config,
             spec,
             seeds=Seeds(config.seed),
@@ -262,6 +273,12 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             f"agent={config.agent_name}: its networks do not fit into memory: choose smaller ones, "
             "as with a smaller agent.hidden_dim."
         ) from error
+    if not config.env.normalize:
+        return agent
+    what = config.env.normalize.split(",")
+    shape = spec.observation.shape if "obs" in what else None
+    discount = agent_config.discount if "reward" in what else None
+    return NormalizedAgent(agent, Normalizer(shape, discount))
 
 
 # --- snapshot starts ---
