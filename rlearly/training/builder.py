@@ -447,6 +447,12 @@ def add_jump_start(
             view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
         return train_envs
     policy = teacher_policy(config, spec)
+    if not keeps_nothing(train_envs[0]):
+        message(
+            f"jump start: {config.env.name} may keep something between episodes (running "
+            "statistics, a curriculum): the teacher meets what this run's env keeps, not what its "
+            "own run's env kept"
+        )
     message(
         f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
         f"episode, {settings.schedule}; its steps are not counted as this run's"
