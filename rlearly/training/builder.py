@@ -28,6 +28,7 @@ from rlearly.envs.state.between_episodes import (
     Kept,
     keeps_nothing,
     kept_by,
+    normalises,
     own_parts,
 )
 from rlearly.envs.state.resumable import ResumableEnv
@@ -447,11 +448,10 @@ def add_jump_start(
             view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
         return train_envs
     policy = teacher_policy(config, spec)
-    if not keeps_nothing(train_envs[0]):
+    if normalises(train_envs[0]):
         message(
-            f"jump start: {config.env.name} may keep something between episodes (running "
-            "statistics, a curriculum): the teacher meets what this run's env keeps, not what its "
-            "own run's env kept"
+            f"jump start: {config.env.name} scales observations or rewards by running statistics: "
+            "the teacher meets this run's, and was trained on those of its own run"
         )
     message(
         f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "

@@ -399,3 +399,11 @@ def test_env_that_cannot_be_repeated_is_said_at_the_start(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "does not play the same twice" in said
     assert said.index("does not play the same twice") < said.index("evaluation at 20 frames")
+
+
+def test_jump_start_says_that_the_teacher_meets_other_statistics(tmp_path, capsys):
+    words = [*WORDS, "env=test_between_episodes:Normed-v0", "eval_every_frames=0"]
+    assert train.main([*words, "train_frames=20", f"run_dir={tmp_path}/teacher"]) == 0
+    start = [f"jump_start.run={tmp_path}/teacher", "jump_start.episode_steps=5"]
+    assert train.main([*words, *start, "train_frames=20", f"run_dir={tmp_path}/run"]) == 0
+    assert "the teacher meets this run's" in capsys.readouterr().out

@@ -51,6 +51,11 @@ def keeps_nothing(env: gymnasium.Env) -> bool:
     return all(trusted(type(one)) and not _may_keep(one) for one in _members(env))
 
 
+def normalises(env: gymnasium.Env) -> bool:
+    """Whether a wrapper scales by running statistics as gymnasium's do."""
+    return any(hasattr(type(one), FROZEN) for one in _members(env))
+
+
 def _may_keep(one: Any) -> bool:
     functions = (value for value in vars(one).values() if is_function(value))
     return hasattr(type(one), FROZEN) or not all(
