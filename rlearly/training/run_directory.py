@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.metadata
 import json
 import logging
-import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import filelock
-import psutil
-import torch
 
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
-from rlearly.system import determinism, machine
+from rlearly.system import determinism
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -197,41 +190,6 @@ def _last_frames(path: Path) -> int:
 # --- provenance ---
 
 
-def provenance(threads: int | None, device: torch.device) -> dict[str, Any]:
-    """Command, code, packages, hardware, and all that a repetition to the bit depends on."""
-    package = Path(__file__).parents[1]
-    diff = _git(package, "diff", "HEAD")
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "argv": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": {
-            "commit": _git(package, "rev-parse", "HEAD"),
-            "dirty": bool(diff),
-            "diff": diff[:1_000_000] if diff else None,
-        },
-        "python": sys.version,
-        "packages": {
-            d.metadata["Name"]: d.version
-            for d in sorted(importlib.metadata.distributions(), key=lambda d: str(d.name).lower())
-        },
-        "hardware": {
-            "platform": platform.platform(),
-            "processor": machine.processor(),
-            "cores": os.cpu_count(),
-            "memory_bytes": psutil.virtual_memory().total,
-            "gpu": gpu,
-        },
-        "threads": threads,
-        "determinism": determinism.facts(device),
-        "environment": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(("SLURM_JOB", "SLURM_ARRAY", "CUDA_", "MUJOCO_", "OMP_", "MKL_"))
-        },
-    }
-
-
 def record_start(path: Path, config: RunConfig, entry: dict[str, Any]) -> None:
     """Append an entry to provenance.json, write the config, and delete done.json and failures."""
     write(path / PROVENANCE, json.dumps([*_starts(path), entry], indent=1))
@@ -259,13 +217,3 @@ def _starts(path: Path) -> list[dict[str, Any]]:
         log.warning("%s cannot be read (%s); it is now %s.", file, error, aside.name)
         file.replace(aside)
         return []
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
