@@ -113,6 +113,13 @@ def run(
     starting_over = resume and not checkpoint.list_checkpoints(folder / "checkpoints")
     if starting_over:
         run_directory.refuse_to_start_over(folder, config)
+    original = run_directory.original_of(folder)
+    identity = run_directory.identify(folder)
+    if original:
+        display.message(
+            f"{folder} is a copy of {original}: it goes on as a run of its own, with an identity "
+            "and a wandb id of its own"
+        )
     try:
         trainer = prepare(config, folder, device, display, stop, resume=resume)
     except RunFailed as failed:
@@ -122,6 +129,7 @@ def run(
             run_directory.discard(folder)
         raise
     origin = provenance(overrides, config.threads, device, envs.code_of(config.env))
+    origin["identity"] = identity
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {machine.describe_threads(config.threads)} -> {folder}"

@@ -9,6 +9,7 @@ import logging
 import shlex
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 CONFIG, PROVENANCE, DONE = "config.yaml", "provenance.json", "done.json"
 REPORT, WEIGHTS = "failure.json", "failure.pt"
 """Of a failed run; see failure.py."""
+
+IDENTITY, WANDB_ID = "identity.json", "wandb_id"
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
 """Error numbers of locking a file on file systems without locks."""
@@ -88,7 +91,16 @@ def _failed_at_once(path: Path) -> bool:
 
 def discard(path: Path) -> None:
     """Remove the directory of a run that could not start; files of the user's are kept."""
-    for name in (CONFIG, PROVENANCE, REPORT, WEIGHTS, "metrics.jsonl", "run.lock", "wandb_id"):
+    for name in (
+        CONFIG,
+        PROVENANCE,
+        REPORT,
+        WEIGHTS,
+        "metrics.jsonl",
+        "run.lock",
+        IDENTITY,
+        WANDB_ID,
+    ):
         (path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: it existed before
         path.rmdir()
@@ -185,6 +197,53 @@ def _last_frames(path: Path) -> int:
         lines = (path / "metrics.jsonl").read_text().splitlines()
         return max((int(json.loads(line)["frames"]) for line in lines), default=0)
     return 0
+
+
+# --- identity ---
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """Identify the run in a locked directory; returns its `id`, `path` and `copied_from` or None.
+
+    A new directory gets a random id, and one that was moved keeps it. A copy gets one of its own,
+    and loses its wandb id.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    known = _identity(path)
+    here = {"id": uuid.uuid4().hex, "path": str(path.resolve()), "copied_from": None}
+    try:
+        if known and original_of(path):
+            here["copied_from"] = {name: known[name] for name in ("id", "path")}
+            (path / WANDB_ID).unlink(missing_ok=True)
+        elif known:
+            here = known | {"path": here["path"]}
+        write(path / IDENTITY, json.dumps(here, indent=1))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
+    return here
+
+
+def original_of(path: Path) -> Path | None:
+    """The directory that this one is a copy of: it is where this run was last, and holds it still.
+
+    None if there is no other, because this directory was moved or is seen under another path.
+    """
+    with contextlib.suppress(OSError):  # a folder that may not be looked into
+        known = _identity(path)
+        other = Path(known["path"]) if known else None
+        if known and other and (_identity(other) or {}).get("id") == known["id"]:
+            return None if other.samefile(path) else other
+    return None
+
+
+def _identity(path: Path) -> dict[str, Any] | None:
+    """What identity.json says; None if there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((path / IDENTITY).read_text())
+        return {"id": str(found["id"]), "path": str(found["path"]), **found}
+    return None
 
 
 # --- provenance ---

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,19 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
     (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
     assert (tmp_path / "r" / "wandb_id").read_text() in run.name
     assert list(run.glob("*.wandb")) and list(run.rglob("*.mp4"))
+
+
+def test_copied_run_says_so_and_has_an_identity_of_its_own(tmp_path):
+    done = rlearly("train", *TINY, "train_frames=110", "run_dir=a", cwd=tmp_path)
+    assert done.returncode == 0 and "copy" not in done.stdout, done.stderr
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    copied = rlearly("train", "resume=b", "train_frames=120", cwd=tmp_path)
+    assert copied.stdout.count("b is a copy of ") == 1, copied.stderr
+    assert copied.stdout.splitlines()[0].startswith(f"b is a copy of {tmp_path / 'a'}: it goes on")
+    first, second = json.loads((tmp_path / "b" / "provenance.json").read_text())
+    assert first["identity"]["id"] == second["identity"]["copied_from"]["id"]
+    assert first["identity"]["id"] != second["identity"]["id"]
+    assert json.loads((tmp_path / "b" / "identity.json").read_text()) == second["identity"]
 
 
 @pytest.mark.slow
