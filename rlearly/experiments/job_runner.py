@@ -160,7 +160,7 @@ class JobRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, "RLEARLY_PARENT": str(os.getpid())},
+                env=self._environment(),
             )
         if self.stopping:  # since the process was started
             self._process.send_signal(signal.SIGTERM)
@@ -168,6 +168,11 @@ class JobRunner:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(timeout=1)
+
+    def _environment(self) -> dict[str, str]:
+        """The environment of a command. Each run of a sweep has a wandb id of its own."""
+        shared = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"}
+        return {**shared, **self.environment, "RLEARLY_PARENT": str(os.getpid())}
 
 
 def _acquired(lock: FileLock) -> bool:

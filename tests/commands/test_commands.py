@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -188,8 +189,20 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
         "eval_episodes=1",
         "video_size=32",
     ]
-    done = rlearly("train", *overrides, "run_dir=r", "wandb.mode=offline", cwd=tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "key.py").write_text("KEY = 'hunter2'")
+    subprocess.run(["git", "-C", tmp_path, "add", "key.py"], check=True)
+    commit = ["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "not of this run"]
+    subprocess.run(commit, cwd=tmp_path, check=True)
+    (tmp_path / "key.py").write_text("KEY = 'hunter3'")
+    done = rlearly(
+        "train", *overrides, "run_dir=r", "wandb.mode=offline", cwd=tmp_path, WANDB_SAVE_CODE="true"
+    )
     assert done.returncode == 0, done.stderr
+    written = [file for file in (tmp_path / "r").rglob("*") if file.is_file()]
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path).strip()
+    surrounding = re.compile(b"hunter|" + head)
+    assert not [file for file in written if surrounding.search(file.read_bytes())]
     (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
     assert (tmp_path / "r" / "wandb_id").read_text() in run.name
     assert list(run.glob("*.wandb")) and list(run.rglob("*.mp4"))

@@ -67,6 +67,13 @@ def one_thread(monkeypatch):
 # --- plans ---
 
 
+class Ended:
+    """A process that has done its work."""
+
+    def wait(self, timeout):
+        return 0
+
+
 def test_seeds_are_a_number_or_a_list():
     assert sweep.seeds_of("3") == [0, 1, 2]
     assert sweep.seeds_of("3,5,8") == [3, 5, 8]
@@ -522,6 +529,19 @@ def test_tracked_runs_are_grouped_by_sweep(tmp_path):
     plan, _ = sweep.plan_of(config, [*overrides, "wandb.mode=offline"])
     assert plan.runs[0].overrides[-1] == "wandb.group=my sweep"
     assert sweep.plan_of(config, overrides)[0] == grid(TINY, [0])
+
+
+def test_runs_of_a_sweep_do_not_share_the_wandb_id_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "shared")
+    grid(TINY, [0]).save(tmp_path)
+    started = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, *, env, **kwargs: started.append(env) or Ended()
+    )
+    runner = JobRunner(tmp_path, "runs/td3/Pendulum-v1/0", "test", {"CUDA_VISIBLE_DEVICES": "3"})
+    assert runner.run() == 0
+    (environment,) = started
+    assert "WANDB_RUN_ID" not in environment and environment["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
