@@ -42,8 +42,8 @@ LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
     "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
-    "snapshot", "wandb.mode", "replay.compression", "replay.storage", "replay.folder",
-    "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
+    "snapshot", "wandb.mode", "wandb.group", "replay.compression", "replay.storage",
+    "replay.folder", "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 

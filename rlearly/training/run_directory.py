@@ -203,19 +203,23 @@ def _last_frames(path: Path) -> int:
 
 
 def identify(path: Path) -> dict[str, Any]:
-    """Identify the run in a locked directory; returns its `id`, `path` and `copied_from` or None.
+    """Identify the run or sweep in a locked directory.
 
     A new directory gets a random id, and one that was moved keeps it. A copy gets one of its own,
     and loses its wandb id.
 
+    Returns:
+        id, path, name: the directory's when it got the id. copied_from: the original's, or None.
+
     Raises:
         ConfigError: the directory cannot be written.
     """
-    known = _identity(path)
-    here = {"id": uuid.uuid4().hex, "path": str(path.resolve()), "copied_from": None}
+    known = identity_of(path)
+    place = path.resolve()
+    here = {"id": uuid.uuid4().hex, "path": str(place), "name": place.name, "copied_from": None}
     try:
         if known and original_of(path):
-            here["copied_from"] = {name: known[name] for name in ("id", "path")}
+            here["copied_from"] = {name: known[name] for name in ("id", "path", "name")}
             (path / WANDB_ID).unlink(missing_ok=True)
         elif known:
             here = known | {"path": here["path"]}
@@ -231,18 +235,18 @@ def original_of(path: Path) -> Path | None:
     None if there is no other, because this directory was moved or is seen under another path.
     """
     with contextlib.suppress(OSError):  # a folder that may not be looked into
-        known = _identity(path)
+        known = identity_of(path)
         other = Path(known["path"]) if known else None
-        if known and other and (_identity(other) or {}).get("id") == known["id"]:
+        if known and other and (identity_of(other) or {}).get("id") == known["id"]:
             return None if other.samefile(path) else other
     return None
 
 
-def _identity(path: Path) -> dict[str, Any] | None:
-    """What identity.json says; None if there is none that can be read."""
+def identity_of(path: Path) -> dict[str, Any] | None:
+    """What `identify` wrote; None if it did not, or it cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((path / IDENTITY).read_text())
-        return {"id": str(found["id"]), "path": str(found["path"]), **found}
+        return {name: str(found[name]) for name in ("id", "path", "name")} | found
     return None
 
 

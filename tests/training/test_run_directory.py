@@ -82,7 +82,7 @@ def test_copy_of_a_run_is_another_run_and_its_original_stays_what_it_is(tmp_path
     assert run_directory.original_of(copy) == folder
     found = run_directory.identify(copy)
     assert found["id"] != first and found["path"] == str(copy)
-    assert found["copied_from"] == {"id": first, "path": str(folder)}
+    assert found["copied_from"] == {"id": first, "path": str(folder), "name": "a"}
     assert not (copy / "wandb_id").exists()
     assert run_directory.original_of(copy) is None, "it is a copy only once"
     assert run_directory.identify(copy) == found
