@@ -29,6 +29,7 @@ from rlearly.experiments.job import (
 )
 from rlearly.experiments.plan import Plan
 from rlearly.training import checkpoint
+from rlearly.training.run_directory import IDENTITY, WANDB_ID
 
 BUSY_SECONDS = 120
 """How long a job waits for a process of an earlier try to save and leave its directory."""
@@ -143,13 +144,20 @@ class JobRunner:
         ).save(self.sweep, self.name)
 
     def _clear(self) -> None:
-        """Empty the directory of a run that ended before its first checkpoint."""
+        """Empty the directory of a run that ended before its first checkpoint.
+
+        It starts over as the same run, also in wandb.
+        """
         folder = self.sweep / self.name
         kept = (
             checkpoint.list_checkpoints(folder / "checkpoints") or (folder / "done.json").exists()
         )
         if folder.is_dir() and not kept:
-            shutil.rmtree(folder)
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name not in (IDENTITY, WANDB_ID):
+                    path.unlink()
 
     def _command(self, command: list[str]) -> int:
         if self.stopping:

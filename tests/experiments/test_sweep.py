@@ -33,6 +33,7 @@ from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
+from rlearly.training import run_directory
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -761,11 +762,14 @@ def test_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     plan.save(tmp_path)
     run = tmp_path / plan.runs[0].name
     run.mkdir(parents=True)
-    for name in ("config.yaml", "metrics.jsonl"):
+    for name in ("config.yaml", "metrics.jsonl", "wandb_id"):
         (run / name).write_text("half writ")
+    identity = run_directory.identify(run)
     (run / "checkpoints" / ".000000000030.partial").mkdir(parents=True)
     assert JobRunner(tmp_path, plan.runs[0].name, "test").run() == 0
     assert (run / "done.json").exists()
+    assert run_directory.identity_of(run) == identity, "it is still the same run"
+    assert (run / "wandb_id").read_text() == "half writ"
 
 
 def test_runner_waits_for_the_process_of_an_earlier_try(tmp_path):
