@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -68,7 +69,7 @@ def provenance(
         env_modules: the modules of the env, if it is the user's own (`rlearly.envs.code_of`).
     """
     return {
-        "argv": [sys.argv[0], *arguments],
+        "argv": [*sys.argv[:1], *arguments],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "code": {"path": str(PACKAGE), "sha256": _sha256(PACKAGE), **_own_distribution()},
         "git": repository(PACKAGE / "__init__.py", [PACKAGE]),
@@ -101,7 +102,7 @@ def provenance(
 def _sha256(package: Path) -> str:
     """The SHA-256 of the names and contents of a package's Python files."""
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted(filter(Path.is_file, package.rglob("*.py"))):  # not an editor's lock
         digest.update(f"{file.relative_to(package).as_posix()}\0".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -124,8 +125,10 @@ def _own_distribution() -> dict[str, Any]:
 
 def _origin(distribution: importlib.metadata.Distribution) -> dict[str, Any] | None:
     """pip's direct_url.json, without the password of a URL: a folder, or a repository's commit."""
-    text = distribution.read_text("direct_url.json")
-    return json.loads(re.sub(r"(?<=://)[^/@\s\"]+@", "", text)) if text else None
+    with contextlib.suppress(ValueError):
+        text = distribution.read_text("direct_url.json") or "null"
+        return json.loads(re.sub(r"(?<=://)[^/@\s\"]+@", "", text))
+    return None
 
 
 # --- repositories ---
@@ -158,7 +161,8 @@ def repository(file: Path, scope: Sequence[Path] | None = None) -> dict[str, Any
         found |= {"path": str(top), "untracked": untracked.decode(errors="replace").splitlines()}
         found["untracked"] = found["untracked"][:UNTRACKED_FILES]
         found["dirty"] = True  # as long as there is no commit
-        found["commit"] = _git(top, "rev-parse", "--quiet", "--verify", "HEAD").decode().strip()
+        commit = _git(top, "rev-parse", "--quiet", "--verify", "HEAD").decode().strip()
+        found |= {"commit": commit, "dirty": None}
         found["dirty"] = bool(untracked or _git(top, *DIFF, "--name-only", "HEAD"))
         found["diff"] = _shortened(_git_paths(top, scope, *DIFF, "HEAD"))
     except subprocess.CalledProcessError as error:

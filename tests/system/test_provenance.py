@@ -156,6 +156,28 @@ def test_why_git_refuses_is_recorded(project, monkeypatch):
     assert found["commit"] is None and "'git'" in found["refused"]
 
 
+def test_slow_git_leaves_open_whether_something_changed(project, monkeypatch):
+    def run(folder, *arguments):
+        if "--name-only" in arguments:
+            raise subprocess.TimeoutExpired("git", 10)
+        return answered(folder, *arguments)
+
+    answered = provenance._git
+    monkeypatch.setattr(provenance, "_git", run)
+    found = repository(project / "my_env.py")
+    assert found["commit"] == git(project, "rev-parse", "HEAD") and found["dirty"] is None
+    assert "timed out" in found["refused"]
+
+
+def test_files_that_only_look_like_code_are_no_trouble(tmp_path):
+    (tmp_path / "a.py").write_text("A = 1\n")
+    before = provenance._sha256(tmp_path)
+    (tmp_path / ".#a.py").symlink_to("me@host.1234")
+    assert provenance._sha256(tmp_path) == before
+    (tmp_path / "a.py").write_text("A = 2\n")
+    assert provenance._sha256(tmp_path) != before
+
+
 def test_diffs_of_any_bytes_and_size_are_recorded_as_text(project, monkeypatch):
     file = imported(project)
     (project / "my_dynamics.py").write_bytes(b"# caf\xe9\n")
@@ -215,6 +237,8 @@ def test_version_is_that_of_the_code_that_runs(tmp_path, monkeypatch):
             "vcs_info": {"vcs": "git", "commit_id": "abc"},
         },
     }
+    (tmp_path / "vcs" / "rlearly-9.1.dist-info" / "direct_url.json").write_text("{")
+    assert provenance._own_distribution() == {"version": "9.1", "installed_from": None}
     editable = {"url": PACKAGE.parent.as_uri(), "dir_info": {"editable": True}}
     installed(tmp_path / "editable", "9.2", editable)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "editable")])
