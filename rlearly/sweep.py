@@ -42,6 +42,7 @@ from rlearly.experiments.status import failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 from rlearly.system.command import exit_with
 from rlearly.system.machine import gigabytes, usable_cores
+from rlearly.training import run_directory
 from rlearly.training.builder import known_replay_bytes
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
@@ -192,11 +193,13 @@ def plan_of(config: SweepConfig, overrides: Sequence[str]) -> tuple[Plan, Path]:
         label = re.sub(r"[^\w.+=-]", "-", f"{arms}_{envs}")
         name = f"{label[:60]}-{digest}"
     folder = Path(config.sweep_dir or Path("sweeps") / name).absolute()
-    return replace(plan, runs=[_grouped(run, folder.name) for run in plan.runs]), folder
+    known = None if run_directory.original_of(folder) else run_directory.identity_of(folder)
+    group = known["name"] if known else folder.name
+    return replace(plan, runs=[_grouped(run, group) for run in plan.runs]), folder
 
 
 def _grouped(run: Run, sweep: str) -> Run:
-    """The run with the sweep's name as its wandb group, if it uses wandb and sets none."""
+    """The run with the sweep's first name as its wandb group, if it uses wandb and sets none."""
     keys = dict(override.split("=", 1) for override in run.overrides)
     if keys.get("wandb.mode", "disabled") == "disabled" or "wandb.group" in keys:
         return run
@@ -228,12 +231,39 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
                     f"{folder} has jobs in SLURM's queue: look at them with status={folder}, or "
                     f"end them with cancel={folder} first."
                 )
-            plan.save(folder)
+            identify(plan, folder).save(folder)
             return launch(folder, jobs, jobs_of(plan), launcher, config)
     except OSError as error:
         raise ConfigError(
             f"sweep_dir: {folder} cannot be written ({error.strerror}); give another."
         ) from None
+
+
+def identify(plan: Plan, folder: Path) -> Plan:
+    """Give a sweep's directory its identity, and a copy of another sweep's a wandb group too.
+
+    Returns the plan, with that group instead of the original's.
+    """
+    original = run_directory.original_of(folder)
+    identity = run_directory.identify(folder)
+    if not original:
+        return plan
+    (folder / "slurm" / "jobs.json").unlink(missing_ok=True)
+    print(
+        f"{folder} is a copy of {original}: it goes on as a sweep of its own, whose runs get "
+        "wandb ids of their own"
+    )
+    before, now = (
+        format_override("wandb.group", name)
+        for name in (identity["copied_from"]["name"], identity["name"])
+    )
+    return replace(
+        plan,
+        runs=[
+            replace(run, overrides=[now if word == before else word for word in run.overrides])
+            for run in plan.runs
+        ],
+    )
 
 
 def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:

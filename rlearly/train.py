@@ -90,12 +90,22 @@ def train(overrides: list[str]) -> int:
     if folder is None:
         folder = run_directory.create(config)
     with run_directory.locked(folder):
-        return run(config, folder, device, stop, resume=resumed is not None)
+        return run(config, folder, device, stop, overrides, resume=resumed is not None)
 
 
-def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
+def run(
+    config: RunConfig,
+    folder: Path,
+    device: Any,
+    stop: StopRequests,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+) -> int:
     """Train in a locked run directory; returns the exit status."""
+    from rlearly import envs
     from rlearly.system import machine
+    from rlearly.system.provenance import provenance
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
 
@@ -103,6 +113,13 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     starting_over = resume and not checkpoint.list_checkpoints(folder / "checkpoints")
     if starting_over:
         run_directory.refuse_to_start_over(folder, config)
+    original = run_directory.original_of(folder)
+    identity = run_directory.identify(folder)
+    if original:
+        display.message(
+            f"{folder} is a copy of {original}: it goes on as a run of its own, with an identity "
+            "and a wandb id of its own"
+        )
     try:
         trainer = prepare(config, folder, device, display, stop, resume=resume)
     except RunFailed as failed:
@@ -111,7 +128,8 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         if not resume:
             run_directory.discard(folder)
         raise
-    provenance = run_directory.provenance(config.threads, device)
+    origin = provenance(overrides, config.threads, device, envs.code_of(config.env))
+    origin["identity"] = identity
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {machine.describe_threads(config.threads)} -> {folder}"
@@ -120,7 +138,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         display.message("the run ended before its first checkpoint and starts over")
     elif resume:
         display.message(f"resumed at {trainer.at.frames:,} frames")
-        changes = run_directory.changes_since_last_start(folder, provenance)
+        changes = run_directory.changes_since_last_start(folder, origin)
         if changes:
             display.message(
                 f"changed since the last start: {', '.join(changes)}; "
@@ -128,7 +146,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
             )
     finished, failed = False, None
     try:
-        run_directory.record_start(folder, config, provenance)
+        run_directory.record_start(folder, config, origin)
         with display:
             finished = trainer.run()
     except RunFailed as error:

@@ -7,10 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class WandbServer:
-    """`runs`: id -> {group, project, rows}; a row is what one call of `log` has sent."""
+    """`runs`: id -> {group, project, rows}; a row is what one call of `log` has sent.
+
+    `deleted`: ids that it refuses, as wandb does for ever once a run was deleted there.
+    """
 
     def __init__(self):
         self.runs = {}
+        self.deleted = set()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.environment = {
@@ -32,12 +36,19 @@ class WandbServer:
                 body = self._body()
                 if self.path.endswith("/graphql"):
                     asked = json.loads(body)
-                    answer = {"data": server.graphql(asked["query"], asked.get("variables") or {})}
+                    variables = asked.get("variables") or {}
+                    name = variables.get("name")
+                    if "UpsertBucket" in asked["query"] and name in server.deleted:
+                        message = f"run {name} was previously created and deleted; "
+                        message += "try a new run name"
+                        refused = {"data": {"upsertBucket": None}, "errors": [{"message": message}]}
+                        return self._answer(refused, 409)
+                    answer = {"data": server.graphql(asked["query"], variables)}
                 elif self.path.endswith("/file_stream"):
                     answer = server.stream(self.path.split("/")[-2], json.loads(body))
                 else:
                     answer = {}
-                self._answer(answer)
+                return self._answer(answer)
 
             def do_PUT(self):
                 self._body()
@@ -50,9 +61,9 @@ class WandbServer:
                 zipped = self.headers.get("Content-Encoding") == "gzip"
                 return gzip.decompress(data) if zipped else data
 
-            def _answer(self, value):
+            def _answer(self, value, status=200):
                 data = json.dumps(value).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()

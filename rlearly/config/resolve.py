@@ -42,8 +42,8 @@ LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
     "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
-    "snapshot", "wandb.mode", "replay.compression", "replay.storage", "replay.folder",
-    "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
+    "snapshot", "wandb.mode", "wandb.group", "replay.compression", "replay.storage",
+    "replay.folder", "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 
@@ -93,13 +93,7 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     file = run / "config.yaml"
     if not file.is_file():
-        problem = "is not a run directory (it has no config.yaml)"
-        if not run.exists():
-            problem = "does not exist"
-        hint = "a run directory looks like runs/drm/dog_run/0-<time>"
-        if inside := _newest_runs_inside(run):
-            hint = f"runs inside it, newest first: {', '.join(inside)}"
-        raise ConfigError(f"{run} {problem}; {hint}.")
+        raise no_run(run, file.name)
     try:
         saved: Any = OmegaConf.load(file)
         env = as_dictconfig(envs.config_for(saved["env"]["name"]))
@@ -121,6 +115,19 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if loaded.snapshot is not None:
         loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
     return replace(loaded, jump_start=_with_absolute_paths(loaded.jump_start))
+
+
+def no_run(run: Path, file: str) -> ConfigError:
+    """The error of a path that is not a run as it has no such file; names the newest runs near."""
+    problem, near = f"is not a run directory (it has no {file})", run
+    if not run.exists():
+        problem = "does not exist"
+        near = next(parent for parent in (*run.parents, Path()) if parent.is_dir())
+        near = near if near.parts else Path("runs")
+    hint = "a run directory looks like runs/drm/dog_run/0-<time>"
+    if inside := _newest_runs_inside(near):
+        hint = f"runs inside {'it' if near is run else near}, newest first: {', '.join(inside)}"
+    return ConfigError(f"{run} {problem}; {hint}.")
 
 
 def fixed_settings(config: RunConfig) -> dict[str, Any]:

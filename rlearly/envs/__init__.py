@@ -89,6 +89,23 @@ def make(
     return module.make(config, pixels=pixels, model_seed=model_seed, videos=videos)
 
 
+def code_of(config: EnvConfig) -> list[str]:
+    """The modules of an env that gymnasium does not bring: the one in its name, its class's.
+
+    The env has been made, so that its id is registered.
+    """
+    if config.family != "gymnasium":
+        return []
+    named, _, env_id = config.name.rpartition(":")
+    entry_point = gymnasium.registry[env_id].entry_point if env_id in gymnasium.registry else ""
+    if isinstance(entry_point, str):
+        defined = entry_point.partition(":")[0]
+    else:
+        defined = entry_point.__module__
+    found = dict.fromkeys(name for name in (named, defined) if name)
+    return [name for name in found if name.split(".")[0] != "gymnasium"]
+
+
 def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     """What an agent may know about an env made from `config`."""
     observation, action = env.observation_space, env.action_space

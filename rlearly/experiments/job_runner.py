@@ -29,6 +29,7 @@ from rlearly.experiments.job import (
 )
 from rlearly.experiments.plan import Plan
 from rlearly.training import checkpoint
+from rlearly.training.run_directory import IDENTITY, WANDB_ID
 
 BUSY_SECONDS = 120
 """How long a job waits for a process of an earlier try to save and leave its directory."""
@@ -143,13 +144,20 @@ class JobRunner:
         ).save(self.sweep, self.name)
 
     def _clear(self) -> None:
-        """Empty the directory of a run that ended before its first checkpoint."""
+        """Empty the directory of a run that ended before its first checkpoint.
+
+        It starts over as the same run, also in wandb.
+        """
         folder = self.sweep / self.name
         kept = (
             checkpoint.list_checkpoints(folder / "checkpoints") or (folder / "done.json").exists()
         )
         if folder.is_dir() and not kept:
-            shutil.rmtree(folder)
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name not in (IDENTITY, WANDB_ID):
+                    path.unlink()
 
     def _command(self, command: list[str]) -> int:
         if self.stopping:
@@ -160,7 +168,7 @@ class JobRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, "RLEARLY_PARENT": str(os.getpid())},
+                env=self._environment(),
             )
         if self.stopping:  # since the process was started
             self._process.send_signal(signal.SIGTERM)
@@ -168,6 +176,11 @@ class JobRunner:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(timeout=1)
+
+    def _environment(self) -> dict[str, str]:
+        """The environment of a command. Each run of a sweep has a wandb id of its own."""
+        shared = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"}
+        return {**shared, **self.environment, "RLEARLY_PARENT": str(os.getpid())}
 
 
 def _acquired(lock: FileLock) -> bool:

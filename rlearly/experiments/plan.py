@@ -33,10 +33,13 @@ number, which must therefore not depend on the machine."""
 
 TEACHERS = ("jump_start.run", "jump_start.model")
 
-MAY_CHANGE = tuple(key for key in RESUMABLE if key not in ("snapshot", *TEACHERS))
+MAY_CHANGE = tuple(key for key in RESUMABLE if key not in ("snapshot", "wandb.group", *TEACHERS))
 """Settings that a repeated sweep command may change for existing runs. A snapshot file or a teacher
 is not one of them: a study determines where its own is, and a different one makes a different
-arm."""
+arm. The wandb group is that of the sweep's directory."""
+
+FOLLOW = ("snapshot", "wandb.group")
+"""Settings that change with the sweep's directory, if that is moved or copied."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +247,13 @@ def changed_overrides(run: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides that may change on resuming, and differ from the config in the directory."""
     config = _saved_config(run)
     last = {_key(override): override for override in overrides} if config else {}
+    values = {key: parse_overrides([override])[0][1] for key, override in last.items()}
     return [
         override
         for key, override in last.items()
-        if key in MAY_CHANGE and parse_overrides([override])[0][1] != OmegaConf.select(config, key)
+        if key in (*MAY_CHANGE, *FOLLOW)
+        and values[key] != OmegaConf.select(config, key)
+        and (key != "snapshot" or Path(values[key]).is_absolute())
     ]
 
 

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.metadata
 import json
 import logging
-import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
-import time
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import filelock
-import psutil
-import torch
 
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
-from rlearly.system import determinism, machine
+from rlearly.system import determinism
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
 CONFIG, PROVENANCE, DONE = "config.yaml", "provenance.json", "done.json"
 REPORT, WEIGHTS = "failure.json", "failure.pt"
 """Of a failed run; see failure.py."""
+
+IDENTITY, WANDB_ID = "identity.json", "wandb_id"
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
 """Error numbers of locking a file on file systems without locks."""
@@ -95,7 +91,16 @@ def _failed_at_once(path: Path) -> bool:
 
 def discard(path: Path) -> None:
     """Remove the directory of a run that could not start; files of the user's are kept."""
-    for name in (CONFIG, PROVENANCE, REPORT, WEIGHTS, "metrics.jsonl", "run.lock", "wandb_id"):
+    for name in (
+        CONFIG,
+        PROVENANCE,
+        REPORT,
+        WEIGHTS,
+        "metrics.jsonl",
+        "run.lock",
+        IDENTITY,
+        WANDB_ID,
+    ):
         (path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: it existed before
         path.rmdir()
@@ -194,42 +199,58 @@ def _last_frames(path: Path) -> int:
     return 0
 
 
+# --- identity ---
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """Identify the run or sweep in a locked directory.
+
+    A new directory gets a random id, and one that was moved keeps it. A copy gets one of its own,
+    and loses its wandb id.
+
+    Returns:
+        id, path, name: the directory's when it got the id. copied_from: the original's, or None.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    known = identity_of(path)
+    place = path.resolve()
+    here = {"id": uuid.uuid4().hex, "path": str(place), "name": place.name, "copied_from": None}
+    try:
+        if known and original_of(path):
+            here["copied_from"] = {name: known[name] for name in ("id", "path", "name")}
+            (path / WANDB_ID).unlink(missing_ok=True)
+        elif known:
+            here = known | {"path": here["path"]}
+        write(path / IDENTITY, json.dumps(here, indent=1))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
+    return here
+
+
+def original_of(path: Path) -> Path | None:
+    """The directory that this one is a copy of: it is where this run was last, and holds it still.
+
+    None if there is no other, because this directory was moved or is seen under another path.
+    """
+    with contextlib.suppress(OSError):  # a folder that may not be looked into
+        known = identity_of(path)
+        other = Path(known["path"]) if known else None
+        if known and other and (identity_of(other) or {}).get("id") == known["id"]:
+            return None if other.samefile(path) else other
+    return None
+
+
+def identity_of(path: Path) -> dict[str, Any] | None:
+    """What `identify` wrote; None if it did not, or it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((path / IDENTITY).read_text())
+        return {name: str(found[name]) for name in ("id", "path", "name")} | found
+    return None
+
+
 # --- provenance ---
-
-
-def provenance(threads: int | None, device: torch.device) -> dict[str, Any]:
-    """Command, code, packages, hardware, and all that a repetition to the bit depends on."""
-    package = Path(__file__).parents[1]
-    diff = _git(package, "diff", "HEAD")
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "argv": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": {
-            "commit": _git(package, "rev-parse", "HEAD"),
-            "dirty": bool(diff),
-            "diff": diff[:1_000_000] if diff else None,
-        },
-        "python": sys.version,
-        "packages": {
-            d.metadata["Name"]: d.version
-            for d in sorted(importlib.metadata.distributions(), key=lambda d: str(d.name).lower())
-        },
-        "hardware": {
-            "platform": platform.platform(),
-            "processor": machine.processor(),
-            "cores": os.cpu_count(),
-            "memory_bytes": psutil.virtual_memory().total,
-            "gpu": gpu,
-        },
-        "threads": threads,
-        "determinism": determinism.facts(device),
-        "environment": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(("SLURM_JOB", "SLURM_ARRAY", "CUDA_", "MUJOCO_", "OMP_", "MKL_"))
-        },
-    }
 
 
 def record_start(path: Path, config: RunConfig, entry: dict[str, Any]) -> None:
@@ -259,13 +280,3 @@ def _starts(path: Path) -> list[dict[str, Any]]:
         log.warning("%s cannot be read (%s); it is now %s.", file, error, aside.name)
         file.replace(aside)
         return []
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import uuid
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
+from rlearly.training.run_directory import WANDB_ID, write
 
 log = logging.getLogger(__name__)
 
@@ -80,35 +81,66 @@ class TensorBoard:
 
 
 class Wandb:
-    """One wandb run, resumed under the same id; the x axis is `frames`."""
+    """One wandb run; the x axis is `frames`.
+
+    Its id is the one that wandb takes at the first start (WANDB_RUN_ID, or a new one). It is kept
+    in the run directory, and a resumed run goes on under it.
+    """
 
     def __init__(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]):
-        import wandb
-
-        id_file = run_dir / "wandb_id"
-        if not id_file.is_file():
-            id_file.write_text(uuid.uuid4().hex[:8])
+        self.config = config
+        self.run_dir = run_dir
+        self.run_config = run_config
+        file = run_dir / WANDB_ID
         try:
-            self.run = wandb.init(
-                id=id_file.read_text(),
-                resume="allow",
-                mode=config.mode,  # pyright: ignore[reportArgumentType]
-                project=config.project,
-                entity=config.entity,
-                group=config.group,
-                name=f"{run_config['agent_name']}-{run_config['env']['name']}-{run_dir.name}",
-                dir=str(run_dir),
-                config=dict(run_config),
-                settings=wandb.Settings(init_timeout=30, silent=True),
-            )
-        except (wandb.Error, OSError) as error:
+            stored = file.read_text().strip() if file.is_file() else ""
+            self.run = self._start(stored)
+            write(file, self.run.id)
+        except Exception as error:  # whatever wandb makes of the network, settings and variables
+            reason = textwrap.shorten(str(error).partition(" [type=")[0], 200).rstrip(".")
+            remedy = "correct that, or add wandb.mode=disabled"
+            if config.mode == "online":
+                remedy = "log in with `wandb login`, or add wandb.mode=offline"
             raise ConfigError(
-                f"wandb.mode={config.mode}: wandb did not start "
-                f"({str(error).splitlines()[0].rstrip('.')}); "
-                "log in with `wandb login`, or add wandb.mode=offline."
+                f"wandb.mode={config.mode}: wandb did not start ({reason}); {remedy}."
             ) from None
+        if stored not in ("", self.run.id):
+            log.warning("wandb: this run was %s there, and goes on as %s.", stored, self.run.id)
         self.run.define_metric("frames")
         self.run.define_metric("*", step_metric="frames")
+
+    def _start(self, run_id: str) -> Any:
+        """The wandb run of an id; of a new one, if it is empty or was deleted on the server."""
+        import wandb
+
+        try:
+            return wandb.init(
+                id=run_id or None,
+                resume="allow",
+                mode=self.config.mode,  # pyright: ignore[reportArgumentType]
+                project=self.config.project,
+                entity=self.config.entity,
+                group=self.config.group,
+                name="-".join(
+                    (
+                        self.run_config["agent_name"],
+                        self.run_config["env"]["name"],
+                        self.run_dir.name,
+                    )
+                ),
+                dir=str(self.run_dir),
+                config=dict(self.run_config),
+                settings=wandb.Settings(
+                    init_timeout=30,
+                    silent=True,
+                    disable_git=True,  # of the repository around the working folder
+                ),
+            )
+        except wandb.Error as error:
+            if not run_id or "previously created and deleted" not in str(error):
+                raise
+            log.warning("wandb: the run %s was deleted there.", run_id)
+            return self._start("")
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
         self.run.log({"frames": at.frames, "steps": at.steps, **metrics})

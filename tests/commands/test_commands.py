@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,11 +189,36 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
         "eval_episodes=1",
         "video_size=32",
     ]
-    done = rlearly("train", *overrides, "run_dir=r", "wandb.mode=offline", cwd=tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "key.py").write_text("KEY = 'hunter2'")
+    subprocess.run(["git", "-C", tmp_path, "add", "key.py"], check=True)
+    commit = ["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "not of this run"]
+    subprocess.run(commit, cwd=tmp_path, check=True)
+    (tmp_path / "key.py").write_text("KEY = 'hunter3'")
+    done = rlearly(
+        "train", *overrides, "run_dir=r", "wandb.mode=offline", cwd=tmp_path, WANDB_SAVE_CODE="true"
+    )
     assert done.returncode == 0, done.stderr
+    written = [file for file in (tmp_path / "r").rglob("*") if file.is_file()]
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path).strip()
+    surrounding = re.compile(b"hunter|" + head)
+    assert not [file for file in written if surrounding.search(file.read_bytes())]
     (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
     assert (tmp_path / "r" / "wandb_id").read_text() in run.name
     assert list(run.glob("*.wandb")) and list(run.rglob("*.mp4"))
+
+
+def test_copied_run_says_so_and_has_an_identity_of_its_own(tmp_path):
+    done = rlearly("train", *TINY, "train_frames=110", "run_dir=a", cwd=tmp_path)
+    assert done.returncode == 0 and "copy" not in done.stdout, done.stderr
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    copied = rlearly("train", "resume=b", "train_frames=120", cwd=tmp_path)
+    assert copied.stdout.count("b is a copy of ") == 1, copied.stderr
+    assert copied.stdout.splitlines()[0].startswith(f"b is a copy of {tmp_path / 'a'}: it goes on")
+    first, second = json.loads((tmp_path / "b" / "provenance.json").read_text())
+    assert first["identity"]["id"] == second["identity"]["copied_from"]["id"]
+    assert first["identity"]["id"] != second["identity"]["id"]
+    assert json.loads((tmp_path / "b" / "identity.json").read_text()) == second["identity"]
 
 
 @pytest.mark.slow

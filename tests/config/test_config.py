@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -199,7 +200,7 @@ def test_saved_config_loads_equal_and_only_some_keys_may_change(tmp_path):
     assert all(key.split(".")[0] in as_yaml(config) for key in RESUMABLE)
 
 
-def test_folder_of_runs_names_the_newest_of_them(tmp_path):
+def test_folder_of_runs_names_the_newest_of_them(tmp_path, monkeypatch):
     for age, name in enumerate(("a/0", "a/1", "b/c/2", "d", "e/no_checkpoints")):
         run = tmp_path / name
         run.mkdir(parents=True)
@@ -210,6 +211,13 @@ def test_folder_of_runs_names_the_newest_of_them(tmp_path):
     newest = ", ".join(f"{tmp_path}/{name}" for name in ("a/0", "a/1", "b/c/2"))
     with pytest.raises(ConfigError, match=re.escape(f"inside it, newest first: {newest}.")):
         load(tmp_path)
+    there = re.escape(f"a/2 does not exist; runs inside {tmp_path}/a, newest first: {tmp_path}/a/0")
+    with pytest.raises(ConfigError, match=there):
+        load(tmp_path / "a" / "2")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").rename("runs")
+    with pytest.raises(ConfigError, match="x does not exist; runs inside runs, newest first: runs"):
+        load(Path("x"))
 
 
 def test_drm_has_every_key_of_drqv2():

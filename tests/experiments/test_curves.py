@@ -47,7 +47,9 @@ def test_negative_returns_are_inside_the_picture():
 
 def test_no_run_is_one_sentence(tmp_path, capsys):
     assert report.main([str(tmp_path / "nowhere")]) == 2
-    assert "is not a run directory" in capsys.readouterr().err
+    assert "nowhere does not exist; a run directory looks like" in capsys.readouterr().err
+    assert report.main([str(tmp_path)]) == 2
+    assert "is not a run directory (it has no metrics.jsonl); a run" in capsys.readouterr().err
 
 
 def test_unreadable_run_is_named_and_not_the_output(tmp_path, capsys):

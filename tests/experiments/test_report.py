@@ -72,7 +72,7 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
     ("arguments", "sentence"),
     [
         (["out=x.png"], "Expected run= (a run directory"),
-        (["run=nowhere"], "is not a run directory"),
+        (["run=nowhere"], "nowhere does not exist; "),
         (["ran=x"], "no key 'ran'; did you mean run"),
         (["run={run}", "out={run}/x.foo"], "cannot be written"),
         (["run={run}", "out={run}/no/x.png"], "cannot be written"),

@@ -24,14 +24,16 @@ from rlearly import envs, report, sweep
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.overrides import format_command, format_override, parse_overrides, sweep_values
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import Job, Record, jobs_of, log_of
+from rlearly.experiments.job import Job, Record, commands, jobs_of, log_of
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers import local
 from rlearly.experiments.launchers.lock import only_launcher
+from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
+from rlearly.training import run_directory
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -65,6 +67,13 @@ def one_thread(monkeypatch):
 
 
 # --- plans ---
+
+
+class Ended:
+    """A process that has done its work."""
+
+    def wait(self, timeout):
+        return 0
 
 
 def test_seeds_are_a_number_or_a_list():
@@ -524,6 +533,66 @@ def test_tracked_runs_are_grouped_by_sweep(tmp_path):
     assert sweep.plan_of(config, overrides)[0] == grid(TINY, [0])
 
 
+def test_runs_of_a_sweep_do_not_share_the_wandb_id_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "shared")
+    grid(TINY, [0]).save(tmp_path)
+    started = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, *, env, **kwargs: started.append(env) or Ended()
+    )
+    runner = JobRunner(tmp_path, "runs/td3/Pendulum-v1/0", "test", {"CUDA_VISIBLE_DEVICES": "3"})
+    assert runner.run() == 0
+    (environment,) = started
+    assert "WANDB_RUN_ID" not in environment and environment["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_moved_sweep_keeps_its_group_and_its_runs_find_its_teachers(tmp_path):
+    study = tmp_path / "tiny.yaml"
+    study.write_text(STUDY)
+    words = [f"study={study}", "wandb.mode=offline"]
+    first, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={tmp_path / 'first'}"]))
+    first.save(tmp_path / "first")
+    sweep.identify(first, tmp_path / "first")
+    moved = (tmp_path / "first").rename(tmp_path / "moved")
+    plan, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={moved}"]))
+    assert plan == first
+    name = plan.runs[-1].name
+    saved_run(moved / name, {"snapshot": f"{tmp_path}/first/teachers/Pendulum-v1.h5"})
+    (command,) = commands(plan, moved, name)
+    assert command[-2:] == [f"resume={moved / name}", f"snapshot={moved}/teachers/Pendulum-v1.h5"]
+
+
+def test_copied_sweep_says_so_and_has_a_group_and_jobs_of_its_own(tmp_path, capsys):
+    words = [*TINY, "wandb.mode=offline", "seeds=1"]
+    first, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={tmp_path / 'first'}"]))
+    first.save(tmp_path / "first")
+    sweep.identify(first, tmp_path / "first")
+    (tmp_path / "first" / "slurm").mkdir()
+    (tmp_path / "first" / "slurm" / "jobs.json").write_text('{"7_0": "runs/x"}')
+    assert capsys.readouterr().out == ""
+    copy = shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    assert submitted(copy) == {} and submitted(tmp_path / "first") == {"7_0": "runs/x"}
+    plan, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={copy}"]))
+    joined, _ = sweep.joined(plan, copy)
+    assert joined == first, "the settings of its runs are those of the original"
+    own = sweep.identify(joined, copy)
+    assert f"{copy} is a copy of {tmp_path / 'first'}: " in capsys.readouterr().out
+    assert own == plan and own.runs[0].overrides[-1] == "wandb.group=copy"
+    assert submitted(copy) == {} and sweep.identify(own, copy) == own
+    assert capsys.readouterr().out == "", "it is a copy only once"
+    saved_run(copy / own.runs[0].name, {"wandb": {"group": "first", "mode": "offline"}})
+    (command,) = commands(own, copy, own.runs[0].name)
+    assert command[-1] == "wandb.group=copy"
+
+
+def saved_run(folder, settings):
+    """A run that has a checkpoint, and only these settings in its config."""
+    (folder / "checkpoints" / "000000000060").mkdir(parents=True)
+    settings = {"train_frames": 60, "eval_every_frames": 30, "eval_episodes": 1, **settings}
+    settings = {"threads": 1, "wandb": {"mode": "offline", "group": "first"}, **settings}
+    (folder / "config.yaml").write_text(json.dumps(settings))
+
+
 def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
     out = tmp_path / "out"
     overrides = [*TINY, "seeds=1", f"sweep_dir={out}"]
@@ -693,11 +762,14 @@ def test_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     plan.save(tmp_path)
     run = tmp_path / plan.runs[0].name
     run.mkdir(parents=True)
-    for name in ("config.yaml", "metrics.jsonl"):
+    for name in ("config.yaml", "metrics.jsonl", "wandb_id"):
         (run / name).write_text("half writ")
+    identity = run_directory.identify(run)
     (run / "checkpoints" / ".000000000030.partial").mkdir(parents=True)
     assert JobRunner(tmp_path, plan.runs[0].name, "test").run() == 0
     assert (run / "done.json").exists()
+    assert run_directory.identity_of(run) == identity, "it is still the same run"
+    assert (run / "wandb_id").read_text() == "half writ"
 
 
 def test_runner_waits_for_the_process_of_an_earlier_try(tmp_path):

@@ -1,7 +1,9 @@
-"""The lock of a run directory."""
+"""The lock and the identity of a run directory."""
 
 import errno
 import fcntl
+import json
+import shutil
 import subprocess
 import sys
 
@@ -63,3 +65,58 @@ def test_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     refused = pytest.raises(ConfigError, match="cannot be written")
     with refused, run_directory.locked(tmp_path / "file"):
         pass
+
+
+@pytest.fixture
+def identified(tmp_path):
+    """A run directory with an identity and a wandb id."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "wandb_id").write_text("abc")
+    return folder, run_directory.identify(folder)["id"]
+
+
+def test_copy_of_a_run_is_another_run_and_its_original_stays_what_it_is(tmp_path, identified):
+    folder, first = identified
+    copy = shutil.copytree(folder, tmp_path / "b")
+    assert run_directory.original_of(copy) == folder
+    found = run_directory.identify(copy)
+    assert found["id"] != first and found["path"] == str(copy)
+    assert found["copied_from"] == {"id": first, "path": str(folder), "name": "a"}
+    assert not (copy / "wandb_id").exists()
+    assert run_directory.original_of(copy) is None, "it is a copy only once"
+    assert run_directory.identify(copy) == found
+    assert run_directory.original_of(folder) is None
+    assert run_directory.identify(folder)["id"] == first
+    assert (folder / "wandb_id").read_text() == "abc"
+
+
+def test_run_that_was_moved_or_is_seen_under_another_path_keeps_its_identity(
+    tmp_path, identified, monkeypatch
+):
+    folder, first = identified
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for same in (tmp_path / "link", tmp_path / "x" / ".." / "a", folder.relative_to(folder)):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        assert run_directory.original_of(same) is None
+        assert run_directory.identify(same)["id"] == first
+    moved = folder.rename(tmp_path / "b")
+    folder.mkdir()
+    run_directory.identify(folder)  # another run, where the first one was
+    assert run_directory.original_of(moved) is None
+    found = run_directory.identify(moved)
+    assert found["id"] == first and found["path"] == str(moved)
+    assert (moved / "wandb_id").read_text() == "abc"
+
+
+def test_original_that_is_gone_or_cannot_be_read_is_no_original(tmp_path, identified):
+    folder, first = identified
+    copy = shutil.copytree(folder, tmp_path / "b")
+    (folder / "identity.json").write_text("{")
+    assert run_directory.original_of(copy) is None
+    shutil.rmtree(folder)
+    assert run_directory.identify(copy)["id"] == first
+    (copy / "identity.json").write_text("[]")
+    assert run_directory.identify(copy)["id"] != first
+    assert json.loads((copy / "identity.json").read_text())["copied_from"] is None

@@ -92,3 +92,17 @@ def test_offline_sweep_is_sent_later_by_one_command(server, tmp_path):
     for _ in range(2):
         assert command(f"sync={out}", server=server).wait(120) == 0
         assert_sent(server, out, seeds=2)
+
+
+def test_run_that_was_deleted_on_the_server_goes_on_under_another_id(server, tmp_path):
+    """Takes half a minute more, in which wandb's client asks again and again."""
+    out = tmp_path / "out"
+    overrides = [*WORDS, "seeds=1", f"sweep_dir={out}", "wandb.mode=online"]
+    assert command(*overrides, "train_frames=1000", server=server).wait(240) == 0
+    (folder,) = run_dirs(out)
+    first = (folder / "wandb_id").read_text()
+    server.deleted.add(first)
+    assert command(*overrides, "train_frames=2000", server=server).wait(240) == 0
+    second = (folder / "wandb_id").read_text()
+    assert set(server.runs) == {first, second} and first != second
+    assert [row["frames"] for row in server.runs[second]["rows"]][-1] == 2000

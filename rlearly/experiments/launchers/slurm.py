@@ -18,7 +18,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import DONE, SAVED, Job, last_lines
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers.base import Report, import_package
-from rlearly.training.run_directory import write
+from rlearly.training.run_directory import original_of, write
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "CONFIGURING", "SUSPENDED")
 RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT")
@@ -151,7 +151,12 @@ class SlurmJob:
 
 
 def submitted(sweep: Path) -> dict[str, str]:
-    """SLURM's number -> name of each job of a sweep, in order of submission."""
+    """SLURM's number -> name of each job of a sweep, in order of submission.
+
+    The file in a copy of a sweep's directory lists the jobs of the original.
+    """
+    if original_of(sweep):
+        return {}
     with contextlib.suppress(OSError, ValueError):
         return json.loads((sweep / "slurm" / "jobs.json").read_text())
     return {}

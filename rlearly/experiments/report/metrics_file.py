@@ -24,7 +24,9 @@ def read_rows(run: Path) -> list[Row]:
     """
     file = run / "metrics.jsonl"
     if not file.is_file():
-        raise ConfigError(f"{run} is not a run directory (it has no metrics.jsonl).")
+        from rlearly.config.resolve import no_run  # imports all agents' settings
+
+        raise no_run(run, file.name)
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
