@@ -14,20 +14,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rlearly.experiments.job import (
     DONE,
     SAVED,
     Record,
     after_kill,
     commands,
-    in_use,
     job_file,
     jobs_of,
     log_of,
 )
 from rlearly.experiments.plan import Plan
+from rlearly.system.locks import FileLock, in_use
 from rlearly.training import checkpoint
 
 BUSY_SECONDS = 120
@@ -118,9 +116,9 @@ class JobRunner:
         """
         file = job_file(self.sweep, self.name, ".lock")
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock, deadline = FileLock(file), time.monotonic() + BUSY_SECONDS
+        lock, deadline = FileLock(file, warn=False), time.monotonic() + BUSY_SECONDS
         try:
-            while not _acquired(lock) or in_use(self.sweep / self.name / "run.lock"):
+            while not lock.acquire() or in_use(self.sweep / self.name / "run.lock"):
                 if self.stopping:
                     break
                 if time.monotonic() > deadline:
@@ -168,9 +166,3 @@ class JobRunner:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(timeout=1)
-
-
-def _acquired(lock: FileLock) -> bool:
-    with contextlib.suppress(Timeout):
-        return lock.is_locked or bool(lock.acquire(blocking=False))
-    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import json
 import logging
@@ -19,7 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import psutil
 import torch
 
@@ -27,15 +25,13 @@ from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system import determinism, machine
+from rlearly.system.locks import FileLock
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
 CONFIG, PROVENANCE, DONE = "config.yaml", "provenance.json", "done.json"
 REPORT, WEIGHTS = "failure.json", "failure.pt"
 """Of a failed run; see failure.py."""
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
-"""Error numbers of locking a file on file systems without locks."""
 
 
 # --- creating ---
@@ -106,25 +102,17 @@ def discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let only one process at a time use a run directory; a lock ends with its process.
+    """Let only one process at a time use a run directory.
 
     Raises:
         ConfigError: another process uses it, or the directory cannot be written.
     """
-    lock = filelock.FileLock(path / "run.lock", blocking=False, fallback_to_soft=False)
+    lock = FileLock(path / "run.lock")
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(f"{path} is in use: another process is training there.") from None
+        if not lock.acquire():
+            raise ConfigError(f"{path} is in use: another process is training there.")
     except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
-        log.warning(
-            "%s cannot be locked on this file system (%s): make sure that no other process "
-            "trains there.",
-            path,
-            error.strerror,
-        )
+        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
 """SnapshotRL: what it restores, whom it truncates, when it ends, and what it refuses."""
 
+import errno
+import fcntl
 import gc
 import itertools
 import json
@@ -336,6 +338,16 @@ def test_async_copies_count_together(cartpole, tmp_path, context):
     _, infos = envs.reset()
     assert "snapshot" not in infos
     envs.close()
+
+
+def test_counter_counts_where_the_temporary_folder_has_no_locks(monkeypatch):
+    def lockf(stream, operation):
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    counter = StepCounter()
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    counter.add()
+    assert counter.steps == 1
 
 
 def test_counters_file_outlives_forked_copies_and_goes_with_its_maker():

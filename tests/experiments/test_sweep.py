@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import re
@@ -27,7 +29,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, Record, jobs_of, log_of
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers import local
-from rlearly.experiments.launchers.lock import only_launcher
+from rlearly.experiments.launchers.lock import only_launcher, owner_of
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import overview, statuses, totals
@@ -319,6 +321,26 @@ def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
             pass
         kept = {path.name for path in (tmp_path / "a").iterdir()}
     assert kept == {"plan.json", "launcher.json", "launcher.lock"}
+
+
+def test_launcher_is_found_and_a_second_refused_without_locks(tmp_path, monkeypatch, caplog):
+    def flock(handle, operation):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_launcher(tmp_path, "local"):
+        assert owner_of(tmp_path)["pid"] == os.getpid()
+        with (
+            pytest.raises(ConfigError, match="is being launched by another"),
+            only_launcher(tmp_path, "local"),
+        ):
+            pass
+    assert owner_of(tmp_path) is None and "no locks here" in caplog.text
+    gone = {"launcher": "local", "pid": 2**22 + 1, "host": socket.gethostname()}
+    (tmp_path / "launcher.json").write_text(json.dumps(gone))
+    assert owner_of(tmp_path) is None, "it ended without a word"
+    with only_launcher(tmp_path, "local"):
+        pass
 
 
 def test_help_names_every_key_of_a_study(capsys):
