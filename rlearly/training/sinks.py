@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
+from rlearly.system.disk import sync
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class JsonLines:
 
     def state_dict(self) -> dict[str, Any]:
         self.stream.flush()
-        os.fsync(self.stream.fileno())  # a checkpoint relies on these rows
+        sync(self.stream.fileno())  # a checkpoint relies on these rows
         return {"bytes": self.path.stat().st_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """Checkpoints are whole or absent."""
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import pickle
 
 import numpy as np
@@ -11,6 +14,7 @@ from saved import equal
 
 from rlearly.core.append_log import AppendLog
 from rlearly.core.errors import ConfigError
+from rlearly.system.disk import sync_folder
 from rlearly.training import checkpoint
 from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
 
@@ -25,6 +29,28 @@ def test_what_is_saved_is_loaded(tmp_path):
     Checkpoints(tmp_path, keep=2).save(400, STATE)
     frames, state = checkpoint.load_newest(tmp_path)
     assert frames == 400 and equal(STATE, state)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
+def test_file_system_that_cannot_sync_keeps_checkpoints_and_a_failing_disk_does_not(
+    tmp_path, monkeypatch, number
+):
+    def fsync(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refused = pytest.raises(OSError) if number == errno.EIO else contextlib.nullcontext()
+    with refused:
+        Checkpoints(tmp_path, keep=2).save(400, STATE)
+    assert len(checkpoint.list_checkpoints(tmp_path)) == (number != errno.EIO)
+
+
+def test_folder_that_cannot_be_opened_needs_no_sync(tmp_path, monkeypatch):
+    def opened(path, *args):
+        raise PermissionError(errno.EACCES, "as on Windows")
+
+    monkeypatch.setattr(os, "open", opened)
+    sync_folder(tmp_path)
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -1,0 +1,42 @@
+"""Bring files and folders to the disk, as far as the file system can."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LOSSES = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""Error numbers that say that data is lost. Others (EINVAL, ENOTSUP, EACCES, ...) come from file
+systems that cannot sync files or folders, some of FUSE, networks and Windows among them."""
+
+
+def sync(handle: int) -> None:
+    """Wait until an open file is on the disk; without effect where the file system has no sync.
+
+    Raises:
+        OSError: it cannot be written to the disk.
+    """
+    with _unsupported_ignored():
+        os.fsync(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, as `sync` does for a file."""
+    with _unsupported_ignored():
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _unsupported_ignored() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in LOSSES:
+            raise
