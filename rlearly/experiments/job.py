@@ -71,7 +71,7 @@ class Record:
     @staticmethod
     def load(sweep: Path, name: str) -> Record | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return Record(**json.loads(job_file(sweep, name, ".json").read_text()))
+            return Record(**json.loads(job_file(sweep, name, ".json").read_text(encoding="utf-8")))
         return None
 
     def save(self, sweep: Path, name: str) -> None:

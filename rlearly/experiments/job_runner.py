@@ -122,7 +122,9 @@ class JobRunner:
                 if self.stopping:
                     break
                 if time.monotonic() > deadline:
-                    with log_of(self.sweep, self.name).open("a") as log:
+                    with log_of(self.sweep, self.name).open(
+                        "a", encoding="utf-8", errors="backslashreplace"
+                    ) as log:
                         folder = self.sweep / self.name
                         log.write(f"rlearly: {folder} is in use by another process.\n")
                     yield False
@@ -152,13 +154,20 @@ class JobRunner:
     def _command(self, command: list[str]) -> int:
         if self.stopping:
             return SAVED
-        with log_of(self.sweep, self.name).open("a") as log:
+        with log_of(self.sweep, self.name).open(
+            "a", encoding="utf-8", errors="backslashreplace"
+        ) as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "rlearly.experiments.tethered", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, "RLEARLY_PARENT": str(os.getpid())},
+                env={
+                    **os.environ,
+                    "PYTHONIOENCODING": "utf-8",  # of the log, whatever the locale
+                    **self.environment,
+                    "RLEARLY_PARENT": str(os.getpid()),
+                },
             )
         if self.stopping:  # since the process was started
             self._process.send_signal(signal.SIGTERM)

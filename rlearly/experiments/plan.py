@@ -202,7 +202,7 @@ class Plan:
                 "`python -m rlearly.sweep` made."
             )
         try:
-            tree = json.loads(file.read_text())
+            tree = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
                 raise ValueError(f"it does not have format {FORMAT}")
             runs = [Run(**run) for run in tree.pop("runs")]
@@ -231,7 +231,7 @@ def finished(run: Path, train_frames: int | None) -> bool:
 
 def _end(run: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((run / "done.json").read_text()))
+        return dict(json.loads((run / "done.json").read_text(encoding="utf-8")))
     return None
 
 

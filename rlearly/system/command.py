@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from rlearly.system.output import print_any_text
+
 READER_GONE = 141
 """The exit status of a process that SIGPIPE ended, as shells report it."""
 
@@ -16,6 +18,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
     If the reader of its output goes away, as with `| head`, the command ends without a word.
     """
+    print_any_text()
     try:
         status = main()
         sys.stdout.flush()

@@ -84,7 +84,7 @@ def _new_directory(config: RunConfig) -> Path:
 def _failed_at_once(path: Path) -> bool:
     """Whether a directory holds a run that failed before its first step."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        failed = json.loads((path / REPORT).read_text())["frames"] == 0
+        failed = json.loads((path / REPORT).read_text(encoding="utf-8"))["frames"] == 0
         return failed and not checkpoint.list_checkpoints(path / "checkpoints")
     return False
 
@@ -122,7 +122,7 @@ def locked(path: Path) -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Write a small file atomically."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
@@ -177,7 +177,7 @@ def train_command(*overrides: str) -> str:
 def _last_frames(path: Path) -> int:
     """The frames of the newest row; 0 if no row can be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        lines = (path / "metrics.jsonl").read_text().splitlines()
+        lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return max((int(json.loads(line)["frames"]) for line in lines), default=0)
     return 0
 
@@ -241,7 +241,11 @@ def _starts(path: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [entry for entry in json.loads(file.read_text()) if isinstance(entry, dict)]
+        return [
+            entry
+            for entry in json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(entry, dict)
+        ]
     except (ValueError, TypeError) as error:
         aside = file.with_name(f"{PROVENANCE}.damaged")
         log.warning("%s cannot be read (%s); it is now %s.", file, error, aside.name)
@@ -252,7 +256,11 @@ def _starts(path: Path) -> list[dict[str, Any]]:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

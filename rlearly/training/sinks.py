@@ -16,6 +16,7 @@ from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
 from rlearly.system.disk import sync
+from rlearly.system.output import as_unicode
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class JsonLines:
 
     def __init__(self, path: Path):
         self.path = path
-        self.stream = path.open("a", buffering=1)
+        self.stream = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
         row = {"frames": at.frames, "steps": at.steps, **metrics}
@@ -88,16 +89,18 @@ class Wandb:
 
         id_file = run_dir / "wandb_id"
         if not id_file.is_file():
-            id_file.write_text(uuid.uuid4().hex[:8])
+            id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
         try:
             self.run = wandb.init(
-                id=id_file.read_text(),
+                id=id_file.read_text(encoding="utf-8"),
                 resume="allow",
                 mode=config.mode,  # pyright: ignore[reportArgumentType]
                 project=config.project,
                 entity=config.entity,
                 group=config.group,
-                name=f"{run_config['agent_name']}-{run_config['env']['name']}-{run_dir.name}",
+                name=as_unicode(
+                    f"{run_config['agent_name']}-{run_config['env']['name']}-{run_dir.name}"
+                ),
                 dir=str(run_dir),
                 config=dict(run_config),
                 settings=wandb.Settings(init_timeout=30, silent=True),

@@ -90,7 +90,7 @@ def test_lock_file_that_cannot_be_made_is_an_error(tmp_path):
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EACCES])
 def test_sweep_and_its_runs_work_without_locks_and_say_so_once(tmp_path, number):
-    (tmp_path / "shim.c").write_text(SHIM)
+    (tmp_path / "shim.c").write_text(SHIM, encoding="utf-8")
     library = tmp_path / "shim.so"
     build = ["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "shim.c", "-ldl"]
     subprocess.run(build, check=True)

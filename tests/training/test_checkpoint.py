@@ -151,12 +151,12 @@ def test_hostile_array_is_refused(tmp_path):
 def reseal(path, name):
     """Make the sums fit a file's new content, as an attacker would."""
     data = (path / name).read_bytes()
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(manifest)
-    (path / "manifest.json").write_text(text)
+    (path / "manifest.json").write_text(text, encoding="utf-8")
     seal = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
-    (path / "manifest.sha256").write_text(seal)
+    (path / "manifest.sha256").write_text(seal, encoding="utf-8")
 
 
 # --- append logs ---

@@ -19,7 +19,9 @@ HOLDER = (
 def holder(tmp_path):
     """Another process that holds the lock."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    )
     assert process.stdout.readline() == "locked\n"
     yield process
     process.kill()

@@ -40,11 +40,11 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
             f"{folder} is being launched by another process; look at it with status={folder}, "
             f"or end it with cancel={folder}."
         )
-    plan = (folder / PLAN).read_text() if (folder / PLAN).exists() else None
+    plan = (folder / PLAN).read_text(encoding="utf-8") if (folder / PLAN).exists() else None
     numbers = submitted(folder)
     owner = {"launcher": launcher, "pid": os.getpid(), "host": socket.gethostname()}
     try:
-        (folder / OWNER).write_text(json.dumps(owner))
+        (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
         yield
     except ConfigError:
         if submitted(folder) == numbers:
@@ -83,5 +83,5 @@ def _launched_here(folder: Path) -> bool:
 
 def _owner(folder: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((folder / OWNER).read_text())
+        return json.loads((folder / OWNER).read_text(encoding="utf-8"))
     return None

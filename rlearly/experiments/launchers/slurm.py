@@ -153,7 +153,7 @@ class SlurmJob:
 def submitted(sweep: Path) -> dict[str, str]:
     """SLURM's number -> name of each job of a sweep, in order of submission."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((sweep / "slurm" / "jobs.json").read_text())
+        return json.loads((sweep / "slurm" / "jobs.json").read_text(encoding="utf-8"))
     return {}
 
 
@@ -175,7 +175,9 @@ def _queue(sweep: Path) -> dict[str, str]:
     arrays = ",".join(dict.fromkeys(number.split("_")[0] for number in names))
     flags = ["--noheader", "--array", "--jobs", arrays, "--states=all", "--format=%i %T"]
     try:
-        answer = subprocess.run(["squeue", *flags], capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(
+            ["squeue", *flags], capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"squeue does not answer ({error}); try again later.") from None
     if answer.returncode and "Invalid job id" not in answer.stderr:

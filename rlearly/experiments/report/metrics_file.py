@@ -26,7 +26,7 @@ def read_rows(run: Path) -> list[Row]:
     if not file.is_file():
         raise ConfigError(f"{run} is not a run directory (it has no metrics.jsonl).")
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read ({error}).") from None
     rows: list[Row] = []
