@@ -14,6 +14,9 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
+PROBE_SECONDS = 1.0
+"""How long to try to get a lock that a command which shows a state may hold for a moment."""
+
 
 class FileLock:
     """A lock that one process at a time holds. It ends with its process, even if that is killed.
@@ -32,10 +35,10 @@ class FileLock:
         self.missing = False
         """Whether the file system turned out to have no locks."""
         # a lock that is only the existence of a file would outlive a process that is killed
-        self._lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
+        self._lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
 
-    def acquire(self) -> bool:
-        """Take the lock, or return False if another process holds it.
+    def acquire(self, wait_seconds: float = 0.0) -> bool:
+        """Take the lock, or return False if another process holds it for all of `wait_seconds`.
 
         Raises:
             OSError: the lock file cannot be made or opened.
@@ -43,10 +46,10 @@ class FileLock:
         if self._lock.is_locked or self.missing:
             return True
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=wait_seconds)
         except filelock.Timeout:
-            error = _permission_denied(self.path)
-            if error is None:
+            error = _locking_error(self.path)  # filelock takes EACCES for a lock in use
+            if error is None or isinstance(error, BlockingIOError):
                 return False
             self._found_missing(error)
         except OSError as error:
@@ -69,26 +72,35 @@ class FileLock:
             )
 
 
-def _permission_denied(path: Path) -> OSError | None:
-    """The error of a file system that answers EACCES, which filelock takes for a lock in use."""
-    if fcntl is not None:
-        with path.open("rb+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
-            except OSError as error:
-                return error
-    return None
-
-
 def in_use(path: Path) -> bool | None:
-    """Whether a process holds a lock file; None: it cannot be told, as there are no locks here."""
-    lock = FileLock(path, warn=False)
+    """Whether a process holds a lock file; None: it cannot be told, as there are no locks here.
+
+    Any number of processes may ask at once. Asking holds the lock for a moment, so who wants it
+    waits for up to `PROBE_SECONDS`.
+    """
+    if fcntl is None:
+        lock = FileLock(path, warn=False)
+        try:
+            return path.exists() and not lock.acquire()
+        except OSError:
+            return False
+        finally:
+            lock.release()
     try:
-        held = path.exists() and not lock.acquire()
-        return None if lock.missing else held
-    except OSError:  # unreadable: whoever uses the directory will report it
+        error = _locking_error(path)
+    except OSError:  # there is none, or it is unreadable: whoever uses the directory reports it
         return False
-    finally:
-        lock.release()
+    held = isinstance(error, BlockingIOError)
+    return held if held or error is None else None
+
+
+def _locking_error(path: Path) -> OSError | None:
+    """The error of a shared lock, as it does not disturb others who ask; None if it was granted."""
+    if fcntl is None:
+        return None
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error
+    return None

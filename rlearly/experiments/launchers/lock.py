@@ -16,7 +16,7 @@ import psutil
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.plan import PLAN
-from rlearly.system.locks import FileLock, in_use
+from rlearly.system.locks import PROBE_SECONDS, FileLock, in_use
 from rlearly.training.run_directory import write
 
 LOCK, OWNER = "launcher.lock", "launcher.json"
@@ -35,7 +35,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     lock = FileLock(folder / LOCK)
-    if not lock.acquire() or (lock.missing and _launched_here(folder)):
+    if not lock.acquire(PROBE_SECONDS) or (lock.missing and _launched_here(folder)):
         raise ConfigError(
             f"{folder} is being launched by another process; look at it with status={folder}, "
             f"or end it with cancel={folder}."
