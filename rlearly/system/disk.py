@@ -1,9 +1,10 @@
-"""Bring files and folders to the disk, as far as the file system can."""
+"""What file systems can do: how long names are, and what can be synced."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,19 @@ from pathlib import Path
 LOSSES = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """Error numbers that say that data is lost. Others (EINVAL, ENOTSUP, EACCES, ...) come from file
 systems that cannot sync files or folders, some of FUSE, networks and Windows among them."""
+
+MOST_NAME_BYTES = 200
+"""Bytes of a name that leave room for suffixes: file systems allow 255."""
+
+
+def short_name(name: str) -> str:
+    """The name of a file or folder, its end replaced by a hash if it is too long."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= MOST_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    kept = encoded[: MOST_NAME_BYTES - 9].decode("utf-8", "ignore")
+    return f"{kept}-{digest}"
 
 
 def sync(handle: int) -> None:

@@ -25,7 +25,8 @@ from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system import determinism, machine
-from rlearly.system.locks import FileLock
+from rlearly.system.disk import short_name
+from rlearly.system.locks import PROBE_SECONDS, FileLock
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def create(config: RunConfig) -> Path:
 def _new_directory(config: RunConfig) -> Path:
     """runs/<agent>/<env>/<seed>-<time>, with a number appended if it already exists."""
     env = config.env.name.replace("/", "-").replace(":", "-")
-    parent = Path("runs") / config.agent_name / env
+    parent = Path("runs") / short_name(config.agent_name) / short_name(env)
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / label, 1
     while True:
@@ -109,7 +110,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     lock = FileLock(path / "run.lock")
     try:
-        if not lock.acquire():
+        if not lock.acquire(PROBE_SECONDS):
             raise ConfigError(f"{path} is in use: another process is training there.")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
