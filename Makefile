@@ -42,6 +42,7 @@ docs-serve: venv  ## the site at http://127.0.0.1:8000, rebuilt as files change
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/check_encodings.py
 
 types: venv
 	$(BIN)/pyright --pythonpath $(BIN)/python

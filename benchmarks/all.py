@@ -48,7 +48,7 @@ class AllConfig:
 
 def commit() -> str:
     arguments = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(arguments, capture_output=True, text=True, cwd=HERE).stdout.strip()
+    return subprocess.run(arguments, capture_output=True, encoding="utf-8", cwd=HERE).stdout.strip()
 
 
 def main() -> int:

@@ -57,7 +57,7 @@ def read(folder: Path) -> tuple[list[str], History]:
     times: dict[str, int] = {}
     panels: History = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("*.json")):
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(kept, dict) or "about" not in kept:
             continue
         about = kept["about"]

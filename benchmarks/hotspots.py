@@ -139,7 +139,7 @@ def each_update(agent: Any, inside: Callable[[], AbstractContextManager[Any]]) -
 def without_stderr() -> Iterator[None]:
     """Hide the messages that the profiler's library prints at each start and stop."""
     kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -155,7 +155,7 @@ def measure(config: BenchmarkConfig) -> list[turns.Row]:
         for side in (PLAIN, turns.OURS):
             overrides = [side, config.env, str(path), str(count), str(episode), *config.overrides]
             command = [sys.executable, "-W", "ignore", __file__, "--fill", *overrides]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+            done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", env=os.environ)
             if done.returncode:
                 raise SystemExit(f"the side {side!r} has ended; see above.")
             found[side] = [float(word) for word in done.stdout.splitlines()[-1].split()]

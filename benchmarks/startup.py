@@ -52,7 +52,7 @@ def seconds_until(arguments: list[str], threads: int, line: str | None = None) -
             [sys.executable, "-W", "ignore", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             cwd=Path(__file__).parents[1],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )

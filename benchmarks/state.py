@@ -178,7 +178,7 @@ def main() -> None:
     print(table(rows))
     if arguments.json:
         about = {"python": platform.python_version(), "steps": STEPS, "rows": rows}
-        arguments.json.write_text(json.dumps(about, indent=1))
+        arguments.json.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

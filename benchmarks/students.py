@@ -233,7 +233,7 @@ def read(path: Path) -> list[Result]:
     """
     if not path.exists():
         return []
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     types = {"int": int, "float": float, "str": str}
     try:
@@ -249,7 +249,7 @@ def append(path: Path, result: Result) -> None:
     """Add one finished seed; the row is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
-    with path.open("a", newline="") as stream:
+    with path.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [f.name for f in fields(Result)])
         if new:
             writer.writeheader()

@@ -76,7 +76,7 @@ class Side:
             [sys.executable, "-W", "ignore", script, "--serve", name, case, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         self._answer()
@@ -173,7 +173,7 @@ def keep(path: str, rows: Iterable[Row]) -> None:
 
     def git(*args: str) -> str:
         done = subprocess.run(
-            ["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent
+            ["git", *args], capture_output=True, encoding="utf-8", cwd=Path(__file__).parent
         )
         return done.stdout.strip()
 
@@ -187,4 +187,4 @@ def keep(path: str, rows: Iterable[Row]) -> None:
         "torch": torch.__version__,
     }
     text = json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1)
-    Path(path).write_text(text + "\n")
+    Path(path).write_text(text + "\n", encoding="utf-8")

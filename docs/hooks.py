@@ -43,7 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages, and every picture and table that a page links to."""
     from mkdocs.structure.files import File
 
-    pages = {page: (ROOT / source).read_text() for page, source in INCLUDED.items()}
+    pages = {page: (ROOT / source).read_text(encoding="utf-8") for page, source in INCLUDED.items()}
     pages["reference/configuration.md"] = configuration_page()
     pages["reference/metrics.md"] = metrics_page()
     pages |= api_pages()
@@ -67,7 +67,7 @@ def on_post_build(config: Any) -> None:
     """See that no page asks another server for anything."""
     for path in sorted(Path(config["site_dir"]).rglob("*")):
         if path.suffix in (".html", ".css"):
-            for found in EXTERNAL.findall(path.read_text()):
+            for found in EXTERNAL.findall(path.read_text(encoding="utf-8")):
                 log.warning("%s loads something from another server: %s", path, found)
 
 
@@ -138,7 +138,11 @@ def site_link(uri: str, text: str, target: str) -> str:
 
 def faults_table() -> str:
     """tests/FAULTS.md without its column of tests."""
-    rows = [line for line in (ROOT / "tests/FAULTS.md").read_text().splitlines() if "|" in line]
+    rows = [
+        line
+        for line in (ROOT / "tests/FAULTS.md").read_text(encoding="utf-8").splitlines()
+        if "|" in line
+    ]
     table = ["|".join(row.split("|")[:3]) + "|" for row in rows if row.startswith("|")]
     return "\n".join(['<div class="keys" markdown>', "", *table, *TAIL])
 
@@ -257,7 +261,7 @@ def metrics_page() -> str:
 
     from rlearly.experiments.metric_names import METRICS, PARTS
 
-    meanings = yaml.safe_load((ROOT / "docs/reference/metrics.yaml").read_text())
+    meanings = yaml.safe_load((ROOT / "docs/reference/metrics.yaml").read_text(encoding="utf-8"))
 
     lines = [
         "# Metrics reference",

@@ -112,7 +112,9 @@ def drawing() -> str:
         "    env.close()\n"
         "print('an agent step with its 84x84 image: ' + ', '.join(times))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         last = _last_line(done.stderr)
         _, refused, sentence = last.partition("ConfigError: ")
@@ -203,7 +205,7 @@ def repeat(agent: str, folder: Path) -> str:
     whole, half = f"train_frames={WHOLE_FRAMES}", f"train_frames={HALF_FRAMES}"
     first, again, stopped = (folder / name for name in ("first", "again", "stopped"))
     _train(*overrides, whole, f"run_dir={first}")
-    facts = json.loads((first / "provenance.json").read_text())[-1]["determinism"]
+    facts = json.loads((first / "provenance.json").read_text(encoding="utf-8"))[-1]["determinism"]
     hardware = f"{facts['device']} with {machine.describe_threads(facts['threads'])}"
     _train(*overrides, whole, f"run_dir={again}")
     _compare(first, again, f"{agent} on {hardware} does not repeat", facts)
@@ -216,7 +218,7 @@ def repeat(agent: str, folder: Path) -> str:
 def _train(*overrides: str) -> None:
     """Train in a process of its own, as a user would."""
     command = [sys.executable, "-W", "ignore", "-m", "rlearly.train", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise Problem(f"{overrides[0]} does not train: {_last_line(done.stderr)}")
 
@@ -242,7 +244,10 @@ def _result(run: Path) -> dict[str, Any]:
     """The rows and the last checkpoint of a run, without what depends on the clock."""
     from rlearly.training import checkpoint
 
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     timed = ("speed/", "eval/seconds")
     rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
     _, state = checkpoint.load_newest(run / "checkpoints")

@@ -26,10 +26,10 @@ from rlearly.config.overrides import format_command, format_override
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import Job, commands, in_use, jobs_of
+from rlearly.experiments.job import Job, commands, jobs_of
 from rlearly.experiments.launchers.base import Launcher, Report
 from rlearly.experiments.launchers.local import LocalLauncher, usable_gpus
-from rlearly.experiments.launchers.lock import LOCK, only_launcher, owner_of
+from rlearly.experiments.launchers.lock import only_launcher, owner_of
 from rlearly.experiments.launchers.ray import Ray, RayConfig
 from rlearly.experiments.launchers.slurm import (
     Slurm,
@@ -385,7 +385,7 @@ def status(folder: Path, config: SweepConfig) -> int:
             contextlib.suppress(KeyboardInterrupt),
             Live(overview(found, console), console=console, auto_refresh=False) as live,
         ):
-            while in_use(folder / LOCK) or any(s.state in ("running", "queued") for s in found):
+            while owner_of(folder) or any(s.state in ("running", "queued") for s in found):
                 time.sleep(WATCH_SECONDS)
                 with contextlib.suppress(ConfigError):  # SLURM sometimes does not answer
                     found = statuses(folder, jobs, queue_of(folder))

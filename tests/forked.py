@@ -17,7 +17,7 @@ class Zygote:
             [sys.executable, "-W", "ignore", str(HERE / "zygote.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         )
 
@@ -34,7 +34,7 @@ class Zygote:
         """Its exit status, and what it said."""
         at = log.stat().st_size if log.exists() else 0
         status = self.wait(self.start(words, log, **more))
-        return status, log.read_text()[at:]
+        return status, log.read_text(encoding="utf-8")[at:]
 
     def stop(self):
         self.process.stdin.close()

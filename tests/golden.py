@@ -171,7 +171,7 @@ def call(source: Path, command: str, *words: str) -> None:
         cwd=source,
         env=env,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if done.returncode:
         raise SystemExit(f"rlearly.{command} {' '.join(words)}:\n{done.stdout}{done.stderr}")
@@ -189,7 +189,7 @@ def machine() -> dict[str, str]:
 
 
 def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def read(run: Path) -> dict[str, Any]:
     }
     rows = [
         {key: value for key, value in json.loads(line).items() if not key.startswith(UNTIMED)}
-        for line in (run / "metrics.jsonl").read_text().splitlines()
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     written = json.dumps(rows, sort_keys=True).encode()
     hashes = {kind: hash_of(arrays) for kind, arrays in kinds.items()}
@@ -284,10 +284,10 @@ def main() -> int:
     options = parser.parse_args()
     found = record(options.source.resolve(), options.small, options.only)
     if options.write:
-        options.write.write_text(json.dumps(found, indent=1) + "\n")
+        options.write.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return 0
     key = "small" if options.small else "full"
-    before = json.loads(options.against.read_text())
+    before = json.loads(options.against.read_text(encoding="utf-8"))
     before = before.get(key, before)
     if before["machine"] != found["machine"]:
         print(f"The record is of {before['machine']}, this is {found['machine']}.")

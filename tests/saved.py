@@ -29,7 +29,7 @@ def equal(one, two):
 
 def rows(folder):
     """The metrics file without what the clock decides."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     timed = ("speed/", "eval/seconds")
     return [
         {k: v for k, v in json.loads(line).items() if not k.startswith(timed)} for line in lines

@@ -80,7 +80,8 @@ class Slurm:
         base.chmod(0o755)
         self.config = base / "slurm.conf"
         self.config.write_text(
-            CONFIG.format(base=base, host=host, port=CONTROL_PORT, ports=NODE_PORTS)
+            CONFIG.format(base=base, host=host, port=CONTROL_PORT, ports=NODE_PORTS),
+            encoding="utf-8",
         )
         key = base / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
@@ -141,7 +142,9 @@ class Slurm:
         return dict(line.split() for line in lines if line)
 
     def ask(self, *command):
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True
+        ).stdout.strip()
 
     def stop(self):
         subprocess.run(["scancel", "-u", "root"], check=False)
@@ -152,7 +155,7 @@ class Slurm:
         os.environ.pop("SLURM_CONF", None)
 
     def _pid(self, name):
-        return int((self.base / f"{name}.pid").read_text())
+        return int((self.base / f"{name}.pid").read_text(encoding="utf-8"))
 
     def _run(self, *command):
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)

@@ -16,7 +16,9 @@ def write_run(
 ):
     """A run's directory with an evaluation for each return, and the first ones' success rates."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"env: {{name: {json.dumps(env)}, family: {family}}}\n")
+    (folder / "config.yaml").write_text(
+        f"env: {{name: {json.dumps(env)}, family: {family}}}\n", encoding="utf-8"
+    )
     rows = []
     for at, value in enumerate(returns, start=1):
         frames = at * every_frames
@@ -24,9 +26,11 @@ def write_run(
         if at <= len(success_rates):
             rows[-1]["eval/success_rate"] = success_rates[at - 1]
         rows.append({"frames": frames, "steps": frames, FAU: 0.5 + 0.01 * at})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     if done:
-        (folder / "done.json").write_text("{}")
+        (folder / "done.json").write_text("{}", encoding="utf-8")
 
 
 def record(sweep, run, state, seconds):

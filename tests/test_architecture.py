@@ -24,7 +24,7 @@ def modules():
 def imported(path):
     """The rlearly modules that a file imports, in functions and for types too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -115,10 +115,10 @@ def test_folders_are_small_enough_to_read():
 
 
 def test_every_package_that_a_test_may_be_skipped_for_is_pinned():
-    pins = (PACKAGE.parent / "requirements.lock").read_text().split()
+    pins = (PACKAGE.parent / "requirements.lock").read_text(encoding="utf-8").split()
     pinned = {re.sub("[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
     distributions = importlib.metadata.packages_distributions()
-    tests = [path.read_text() for path in Path(__file__).parent.rglob("*.py")]
+    tests = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("*.py")]
     wanted = {name for text in tests for name in re.findall(r'importorskip\("(\w+)', text)}
     assert len(wanted) > 5
     for package in wanted:
@@ -142,7 +142,7 @@ def test_every_module_imports_without_what_windows_lacks():
         "counter = StepCounter(); counter.add(); counter.add(); print(counter.steps)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.stdout.strip().splitlines()[-1:] == ["2"], done.stderr
 
 
@@ -170,7 +170,7 @@ def test_a_run_learns_without_importing_what_it_does_not_use(words, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=PACKAGE.parent,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )

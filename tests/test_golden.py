@@ -14,7 +14,7 @@ def found():
 @pytest.mark.parametrize("agent", golden.AGENTS)
 def test_a_short_run_computes_what_is_on_record(agent, found):
     """To the bit where the record was made; elsewhere all that does not hang on rounding."""
-    before = json.loads(golden.RECORD.read_text())["small"]
+    before = json.loads(golden.RECORD.read_text(encoding="utf-8"))["small"]
     case = f"{agent} plain"
     if found["machine"] == before["machine"]:
         assert found[case]["hashes"] == before[case]["hashes"]

@@ -13,7 +13,7 @@ import rlearly
 
 
 def names_for_type_checkers():
-    tree = ast.parse(Path(rlearly.__file__).read_text())
+    tree = ast.parse(Path(rlearly.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     return {
         alias.asname: node.module.removeprefix("rlearly.")
@@ -40,7 +40,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_importing_rlearly_imports_neither_torch_nor_gymnasium():
     script = "import sys, rlearly; print([m for m in ('torch', 'gymnasium') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
     assert done.stdout == "[]\n", done.stderr
 
 

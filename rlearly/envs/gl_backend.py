@@ -97,7 +97,9 @@ def why_no_backend() -> str:
 def backend_error(backend: str) -> str | None:
     """Why a backend does not work here, or None if it does."""
     command = [sys.executable, "-I", "-S", str(PROBE), backend]
-    probe = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    probe = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+    )
     if probe.returncode == 0:
         return None
     return (probe.stdout.strip().splitlines() or [f"its driver ended with {probe.returncode}"])[-1]

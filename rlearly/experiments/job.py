@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rlearly.config.overrides import format_override
 from rlearly.experiments.plan import Plan, changed_overrides, finished, with_snapshots
 from rlearly.training import checkpoint
@@ -73,7 +71,7 @@ class Record:
     @staticmethod
     def load(sweep: Path, name: str) -> Record | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return Record(**json.loads(job_file(sweep, name, ".json").read_text()))
+            return Record(**json.loads(job_file(sweep, name, ".json").read_text(encoding="utf-8")))
         return None
 
     def save(self, sweep: Path, name: str) -> None:
@@ -142,15 +140,3 @@ def _training(overrides: list[str], folder: Path) -> list[str]:
         changed = changed_overrides(folder, overrides)
         return ["rlearly.train", format_override("resume", folder), *changed]
     return ["rlearly.train", *overrides, format_override("run_dir", folder)]
-
-
-def in_use(lock: Path) -> bool:
-    """Whether a process holds a lock file. A lock ends with its process, even if that is killed."""
-    try:
-        if lock.exists():
-            FileLock(lock).acquire(blocking=False).lock.release()
-    except Timeout:
-        return True
-    except OSError:  # unreadable: the run itself will report it
-        pass
-    return False

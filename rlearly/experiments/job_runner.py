@@ -14,20 +14,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rlearly.experiments.job import (
     DONE,
     SAVED,
     Record,
     after_kill,
     commands,
-    in_use,
     job_file,
     jobs_of,
     log_of,
 )
 from rlearly.experiments.plan import Plan
+from rlearly.system.locks import FileLock, in_use
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import IDENTITY, WANDB_ID
 
@@ -119,13 +117,15 @@ class JobRunner:
         """
         file = job_file(self.sweep, self.name, ".lock")
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock, deadline = FileLock(file), time.monotonic() + BUSY_SECONDS
+        lock, deadline = FileLock(file, warn=False), time.monotonic() + BUSY_SECONDS
         try:
-            while not _acquired(lock) or in_use(self.sweep / self.name / "run.lock"):
+            while not lock.acquire() or in_use(self.sweep / self.name / "run.lock"):
                 if self.stopping:
                     break
                 if time.monotonic() > deadline:
-                    with log_of(self.sweep, self.name).open("a") as log:
+                    with log_of(self.sweep, self.name).open(
+                        "a", encoding="utf-8", errors="backslashreplace"
+                    ) as log:
                         folder = self.sweep / self.name
                         log.write(f"rlearly: {folder} is in use by another process.\n")
                     yield False
@@ -162,7 +162,9 @@ class JobRunner:
     def _command(self, command: list[str]) -> int:
         if self.stopping:
             return SAVED
-        with log_of(self.sweep, self.name).open("a") as log:
+        with log_of(self.sweep, self.name).open(
+            "a", encoding="utf-8", errors="backslashreplace"
+        ) as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "rlearly.experiments.tethered", *command],
                 stdin=subprocess.DEVNULL,
@@ -180,10 +182,5 @@ class JobRunner:
     def _environment(self) -> dict[str, str]:
         """The environment of a command. Each run of a sweep has a wandb id of its own."""
         shared = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"}
-        return {**shared, **self.environment, "RLEARLY_PARENT": str(os.getpid())}
-
-
-def _acquired(lock: FileLock) -> bool:
-    with contextlib.suppress(Timeout):
-        return lock.is_locked or bool(lock.acquire(blocking=False))
-    return False
+        log = {"PYTHONIOENCODING": "utf-8"}  # whatever the locale
+        return {**shared, **log, **self.environment, "RLEARLY_PARENT": str(os.getpid())}

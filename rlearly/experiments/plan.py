@@ -21,6 +21,7 @@ from rlearly.config.overrides import format_override, parse_overrides
 from rlearly.config.resolve import RESUMABLE, compose, fixed_settings
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
+from rlearly.system.disk import short_name
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
 
@@ -205,7 +206,7 @@ class Plan:
                 "`python -m rlearly.sweep` made."
             )
         try:
-            tree = json.loads(file.read_text())
+            tree = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
                 raise ValueError(f"it does not have format {FORMAT}")
             runs = [Run(**run) for run in tree.pop("runs")]
@@ -220,8 +221,11 @@ class Plan:
 
 
 def folder_name(name: str) -> str:
-    """A name with - for what a folder's name cannot contain: `ALE/Pong-v5` -> `ALE-Pong-v5`."""
-    return re.sub(r"[^\w.+=,()\[\]' -]", "-", name)
+    """A name with - for what a folder's name cannot contain: `ALE/Pong-v5` -> `ALE-Pong-v5`.
+
+    The end of a name that is too long for a folder is replaced by a hash.
+    """
+    return short_name(re.sub(r"[^\w.+=,()\[\]' -]", "-", name))
 
 
 def finished(run: Path, train_frames: int | None) -> bool:
@@ -234,7 +238,7 @@ def finished(run: Path, train_frames: int | None) -> bool:
 
 def _end(run: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((run / "done.json").read_text()))
+        return dict(json.loads((run / "done.json").read_text(encoding="utf-8")))
     return None
 
 

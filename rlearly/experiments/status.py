@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from rlearly.experiments.job import Job, Record, after_kill, in_use, last_lines, tail
+from rlearly.experiments.job import Job, Record, after_kill, last_lines, tail
 from rlearly.experiments.plan import train_frames_of
+from rlearly.system.locks import in_use
 from rlearly.training.display import duration
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _alive(sweep: Path, job: Job, record: Record) -> bool:
         with contextlib.suppress(psutil.Error):
             if psutil.Process(record.pid).create_time() <= record.began + 1:
                 return True
-        return in_use(sweep / job.name / "run.lock")  # a run that saves outlives its launcher
+        return bool(in_use(sweep / job.name / "run.lock"))  # a run that saves outlives its launcher
     silent = _silent_seconds(sweep / job.name) or 0
     return min(silent, time.time() - record.began) < LOST_SECONDS
 

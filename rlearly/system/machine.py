@@ -119,7 +119,7 @@ def usable_cores() -> int:
 def processor() -> str:
     """The processor's name."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
@@ -168,7 +168,9 @@ def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
             try:
-                room = int((group / limit).read_text()) - int((group / used).read_text())
+                room = int((group / limit).read_text(encoding="utf-8")) - int(
+                    (group / used).read_text(encoding="utf-8")
+                )
             except (OSError, ValueError):  # files of the other version, or "max": no limit
                 continue
             left.append(room + _file_cache(group))
@@ -178,7 +180,7 @@ def available_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
 def _control_groups(root: Path) -> Iterator[Path]:
     """The process's memory control groups, each with all its ancestors (versions 1 and 2)."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     for line in [*lines, "0::/"]:
@@ -193,7 +195,10 @@ def _control_groups(root: Path) -> Iterator[Path]:
 def _file_cache(group: Path) -> int:
     """Bytes charged to a group for cached files, which the system frees when needed."""
     try:
-        pairs = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+        pairs = [
+            line.split()
+            for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        ]
     except OSError:
         return 0
     return sum(int(n) for name, n in pairs if name in ("inactive_file", "active_file"))

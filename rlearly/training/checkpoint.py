@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import torch
 from rlearly.core.append_log import AppendLog, LogChunk
 from rlearly.core.errors import ConfigError
 from rlearly.core.tree import map_leaves
+from rlearly.system.disk import sync, sync_folder
 
 log = logging.getLogger(__name__)
 FORMAT = 8
@@ -131,9 +131,9 @@ class Checkpoints:
             stream.write(json.dumps(manifest, indent=1).encode())
         with _HashedFile(partial / SEAL) as seal:
             seal.write(_seal(stream.size_and_sum["sha256"]))
-        _sync(partial)
+        sync_folder(partial)
         partial.rename(final)
-        _sync(self.folder)
+        sync_folder(self.folder)
         return chunks
 
     def _append(self, number: int, append_log: AppendLog) -> list[Chunk]:
@@ -147,7 +147,7 @@ class Checkpoints:
         folder.mkdir(exist_ok=True)
         for first, fields in _split(append_log.read(start, append_log.end)):
             known.append(_write_chunk(folder, number, first, fields))
-        _sync(folder)
+        sync_folder(folder)
         return known
 
     def _delete_leftovers(self) -> None:
@@ -411,12 +411,4 @@ class _HashedFile:
         with self.stream:
             if kind is None:
                 self.stream.flush()
-                os.fsync(self.stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+                sync(self.stream.fileno())

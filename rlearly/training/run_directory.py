@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import shlex
@@ -15,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system import determinism
+from rlearly.system.disk import short_name
+from rlearly.system.locks import PROBE_SECONDS, FileLock
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,9 +28,6 @@ REPORT, WEIGHTS = "failure.json", "failure.pt"
 """Of a failed run; see failure.py."""
 
 IDENTITY, WANDB_ID = "identity.json", "wandb_id"
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
-"""Error numbers of locking a file on file systems without locks."""
 
 
 # --- creating ---
@@ -69,7 +65,7 @@ def create(config: RunConfig) -> Path:
 def _new_directory(config: RunConfig) -> Path:
     """runs/<agent>/<env>/<seed>-<time>, with a number appended if it already exists."""
     env = config.env.name.replace("/", "-").replace(":", "-")
-    parent = Path("runs") / config.agent_name / env
+    parent = Path("runs") / short_name(config.agent_name) / short_name(env)
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / label, 1
     while True:
@@ -84,7 +80,7 @@ def _new_directory(config: RunConfig) -> Path:
 def _failed_at_once(path: Path) -> bool:
     """Whether a directory holds a run that failed before its first step."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        failed = json.loads((path / REPORT).read_text())["frames"] == 0
+        failed = json.loads((path / REPORT).read_text(encoding="utf-8"))["frames"] == 0
         return failed and not checkpoint.list_checkpoints(path / "checkpoints")
     return False
 
@@ -111,25 +107,17 @@ def discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let only one process at a time use a run directory; a lock ends with its process.
+    """Let only one process at a time use a run directory.
 
     Raises:
         ConfigError: another process uses it, or the directory cannot be written.
     """
-    lock = filelock.FileLock(path / "run.lock", blocking=False, fallback_to_soft=False)
+    lock = FileLock(path / "run.lock")
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(f"{path} is in use: another process is training there.") from None
+        if not lock.acquire(PROBE_SECONDS):
+            raise ConfigError(f"{path} is in use: another process is training there.")
     except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
-        log.warning(
-            "%s cannot be locked on this file system (%s): make sure that no other process "
-            "trains there.",
-            path,
-            error.strerror,
-        )
+        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
     try:
         yield
     finally:
@@ -139,7 +127,7 @@ def locked(path: Path) -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Write a small file atomically."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
@@ -194,7 +182,7 @@ def train_command(*overrides: str) -> str:
 def _last_frames(path: Path) -> int:
     """The frames of the newest row; 0 if no row can be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        lines = (path / "metrics.jsonl").read_text().splitlines()
+        lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return max((int(json.loads(line)["frames"]) for line in lines), default=0)
     return 0
 
@@ -245,7 +233,7 @@ def original_of(path: Path) -> Path | None:
 def identity_of(path: Path) -> dict[str, Any] | None:
     """What `identify` wrote; None if it did not, or it cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((path / IDENTITY).read_text())
+        found = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
         return {name: str(found[name]) for name in ("id", "path", "name")} | found
     return None
 
@@ -274,7 +262,11 @@ def _starts(path: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [entry for entry in json.loads(file.read_text()) if isinstance(entry, dict)]
+        return [
+            entry
+            for entry in json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(entry, dict)
+        ]
     except (ValueError, TypeError) as error:
         aside = file.with_name(f"{PROVENANCE}.damaged")
         log.warning("%s cannot be read (%s); it is now %s.", file, error, aside.name)

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
+from rlearly.system.disk import sync
+from rlearly.system.output import as_unicode
 from rlearly.training.run_directory import WANDB_ID, write
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class JsonLines:
 
     def __init__(self, path: Path):
         self.path = path
-        self.stream = path.open("a", buffering=1)
+        self.stream = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None:
         row = {"frames": at.frames, "steps": at.steps, **metrics}
@@ -39,7 +41,7 @@ class JsonLines:
 
     def state_dict(self) -> dict[str, Any]:
         self.stream.flush()
-        os.fsync(self.stream.fileno())  # a checkpoint relies on these rows
+        sync(self.stream.fileno())  # a checkpoint relies on these rows
         return {"bytes": self.path.stat().st_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -93,7 +95,7 @@ class Wandb:
         self.run_config = run_config
         file = run_dir / WANDB_ID
         try:
-            stored = file.read_text().strip() if file.is_file() else ""
+            stored = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
             self.run = self._start(stored)
             write(file, self.run.id)
         except Exception as error:  # whatever wandb makes of the network, settings and variables
@@ -113,6 +115,7 @@ class Wandb:
         """The wandb run of an id; of a new one, if it is empty or was deleted on the server."""
         import wandb
 
+        agent = self.run_config["agent_name"]
         try:
             return wandb.init(
                 id=run_id or None,
@@ -121,12 +124,8 @@ class Wandb:
                 project=self.config.project,
                 entity=self.config.entity,
                 group=self.config.group,
-                name="-".join(
-                    (
-                        self.run_config["agent_name"],
-                        self.run_config["env"]["name"],
-                        self.run_dir.name,
-                    )
+                name=as_unicode(
+                    "-".join((agent, self.run_config["env"]["name"], self.run_dir.name))
                 ),
                 dir=str(self.run_dir),
                 config=dict(self.run_config),

@@ -24,7 +24,7 @@ def benchmark(name, *words, status=0):
     done = subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", *words],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=HOME,
         env={**os.environ, "PYTHONPATH": str(HOME)},
     )
@@ -34,7 +34,7 @@ def benchmark(name, *words, status=0):
 
 def kept(path):
     """Case -> side -> ratio, of the numbers that a script kept."""
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     assert found["about"]["commit_time"] >= 0 and all(row["rate"] > 0 for row in found["rows"])
     cases = {}
     for row in found["rows"]:
@@ -111,7 +111,7 @@ def test_a_history_is_drawn_in_the_order_of_commits(scripts, tmp_path):
     for commit, when in (("aaa", 30), ("bbb", 10), ("ccc", 20)):
         about = {"commit": commit, "commit_time": when, "changed_since": False}
         own = {"about": about, "rows": [row, {**row, "side": "rlearly", "ratio": None}]}
-        (tmp_path / f"act-{commit}.json").write_text(json.dumps(own))
+        (tmp_path / f"act-{commit}.json").write_text(json.dumps(own), encoding="utf-8")
     commits, panels = history.read(tmp_path)
     assert commits == ["bbb", "ccc", "aaa"]
     assert {p: list(lines) for p, lines in panels.items()} == {"act: td3": ["plain"]}

@@ -26,7 +26,7 @@ def rlearly(command, *overrides, cwd, **changes):
         cwd=cwd,
         env=ENVIRONMENT | changes,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
 
@@ -38,7 +38,7 @@ def start(*overrides, cwd):
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -138,18 +138,18 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     assert "no longer guaranteed" not in resumed.stdout
 
     def rows(name):
-        for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines():
+        for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             yield {k: v for k, v in row.items() if not k.startswith(("speed/", "eval/sec"))}
 
     assert list(rows("straight")) == list(rows("stopped"))
 
     run = tmp_path / "stopped"
-    provenance = json.loads((run / "provenance.json").read_text())
+    provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     assert len(provenance) == 2 and provenance[0]["packages"]["torch"]
     assert provenance[0]["determinism"] == provenance[1]["determinism"]
     assert provenance[0]["determinism"]["threads"] == 1
-    assert json.loads((run / "done.json").read_text())["frames"] == 1500
+    assert json.loads((run / "done.json").read_text(encoding="utf-8"))["frames"] == 1500
     assert list((run / "events").iterdir())
     assert rlearly("train", "resume=stopped", cwd=tmp_path).stdout.count("is finished") == 1
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
@@ -165,7 +165,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     other = "changed since the last start: threads 1 -> 2; bit-for-bit equality is"
     assert other in output
     assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"
-    assert "train_frames: 100000" in (run / "config.yaml").read_text()
+    assert "train_frames: 100000" in (run / "config.yaml").read_text(encoding="utf-8")
     newest = checkpoint.list_checkpoints(run / "checkpoints")[-1]
 
     evaluated = rlearly("evaluate", "run=stopped", "episodes=3", "video_size=32", cwd=tmp_path)
@@ -204,7 +204,7 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
     surrounding = re.compile(b"hunter|" + head)
     assert not [file for file in written if surrounding.search(file.read_bytes())]
     (run,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
-    assert (tmp_path / "r" / "wandb_id").read_text() in run.name
+    assert (tmp_path / "r" / "wandb_id").read_text(encoding="utf-8") in run.name
     assert list(run.glob("*.wandb")) and list(run.rglob("*.mp4"))
 
 
@@ -241,7 +241,7 @@ def test_paper_sized_runs_train_evaluate_and_checkpoint(overrides, tmp_path):
         cwd=tmp_path,
         env=ENVIRONMENT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert "done: 800 frames, 100 updates" in done.stdout
@@ -254,6 +254,8 @@ def test_help_into_a_closed_pipe_ends_without_a_word(command):
     read, write = os.pipe()
     os.close(read)
     words = [sys.executable, "-W", "ignore", "-m", f"rlearly.{command}", "--help"]
-    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        words, stdout=write, stderr=subprocess.PIPE, encoding="utf-8", env=ENVIRONMENT
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

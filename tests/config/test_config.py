@@ -194,7 +194,7 @@ def test_saved_config_loads_equal_and_only_some_keys_may_change(tmp_path):
         load(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
         load(tmp_path / "nowhere")
-    (folder / "config.yaml").write_text("agent_name: [")
+    (folder / "config.yaml").write_text("agent_name: [", encoding="utf-8")
     with pytest.raises(ConfigError, match="does not load as a run's config"):
         load(folder)
     assert all(key.split(".")[0] in as_yaml(config) for key in RESUMABLE)

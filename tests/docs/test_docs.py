@@ -32,7 +32,7 @@ MARKED = re.compile(
     r"<!-- run: (?P<hidden>.*?) -->|<!-- run -->\s*```(?P<language>\w+)\n(?P<code>.*?)```",
     re.DOTALL,
 )
-WITH_CODE = [page for page in PAGES if MARKED.search(page.read_text())]
+WITH_CODE = [page for page in PAGES if MARKED.search(page.read_text(encoding="utf-8"))]
 
 
 def load_hooks():
@@ -62,7 +62,7 @@ def run(command, folder):
     done = subprocess.run(
         command,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=folder,
         env=os.environ
         | {
@@ -77,7 +77,7 @@ def run(command, folder):
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_marked_examples_run_as_printed(page, teacher, tmp_path):
     """Each block in a process of its own, as a reader would run it."""
-    blocks = list(MARKED.finditer(page.read_text()))
+    blocks = list(MARKED.finditer(page.read_text(encoding="utf-8")))
     if "rlearly/" in "".join(block[0] for block in blocks):
         copied = shutil.ignore_patterns("results", "__pycache__")
         shutil.copytree(ROOT / "rlearly", tmp_path / "rlearly", ignore=copied)
@@ -90,17 +90,17 @@ def test_marked_examples_run_as_printed(page, teacher, tmp_path):
         named = re.match(r"# ([\w/]+\.py)\n", code)
         path = tmp_path / (named[1] if named else "example.py")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(code)
+        path.write_text(code, encoding="utf-8")
         if not path.is_relative_to(tmp_path / "rlearly"):
             run([sys.executable, str(path)], tmp_path)
 
 
 def test_every_python_block_is_run():
     """Here, or as one of the README's, all of which are run (tests/envs/test_snapshot.py)."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for page in PAGES:
-        marked = [block["code"] for block in MARKED.finditer(page.read_text())]
-        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        marked = [block["code"] for block in MARKED.finditer(page.read_text(encoding="utf-8"))]
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             assert code in marked or f"```python\n{code}```" in readme, (page, code)
 
 
@@ -113,7 +113,9 @@ def anchors(page):
 @pytest.mark.parametrize("page", [*SOURCES, *PAGES], ids=lambda page: page.stem)
 def test_links_lead_somewhere_in_the_repository(page):
     targets = []
-    hooks.rewrite_links(page.read_text(), lambda text, target: targets.append(target) or "")
+    hooks.rewrite_links(
+        page.read_text(encoding="utf-8"), lambda text, target: targets.append(target) or ""
+    )
     for target in targets:
         if re.match(r"[a-z]+:", target):
             continue
@@ -123,7 +125,7 @@ def test_links_lead_somewhere_in_the_repository(page):
             continue  # generated: the build checks it
         assert path.exists(), target
         if anchor and path.suffix == ".md":
-            assert anchor in anchors(path.read_text()), target
+            assert anchor in anchors(path.read_text(encoding="utf-8")), target
 
 
 def test_every_name_that_is_printed_exists():
@@ -132,16 +134,20 @@ def test_every_name_that_is_printed_exists():
     known = {path.stem for path in files}
     for path in files:
         if path.suffix == ".py":
-            known |= set(re.findall(r"\w+", path.read_text()))
+            known |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]:
-        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for code in re.findall(r"`([^`\n]+)`", text):
             names = set(re.findall(r"\b(?:[A-Z]\w*[a-z]\w*|_?[a-z]+_\w+)\b", code))
             assert names - known <= {"my_env", "auth_token"}, (page, code)
 
 
 def test_import_table_is_the_rule_that_is_tested():
-    table = (ROOT / "CONTRIBUTING.md").read_text().partition("### Who may import whom")[2]
+    table = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text(encoding="utf-8")
+        .partition("### Who may import whom")[2]
+    )
     rows = re.findall(r"^\| (`.*?) \| ((?:`[a-z]+`(?:, )?)+|nothing) \|$", table, re.MULTILINE)
     stated = {}
     for folders, allowed in rows:
@@ -154,7 +160,7 @@ def test_import_table_is_the_rule_that_is_tested():
 
 
 def test_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 def keys_of(cls, prefix=""):

@@ -527,14 +527,14 @@ assert teacher.main(["run=run", "out=learnt.h5", "episodes=1"]) == 0
 )
 def test_id_registered_in_main_works_in_its_process(tmp_path, how, entry):
     code = SCRIPT.replace("ENTRY", entry)
-    (tmp_path / "script.py").write_text(code)
+    (tmp_path / "script.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "script.py" if how == "script" else "-"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         input=code,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
 
@@ -571,7 +571,7 @@ def test_known_noise_is_silent_and_other_warnings_are_not(tmp_path, caplog):
         cwd=tmp_path,
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.stdout == "heard\n" and done.stderr == ""
     assert not list(tmp_path.iterdir()), "MuJoCo left its log"

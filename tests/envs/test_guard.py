@@ -189,7 +189,7 @@ def test_failing_env_is_one_sentence_in_training_and_leaves_its_report(fault, tm
     line = sentence_of(capsys, where)
     assert f"rlearly: stopped at 0 frames: env=Guard{fault}-v0: " in line and expected in line
     assert f"{run / 'failure.json'} has the details" in line
-    report = json.loads((run / "failure.json").read_text())
+    report = json.loads((run / "failure.json").read_text(encoding="utf-8"))
     raises = "raised" in expected
     assert (report["traceback"] is not None) == raises
     if "lost its connection" in expected:
@@ -202,7 +202,7 @@ def test_failing_env_is_one_sentence_of_the_teacher(fault, taught, tmp_path, cap
     line = sentence_of(capsys, " in nothing")
     assert f"rlearly: env=Guard{fault}-v0: " in line
     assert FAULTS[fault][1].replace(" IN", "") in line
-    assert "what" in json.loads((tmp_path / "t.h5.failure.json").read_text())
+    assert "what" in json.loads((tmp_path / "t.h5.failure.json").read_text(encoding="utf-8"))
     assert not (tmp_path / "t.h5").exists()
 
 
@@ -247,7 +247,7 @@ def test_module_that_does_not_import_or_lacks_the_id_is_refused(
     source, expected, tmp_path, monkeypatch, capsys
 ):
     name = f"guard_module_{abs(hash(source))}"
-    (tmp_path / f"{name}.py").write_text(source)
+    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     words = [*SHORT, f"env={name}:NoSuchId-v0", f"run_dir={tmp_path / 'run'}"]
     assert train.main(words) == 2
@@ -336,7 +336,7 @@ def test_evaluation_that_fails_keeps_the_users_traceback_beside_the_run(
     line = capsys.readouterr().err.strip()
     assert "env=Guardswitch-v0: step(action) raised KeyError: 'x' at" in line, line
     assert "in an evaluation" in line and f"{run / 'evaluate.failure.json'} has the details" in line
-    report = json.loads((run / "evaluate.failure.json").read_text())
+    report = json.loads((run / "evaluate.failure.json").read_text(encoding="utf-8"))
     assert HERE in "".join(report["traceback"]) and (run / "done.json").exists()
     env.works = True
     assert evaluate.main(words) == 0 and not (run / "evaluate.failure.json").exists()

@@ -326,7 +326,9 @@ STATE = [*TINY_STATE["td3"], "agent.learning_starts_steps=1000"]
 def train_teacher(folder, *words):
     """Make or continue the run of an agent that has learned nothing yet."""
     words = ["train_frames=50", *words]
-    (folder / "config.yaml").write_text(as_yaml(resolve.compose([*STATE, *words])))
+    (folder / "config.yaml").write_text(
+        as_yaml(resolve.compose([*STATE, *words])), encoding="utf-8"
+    )
     trainer = make_trainer(folder, *words, base=STATE)
     trainer.resume()
     assert trainer.run()
@@ -396,7 +398,7 @@ def test_resuming_wants_the_same_teacher(tmp_path, teacher):
     shutil.copytree(teacher, mine)
     config = resolve.compose([*STATE, f"jump_start.run={mine}"])
     assert config.jump_start.checkpoint == 50
-    (tmp_path / "config.yaml").write_text(as_yaml(config))
+    (tmp_path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
 
     def resumed(*words):
         return builder.build(

@@ -103,14 +103,14 @@ def test_mujoco_that_metaworld_fails_with_is_one_sentence_with_the_command(monke
 
 def test_both_locks_the_extra_and_the_command_name_the_same_versions():
     locks = [
-        dict(line.split("==") for line in (ROOT / name).read_text().split())
+        dict(line.split("==") for line in (ROOT / name).read_text(encoding="utf-8").split())
         for name in ("requirements.lock", "requirements-metaworld.lock")
     ]
     differ = {name: locks[1].get(name) for name in locks[0] | locks[1]}
     differ = {name: is_ for name, is_ in differ.items() if is_ != locks[0].get(name)}
     assert set(differ) == {"mujoco", "dm_control", "metaworld"}
     assert f"metaworld=={differ['metaworld']}" in metaworld.INSTALL
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extra = project["optional-dependencies"]["metaworld"]
     assert {f"mujoco=={differ['mujoco']}", f"dm-control=={differ['dm_control']}"} <= set(extra)
     assert not any(wanted.startswith("metaworld") for wanted in extra), "it pins another MuJoCo"
@@ -301,14 +301,15 @@ def test_another_process_gives_the_same_episode(tmp_path):
         "env = ours('metaworld/hammer', pixels=True)\n"
         "obs = [env.reset(seed=7)[0]] + [env.step(a)[0] for a in actions_of(env, 3)]\n"
         "print(hashlib.sha256(np.concatenate(obs)).hexdigest())\n"
-        "env.close()\n"
+        "env.close()\n",
+        encoding="utf-8",
     )
     said = [
         subprocess.run(
             [sys.executable, "-W", "ignore", str(script), str(ROOT), seed],
             cwd=tmp_path,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         for seed in ("1", "2")
     ]
@@ -444,5 +445,7 @@ def test_teacher_teaches_a_visual_student(tmp_path):
         *("video_size=64", "eval_every_frames=700", "eval_episodes=1"),
     )
     assert list((tmp_path / "student").glob("**/*.mp4"))
-    rows = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").open()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").open(encoding="utf-8")
+    ]
     assert any("train/snapshot_episode_return" in row for row in rows)

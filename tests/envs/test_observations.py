@@ -434,7 +434,10 @@ def test_grey_images_are_learnt_from_and_stored_as_one_plane(tmp_path, capsys):
     said = said.out + said.err
     assert said.count("images: the env's observations, uint8 [24, 24] in [0, 255]") == 1
     assert f"transitions of {24 * 24 + 4 + 10} bytes" in said
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     losses = [row["loss/critic"] for row in rows if "loss/critic" in row]
     assert losses and np.isfinite(losses).all()
     assert len(list((tmp_path / "run/videos").glob("*.mp4"))) == 2

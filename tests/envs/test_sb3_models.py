@@ -541,7 +541,7 @@ def test_command_records_a_normalised_model_from_the_hub(learnt, tmp_path, monke
     cache = tmp_path / "cache" / "models--sb3--ppo-Walk-v0"
     folder = cache / "snapshots" / commit
     (cache / "refs").mkdir(parents=True)
-    (cache / "refs" / "main").write_text(commit)
+    (cache / "refs" / "main").write_text(commit, encoding="utf-8")
     model, normalizer = learnt
     save(folder, learnt, "ppo-Walk-v0.zip", "vec_normalize.pkl")
     with zipfile.ZipFile(folder / "train_eval_metrics.zip", "w") as archive:

@@ -1,5 +1,7 @@
 """SnapshotRL: what it restores, whom it truncates, when it ends, and what it refuses."""
 
+import errno
+import fcntl
 import gc
 import itertools
 import json
@@ -338,6 +340,16 @@ def test_async_copies_count_together(cartpole, tmp_path, context):
     envs.close()
 
 
+def test_counter_counts_where_the_temporary_folder_has_no_locks(monkeypatch):
+    def lockf(stream, operation):
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    counter = StepCounter()
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    counter.add()
+    assert counter.steps == 1
+
+
 def test_counters_file_outlives_forked_copies_and_goes_with_its_maker():
     counter = StepCounter()
     path = Path(counter.path)
@@ -392,7 +404,9 @@ def test_two_processes_with_one_seed_agree_and_with_two_differ(hopper, tmp_path)
     def run(seed):
         command = [sys.executable, "-c", SEQUENCE, str(tmp_path / "teacher.h5"), str(seed)]
         root = Path(__file__).parents[2]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True, cwd=root
+        ).stdout
 
     one, same, other = run(1), run(1), run(2)
     assert one == same and one != other and len(one) > 80
@@ -833,7 +847,7 @@ def test_visual_student_starts_at_snapshots_too(tmp_path, agent):
         "train_frames=140",
     )
     assert trainer.run() and trainer.updates > 0
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     started, plain = (
         [row[key] for row in rows if key in row]
@@ -862,7 +876,10 @@ def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_fi
         f"from {reach_file}, 3 clusters, for the first 200 agent steps, truncated after 4" in said
     )
     trainer.run()
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     started = [r["steps"] for r in rows if "train/snapshot_episode_return" in r]
     plain = [r["steps"] for r in rows if "train/episode_return" in r]
     assert len(started) > 40 and max(started) <= 204 < min(plain) and plain
@@ -884,7 +901,7 @@ def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
     config = resolve.compose(words)
     assert config.snapshot == str(mine), "wherever it is resumed from"
     builder.build(config, tmp_path, make_sinks=lambda: None, callback=Silent(), device=CPU)
-    (tmp_path / "config.yaml").write_text(as_yaml(config))
+    (tmp_path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
 
     def resumed(*words):
         builder.build(
@@ -966,7 +983,7 @@ def test_replay_of_the_phase_is_kept_or_forgotten(tmp_path, reach_file, keep, fe
 # --- with other people's learners ---
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -978,11 +995,11 @@ def test_readme_example_runs(hopper, tmp_path, number):
         pytest.importorskip("stable_baselines3")
     code = code.replace("15_000", "150").replace("150_000", "300")
     hopper.save(tmp_path / "teacher.h5")
-    (tmp_path / "example.py").write_text(code)
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "example.py"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
     )

@@ -156,7 +156,7 @@ def test_models_are_never_unpickled(pusher, tmp_path, capsys):
 def test_what_is_no_model_or_another_envs_is_refused(pusher, tmp_path):
     with pytest.raises(ConfigError, match="there is no file"):
         read_model(tmp_path / "none.zip", pusher)
-    (tmp_path / "text.zip").write_text("hello")
+    (tmp_path / "text.zip").write_text("hello", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"expected Stable-Baselines3's \.zip or CleanRL's"):
         read_model(tmp_path / "text.zip", pusher)
     path = tmp_path / "td3.cleanrl_model"
@@ -170,7 +170,7 @@ def test_hub_model_is_found_in_the_local_cache_without_network(pusher, tmp_path,
     commit = "a" * 40
     folder = tmp_path / "models--somebody--td3-Pusher-v5"
     (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(commit)
+    (folder / "refs" / "main").write_text(commit, encoding="utf-8")
     (folder / "snapshots" / commit).mkdir(parents=True)
     parts = cleanrl_actor(pusher)
     torch.save(

@@ -48,7 +48,7 @@ def states(out):
 
 def learning(out, seed):
     log = log_of(out, name(seed))
-    return "frames/s" in (log.read_text() if log.exists() else "")
+    return "frames/s" in (log.read_text(encoding="utf-8") if log.exists() else "")
 
 
 def training_process(out, seed):
@@ -143,7 +143,7 @@ arms:
 def test_one_study_ends_in_the_same_weights_with_three_launchers(slurm, tmp_path, capsys):
     """Two envs, arms and seeds, and the teachers that one arm waits for, with each launcher."""
     pytest.importorskip("ray")
-    (tmp_path / "launchers.yaml").write_text(STUDY)
+    (tmp_path / "launchers.yaml").write_text(STUDY, encoding="utf-8")
     ends = {}
     for launcher in ("local", "slurm", "ray"):
         out = tmp_path / launcher
@@ -198,8 +198,12 @@ def test_warning_before_the_time_limit_saves_and_requeues(slurm, tmp_path):
         sweep.main([*overrides, *limits, "seeds=1", f"sweep_dir={tmp_path}", "launcher=slurm"]) == 0
     )
     until(lambda: (Record.load(tmp_path, name(0)) or NOTHING).tries >= 2, PATIENCE, "a second try")
-    until(lambda: "resumed at" in log_of(tmp_path, name(0)).read_text(), PATIENCE, "resuming")
-    assert "SIGUSR2: saving" in log_of(tmp_path, name(0)).read_text()
+    until(
+        lambda: "resumed at" in log_of(tmp_path, name(0)).read_text(encoding="utf-8"),
+        PATIENCE,
+        "resuming",
+    )
+    assert "SIGUSR2: saving" in log_of(tmp_path, name(0)).read_text(encoding="utf-8")
     assert sweep.main([f"cancel={tmp_path}"]) == 0
     until(lambda: states(tmp_path) == ["saved"], 60, "the cancel")
     time.sleep(8)
@@ -251,7 +255,7 @@ class RayNode:
         sizes = ["--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"]
         self.process = subprocess.Popen(
             [ray, "start", "--block", "--node-ip-address=127.0.0.1", *sizes, *overrides],
-            stdout=(folder / f"ray{len(overrides)}.log").open("w"),
+            stdout=(folder / f"ray{len(overrides)}.log").open("w", encoding="utf-8"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -299,7 +303,9 @@ def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path
         f"ray.address={address}",
     ]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "rlearly.sweep", *overrides], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "rlearly.sweep", *overrides],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     until(lambda: all(learning(out, seed) for seed in range(SEEDS)), PATIENCE, "four runs at once")
     second.raylet().kill()
@@ -315,13 +321,13 @@ def test_ray_of_its_own_and_a_stop(reference, tmp_path):
     pytest.importorskip("ray")
     overrides = [*OVERRIDES, "seeds=1", f"sweep_dir={tmp_path}", "launcher=ray"]
     command = [sys.executable, "-m", "rlearly.sweep", *overrides]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     until(lambda: learning(tmp_path, 0), PATIENCE, "learning")
     driver.send_signal(signal.SIGTERM)
     said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 75, said
     assert states(tmp_path) == ["saved"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
     assert equal(agent_state(tmp_path / name(0)), agent_state(reference / name(0)))
 

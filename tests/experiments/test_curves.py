@@ -17,12 +17,12 @@ def test_curve_is_read_from_a_running_run_and_drawn(tmp_path, capsys):
         {"frames": 20, "steps": 10, "eval/episode_return": 2.5},
     ]
     text = "\n".join(map(json.dumps, rows)) + '\n{"frames": 30, "eval/epis'
-    (run / "metrics.jsonl").write_text(text)
+    (run / "metrics.jsonl").write_text(text, encoding="utf-8")
     out = tmp_path / "c.png"
     assert report.main([str(run), f"out={out}"]) == 0
     assert str(out) in capsys.readouterr().out
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert out.with_suffix(".csv").read_text().splitlines() == [
+    assert out.with_suffix(".csv").read_text(encoding="utf-8").splitlines() == [
         "run,frames,eval_episode_return",
         f"{run},10,1.50",
         f"{run},20,2.50",
@@ -30,7 +30,7 @@ def test_curve_is_read_from_a_running_run_and_drawn(tmp_path, capsys):
 
 
 def test_output_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     for out in (tmp_path / "nowhere" / "x.png", tmp_path / "x.foo"):
         assert report.main([str(tmp_path), f"out={out}"]) == 2
         assert "cannot be written" in capsys.readouterr().err
@@ -61,7 +61,9 @@ def test_unreadable_run_is_named_and_not_the_output(tmp_path, capsys):
 
 def test_run_without_evaluations_is_pointed_out(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"frames": 10, "plasticity/dormant_ratio": 0.5}')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"frames": 10, "plasticity/dormant_ratio": 0.5}', encoding="utf-8"
+    )
     assert report.main([str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert f"{tmp_path} has no evaluations" in said.err
@@ -69,7 +71,7 @@ def test_run_without_evaluations_is_pointed_out(tmp_path, capsys, monkeypatch):
 
 
 def test_bad_arguments_are_one_sentence(tmp_path, capsys):
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     for word, sentence in {
         "output=x.png": "There is no key 'output'; did you mean out",
         "out=": "out: expected text, received nothing.",
@@ -90,8 +92,10 @@ def test_run_directories_are_a_list_or_bare_paths_with_any_name(tmp_path, as_key
     runs = [tmp_path / "replay_ratio=2", tmp_path / "b"]
     for run in runs:
         run.mkdir()
-        (run / "metrics.jsonl").write_text('{"frames": 10, "eval/episode_return": 1}')
+        (run / "metrics.jsonl").write_text(
+            '{"frames": 10, "eval/episode_return": 1}', encoding="utf-8"
+        )
     paths = [f"runs=['{runs[0]}',{runs[1]}]"] if as_key else [str(run) for run in runs]
     assert report.main([*paths, f"out={tmp_path}/c.png"]) == 0
-    table = (tmp_path / "c.csv").read_text().splitlines()
+    table = (tmp_path / "c.csv").read_text(encoding="utf-8").splitlines()
     assert table[1:] == [f"{run},10,1.00" for run in runs]

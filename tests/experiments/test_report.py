@@ -7,7 +7,7 @@ import pytest
 from rlearly import report
 from rlearly.experiments.report.metrics_file import metric_series, read_rows
 from rlearly.experiments.report.plotting import single_point_marker
-from rlearly.experiments.report.run_report import EventMarker, RunReport
+from rlearly.experiments.report.run_report import EventMarker, RunReport, draw_runs
 
 ROWS = [
     {"frames": 20, "steps": 10, "train/episode_return": 1.0},
@@ -28,7 +28,7 @@ ROWS = [
 @pytest.fixture
 def run(tmp_path):
     text = "\n".join(map(json.dumps, ROWS)) + '\n{"frames": 100, "ste'
-    (tmp_path / "metrics.jsonl").write_text(text)
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     return tmp_path
 
 
@@ -85,6 +85,13 @@ def test_bad_requests_get_one_sentence(run, capsys, arguments, sentence):
 
 
 def test_empty_run_is_told_to_wait(tmp_path, capsys):
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     assert report.main([f"run={tmp_path}"]) == 2
     assert "has no rows yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a $b$ c", r"$\nothing$", "gr\udcc3\udcb6\udcc3\udc9fe"])
+def test_titles_and_labels_are_drawn_as_they_are(text, tmp_path):
+    figure = draw_runs({text: [{"frames": 10, "eval/episode_return": 1.0}]}, text)
+    figure.savefig(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import re
@@ -27,7 +29,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, Record, commands, jobs_of, log_of
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers import local
-from rlearly.experiments.launchers.lock import only_launcher
+from rlearly.experiments.launchers.lock import only_launcher, owner_of
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
@@ -137,7 +139,7 @@ def test_plan_is_read_back_and_joined(tmp_path):
 
 def test_grid_joined_to_a_study_keeps_its_teachers(tmp_path):
     file = tmp_path / "tiny.yaml"
-    file.write_text(STUDY)
+    file.write_text(STUDY, encoding="utf-8")
     study = Study.load(file).plan()
     study.save(tmp_path)
     more = grid(["agent=sac", "env=Pendulum-v1"], [0])
@@ -148,7 +150,7 @@ def test_grid_joined_to_a_study_keeps_its_teachers(tmp_path):
     assert [job.name for job in jobs] == ["runs/sac/Pendulum-v1/0"], "and needs no teacher"
     assert study.joined(both, tmp_path).teacher == study.teacher
     other = Study.load(file)
-    file.write_text(STUDY.replace("seed=9", "seed=8"))
+    file.write_text(STUDY.replace("seed=9", "seed=8"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"its teachers \(seed=9\) than this command \(seed=8\)"):
         Study.load(file).plan().joined(other.plan(), tmp_path)
 
@@ -205,7 +207,7 @@ def test_shipped_studies_compose_every_run():
 def test_typos_are_found_before_anything_is_run(tmp_path, capsys, old, new, sentence):
     file = tmp_path / "tiny.yaml"
     assert old in STUDY
-    file.write_text(STUDY.replace(old, new))
+    file.write_text(STUDY.replace(old, new), encoding="utf-8")
     assert sweep.main([f"study={file}", f"sweep_dir={tmp_path / 'out'}"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -221,7 +223,7 @@ def test_directories_are_taken_as_they_are_typed(tmp_path, capsys):
 
 
 def test_list_is_no_study(tmp_path):
-    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"expected the keys title, envs, .*, received a list"):
         Study.load(tmp_path / "list.yaml")
 
@@ -232,7 +234,9 @@ def test_known_metrics_are_those_that_the_code_writes():
     for file in (ROOT / "rlearly").rglob("*.py"):
         if "experiments" not in file.parts:
             groups = "|".join(METRICS)
-            written |= set(re.findall(rf'"((?:{groups})/[a-z_0-9]+)"', file.read_text()))
+            written |= set(
+                re.findall(rf'"((?:{groups})/[a-z_0-9]+)"', file.read_text(encoding="utf-8"))
+            )
     known = {f"{group}/{name}" for group, names in METRICS.items() for name in names}
     assert written - {"eval/video"} <= known, "a video is no number"
     parts = {name for agent in AGENTS for name in agent_spec(agent).networks}
@@ -310,11 +314,11 @@ def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
     if there:
         grid(TINY, [0]).save(out)
         (out / "mine.txt").touch()
-    before = {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    before = {p: p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file()}
     monkeypatch.setattr(sweep, "make_launcher", lambda config: Refusing())
     assert sweep.main([*TINY, "seeds=2", f"sweep_dir={out}"]) == 2
     assert "SLURM refused" in capsys.readouterr().err
-    assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert {p: p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file()} == before
     assert out.exists() == there and (tmp_path / "a").exists() == there
 
 
@@ -330,12 +334,32 @@ def test_refused_second_launcher_leaves_the_first_alone(tmp_path):
     assert kept == {"plan.json", "launcher.json", "launcher.lock"}
 
 
+def test_launcher_is_found_and_a_second_refused_without_locks(tmp_path, monkeypatch, caplog):
+    def flock(handle, operation):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_launcher(tmp_path, "local"):
+        assert owner_of(tmp_path)["pid"] == os.getpid()
+        with (
+            pytest.raises(ConfigError, match="is being launched by another"),
+            only_launcher(tmp_path, "local"),
+        ):
+            pass
+    assert owner_of(tmp_path) is None and "no locks here" in caplog.text
+    gone = {"launcher": "local", "pid": 2**22 + 1, "host": socket.gethostname()}
+    (tmp_path / "launcher.json").write_text(json.dumps(gone), encoding="utf-8")
+    assert owner_of(tmp_path) is None, "it ended without a word"
+    with only_launcher(tmp_path, "local"):
+        pass
+
+
 def test_help_names_every_key_of_a_study(capsys):
     assert sweep.main(["--help"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {field.name} " in said for field in dataclasses.fields(Study))
     assert "snapshot=TEACHER" in said and "sync=SWEEP_DIR" in said
-    assert "sweeps/" in (ROOT / ".gitignore").read_text()
+    assert "sweeps/" in (ROOT / ".gitignore").read_text(encoding="utf-8")
 
 
 def test_grids_print_where_an_arm_is_stored_that_no_folder_can_be_named_after(
@@ -360,7 +384,7 @@ def test_grids_print_where_an_arm_is_stored_that_no_folder_can_be_named_after(
 
 def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
-    file.write_text(STUDY)
+    file.write_text(STUDY, encoding="utf-8")
     out = tmp_path / "out"
     overrides = [f"study={file}", f"sweep_dir={out}", "workers=2"]
     assert sweep.main([*overrides, "dry_run=true"]) == 0
@@ -415,12 +439,14 @@ def test_names_and_folders_may_hold_any_character(tmp_path):
     small = ["agent.learning_starts_steps=20", "agent.hidden_dim=8", "eval_every_frames=0"]
     Plan.save(grid([*overrides, *small], [0]), out)
     for job in jobs_of(Plan.load(out)):
-        assert JobRunner(out, job.name, "test").run() == 0, log_of(out, job.name).read_text()
+        assert JobRunner(out, job.name, "test").run() == 0, log_of(out, job.name).read_text(
+            encoding="utf-8"
+        )
         folder = out / job.name
         assert (folder / "done.json").exists() and "replay_ratio=" in job.name
         (folder / "done.json").unlink()
         assert JobRunner(out, job.name, "test").run() == 0, "resumed, though it was at its end"
-        assert "resumed at 30 frames" in log_of(out, job.name).read_text()
+        assert "resumed at 30 frames" in log_of(out, job.name).read_text(encoding="utf-8")
 
 
 def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
@@ -434,8 +460,10 @@ def test_finished_sweep_is_trained_on_with_more_frames(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"python -m rlearly.train resume={run} train_frames=90\n" in said
     assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
-    assert json.loads((run / "done.json").read_text())["frames"] == 90
-    assert "resumed at 60 frames" in log_of(out, "runs/td3/Pendulum-v1/0").read_text()
+    assert json.loads((run / "done.json").read_text(encoding="utf-8"))["frames"] == 90
+    assert "resumed at 60 frames" in log_of(out, "runs/td3/Pendulum-v1/0").read_text(
+        encoding="utf-8"
+    )
     assert [run.train_frames for run in Plan.load(out).runs] == [90, 60]
     capsys.readouterr()
     assert sweep.main([*longer, "seeds=1", "eval_episodes=2"]) == 0
@@ -491,7 +519,7 @@ def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
     out = tmp_path / "out"
     broken = out / "runs" / "td3" / "Pendulum-v1" / "0"
     broken.parent.mkdir(parents=True)
-    broken.write_text("not a folder")
+    broken.write_text("not a folder", encoding="utf-8")
     overrides = [*TINY, "seeds=2", f"sweep_dir={out}", "workers=1"]
     assert sweep.main(overrides) == 1
     said = capsys.readouterr().out
@@ -506,10 +534,10 @@ def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
 
 def test_runs_of_a_failed_teacher_are_skipped(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
-    file.write_text(STUDY.replace("seeds: 2", "seeds: 1"))
+    file.write_text(STUDY.replace("seeds: 2", "seeds: 1"), encoding="utf-8")
     out = tmp_path / "out"
     (out / "teachers").mkdir(parents=True)
-    (out / "teachers" / "Pendulum-v1").write_text("not a folder")
+    (out / "teachers" / "Pendulum-v1").write_text("not a folder", encoding="utf-8")
     assert sweep.main([f"study={file}", f"sweep_dir={out}", "workers=1"]) == 1
     said = capsys.readouterr().out
     assert "skipped started on Pendulum-v1, seed 0: its teacher did not finish" in said
@@ -518,7 +546,7 @@ def test_runs_of_a_failed_teacher_are_skipped(tmp_path, capsys):
 
 def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
-    file.write_text(STUDY)
+    file.write_text(STUDY, encoding="utf-8")
     (tmp_path / "Pendulum-v1.h5").touch()
     taught = ["dry_run=true", f"teachers={tmp_path}", f"sweep_dir={tmp_path / 'out'}"]
     assert sweep.main([f"study={file}", *taught]) == 0
@@ -598,16 +626,19 @@ def test_plan_edited_by_hand_is_refused_or_refuses(tmp_path, capsys):
     overrides = [*TINY, "seeds=1", f"sweep_dir={out}"]
     assert sweep.main(overrides) == 0
     file = out / "plan.json"
-    file.write_text(file.read_text().replace("agent.hidden_dim=8", "agent.hidden_dim=9"))
+    file.write_text(
+        file.read_text(encoding="utf-8").replace("agent.hidden_dim=8", "agent.hidden_dim=9"),
+        encoding="utf-8",
+    )
     assert sweep.main(overrides) == 2
     assert "(agent.hidden_dim=9) than this command (agent.hidden_dim=8)" in capsys.readouterr().err
-    file.write_text(file.read_text()[:-20])
+    file.write_text(file.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     assert sweep.main(overrides) == 2
     assert "cannot be read as a plan" in capsys.readouterr().err
-    file.write_text("{}")
+    file.write_text("{}", encoding="utf-8")
     assert sweep.main(overrides) == 2
     assert "cannot be read as a plan (it does not have format 2)" in capsys.readouterr().err
-    file.write_text('{"format": 2}')
+    file.write_text('{"format": 2}', encoding="utf-8")
     assert sweep.main(overrides) == 2
     assert "(its keys are not those of a plan)" in capsys.readouterr().err
     file.unlink()
@@ -686,13 +717,17 @@ def start(out, *overrides):
     command = [sys.executable, "-m", "rlearly.sweep", *LONG, f"sweep_dir={out}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment
     )
 
 
 def wait_until_learning(out, seeds):
     files = [out / f"runs/td3/Pendulum-v1/{seed}/metrics.jsonl" for seed in seeds]
-    until(lambda: all('"frames": 400,' in (p.read_text() if p.exists() else "") for p in files))
+    until(
+        lambda: all(
+            '"frames": 400,' in (p.read_text(encoding="utf-8") if p.exists() else "") for p in files
+        )
+    )
 
 
 def until(holds, seconds=120):
@@ -751,7 +786,7 @@ def test_killed_launcher_takes_its_run_with_it_and_the_command_goes_on(tmp_path,
     assert sweep.main([*LONG, *overrides, f"sweep_dir={out}"]) == 0
     assert "1 of 2 jobs are done already" in capsys.readouterr().out
     assert (first / "done.json").stat().st_mtime_ns == ended
-    assert "resumed at" in log_of(out, jobs[1].name).read_text()
+    assert "resumed at" in log_of(out, jobs[1].name).read_text(encoding="utf-8")
     grid([*LONG, "train_frames=2000"], [1]).save(straight)
     assert JobRunner(straight, jobs[1].name, "test").run() == 0
     assert equal(agent_state(second), agent_state(straight / jobs[1].name))
@@ -800,11 +835,11 @@ def test_second_try_at_once_leaves_the_first_alone(tmp_path, monkeypatch):
     until(lambda: Record.load(tmp_path, name) is not None)
     assert second.run() == 1
     thread.join(60)
-    assert "in use by another process" in log_of(tmp_path, name).read_text()
+    assert "in use by another process" in log_of(tmp_path, name).read_text(encoding="utf-8")
     record = Record.load(tmp_path, name)
     assert (record.state, record.engine, record.tries) == ("done", "one", 1)
     assert JobRunner(tmp_path, name, "three").run() == 0, "nothing is left to do"
-    assert log_of(tmp_path, name).read_text().count("rlearly.train") == 0
+    assert log_of(tmp_path, name).read_text(encoding="utf-8").count("rlearly.train") == 0
 
 
 def test_trouble_of_one_job_is_not_the_others(tmp_path, monkeypatch):
@@ -824,7 +859,7 @@ def test_trouble_of_one_job_is_not_the_others(tmp_path, monkeypatch):
 def test_stale_launcher_is_not_signalled(tmp_path, capsys, monkeypatch):
     grid(TINY, [0]).save(tmp_path)
     who = {"launcher": "local", "pid": os.getpid(), "host": socket.gethostname()}
-    (tmp_path / "launcher.json").write_text(json.dumps(who))
+    (tmp_path / "launcher.json").write_text(json.dumps(who), encoding="utf-8")
     monkeypatch.setattr(os, "kill", lambda *a: pytest.fail("a stranger was signalled"))
     assert sweep.main([f"cancel={tmp_path}"]) == 0
     assert "nothing is running" in capsys.readouterr().out
@@ -839,7 +874,9 @@ def test_child_ends_with_its_parent():
         "print(p.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8"
+    )
     child = psutil.Process(int(parent.stdout.readline()))
     until(lambda: "timeit" in child.cmdline())
     time.sleep(1)
@@ -868,13 +905,15 @@ def test_states_are_read_off_the_directory(tmp_path):
 
     run = tmp_path / jobs[0].name
     run.mkdir(parents=True)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"fra')
-    (run / "config.yaml").write_text("train_frames: 100\n")
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"fra', encoding="utf-8"
+    )
+    (run / "config.yaml").write_text("train_frames: 100\n", encoding="utf-8")
     note(0, "running")
     note(1, "running", pid=2**22 + 1)
     note(2, "running", pid=2**22 + 1, host="elsewhere")
     note(3, "failed", exit=1)
-    log_of(tmp_path, jobs[3].name).write_text("a\nb\n\nthe reason\n")
+    log_of(tmp_path, jobs[3].name).write_text("a\nb\n\nthe reason\n", encoding="utf-8")
     note(4, "saved", exit=75)
     found = statuses(tmp_path, jobs, {jobs[5].name: "queued"})
     states = ["running", "lost", "running", "failed", "saved", "queued"]
@@ -884,7 +923,7 @@ def test_states_are_read_off_the_directory(tmp_path):
     assert first.seconds_left == 6.0 and 7.5 < first.seconds < 12
     assert found[3].log_lines == ["a", "b", "the reason"] and found[3].tries == 2
     assert totals(found).startswith("6 jobs: 2 running, 1 queued, 1 saved, 1 failed, 1 lost, 10")
-    (run / "done.json").write_text("{}")
+    (run / "done.json").write_text("{}", encoding="utf-8")
     assert statuses(tmp_path, jobs)[0].state == "done"
 
 
@@ -904,7 +943,9 @@ def test_run_that_saved_after_its_launchers_death_is_saved_not_lost(tmp_path):
         "one is an earlier try's"
     )
     assert 52 < found[0].seconds < 60 and found[1].seconds == 3.0
-    log_of(tmp_path, jobs[2].name).write_text("saved at 30 frames; continue with: x\n")
+    log_of(tmp_path, jobs[2].name).write_text(
+        "saved at 30 frames; continue with: x\n", encoding="utf-8"
+    )
     with FileLock(tmp_path / jobs[1].name / "run.lock"):
         states = [status.state for status in statuses(tmp_path, jobs)]
     assert states == ["saved", "running", "saved"], "a run that still saves is running"

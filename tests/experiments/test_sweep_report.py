@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 def check(out):
     """The page of a report, checked: its links, ids, headings and figures."""
-    text = (out / "index.html").read_text()
+    text = (out / "index.html").read_text(encoding="utf-8")
     page = Page(text)
     assert "http://" not in text and "https://" not in text and "<script" not in text
     assert len(page.ids) == len(set(page.ids))
@@ -113,7 +113,7 @@ def rich(tmp_path_factory):
     write_run(sweep / broken.name, "dog_run", [3] * 20, family="dm_control")
     record(sweep, going, "running", 60)
     record(sweep, failed, "failed", 60)
-    log_of(sweep, failed.name).write_text("rlearly: first\nMuJoCoError: <NaN>\n")
+    log_of(sweep, failed.name).write_text("rlearly: first\nMuJoCoError: <NaN>\n", encoding="utf-8")
     (sweep / "jobs" / f"{waiting.name}.json").unlink()
     (sweep / going.name / "videos").mkdir()
     (sweep / going.name / "videos" / "eval_7.mp4").write_bytes(b"")
@@ -148,7 +148,7 @@ def test_page_opens_in_a_browser_without_a_complaint(rich, tmp_path):
     done = subprocess.run(
         [chromium, *flags, "--enable-logging=stderr", "--window-size=1200,4000", page],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert "CONSOLE" not in done.stderr, done.stderr
@@ -171,12 +171,14 @@ def test_success_rates_are_drawn_and_tabulated_for_finished_runs(tmp_path):
     page = check(tmp_path / "report")
     assert "Success rates" in page.words
     assert (tmp_path / "report" / "figures" / "success.png").exists()
-    with (tmp_path / "report" / "tables" / "success.csv").open(newline="") as stream:
+    with (tmp_path / "report" / "tables" / "success.csv").open(
+        newline="", encoding="utf-8"
+    ) as stream:
         drm, drq = csv.DictReader(stream)
     assert (drm["arm"], drm["finished"], drm["each seed"]) == ("DrM", "4 of 4", "0.5 0.6 0.7 0.8")
     assert drm["final IQM [95 %]"].startswith("0.65 [") and drm["best evaluation"] == "0.85"
     assert (drq["finished"], drq["each seed"]) == ("3 of 4", "0 0.1 0.2")
-    kept = (tmp_path / "report" / "metrics.csv").read_text()
+    kept = (tmp_path / "report" / "metrics.csv").read_text(encoding="utf-8")
     assert "DrM,metaworld/soccer,0,eval/success_rate,2000,0.45" in kept
 
 
@@ -186,13 +188,13 @@ def test_figures_and_tables_are_files_too(rich):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     for name in ("final", "efficiency", "pooled", "improvement", "cost"):
-        with (out / "tables" / f"{name}.csv").open() as stream:
+        with (out / "tables" / f"{name}.csv").open(encoding="utf-8") as stream:
             rows = list(csv.reader(stream))
         assert len({len(row) for row in rows}) == 1 and len(rows) > 1
-        tex = (out / "tables" / f"{name}.tex").read_text()
+        tex = (out / "tables" / f"{name}.tex").read_text(encoding="utf-8")
         assert tex.count("\\begin{tabular}") == tex.count("\\end{tabular}") == 1
         assert tex.count("\\\\\n") == len(rows)
-    final = (out / "tables" / "final.csv").read_text()
+    final = (out / "tables" / "final.csv").read_text(encoding="utf-8")
     assert next(line for line in final.splitlines() if "dog_run,TD3" in line).endswith(",777")
     again = read_curves(out / "curves.csv")
     assert len(again) == 89 and all(FAU in curve.metrics for curve in again)
@@ -210,7 +212,8 @@ def test_final_scores_are_of_finished_runs_only(rich):
 
 def test_comparison_has_its_own_label(rich, tmp_path, capsys):
     (tmp_path / "paper.csv").write_text(
-        "arm,env,frames,return\nDrM,dog_run,0,1\nDrM,dog_run,20000,700\nDrM,elsewhere,1,1\n"
+        "arm,env,frames,return\nDrM,dog_run,0,1\nDrM,dog_run,20000,700\nDrM,elsewhere,1,1\n",
+        encoding="utf-8",
     )
     other = make_sweep(tmp_path / "other", ["TD3"], ["dog_run"], 3, points=5)
     out = tmp_path / "out"
@@ -231,7 +234,7 @@ def test_comparison_has_its_own_label(rich, tmp_path, capsys):
 def test_published_curve_is_in_the_tables_up_to_its_last_frames(tmp_path):
     sweep = make_sweep(tmp_path / "sweep", ["a"], ["dog_run"], 3)
     text = "arm,env,frames,return\nP,dog_run,0,1\nP,dog_run,3000,70\n"
-    (tmp_path / "short.csv").write_text(text)
+    (tmp_path / "short.csv").write_text(text, encoding="utf-8")
     results = load(sweep, [tmp_path / "short.csv"], threshold=60)
     final, efficiency, *_ = tables(results)
     row = next(row for row in final.rows if row[1] == "P (short)")
@@ -254,7 +257,7 @@ def test_under_three_seeds_have_no_interval(tmp_path, monkeypatch):
     assert "no clear difference" not in page.words
     rows = tables(load(sweep))[0].rows
     assert "[2 seeds: " in rows[0][3]
-    with (sweep / "report" / "table.csv").open() as stream:
+    with (sweep / "report" / "table.csv").open(encoding="utf-8") as stream:
         assert {(row["final_low"], row["area_high"]) for row in csv.DictReader(stream)} == {
             ("", "")
         }
@@ -292,7 +295,7 @@ def test_page_explains_the_threshold_and_the_replay_ratio(tmp_path, capsys):
     ratio = {"train/replay_ratio": (np.array([1, 2]), np.array([0.0, 0.5]))}
     curves = [replace(curve, metrics=ratio) for curve in found.curves]
     write(replace(found, curves=curves, metrics=list(ratio)), tmp_path / "out", "x")
-    words = Page((tmp_path / "out" / "index.html").read_text()).words
+    words = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).words
     assert "train/replay_ratio is 0 while actions are still random" in words
     rule = "80% of the way from the lowest return of any evaluation on that env (0 for dm_control)"
     assert words.count(rule) == 2, "beside the table, and in how it was computed"
@@ -325,8 +328,8 @@ def test_sweep_without_evaluations_says_so(tmp_path, capsys):
 )
 def test_bad_requests_get_one_sentence(tmp_path, capsys, arguments, sentence):
     make_sweep(tmp_path / "s", ["a"], ["dog_run"], 1, points=2)
-    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "far.csv").write_text("arm,env,frames,return\na,elsewhere,1,1\n")
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    (tmp_path / "far.csv").write_text("arm,env,frames,return\na,elsewhere,1,1\n", encoding="utf-8")
     assert report.main([text.format(at=tmp_path) for text in arguments]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("rlearly: ") and sentence in said.err and said.err.count("\n") == 1
@@ -415,6 +418,6 @@ def test_metrics_are_kept_beside_the_returns_and_read_back(tmp_path):
     assert f"{FAU}_iqm" not in a
     # each seed's mean of its (at most three) last points: 0.25, 0.3, 0.35, 0.4; their middle half
     assert b[f"{FAU}_iqm"] == pytest.approx(0.325)
-    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected the columns arm, env, seed, metric"):
         read_curves(tmp_path / "curves.csv")

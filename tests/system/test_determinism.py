@@ -213,7 +213,7 @@ def test_determinism_is_checked_by_name_only(capsys):
 @pytest.mark.slow
 def test_doctor_checks_states_and_pixels_in_processes_of_their_own():
     command = [sys.executable, "-W", "ignore", "-m", "rlearly.doctor", "determinism"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs of td3 and 3 runs of drm are equal bit for bit" in done.stdout
 

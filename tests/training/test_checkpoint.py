@@ -1,7 +1,10 @@
 """Checkpoints are whole or absent."""
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import pickle
 
 import numpy as np
@@ -11,6 +14,7 @@ from saved import equal
 
 from rlearly.core.append_log import AppendLog
 from rlearly.core.errors import ConfigError
+from rlearly.system.disk import sync_folder
 from rlearly.training import checkpoint
 from rlearly.training.checkpoint import Checkpoints, DamagedCheckpoint
 
@@ -25,6 +29,28 @@ def test_what_is_saved_is_loaded(tmp_path):
     Checkpoints(tmp_path, keep=2).save(400, STATE)
     frames, state = checkpoint.load_newest(tmp_path)
     assert frames == 400 and equal(STATE, state)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
+def test_file_system_that_cannot_sync_keeps_checkpoints_and_a_failing_disk_does_not(
+    tmp_path, monkeypatch, number
+):
+    def fsync(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refused = pytest.raises(OSError) if number == errno.EIO else contextlib.nullcontext()
+    with refused:
+        Checkpoints(tmp_path, keep=2).save(400, STATE)
+    assert len(checkpoint.list_checkpoints(tmp_path)) == (number != errno.EIO)
+
+
+def test_folder_that_cannot_be_opened_needs_no_sync(tmp_path, monkeypatch):
+    def opened(path, *args):
+        raise PermissionError(errno.EACCES, "as on Windows")
+
+    monkeypatch.setattr(os, "open", opened)
+    sync_folder(tmp_path)
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -125,12 +151,12 @@ def test_hostile_array_is_refused(tmp_path):
 def reseal(path, name):
     """Make the sums fit a file's new content, as an attacker would."""
     data = (path / name).read_bytes()
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(manifest)
-    (path / "manifest.json").write_text(text)
+    (path / "manifest.json").write_text(text, encoding="utf-8")
     seal = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
-    (path / "manifest.sha256").write_text(seal)
+    (path / "manifest.sha256").write_text(seal, encoding="utf-8")
 
 
 # --- append logs ---

@@ -68,7 +68,7 @@ def test_failing_env_ends_a_run_that_goes_on_when_it_is_mended(zygote, tmp_path,
     last = re.sub(r"\S*tiny_envs\.py:\d+", "TINY", last)
     assert f"rlearly: stopped at 149 frames: {sentence}." in last or "at 150 frames" in last
     assert sentence in last and "continue from the checkpoint of 120 frames" in last
-    report = json.loads((run / "failure.json").read_text())
+    report = json.loads((run / "failure.json").read_text(encoding="utf-8"))
     assert report["what"].startswith(sentence.partition("reset(")[0].partition(" at TINY")[0])
     assert report["not_finite"] == {}
     assert report["frames"] in (149, 150) and report["updates"] > 0
@@ -114,7 +114,7 @@ def begun_and_killed(zygote, folder, overrides=RUN):
 
 
 def rows_so_far(folder):
-    return (folder / "metrics.jsonl").read_text().count("\n")
+    return (folder / "metrics.jsonl").read_text(encoding="utf-8").count("\n")
 
 
 def test_trouble_when_a_run_begins_anew_takes_nothing_away(zygote, tmp_path):
@@ -148,18 +148,20 @@ def test_run_whose_checkpoints_are_gone_is_not_begun_anew(zygote, tmp_path, done
 def test_edited_config_is_refused_with_what_was_changed(zygote, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     assert zygote.run(*RUN, f"run_dir={run}", log=log)[0] == 0
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("discount: 0.9", "discount: 0.1"))
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(
+        text.replace("discount: 0.9", "discount: 0.1"), encoding="utf-8"
+    )
     status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
     assert status == 2 and "was trained with agent.discount 0.9, now 0.1: put its config" in said
     (run / "config.yaml").write_bytes(b"\xff" + text.encode())
     status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
     assert status == 2 and "does not load as a run's config" in said and "Traceback" not in said
-    (run / "config.yaml").write_text(text)
-    (run / "provenance.json").write_text('[{"argv": [')
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    (run / "provenance.json").write_text('[{"argv": [', encoding="utf-8")
     status, said = zygote.run(f"resume={run}", "train_frames=400", log=log)
     assert status == 0 and "it is now provenance.json.damaged" in said, said
-    assert len(json.loads((run / "provenance.json").read_text())) == 1
+    assert len(json.loads((run / "provenance.json").read_text(encoding="utf-8"))) == 1
 
 
 def test_crash_of_the_simulator_costs_what_came_after_the_checkpoint(zygote, tmp_path):
@@ -181,11 +183,14 @@ def test_diverged_learning_ends_with_the_last_good_checkpoint_kept(zygote, tmp_p
     assert re.search(r"learning diverged: .*actor.* and \d+ more are not finite", said), said
     frames, state = newest(run)
     assert frames == 120 and not not_finite(state["agent"])
-    report = json.loads((run / "failure.json").read_text())
+    report = json.loads((run / "failure.json").read_text(encoding="utf-8"))
     assert 130 < report["frames"] < 140 and any("actor" in name for name in report["not_finite"])
     dumped = torch.load(run / "failure.pt", weights_only=True)
     assert not_finite(dumped) == report["not_finite"]
-    assert all("NaN" not in line for line in (run / "metrics.jsonl").read_text().splitlines())
+    assert all(
+        "NaN" not in line
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def test_no_checkpoint_holds_a_weight_that_is_no_number(tmp_path):
@@ -286,8 +291,8 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
         time.sleep(0.01)
     fill(small_disk)
     status = zygote.wait(pid)
-    assert status == 2, log.read_text()
-    said = log.read_text()
+    assert status == 2, log.read_text(encoding="utf-8")
+    said = log.read_text(encoding="utf-8")
     assert "No space left on device); free space or fix it, then continue" in said, said
     assert "trainer.py" not in said, "no traceback of ours"
     status, said = zygote.run(f"resume={run}", log=log)
@@ -320,9 +325,11 @@ def test_directory_that_turns_read_only_is_one_sentence(zygote, small_disk, tmp_
 
 
 def test_fault_table_names_tests_that_exist():
-    named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", (HERE / "FAULTS.md").read_text())
+    named = re.findall(
+        r"`(test_\w+)\.py::(test_\w+)`", (HERE / "FAULTS.md").read_text(encoding="utf-8")
+    )
     assert len(named) >= 15
     for module, name in named:
         (file,) = HERE.rglob(f"{module}.py")
-        tree = ast.parse(file.read_text())
+        tree = ast.parse(file.read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name

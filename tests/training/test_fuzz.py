@@ -76,7 +76,9 @@ def damages(data, generator, count, head_bytes=0):
 def fuzz(loader, path, count, seconds, seed=0):
     """How many damages of each kind the loader refused, in its own process."""
     command = [sys.executable, __file__, loader, str(path), str(count), str(seed)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
     try:
         out, complaint = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

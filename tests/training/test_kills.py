@@ -169,7 +169,7 @@ class Kills:
         return self.zygote.wait(pid)
 
     def _log(self):
-        return (self.folder / "log").read_text()[-2000:]
+        return (self.folder / "log").read_text(encoding="utf-8")[-2000:]
 
 
 def assert_same(straight, killed):

@@ -1,7 +1,5 @@
 """The lock and the identity of a run directory."""
 
-import errno
-import fcntl
 import json
 import shutil
 import subprocess
@@ -23,7 +21,9 @@ HOLDER = (
 def holder(tmp_path):
     """Another process that holds the lock."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    )
     assert process.stdout.readline() == "locked\n"
     yield process
     process.kill()
@@ -45,19 +45,6 @@ def test_dead_process_holds_no_lock(tmp_path, holder):
     assert (tmp_path / "run.lock").exists()
     with run_directory.locked(tmp_path):
         pass
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EPERM])
-def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, number):
-    def flock(handle, operation):
-        raise OSError(number, "no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    entered = False
-    with run_directory.locked(tmp_path):
-        entered = True
-    (record,) = caplog.records
-    assert entered and "cannot be locked on this file system (no locks here)" in record.message
 
 
 def test_directory_that_cannot_be_written_is_one_sentence(tmp_path):

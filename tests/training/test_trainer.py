@@ -140,7 +140,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, agent, stop_at):
     stopped.stop_requested = lambda: stopped.steps >= stop_at
     assert not stopped.run() and stopped.steps == stop_at
     stopped.close()
-    with (tmp_path / "resumed" / "metrics.jsonl").open("a") as stream:
+    with (tmp_path / "resumed" / "metrics.jsonl").open("a", encoding="utf-8") as stream:
         stream.write("a row that was written after the checkpoint\n")
     resumed = make_trainer(tmp_path / "resumed", *overrides)
     resumed.resume()
@@ -473,14 +473,14 @@ def test_failing_tracker_costs_itself_only(tmp_path, caplog):
 
     for i in range(3):
         sinks.write(Progress(2 * i, i), {"a/b": 1.0})
-    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "m.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert caplog.text.count("Broken failed and is off from here: no network") == 1
 
 
 def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):
     overrides = ("train_frames=160", "checkpoint_every_frames=50", "log_every_frames=40")
     assert make_trainer(tmp_path, *overrides).run()
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     told = [row["frames"] for row in map(json.loads, lines) if "speed/checkpoint_seconds" in row]
     assert told == [80, 120, 160]
 

@@ -48,14 +48,17 @@ def made(out):
 
 
 def rows_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def assert_sent(server, out, seeds):
     """The server has every run under its own id in the sweep's group, each row once."""
     assert len(server.runs) == len(run_dirs(out)) == seeds
     for folder in run_dirs(out):
-        run = server.runs[(folder / "wandb_id").read_text()]
+        run = server.runs[(folder / "wandb_id").read_text(encoding="utf-8")]
         assert run["groupName"] == out.name
         sent = [
             {key: value for key, value in row.items() if not key.startswith("_")}

@@ -24,6 +24,7 @@ from rlearly.envs.state.codec import encoded
 from rlearly.envs.state.env_state import EnvState, installed
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.envs.state.transfer import Transfer
+from rlearly.system.disk import sync
 
 FORMAT = 3
 MAGIC_OF_ANY_FORMAT = b"rlearly snapshots "
@@ -304,7 +305,7 @@ def seal(path: Path) -> None:
         stream.seek(0)
         stream.write(block)
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno())
 
 
 def _user_block(stream: BufferedIOBase) -> bytes:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import psutil
 
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import in_use
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.plan import PLAN
+from rlearly.system.locks import PROBE_SECONDS, FileLock, in_use
 from rlearly.training.run_directory import write
 
 LOCK, OWNER = "launcher.lock", "launcher.json"
@@ -35,18 +35,16 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+    if not lock.acquire(PROBE_SECONDS) or (lock.missing and _launched_here(folder)):
         raise ConfigError(
             f"{folder} is being launched by another process; look at it with status={folder}, "
             f"or end it with cancel={folder}."
-        ) from None
-    plan = (folder / PLAN).read_text() if (folder / PLAN).exists() else None
+        )
+    plan = (folder / PLAN).read_text(encoding="utf-8") if (folder / PLAN).exists() else None
     numbers = submitted(folder)
     owner = {"launcher": launcher, "pid": os.getpid(), "host": socket.gethostname()}
     try:
-        (folder / OWNER).write_text(json.dumps(owner))
+        (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
         yield
     except ConfigError:
         if submitted(folder) == numbers:
@@ -65,7 +63,25 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
 
 def owner_of(folder: Path) -> dict[str, Any] | None:
     """The launcher, pid and host of the process that launches a sweep; None if there is none."""
+    held = in_use(folder / LOCK)
+    if held is False:  # it is gone, and its pid may be another process's
+        return None
+    owner = _owner(folder)
+    here = owner is not None and owner["host"] == socket.gethostname()
+    return owner if held or not here or _launched_here(folder) else None
+
+
+def _launched_here(folder: Path) -> bool:
+    """Whether the owner of a sweep is a process of this machine that is older than its file."""
+    owner = _owner(folder)
+    if owner and owner["host"] == socket.gethostname():
+        with contextlib.suppress(OSError, psutil.Error):
+            written = (folder / OWNER).stat().st_mtime
+            return psutil.Process(owner["pid"]).create_time() <= written + 1
+    return False
+
+
+def _owner(folder: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
-        if in_use(folder / LOCK):  # otherwise it is gone, and its pid may be another process's
-            return json.loads((folder / OWNER).read_text())
+        return json.loads((folder / OWNER).read_text(encoding="utf-8"))
     return None

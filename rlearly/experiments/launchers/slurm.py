@@ -158,7 +158,7 @@ def submitted(sweep: Path) -> dict[str, str]:
     if original_of(sweep):
         return {}
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((sweep / "slurm" / "jobs.json").read_text())
+        return json.loads((sweep / "slurm" / "jobs.json").read_text(encoding="utf-8"))
     return {}
 
 
@@ -180,7 +180,9 @@ def _queue(sweep: Path) -> dict[str, str]:
     arrays = ",".join(dict.fromkeys(number.split("_")[0] for number in names))
     flags = ["--noheader", "--array", "--jobs", arrays, "--states=all", "--format=%i %T"]
     try:
-        answer = subprocess.run(["squeue", *flags], capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(
+            ["squeue", *flags], capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"squeue does not answer ({error}); try again later.") from None
     if answer.returncode and "Invalid job id" not in answer.stderr:

@@ -112,7 +112,7 @@ def _read_csv(
     found: dict[_Key, dict[str, list[tuple[int, float]]]] = {}
     columns: Sequence[str] = ()
     try:
-        with path.open(newline="") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             columns = reader.fieldnames or ()
             column = next((name for name in values if name in columns), values[0])
@@ -202,7 +202,7 @@ def write_curves(curves: Iterable[Curve], folder: Path, seed: int = 0) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

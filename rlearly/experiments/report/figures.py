@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.curves import Curve, group_curves
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS
-from rlearly.experiments.report.plotting import FRAMES, plot_line
+from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.statistics import CURVE_RESAMPLES, Estimate, pooled_iqm
 
@@ -173,7 +173,7 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
 
 
 def _short(name: str, most: int = 34) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    return as_label(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
 def _profiles(results: SweepResults, styles: Styles) -> SweepFigure:
@@ -241,7 +241,7 @@ def _draw(content: SweepFigure, styles: Styles, folder: Path) -> SweepFigure:
     for at, (title, panel) in enumerate(content.panels.items()):
         axes = grid.flat[at]
         panel(axes)
-        axes.set_title(title)
+        axes.set_title(as_label(title))
         if axes.get_lines():
             axes.locator_params(axis="x", nbins=4)
         if content.x_label == FRAMES:

@@ -28,7 +28,7 @@ def read_rows(run: Path) -> list[Row]:
 
         raise no_run(run, file.name)
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read ({error}).") from None
     rows: list[Row] = []

@@ -69,4 +69,8 @@ def _links(folder: Path, out: Path) -> list[tuple[str, str]]:
     videos = sorted((folder / "videos").glob("*.mp4"), key=lambda file: file.stat().st_mtime)
     files = [("directory", folder), ("config", folder / "config.yaml")]
     files += [("video", video) for video in videos[-1:]]
-    return [(text, quote(os.path.relpath(file, out))) for text, file in files if file.exists()]
+    return [
+        (text, quote(os.fsencode(os.path.relpath(file, out))))
+        for text, file in files
+        if file.exists()
+    ]

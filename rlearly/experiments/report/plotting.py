@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
+from rlearly.system.output import as_unicode
+
 FRAMES = "simulator frames"
+
+
+def as_label(text: str) -> str:
+    """The text as matplotlib draws it literally: no formula between two $, no bytes of a path."""
+    return as_unicode(text).replace("$", r"\$")
 
 
 def single_point_marker(points: Sized) -> str | None:

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
-from rlearly.experiments.report.plotting import FRAMES, plot_line
+from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -207,7 +207,7 @@ def draw_runs(runs: Mapping[str, list[Row]], title: str) -> Figure:
     """
     figure, (above, below) = _stack(title, (2, 1), (7, 5))
     for label, rows in runs.items():
-        above.plot(*metric_series(rows, RETURN), marker="o", markersize=3, label=label)
+        above.plot(*metric_series(rows, RETURN), marker="o", markersize=3, label=as_label(label))
         plot_line(below, *metric_series(rows, DORMANT_RATIO), linewidth=1)
     above.set(ylabel="evaluation return")
     above.legend(fontsize=8, frameon=False)
@@ -273,5 +273,5 @@ def _stack(
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel(FRAMES)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(as_label(title), fontsize=10)
     return figure, panels
