@@ -95,7 +95,7 @@ def train(overrides: list[str]) -> int:
 
 def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
     """Train in a locked run directory; returns the exit status."""
-    from rlearly.system import machine
+    from rlearly.system import atomic, machine
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
 
@@ -149,7 +149,7 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         display.message(f"saved at {frames:,} frames; continue with: {command}")
         return SAVED
     summary = {"frames": frames, "updates": updates, "time": time.time()}
-    run_directory.write(folder / run_directory.DONE, json.dumps(summary))
+    atomic.write(folder / run_directory.DONE, json.dumps(summary))
     display.message(f"done: {frames:,} frames, {updates:,} updates -> {folder}")
     return DONE
 

@@ -16,7 +16,8 @@ import torch
 
 from rlearly.core.errors import RunFailed
 from rlearly.core.tree import leaves
-from rlearly.training.run_directory import REPORT, WEIGHTS, write
+from rlearly.system.atomic import replacing, write
+from rlearly.training.run_directory import REPORT, WEIGHTS
 
 
 def not_finite(tree: Any) -> dict[str, int]:
@@ -49,7 +50,8 @@ def dump(
     if bad:
         packed = io.BytesIO()  # torch.save does not raise OSError on a full disk
         torch.save(dict(state), packed)
-        (folder / WEIGHTS).write_bytes(packed.getbuffer())
+        with replacing(folder / WEIGHTS) as partial:
+            partial.write_bytes(packed.getbuffer())
 
 
 def dump_beside(file: Path, failed: RunFailed) -> str:

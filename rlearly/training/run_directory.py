@@ -27,6 +27,7 @@ from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system import determinism, machine
+from rlearly.system.atomic import write
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -129,13 +130,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a small file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 # --- resuming ---

@@ -24,6 +24,7 @@ from rlearly.envs.state.codec import encoded
 from rlearly.envs.state.env_state import EnvState, installed
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.envs.state.transfer import Transfer
+from rlearly.system.atomic import replacing
 
 FORMAT = 3
 MAGIC_OF_ANY_FORMAT = b"rlearly snapshots "
@@ -211,7 +212,6 @@ class Snapshots:
         import h5py
 
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
         datasets = {
             "states/bytes": np.frombuffer(b"".join(self.records), np.uint8),
             "states/ends": np.cumsum([len(record) for record in self.records], dtype=np.int64),
@@ -220,18 +220,18 @@ class Snapshots:
             **{name: getattr(self, name) for name in COLUMNS},
         }
         try:
-            with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
-                meta = {
-                    "env_id": self.env_id,
-                    "versions": dict(self.versions),
-                }
-                file.attrs[META] = json.dumps(meta)
-                for name, array in datasets.items():
-                    file.create_dataset(name, data=array, **(HDF5_OPTIONS if array.size else {}))
-            seal(partial)
-            partial.replace(path)
+            with replacing(path) as partial:
+                with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
+                    meta = {
+                        "env_id": self.env_id,
+                        "versions": dict(self.versions),
+                    }
+                    file.attrs[META] = json.dumps(meta)
+                    for name, array in datasets.items():
+                        options = HDF5_OPTIONS if array.size else {}
+                        file.create_dataset(name, data=array, **options)
+                seal(partial)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise ConfigError(
                 f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "
                 "exists and is writable."

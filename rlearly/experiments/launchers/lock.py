@@ -17,7 +17,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import in_use
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.plan import PLAN
-from rlearly.training.run_directory import write
+from rlearly.system.atomic import write
 
 LOCK, OWNER = "launcher.lock", "launcher.json"
 
@@ -46,7 +46,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     numbers = submitted(folder)
     owner = {"launcher": launcher, "pid": os.getpid(), "host": socket.gethostname()}
     try:
-        (folder / OWNER).write_text(json.dumps(owner))
+        write(folder / OWNER, json.dumps(owner))
         yield
     except ConfigError:
         if submitted(folder) == numbers:

@@ -12,6 +12,7 @@ from rlearly.experiments.report.curves import mean_of_last, write_csv
 from rlearly.experiments.report.metrics_file import SUCCESS
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.statistics import MIN_RUNS, pooled_iqm
+from rlearly.system.atomic import write
 from rlearly.training.display import duration
 
 
@@ -27,7 +28,7 @@ class Table:
     def write(self, folder: Path) -> None:
         """Write NAME.csv and NAME.tex."""
         write_csv(folder / f"{self.name}.csv", self.columns, self.rows)
-        (folder / f"{self.name}.tex").write_text(self.latex())
+        write(folder / f"{self.name}.tex", self.latex())
 
     def latex(self) -> str:
         """The table as a booktabs tabular."""
