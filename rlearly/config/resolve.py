@@ -255,11 +255,13 @@ def _resolve_jump_start(config: RunConfig) -> RunConfig:
                 f"and this run has env.{name}={value}: it can only play the env that it observes "
                 "as in its own run."
             )
-    kept = [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]
-    if not kept:
+    checkpoints, frames = run / "checkpoints", config.jump_start.checkpoint
+    if not checkpoint.list_checkpoints(checkpoints):
         raise ConfigError(f"jump_start.run: {run} has not saved a checkpoint yet.")
-    frames = kept[-1] if config.jump_start.checkpoint is None else config.jump_start.checkpoint
-    digest = checkpoint.digest(run / "checkpoints", frames)
+    if frames is None:
+        frames, digest = checkpoint.newest_digest(checkpoints)
+    else:
+        digest = checkpoint.digest(checkpoints, frames)
     return replace(config, jump_start=replace(paths, checkpoint=frames, sha256=digest))
 
 

@@ -87,9 +87,10 @@ def after_kill(sweep: Path, name: str, record: Record) -> Record:
 
     It is `saved` if the run wrote a checkpoint or reported that it saved, else unchanged.
     """
-    times = [
-        path.stat().st_mtime for path in checkpoint.list_checkpoints(sweep / name / "checkpoints")
-    ]
+    times = []
+    for path in checkpoint.list_checkpoints(sweep / name / "checkpoints"):
+        with contextlib.suppress(OSError):  # a run on another host may have deleted it since
+            times.append(path.stat().st_mtime)
     if (last_lines(sweep, name) or [""])[0].startswith("saved at"):
         times.append(log_of(sweep, name).stat().st_mtime)
     last = max(times, default=0.0)

@@ -35,7 +35,7 @@ from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
-from rlearly.training import checkpoint
+from rlearly.training import checkpoint, run_directory
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
 from rlearly.training.trainer import Callback, Trainer, TrainerConfig
@@ -380,6 +380,12 @@ def add_jump_start(
         f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
         f"episode, {settings.schedule}; its steps are not counted as this run's"
     )
+    if not run_directory.is_done(Path(str(settings.run))):
+        message(
+            f"jump start: {settings.run} has not finished; when it trains on it deletes old "
+            "checkpoints, and this run cannot be resumed without the one above: copy its folder "
+            "first, and name the copy"
+        )
     return [JumpStart(env, policy, schedule) for env in train_envs]
 
 
@@ -390,6 +396,11 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
         raise ConfigError(
             f"jump_start.run: this run's episodes are begun by the teacher {run}, which is not "
             "there: put it back, or say where it is now with jump_start.run=RUN_DIR."
+        )
+    if frames not in [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]:
+        raise ConfigError(
+            f"jump_start.run: {run} has deleted its checkpoint at {frames} frames, which began "
+            "this run's episodes: put it back, or start a new run with a teacher that has finished."
         )
     if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
         raise ConfigError(
