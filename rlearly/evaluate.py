@@ -113,6 +113,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             progress = f"playing episode {episode + 1} of {config.episodes}, step {length}"
             print(progress, file=sys.stderr, flush=True)
 
+    failure.clear_beside(run / "evaluate")
     path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
     render = envs.frame_renderer(env) if config.video_size else None
     with Video(path) if render else nullcontext() as video:
@@ -132,7 +133,6 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             raise RunFailed(f"{run}: {failed}. {details}.") from failed
         finally:
             evaluation.close_env(env)
-    failure.clear_beside(run / "evaluate")
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
         success = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -91,7 +93,8 @@ def record(config: TeacherConfig) -> Snapshots:
     """Play the teacher, write its snapshots, and print one line per episode.
 
     Raises:
-        ConfigError: the request cannot be met; nothing was written.
+        ConfigError: the request cannot be met, and nothing was written; or another process wrote
+            the file meanwhile, and the message says where these snapshots are.
         RunFailed: the env failed; only OUT.failure.json was written.
     """
     from rlearly.envs.snapshots import recording
@@ -112,6 +115,7 @@ def record(config: TeacherConfig) -> Snapshots:
             f"{' and '.join(n + '=' for n in named) or 'none'}."
         )
     teacher = from_run(config) if config.run else from_model(config)
+    failure.clear_beside(out)
     try:
         recorded = recording.record(
             teacher.env,
@@ -129,15 +133,30 @@ def record(config: TeacherConfig) -> Snapshots:
         raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
     finally:
         close_env(teacher.env)
-    failure.clear_beside(out)
     recorded = recorded.select(best_episodes=config.best_episodes)
-    recorded.save(out)
+    try:
+        recorded.save(out, overwrite=config.overwrite)
+    except FileExistsError:  # it was not there at the start
+        free = save_under_free_name(recorded, out)
+        raise ConfigError(
+            f"out: another process has written {out} meanwhile; these snapshots are in {free}."
+        ) from None
     size = out.stat().st_size / 1e6
     values = "values unknown"
     if teacher.value is not None:
         values = f"values {recorded.values.min():.1f} to {recorded.values.max():.1f}"
     print(f"{len(recorded)} snapshots of {recorded.env_id}, {values} -> {out} ({size:.1f} MB)")
     return recorded
+
+
+def save_under_free_name(snapshots: Snapshots, out: Path) -> Path:
+    """Save as NAME-2.h5 instead of NAME.h5, or with the first number that is free."""
+    for number in itertools.count(2):
+        path = out.with_name(f"{out.stem}-{number}{out.suffix}")
+        with contextlib.suppress(FileExistsError):
+            snapshots.save(path, overwrite=False)
+            return path
+    raise AssertionError
 
 
 def from_run(config: TeacherConfig) -> Teacher:

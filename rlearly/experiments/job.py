@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -146,12 +147,36 @@ def _training(overrides: list[str], folder: Path) -> list[str]:
 
 
 def in_use(lock: Path) -> bool:
-    """Whether a process holds a lock file. A lock ends with its process, even if that is killed."""
+    """Whether a process holds a lock file. A lock ends with its process, even if that is killed.
+
+    Any number of processes may ask at once. Asking holds the lock for a moment, so whoever wants it
+    tries for `LOCK_SECONDS`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _in_use_without_fcntl(lock)
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except OSError:  # there is none, or it is unreadable: the run itself will report it
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # not exclusive: others may ask too
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system has no locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _in_use_without_fcntl(lock: Path) -> bool:
     try:
         if lock.exists():
             FileLock(lock).acquire(blocking=False).lock.release()
     except Timeout:
         return True
-    except OSError:  # unreadable: the run itself will report it
+    except OSError:
         pass
     return False

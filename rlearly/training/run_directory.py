@@ -38,6 +38,9 @@ REPORT, WEIGHTS = "failure.json", "failure.pt"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EOPNOTSUPP)
 """Error numbers of locking a file on file systems without locks."""
 
+LOCK_SECONDS = 1.0
+"""How long to try to get a lock: a command that shows the state of a run holds it for a moment."""
+
 
 # --- creating ---
 
@@ -112,7 +115,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process uses it, or the directory cannot be written.
     """
-    lock = filelock.FileLock(path / "run.lock", blocking=False, fallback_to_soft=False)
+    lock = filelock.FileLock(path / "run.lock", LOCK_SECONDS, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout:

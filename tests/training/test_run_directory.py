@@ -2,12 +2,15 @@
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from rlearly.core.errors import ConfigError
+from rlearly.experiments.job import in_use
 from rlearly.training import run_directory
 
 HOLDER = (
@@ -56,6 +59,20 @@ def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, n
         entered = True
     (record,) = caplog.records
     assert entered and "cannot be locked on this file system (no locks here)" in record.message
+
+
+def test_asking_whether_a_directory_is_in_use_gets_in_nobodys_way(tmp_path, holder):
+    lock = tmp_path / "run.lock"
+    assert in_use(lock)
+    holder.communicate("\n")
+    handles = [os.open(lock, os.O_RDONLY) for _ in range(2)]
+    for handle in handles:  # as two commands hold it for a moment when they ask
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    assert not in_use(lock)
+    threading.Timer(0.3, lambda: [os.close(handle) for handle in handles]).start()
+    with run_directory.locked(tmp_path):
+        assert in_use(lock)
+    assert not in_use(lock) and not in_use(tmp_path / "no.lock")
 
 
 def test_directory_that_cannot_be_written_is_one_sentence(tmp_path):

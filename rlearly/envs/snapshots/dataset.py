@@ -203,10 +203,11 @@ class Snapshots:
                     f"{package}=={expected}, or record them again."
                 )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write one HDF5 file atomically, with its length and SHA-256 at the start.
 
         Raises:
+            FileExistsError: the file exists, without `overwrite`.
             ConfigError: the folder does not exist or is not writable.
         """
         import h5py
@@ -220,7 +221,7 @@ class Snapshots:
             **{name: getattr(self, name) for name in COLUMNS},
         }
         try:
-            with replacing(path) as partial:
+            with replacing(path, overwrite=overwrite) as partial:
                 with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
                     meta = {
                         "env_id": self.env_id,
@@ -231,6 +232,8 @@ class Snapshots:
                         options = HDF5_OPTIONS if array.size else {}
                         file.create_dataset(name, data=array, **options)
                 seal(partial)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise ConfigError(
                 f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "

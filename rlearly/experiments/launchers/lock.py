@@ -18,6 +18,7 @@ from rlearly.experiments.job import in_use
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.plan import PLAN
 from rlearly.system.atomic import write
+from rlearly.training.run_directory import LOCK_SECONDS
 
 LOCK, OWNER = "launcher.lock", "launcher.json"
 
@@ -36,7 +37,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     before = set(folder.iterdir())
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise ConfigError(
             f"{folder} is being launched by another process; look at it with status={folder}, "
