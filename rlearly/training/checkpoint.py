@@ -69,14 +69,17 @@ class Checkpoints:
         self.keep = keep
         self._chunks: list[list[Chunk]] = []  # of each append log, as last saved or loaded
 
-    def save(self, frames: int, state: Mapping[str, Any]) -> Path:
+    def save(self, frames: int, state: Mapping[str, Any], *, replace: bool = False) -> Path:
         """Write `state` as the checkpoint at `frames`, then delete those that are not kept.
+
+        Args:
+            replace: the state differs from that of an earlier checkpoint at the same frames.
 
         Raises:
             OSError: it cannot be written; the earlier checkpoints are still there.
         """
         final = self.folder / f"{frames:012d}"
-        if final.is_dir():  # a run has one state at each frame, so it is saved already
+        if final.is_dir() and not replace:  # the same state, so it is saved already
             try:
                 verify(final)
                 return final
@@ -133,7 +136,10 @@ class Checkpoints:
         with _HashedFile(partial / SEAL) as seal:
             seal.write(_seal(stream.size_and_sum["sha256"]))
         _sync(partial)
+        replaced = _hide(final) if final.is_dir() else None
         partial.rename(final)
+        if replaced:
+            shutil.rmtree(replaced)
         _sync(self.folder)
         return chunks
 
@@ -171,10 +177,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def _delete(path: Path) -> None:
     """Delete a checkpoint: it disappears as a whole, before its files do."""
-    hidden = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(_hide(path))
+
+
+def _hide(path: Path) -> Path:
+    """Rename a checkpoint to a name under which it is a leftover, and return that."""
+    hidden = path.with_name(f".{path.name}.deleted.partial")
     shutil.rmtree(hidden, ignore_errors=True)
-    path.rename(hidden)
-    shutil.rmtree(hidden)
+    return path.rename(hidden)
 
 
 def load_newest(folder: Path, *, logs: bool = True) -> tuple[int, dict[str, Any]]:
