@@ -50,6 +50,9 @@ class TeacherConfig:
     file: str | None = setting(None, "model file in that repository; null: its only one")
     env: str | None = setting(None, "id of the env, needed with model= and hub=")
     kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
+    max_episode_steps: int | None = setting(
+        None, "env steps after which an episode is truncated; null: the env's own limit", at_least=1
+    )
     out: str = setting("teacher.h5", "file to write")
     overwrite: bool = setting(False, "whether to replace an existing file")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
@@ -116,6 +119,7 @@ def record(config: TeacherConfig) -> Snapshots:
         )
     teacher = from_run(config) if config.run else from_model(config)
     failure.clear_beside(out)
+    cut = {"max_episode_steps": config.max_episode_steps} if config.max_episode_steps else {}
     try:
         recorded = recording.record(
             teacher.env,
@@ -124,6 +128,7 @@ def record(config: TeacherConfig) -> Snapshots:
             episodes=config.episodes,
             every_steps=config.every_steps,
             seed=config.seed,
+            **cut,
             provenance=teacher.description,
             on_episode=lambda episode, total, steps: print(
                 f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
@@ -171,6 +176,7 @@ def from_run(config: TeacherConfig) -> Teacher:
 
     run = Path(str(config.run))
     run_config = replace(resolve.load(run), device="cpu", threads=1)
+    run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
     machine.set_threads(1)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
@@ -204,7 +210,10 @@ def from_model(config: TeacherConfig) -> Teacher:
             "env: expected the id of the env that the model plays, as in env=Hopper-v5."
         )
     path = from_hub(config.hub, config.file) if config.hub else Path(str(config.model))
-    env = make_registered(EnvConfig(config.env, "gymnasium", kwargs=config.kwargs))
+    limit = config.max_episode_steps
+    env = make_registered(
+        EnvConfig(config.env, "gymnasium", max_episode_steps=limit, kwargs=config.kwargs)
+    )
     model = read_model(path, env, trust=config.trust, normalize=config.normalize, algo=config.algo)
     print(
         " ".join(

@@ -123,6 +123,21 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return replace(loaded, jump_start=_with_absolute_paths(loaded.jump_start))
 
 
+def with_time_limit(config: RunConfig, max_episode_steps: int | None) -> RunConfig:
+    """The config of a run with another env.max_episode_steps; None: with its own.
+
+    Raises:
+        ConfigError: its env takes none.
+    """
+    if max_episode_steps is None:
+        return config
+    kwargs = {k: v for k, v in config.env.kwargs.items() if k != "max_episode_steps"}
+    env = replace(config.env, kwargs=kwargs, max_episode_steps=max_episode_steps)
+    limited = replace(config, env=env)
+    _check_env(limited, set())
+    return limited
+
+
 def fixed_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that identify a run, by dotted key: all that may not change on resuming."""
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
@@ -247,7 +262,8 @@ def _resolve_jump_start(config: RunConfig) -> RunConfig:
 
     run = Path(paths.run)
     teacher = load(run)
-    ours, theirs = ({**vars(one.env), "rules": None} for one in (config, teacher))
+    not_observed = {"rules": None, "max_episode_steps": None}
+    ours, theirs = ({**vars(one.env), **not_observed} for one in (config, teacher))
     for name, value in ours.items():
         if theirs[name] != value:
             raise ConfigError(
@@ -315,6 +331,15 @@ def _check_env(config: RunConfig, keys: set[str]) -> None:
         raise ConfigError(
             f"env.kwargs: is passed to gymnasium.make, but env={env.name} is a {env.family} task, "
             f"which takes none; received {env.kwargs}: leave it out."
+        )
+    if env.max_episode_steps is not None and env.family not in ("gymnasium", "adroit"):
+        raise ConfigError(
+            f"env.max_episode_steps: is passed to gymnasium.make, but env={env.name} is a "
+            f"{env.family} task, whose episodes have a limit of their own: leave it out."
+        )
+    if env.max_episode_steps is not None and "max_episode_steps" in env.kwargs:
+        raise ConfigError(
+            "env.kwargs.max_episode_steps: contradicts env.max_episode_steps; keep the latter."
         )
     if env.rules != "paper" and env.family != "adroit":
         raise ConfigError(

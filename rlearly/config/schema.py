@@ -48,6 +48,12 @@ class EnvConfig:
         "Adroit tasks as in the DrM paper, or in the package gymnasium-robotics",
         choices=("paper", "package"),
     )
+    max_episode_steps: int | None = setting(
+        None,
+        "steps of the env, before action_repeat, after which gymnasium truncates an episode; null: "
+        "the limit that the env is registered with",
+        at_least=1,
+    )
     kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
 
 

@@ -63,6 +63,11 @@ def build(
     agent = make_agent(config, spec, device)
     for line in envs.notes(train_envs[0]):
         callback.message(line)
+    if not envs.has_time_limit(train_envs[0], config.env):
+        callback.message(
+            f"env={config.env.name} has no time limit: evaluations end only if it ends its "
+            "episodes itself; otherwise set one, as in env.max_episode_steps=1000"
+        )
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     train_envs = add_jump_start(config, train_envs, spec, callback.message)
     data = make_data_pipeline(config, spec, device, folder)

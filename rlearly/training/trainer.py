@@ -21,6 +21,7 @@ from rlearly.system.seeding import Seeds
 from rlearly.training import failure
 from rlearly.training.checkpoint import Checkpoints, list_checkpoints
 from rlearly.training.evaluation import (
+    LONG_EPISODE_STEPS,
     Evaluation,
     checked_reset,
     checked_step,
@@ -136,6 +137,7 @@ class Trainer:
         self._row_start = (self._clock, 0, 0)  # time, steps, updates: for the speeds of a row
         self._saving_seconds = 0.0  # since the last row
         self._evaluated_since_saving = False
+        self._said_long_episode = False
 
     @property
     def at(self) -> Progress:
@@ -403,6 +405,13 @@ class Trainer:
         def on_step(episode: int, length: int) -> None:
             if self.stop_requested():
                 raise Interrupted
+            if length == LONG_EPISODE_STEPS and not self._said_long_episode:
+                self._said_long_episode = True
+                self.callback.message(
+                    f"an episode of this evaluation has taken {length:,} steps and goes on; if "
+                    "the env never ends it, stop the run, and resume it with eval_every_frames=0 "
+                    "or start another one with env.max_episode_steps=N"
+                )
             status = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
             self.callback.on_progress(self.at, self.updates, self.latest | status)
 
