@@ -82,6 +82,7 @@ class Checkpoints:
         if final.is_dir() and not replace:  # the same state, so it is saved already
             try:
                 verify(final)
+                self._prune(frames)  # a save that was killed may not have
                 return final
             except DamagedCheckpoint:
                 _delete(final)
@@ -92,13 +93,7 @@ class Checkpoints:
                 self._delete_leftovers()
             raise
         self._chunks = chunks
-        newer = [
-            p for p in list_checkpoints(self.folder) if int(p.name) > frames
-        ]  # damaged, and skipped
-        older = [p for p in list_checkpoints(self.folder) if int(p.name) <= frames]
-        for stale in newer + older[: -self.keep]:
-            _delete(stale)
-        self._delete_leftovers()
+        self._prune(frames)
         return final
 
     def load_newest(self) -> tuple[int, dict[str, Any]]:
@@ -156,6 +151,14 @@ class Checkpoints:
             known.append(_write_chunk(folder, number, first, fields))
         _sync(folder)
         return known
+
+    def _prune(self, frames: int) -> None:
+        """Keep the newest checkpoints up to `frames`; later ones are damaged, and were skipped."""
+        newer = [p for p in list_checkpoints(self.folder) if int(p.name) > frames]
+        older = [p for p in list_checkpoints(self.folder) if int(p.name) <= frames]
+        for stale in newer + older[: -self.keep]:
+            _delete(stale)
+        self._delete_leftovers()
 
     def _delete_leftovers(self) -> None:
         """Delete what killed saves left, and chunk files that no checkpoint needs."""

@@ -317,8 +317,16 @@ def test_deletion_that_is_killed_leaves_no_damaged_checkpoint(tmp_path, monkeypa
         patch.setattr(checkpoint.shutil, "rmtree", killed)
         Checkpoints(tmp_path, keep=1).save(2, STATE)
     assert [int(p.name) for p in checkpoint.list_checkpoints(tmp_path)] == [2]
-    Checkpoints(tmp_path, keep=1).save(3, STATE)
+    Checkpoints(tmp_path, keep=1).save(2, STATE)
     assert not list(tmp_path.glob(".*")) and not caplog.records
+
+
+def test_checkpoint_is_replaced_by_another_state_at_the_same_frames_only_on_request(tmp_path):
+    for replace, expected in ((False, 1), (True, 2)):
+        Checkpoints(tmp_path, keep=2).save(5, {"w": 1})
+        Checkpoints(tmp_path, keep=2).save(5, {"w": 2}, replace=replace)
+        assert checkpoint.load_newest(tmp_path) == (5, {"w": expected})
+        assert [path.name for path in tmp_path.iterdir()] == [f"{5:012d}"]
 
 
 def save_many(folder):
