@@ -34,6 +34,9 @@ class EvaluateConfig:
         multiple_of=8,
     )
     video: str | None = setting(None, "path of the mp4; null: <run>/videos/evaluate_<frames>.mp4")
+    max_episode_steps: int | None = setting(
+        None, "env steps after which an episode is truncated; null: as in the run", at_least=1
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = setting(
         None, "CPU threads; null: OMP_NUM_THREADS or all cores", at_least=1
@@ -95,6 +98,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         )
     run = Path(config.run)
     run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
+    run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
     machine.set_threads(run_config.threads)
     device = machine.choose_device(run_config.device)
     machine.set_tf32(run_config.precision == "tf32")
@@ -114,7 +118,15 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             last_line = time.monotonic()
             progress = f"playing episode {episode + 1} of {config.episodes}, step {length}"
             print(progress, file=sys.stderr, flush=True)
+        if length == evaluation.LONG_EPISODE_STEPS:
+            print(
+                f"episode {episode + 1} has taken {length:,} steps and goes on; if the env never "
+                "ends it, stop this and add max_episode_steps=N",
+                file=sys.stderr,
+                flush=True,
+            )
 
+    failure.clear_beside(run / "evaluate")
     path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
     render = envs.frame_renderer(env) if config.video_size else None
     with Video(path) if render else nullcontext() as video:
@@ -134,7 +146,6 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             raise RunFailed(f"{run}: {failed}. {details}.") from failed
         finally:
             evaluation.close_env(env)
-    failure.clear_beside(run / "evaluate")
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
         success = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +50,9 @@ class TeacherConfig:
     file: str | None = setting(None, "model file in that repository; null: its only one")
     env: str | None = setting(None, "id of the env, needed with model= and hub=")
     kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
+    max_episode_steps: int | None = setting(
+        None, "env steps after which an episode is truncated; null: the env's own limit", at_least=1
+    )
     out: str = setting("teacher.h5", "file to write")
     overwrite: bool = setting(False, "whether to replace an existing file")
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
@@ -91,7 +96,8 @@ def record(config: TeacherConfig) -> Snapshots:
     """Play the teacher, write its snapshots, and print one line per episode.
 
     Raises:
-        ConfigError: the request cannot be met; nothing was written.
+        ConfigError: the request cannot be met, and nothing was written; or another process wrote
+            the file meanwhile, and the message says where these snapshots are.
         RunFailed: the env failed; only OUT.failure.json was written.
     """
     from rlearly.envs.snapshots import recording
@@ -112,6 +118,8 @@ def record(config: TeacherConfig) -> Snapshots:
             f"{' and '.join(n + '=' for n in named) or 'none'}."
         )
     teacher = from_run(config) if config.run else from_model(config)
+    failure.clear_beside(out)
+    cut = {"max_episode_steps": config.max_episode_steps} if config.max_episode_steps else {}
     try:
         recorded = recording.record(
             teacher.env,
@@ -120,6 +128,7 @@ def record(config: TeacherConfig) -> Snapshots:
             episodes=config.episodes,
             every_steps=config.every_steps,
             seed=config.seed,
+            **cut,
             provenance=teacher.description,
             on_episode=lambda episode, total, steps: print(
                 f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
@@ -129,15 +138,30 @@ def record(config: TeacherConfig) -> Snapshots:
         raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
     finally:
         close_env(teacher.env)
-    failure.clear_beside(out)
     recorded = recorded.select(best_episodes=config.best_episodes)
-    recorded.save(out)
+    try:
+        recorded.save(out, overwrite=config.overwrite)
+    except FileExistsError:  # it was not there at the start
+        free = save_under_free_name(recorded, out)
+        raise ConfigError(
+            f"out: another process has written {out} meanwhile; these snapshots are in {free}."
+        ) from None
     size = out.stat().st_size / 1e6
     values = "values unknown"
     if teacher.value is not None:
         values = f"values {recorded.values.min():.1f} to {recorded.values.max():.1f}"
     print(f"{len(recorded)} snapshots of {recorded.env_id}, {values} -> {out} ({size:.1f} MB)")
     return recorded
+
+
+def save_under_free_name(snapshots: Snapshots, out: Path) -> Path:
+    """Save as NAME-2.h5 instead of NAME.h5, or with the first number that is free."""
+    for number in itertools.count(2):
+        path = out.with_name(f"{out.stem}-{number}{out.suffix}")
+        with contextlib.suppress(FileExistsError):
+            snapshots.save(path, overwrite=False)
+            return path
+    raise AssertionError
 
 
 def from_run(config: TeacherConfig) -> Teacher:
@@ -152,6 +176,7 @@ def from_run(config: TeacherConfig) -> Teacher:
 
     run = Path(str(config.run))
     run_config = replace(resolve.load(run), device="cpu", threads=1)
+    run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
     machine.set_threads(1)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
@@ -186,7 +211,10 @@ def from_model(config: TeacherConfig) -> Teacher:
             "env: expected the id of the env that the model plays, as in env=Hopper-v5."
         )
     path = from_hub(config.hub, config.file) if config.hub else Path(str(config.model))
-    env = make_registered(EnvConfig(config.env, "gymnasium", kwargs=config.kwargs))
+    limit = config.max_episode_steps
+    env = make_registered(
+        EnvConfig(config.env, "gymnasium", max_episode_steps=limit, kwargs=config.kwargs)
+    )
     model = read_model(path, env, trust=config.trust, normalize=config.normalize, algo=config.algo)
     print(
         " ".join(

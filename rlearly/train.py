@@ -104,7 +104,7 @@ def run(
 ) -> int:
     """Train in a locked run directory; returns the exit status."""
     from rlearly import envs
-    from rlearly.system import machine
+    from rlearly.system import atomic, machine
     from rlearly.system.provenance import provenance
     from rlearly.training import checkpoint, run_directory
     from rlearly.training.display import Display
@@ -167,7 +167,7 @@ def run(
         display.message(f"saved at {frames:,} frames; continue with: {command}")
         return SAVED
     summary = {"frames": frames, "updates": updates, "time": time.time()}
-    run_directory.write(folder / run_directory.DONE, json.dumps(summary))
+    atomic.write(folder / run_directory.DONE, json.dumps(summary))
     display.message(f"done: {frames:,} frames, {updates:,} updates -> {folder}")
     return DONE
 

@@ -130,6 +130,21 @@ def no_run(run: Path, file: str) -> ConfigError:
     return ConfigError(f"{run} {problem}; {hint}.")
 
 
+def with_time_limit(config: RunConfig, max_episode_steps: int | None) -> RunConfig:
+    """The config of a run with another env.max_episode_steps; None: with its own.
+
+    Raises:
+        ConfigError: its env takes none.
+    """
+    if max_episode_steps is None:
+        return config
+    kwargs = {k: v for k, v in config.env.kwargs.items() if k != "max_episode_steps"}
+    env = replace(config.env, kwargs=kwargs, max_episode_steps=max_episode_steps)
+    limited = replace(config, env=env)
+    _check_env(limited, set())
+    return limited
+
+
 def fixed_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that identify a run, by dotted key: all that may not change on resuming."""
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
@@ -273,9 +288,8 @@ def _resolve_jump_start(config: RunConfig) -> RunConfig:
 
     run = Path(paths.run)
     teacher = load(run)
-    ours, theirs = (
-        {**vars(one.env), "rules": None, "normalize": None} for one in (config, teacher)
-    )
+    not_observed = {"rules": None, "normalize": None, "max_episode_steps": None}
+    ours, theirs = ({**vars(one.env), **not_observed} for one in (config, teacher))
     for name, value in ours.items():
         if theirs[name] != value:
             raise ConfigError(
@@ -283,11 +297,13 @@ def _resolve_jump_start(config: RunConfig) -> RunConfig:
                 f"and this run has env.{name}={value}: it can only play the env that it observes "
                 "as in its own run."
             )
-    kept = [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]
-    if not kept:
+    checkpoints, frames = run / "checkpoints", config.jump_start.checkpoint
+    if not checkpoint.list_checkpoints(checkpoints):
         raise ConfigError(f"jump_start.run: {run} has not saved a checkpoint yet.")
-    frames = kept[-1] if config.jump_start.checkpoint is None else config.jump_start.checkpoint
-    digest = checkpoint.digest(run / "checkpoints", frames)
+    if frames is None:
+        frames, digest = checkpoint.newest_digest(checkpoints)
+    else:
+        digest = checkpoint.digest(checkpoints, frames)
     return replace(config, jump_start=replace(paths, checkpoint=frames, sha256=digest))
 
 
@@ -341,6 +357,15 @@ def _check_env(config: RunConfig, keys: set[str]) -> None:
         raise ConfigError(
             f"env.kwargs: is passed to gymnasium.make, but env={env.name} is a {env.family} task, "
             f"which takes none; received {env.kwargs}: leave it out."
+        )
+    if env.max_episode_steps is not None and env.family not in ("gymnasium", "adroit"):
+        raise ConfigError(
+            f"env.max_episode_steps: is passed to gymnasium.make, but env={env.name} is a "
+            f"{env.family} task, whose episodes have a limit of their own: leave it out."
+        )
+    if env.max_episode_steps is not None and "max_episode_steps" in env.kwargs:
+        raise ConfigError(
+            "env.kwargs.max_episode_steps: contradicts env.max_episode_steps; keep the latter."
         )
     if env.rules != "paper" and env.family != "adroit":
         raise ConfigError(

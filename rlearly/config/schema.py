@@ -48,6 +48,12 @@ class EnvConfig:
         "Adroit tasks as in the DrM paper, or in the package gymnasium-robotics",
         choices=("paper", "package"),
     )
+    max_episode_steps: int | None = setting(
+        None,
+        "steps of the env, before action_repeat, after which gymnasium truncates an episode; null: "
+        "the limit that the env is registered with",
+        at_least=1,
+    )
     kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
     normalize: str | None = setting(
         None,
@@ -275,7 +281,9 @@ class RunConfig:
         "'step(FIRST,THEN,AT_STEP)'",
     )
     adaptive_ratio: AdaptiveRatioConfig = group(AdaptiveRatioConfig, "replay_ratio=adaptive")
-    eval_every_frames: int = setting(10_000, "frames between evaluations; 0: never", at_least=0)
+    eval_every_frames: int = setting(
+        10_000, "frames between evaluations, besides the one at the end; 0: none", at_least=0
+    )
     eval_episodes: int = setting(10, "episodes per evaluation, with the mean action", at_least=1)
     video_size: int = setting(
         256, "height and width of videos in pixels; 0: none", at_least=0, at_most=480, multiple_of=8

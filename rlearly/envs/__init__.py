@@ -114,6 +114,18 @@ def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     return EnvSpec(observation, action, config.action_repeat)
 
 
+def has_time_limit(env: gymnasium.Env, config: EnvConfig) -> bool:
+    """Whether the episodes of an env made from `config` surely end: its family or gymnasium limits
+    them. Without that, only the env knows."""
+    if config.family in ("dm_control", "metaworld"):
+        return True
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return True
+        env = env.env
+    return False
+
+
 def frame_renderer(env: gymnasium.Env) -> Callable[[int], np.ndarray]:
     """A function that renders an env from `make`: size in pixels -> uint8 [size, size, 3]."""
     return env.get_wrapper_attr("render_frame")

@@ -224,5 +224,6 @@ def _base(config: EnvConfig, task: Task) -> gymnasium.Env:
                 f"env.kwargs.reward_type: the rewards of env={config.name} are the paper's; "
                 "add env.rules=package, or leave it out."
             )
-        kwargs = {"max_episode_steps": task.horizon_frames, **kwargs}
+        if config.max_episode_steps is None:
+            kwargs = {"max_episode_steps": task.horizon_frames, **kwargs}
     return make_registered(replace(config, name=task.env_id, kwargs=kwargs))

@@ -231,7 +231,9 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
     Raises:
         ConfigError: gymnasium cannot make it, or it has no spaces. The message gives the reason.
     """
-    kwargs = {"render_mode": render_mode} if render_mode else {}
+    kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
+    if config.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = config.max_episode_steps
     try:
         with without_known_noise():
             env = gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)

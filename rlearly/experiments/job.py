@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rlearly.config.overrides import format_override
 from rlearly.experiments.plan import Plan, changed_overrides, finished, with_snapshots
+from rlearly.system.atomic import write
 from rlearly.training import checkpoint
-from rlearly.training.run_directory import write
 
 DONE, SAVED = 0, 75
 """Exit statuses of a job. SAVED: stopped with a checkpoint, to be started again. Any other status
@@ -85,9 +85,10 @@ def after_kill(sweep: Path, name: str, record: Record) -> Record:
 
     It is `saved` if the run wrote a checkpoint or reported that it saved, else unchanged.
     """
-    times = [
-        path.stat().st_mtime for path in checkpoint.list_checkpoints(sweep / name / "checkpoints")
-    ]
+    times = []
+    for path in checkpoint.list_checkpoints(sweep / name / "checkpoints"):
+        with contextlib.suppress(OSError):  # a run on another host may have deleted it since
+            times.append(path.stat().st_mtime)
     if (last_lines(sweep, name) or [""])[0].startswith("saved at"):
         times.append(log_of(sweep, name).stat().st_mtime)
     last = max(times, default=0.0)

@@ -21,9 +21,9 @@ from rlearly.config.overrides import format_override, parse_overrides
 from rlearly.config.resolve import RESUMABLE, compose, fixed_settings
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
+from rlearly.system.atomic import write
 from rlearly.system.disk import short_name
 from rlearly.training import checkpoint
-from rlearly.training.run_directory import write
 
 PLAN = "plan.json"
 FORMAT = 2

@@ -47,7 +47,7 @@ from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
-from rlearly.training import checkpoint
+from rlearly.training import checkpoint, run_directory
 from rlearly.training.evaluation import close_env
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
@@ -76,6 +76,11 @@ def build(
     agent = make_agent(config, spec, device)
     for line in envs.notes(train_envs[0]):
         callback.message(line)
+    if not envs.has_time_limit(train_envs[0], config.env):
+        callback.message(
+            f"env={config.env.name} has no time limit: evaluations end only if it ends its "
+            "episodes itself; otherwise set one, as in env.max_episode_steps=1000"
+        )
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     train_envs = add_jump_start(config, train_envs, spec, callback.message)
     data = make_data_pipeline(config, spec, device, folder)
@@ -457,6 +462,12 @@ def add_jump_start(
         f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
         f"episode, {settings.schedule}; its steps are not counted as this run's"
     )
+    if not run_directory.is_done(Path(str(settings.run))):
+        message(
+            f"jump start: {settings.run} has not finished; when it trains on it deletes old "
+            "checkpoints, and this run cannot be resumed without the one above: copy its folder "
+            "first, and name the copy"
+        )
     return [JumpStart(env, policy, schedule) for env in train_envs]
 
 
@@ -467,6 +478,11 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
         raise ConfigError(
             f"jump_start.run: this run's episodes are begun by the teacher {run}, which is not "
             "there: put it back, or say where it is now with jump_start.run=RUN_DIR."
+        )
+    if frames not in [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]:
+        raise ConfigError(
+            f"jump_start.run: {run} has deleted its checkpoint at {frames} frames, which began "
+            "this run's episodes: put it back, or start a new run with a teacher that has finished."
         )
     if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
         raise ConfigError(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -59,8 +60,9 @@ class Checkpoints:
     not copied in memory), everything else in state.pt, a manifest with sizes and checksums, and
     the checksum of the manifest. Rows of append logs are in chunk files that checkpoints share: a
     chunk file is written once, never changed, and deleted when no checkpoint needs it. Files are
-    written under a temporary name, synced to the disk and renamed, so that after a crash at any
-    moment a checkpoint is either whole or absent.
+    written under a temporary name, synced to the disk and renamed, and deleted under a temporary
+    name too, so that at any moment, also after a crash, a checkpoint is either whole or absent.
+    Other processes may load checkpoints while this one saves and deletes them.
     """
 
     def __init__(self, folder: Path, keep: int):
@@ -68,19 +70,23 @@ class Checkpoints:
         self.keep = keep
         self._chunks: list[list[Chunk]] = []  # of each append log, as last saved or loaded
 
-    def save(self, frames: int, state: Mapping[str, Any]) -> Path:
+    def save(self, frames: int, state: Mapping[str, Any], *, replace: bool = False) -> Path:
         """Write `state` as the checkpoint at `frames`, then delete those that are not kept.
+
+        Args:
+            replace: the state differs from that of an earlier checkpoint at the same frames.
 
         Raises:
             OSError: it cannot be written; the earlier checkpoints are still there.
         """
         final = self.folder / f"{frames:012d}"
-        if final.is_dir():  # a run has one state at each frame, so it is saved already
+        if final.is_dir() and not replace:  # the same state, so it is saved already
             try:
                 verify(final)
+                self._prune(frames)  # a save that was killed may not have
                 return final
             except DamagedCheckpoint:
-                shutil.rmtree(final)
+                _delete(final)
         try:
             chunks = self._write(final, frames, state)
         except OSError:
@@ -88,13 +94,7 @@ class Checkpoints:
                 self._delete_leftovers()
             raise
         self._chunks = chunks
-        newer = [
-            p for p in list_checkpoints(self.folder) if int(p.name) > frames
-        ]  # damaged, and skipped
-        older = [p for p in list_checkpoints(self.folder) if int(p.name) <= frames]
-        for stale in newer + older[: -self.keep]:
-            shutil.rmtree(stale)
-        self._delete_leftovers()
+        self._prune(frames)
         return final
 
     def load_newest(self) -> tuple[int, dict[str, Any]]:
@@ -132,7 +132,10 @@ class Checkpoints:
         with _HashedFile(partial / SEAL) as seal:
             seal.write(_seal(stream.size_and_sum["sha256"]))
         sync_folder(partial)
+        replaced = _hide(final) if final.is_dir() else None
         partial.rename(final)
+        if replaced:
+            shutil.rmtree(replaced)
         sync_folder(self.folder)
         return chunks
 
@@ -149,6 +152,14 @@ class Checkpoints:
             known.append(_write_chunk(folder, number, first, fields))
         sync_folder(folder)
         return known
+
+    def _prune(self, frames: int) -> None:
+        """Keep the newest checkpoints up to `frames`; later ones are damaged, and were skipped."""
+        newer = [p for p in list_checkpoints(self.folder) if int(p.name) > frames]
+        older = [p for p in list_checkpoints(self.folder) if int(p.name) <= frames]
+        for stale in newer + older[: -self.keep]:
+            _delete(stale)
+        self._delete_leftovers()
 
     def _delete_leftovers(self) -> None:
         """Delete what killed saves left, and chunk files that no checkpoint needs."""
@@ -168,8 +179,22 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("[0-9]*") if p.is_dir())
 
 
+def _delete(path: Path) -> None:
+    """Delete a checkpoint: it disappears as a whole, before its files do."""
+    shutil.rmtree(_hide(path))
+
+
+def _hide(path: Path) -> Path:
+    """Rename a checkpoint to a name under which it is a leftover, and return that."""
+    hidden = path.with_name(f".{path.name}.deleted.partial")
+    shutil.rmtree(hidden, ignore_errors=True)
+    return path.rename(hidden)
+
+
 def load_newest(folder: Path, *, logs: bool = True) -> tuple[int, dict[str, Any]]:
     """(frames, state) of the newest undamaged checkpoint; damaged ones are reported and skipped.
+
+    If the run that writes them deletes one before it is read, the newest one then is loaded.
 
     Args:
         logs: whether append logs will be read and must be verified; an evaluation needs none.
@@ -177,15 +202,20 @@ def load_newest(folder: Path, *, logs: bool = True) -> tuple[int, dict[str, Any]
     Raises:
         ConfigError: there is no undamaged checkpoint.
     """
-    reasons = []
-    for path in reversed(list_checkpoints(folder)):
+    reasons: dict[Path, str] = {}
+    found = list_checkpoints(folder)
+    while found:
+        path = found.pop()
         try:
             return int(path.name), load(path, logs=logs)
         except DamagedCheckpoint as error:
-            reasons.append(str(error))
+            if not path.is_dir():  # deleted since it was listed
+                found = [other for other in list_checkpoints(folder) if other not in reasons]
+                continue
+            reasons[path] = str(error)
             log.warning("%s Trying the one before it.", error)
     if reasons:
-        raise ConfigError(f"No checkpoint in {folder} is whole: {' '.join(reasons)}")
+        raise ConfigError(f"No checkpoint in {folder} is whole: {' '.join(reasons.values())}")
     raise ConfigError(f"There is no checkpoint in {folder}; the run has not saved one yet.")
 
 
@@ -201,6 +231,7 @@ def load_at(folder: Path, frames: int | None) -> tuple[int, dict[str, Any]]:
     try:
         return frames, load(path, logs=False)
     except DamagedCheckpoint as error:
+        _existing(folder, frames)  # raises if it was deleted since
         raise ConfigError(str(error)) from None
 
 
@@ -213,9 +244,25 @@ def digest(folder: Path, frames: int) -> str:
     path = _existing(folder, frames)
     try:
         _manifest(path)
-    except DamagedCheckpoint as error:
+        return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    except (DamagedCheckpoint, OSError) as error:
+        _existing(folder, frames)  # raises if it was deleted since
         raise ConfigError(str(error)) from None
-    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+
+
+def newest_digest(folder: Path) -> tuple[int, str]:
+    """(frames, digest) of the newest checkpoint, also while the run writes and deletes some.
+
+    Raises:
+        ConfigError: there is no checkpoint, or the newest one is damaged.
+    """
+    while found := list_checkpoints(folder):
+        try:
+            return int(found[-1].name), digest(folder, int(found[-1].name))
+        except ConfigError:
+            if found[-1].is_dir():
+                raise
+    raise ConfigError(f"There is no checkpoint in {folder}; the run has not saved one yet.")
 
 
 def _existing(folder: Path, frames: int) -> Path:
@@ -291,15 +338,18 @@ def _seal(digest: str) -> bytes:
 
 
 def _verify_file(path: Path, file: Path, size: int, digest: str) -> None:
-    actual = file.stat().st_size if file.is_file() else -1
-    if actual != size:
-        have = f"{actual} bytes" if actual >= 0 else "missing"
-        raise DamagedCheckpoint(
-            f"{path} is damaged: {file.name} should have {size} bytes and is {have}."
-        )
-    with file.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-            raise DamagedCheckpoint(f"{path} is damaged: the checksum of {file.name} is wrong.")
+    expected = f"{path} is damaged: {file.name} should have {size} bytes and is"
+    try:
+        with file.open("rb") as stream:
+            actual = os.fstat(stream.fileno()).st_size
+            if actual != size:
+                raise DamagedCheckpoint(f"{expected} {actual} bytes.")
+            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                raise DamagedCheckpoint(f"{path} is damaged: the checksum of {file.name} is wrong.")
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{expected} missing.") from None
+    except OSError as error:
+        raise DamagedCheckpoint(f"{file} cannot be read ({error.strerror}).") from None
 
 
 # --- append logs ---

@@ -18,6 +18,10 @@ from rlearly.system.seeding import episode_seed
 
 log = logging.getLogger(__name__)
 
+LONG_EPISODE_STEPS = 30_000
+"""An episode of an evaluation that takes longer may never end. The longest limit of common envs is
+that of Atari games, 27,000 steps."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import io
+import itertools
 import json
 import math
 import time
@@ -16,7 +19,8 @@ import torch
 
 from rlearly.core.errors import RunFailed
 from rlearly.core.tree import leaves
-from rlearly.training.run_directory import REPORT, WEIGHTS, write
+from rlearly.system.atomic import replacing, write
+from rlearly.training.run_directory import REPORT, WEIGHTS
 
 
 def not_finite(tree: Any) -> dict[str, int]:
@@ -49,29 +53,36 @@ def dump(
     if bad:
         packed = io.BytesIO()  # torch.save does not raise OSError on a full disk
         torch.save(dict(state), packed)
-        (folder / WEIGHTS).write_bytes(packed.getbuffer())
+        with replacing(folder / WEIGHTS) as partial:
+            partial.write_bytes(packed.getbuffer())
 
 
 def dump_beside(file: Path, failed: RunFailed) -> str:
     """Write the report of a command other than training to FILE.failure.json.
 
-    Returns a sentence for the user that says where it is, without its full stop.
+    If the same command, run at the same time, has failed too, its report is kept, and this one is
+    FILE.failure-2.json, and so on. Returns a sentence for the user that says where it is, without
+    its full stop.
     """
-    path = _beside(file)
-    try:
-        write(path, _report(failed, {}))
-    except OSError as error:
-        return f"The details could not be written ({error})"
-    return f"{path} has the details"
+    report = _report(failed, {})
+    for number in itertools.count(1):
+        path = file.with_name(f"{file.name}.failure{f'-{number}' if number > 1 else ''}.json")
+        try:
+            with replacing(path, overwrite=False) as partial:
+                partial.write_text(report, encoding="utf-8")
+        except FileExistsError:
+            continue
+        except OSError as error:
+            return f"The details could not be written ({error})"
+        return f"{path} has the details"
+    raise AssertionError
 
 
 def clear_beside(file: Path) -> None:
-    """Remove what `dump_beside` wrote when the command failed before."""
-    _beside(file).unlink(missing_ok=True)
-
-
-def _beside(file: Path) -> Path:
-    return file.with_name(f"{file.name}.failure.json")
+    """Remove what `dump_beside` wrote when the command failed before; call it at the start."""
+    for path in file.parent.glob(f"{glob.escape(file.name)}.failure*.json"):
+        with contextlib.suppress(OSError):  # gone already, or another user's
+            path.unlink()
 
 
 def _report(failed: RunFailed, facts: Mapping[str, Any]) -> str:

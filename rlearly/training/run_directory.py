@@ -18,6 +18,7 @@ from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system import determinism
+from rlearly.system.atomic import write
 from rlearly.system.disk import short_name
 from rlearly.system.locks import PROBE_SECONDS, FileLock
 from rlearly.training import checkpoint
@@ -122,13 +123,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a small file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 # --- resuming ---

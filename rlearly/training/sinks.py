@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
+from rlearly.system.atomic import write
 from rlearly.system.disk import sync
 from rlearly.system.output import as_unicode
-from rlearly.training.run_directory import WANDB_ID, write
+from rlearly.training.run_directory import WANDB_ID
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -20,6 +21,7 @@ from rlearly.system.seeding import Seeds
 from rlearly.training import failure
 from rlearly.training.checkpoint import Checkpoints, list_checkpoints
 from rlearly.training.evaluation import (
+    LONG_EPISODE_STEPS,
     Evaluation,
     checked_reset,
     checked_step,
@@ -81,6 +83,8 @@ STATE = (
 class Trainer:
     """Trains one agent.
 
+    The policy at the end is evaluated, whatever the interval of evaluations is.
+
     `run()` trains to the end, or until it is asked to stop; after either, it can be resumed.
 
     The order of a step is DrQ-v2's:
@@ -132,6 +136,8 @@ class Trainer:
         self._clock = time.monotonic()
         self._row_start = (self._clock, 0, 0)  # time, steps, updates: for the speeds of a row
         self._saving_seconds = 0.0  # since the last row
+        self._evaluated_since_saving = False
+        self._said_long_episode = False
 
     @property
     def at(self) -> Progress:
@@ -300,12 +306,20 @@ class Trainer:
 
     def _do_what_is_due(self) -> None:
         frames = self.at.frames
+        at_end = frames >= self.config.train_frames
         if self._is_due("log", self.config.log_every_frames, frames):
             self._write_row()
             self.last_due_frames["log"] = frames
-        if self._is_due("eval", self.config.eval_every_frames, frames):
-            self._evaluate()
+        if self._is_due("eval", self.config.eval_every_frames, frames, at_end=at_end):
+            try:
+                self._evaluate()
+            except RunFailed as failed:
+                if at_end and not failed.diverged:  # the training itself is complete
+                    with contextlib.suppress(OSError):  # the failure is what is to be said
+                        self.save()
+                raise
             self.last_due_frames["eval"] = frames
+            self._evaluated_since_saving = True
         if self._is_due("checkpoint", self.config.checkpoint_every_frames, frames):
             self.last_due_frames["checkpoint"] = frames
             try:
@@ -313,11 +327,13 @@ class Trainer:
             except OSError as error:
                 self.callback.message(f"could not save a checkpoint ({error}); training continues")
 
-    def _is_due(self, what: str, every_frames: int, frames: int) -> bool:
-        """Whether a multiple of `every_frames` was passed since the last time."""
-        return every_frames > 0 and frames // every_frames > (
-            self.last_due_frames[what] // every_frames
-        )
+    def _is_due(self, what: str, every_frames: int, frames: int, *, at_end: bool = False) -> bool:
+        """Whether a multiple of `every_frames` was passed since the last time, or, `at_end`, any
+        frames were; never if `every_frames` is 0."""
+        last = self.last_due_frames[what]
+        if every_frames == 0:
+            return False
+        return frames > last if at_end else frames // every_frames > last // every_frames
 
     def _write_row(self) -> None:
         """Write the means of the update metrics, counters and speeds since the last row.
@@ -389,6 +405,13 @@ class Trainer:
         def on_step(episode: int, length: int) -> None:
             if self.stop_requested():
                 raise Interrupted
+            if length == LONG_EPISODE_STEPS and not self._said_long_episode:
+                self._said_long_episode = True
+                self.callback.message(
+                    f"an episode of this evaluation has taken {length:,} steps and goes on; if "
+                    "the env never ends it, stop the run, and resume it with eval_every_frames=0 "
+                    "or start another one with env.max_episode_steps=N"
+                )
             status = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
             self.callback.on_progress(self.at, self.updates, self.latest | status)
 
@@ -436,7 +459,8 @@ class Trainer:
         state = self.state_dict()
         self._refuse_not_finite(state["agent"])
         began = time.monotonic()
-        path = self.checkpoints.save(self.at.frames, state)
+        path = self.checkpoints.save(self.at.frames, state, replace=self._evaluated_since_saving)
+        self._evaluated_since_saving = False
         self._saving_seconds += time.monotonic() - began
         return path
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+from rlearly.system.atomic import replacing
 
 
 class Video:
@@ -17,15 +20,17 @@ class Video:
 
     def __init__(self, path: Path, frames_per_second: int = 30):
         self.path = path
-        self.partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self.frames_per_second = frames_per_second
 
     def __enter__(self) -> Video:
         import imageio.v3 as imageio
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: Any = imageio.imopen(self.partial, "w", plugin="pyav")
-        self._file.init_video_stream("libx264", fps=self.frames_per_second)
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self.path))
+            self._file: Any = stack.enter_context(imageio.imopen(partial, "w", plugin="pyav"))
+            self._file.init_video_stream("libx264", fps=self.frames_per_second)
+            self._open = stack.pop_all()
         return self
 
     def add(self, image: np.ndarray) -> None:
@@ -37,8 +42,4 @@ class Video:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if kind is None:
-            self.partial.replace(self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)

@@ -29,6 +29,7 @@ from rlearly.core.errors import ConfigError, UserCodeFailed, place_of, raised
 from rlearly.envs.guard import Guard, InnermostGuard, guarded, misfit
 from rlearly.envs.snapshots.pretrained import Model
 from rlearly.envs.state.action_replay import ActionRecorder
+from rlearly.training import evaluation
 
 HERE = Path(__file__).name
 
@@ -338,8 +339,30 @@ def test_evaluation_that_fails_keeps_the_users_traceback_beside_the_run(
     assert "in an evaluation" in line and f"{run / 'evaluate.failure.json'} has the details" in line
     report = json.loads((run / "evaluate.failure.json").read_text(encoding="utf-8"))
     assert HERE in "".join(report["traceback"]) and (run / "done.json").exists()
+    fail = evaluation.evaluate
+
+    def while_another_fails(*args, **kwargs):
+        monkeypatch.setattr(evaluation, "evaluate", fail)
+        assert evaluate.main(words) == 1
+        return fail(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "evaluate", while_another_fails)
+    assert evaluate.main(words) == 1
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert f"{run / 'evaluate.failure.json'} has" in first
+    assert f"{run / 'evaluate.failure-2.json'} has" in second
+    assert json.loads((run / "evaluate.failure-2.json").read_text())["what"].startswith("env=")
     env.works = True
-    assert evaluate.main(words) == 0 and not (run / "evaluate.failure.json").exists()
+
+    def while_another_is_over(*args, **kwargs):
+        (run / "evaluate.failure.json").write_text("of an evaluation that has failed meanwhile")
+        return fail(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "evaluate", while_another_is_over)
+    assert evaluate.main(words) == 0
+    assert [path.name for path in run.glob("evaluate.*")] == ["evaluate.failure.json"]
+    monkeypatch.setattr(evaluation, "evaluate", fail)
+    assert evaluate.main(words) == 0 and not list(run.glob("evaluate.*"))
 
 
 @pytest.mark.slow

@@ -389,8 +389,9 @@ def test_teacher_of_a_run_acts_as_it_does_in_its_own_snapshots(tmp_path, teacher
     expected = command.from_run(command.TeacherConfig(run=str(teacher))).policy
     for obs in np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32):
         assert np.array_equal(policy(obs), expected(obs))
-    (said,) = [text for text in trainer.callback.messages if text.startswith("jump start: ")]
+    said, note = [text for text in trainer.callback.messages if text.startswith("jump start: ")]
     assert f"{teacher} at 50 frames begins each training episode, random" in said
+    assert f"{teacher} has not finished; when it trains on it deletes old checkpoints" in note
 
 
 def test_resuming_wants_the_same_teacher(tmp_path, teacher):
@@ -418,6 +419,9 @@ def test_resuming_wants_the_same_teacher(tmp_path, teacher):
     mine.mkdir()
     train_teacher(mine, "seed=1")
     with pytest.raises(ConfigError, match=r"at 50 frames in .*mine is not the one that this run"):
+        resumed()
+    shutil.rmtree(mine / "checkpoints" / f"{50:012d}")
+    with pytest.raises(ConfigError, match=r"mine has deleted its checkpoint at 50 frames"):
         resumed()
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from rlearly import teacher
 from rlearly.core.errors import ConfigError
+from rlearly.envs.snapshots import recording
 from rlearly.envs.snapshots.dataset import Snapshots
 from rlearly.envs.snapshots.pretrained import from_hub, read_model
 from rlearly.train import main as train
@@ -218,6 +219,26 @@ def test_run_becomes_a_teacher_and_its_snapshots_start_a_student(tmp_path, capsy
     assert "Expected exactly one of run=, model= and hub=" in capsys.readouterr().err
     assert teacher.main(["model=x.zip"]) == 2
     assert "expected the id of the env" in capsys.readouterr().err
+
+
+def test_two_teachers_of_one_name_at_once_both_keep_their_snapshots(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["agent=td3", "env=Hopper-v5", "threads=1", "agent.hidden_dim=16"]
+    words += ["agent.learning_starts_steps=50", "eval_every_frames=0"]
+    assert train([*words, "train_frames=60", "run_dir=run"]) == 0
+    play = recording.record
+
+    def while_another_records(*args, **kwargs):
+        monkeypatch.setattr(recording, "record", play)
+        assert teacher.main(["run=run", "out=t.h5", "episodes=1", "seed=1"]) == 0
+        return play(*args, **kwargs)
+
+    monkeypatch.setattr(recording, "record", while_another_records)
+    assert teacher.main(["run=run", "out=t.h5", "episodes=2"]) == 2
+    said = capsys.readouterr().err
+    assert "another process has written t.h5 meanwhile; these snapshots are in t-2.h5" in said
+    assert set(Snapshots.load("t.h5").episodes) == {0}
+    assert set(Snapshots.load("t-2.h5").episodes) == {0, 1}
 
 
 def test_value_is_the_runs_own_critic(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
 
@@ -290,3 +291,83 @@ def test_full_disk_leaves_the_checkpoint_before_and_no_leftovers(tmp_path, monke
             monkeypatch.undo()
     assert calls > 8
     assert_is(checkpoint.load_newest(tmp_path)[1]["slots"], 0, 4000)
+
+
+# --- reading while the run that writes them deletes old ones ---
+
+
+def test_checkpoint_deleted_after_it_was_listed_gives_way_to_the_newest(
+    tmp_path, monkeypatch, caplog
+):
+    Checkpoints(tmp_path, keep=1).save(1, STATE)
+    verify = checkpoint.verify
+
+    def overtaken(path, *, logs=True):
+        verify(path, logs=logs)
+        if path.name.endswith("1"):  # between the check and the load
+            Checkpoints(tmp_path, keep=1).save(2, STATE)
+
+    monkeypatch.setattr(checkpoint, "verify", overtaken)
+    assert checkpoint.load_newest(tmp_path)[0] == 2 and not caplog.records
+    Checkpoints(tmp_path, keep=1).save(11, STATE)
+    with pytest.raises(ConfigError, match=r"there is none at 11 frames in .*; kept: 12"):
+        monkeypatch.setattr(
+            checkpoint, "verify", lambda path, **_: Checkpoints(tmp_path, 1).save(12, STATE)
+        )
+        checkpoint.load_at(tmp_path, 11)
+
+
+def test_digest_of_a_deleted_checkpoint_gives_way_to_the_newest(tmp_path, monkeypatch):
+    Checkpoints(tmp_path, keep=1).save(1, STATE)
+    manifest = checkpoint._manifest
+
+    def overtaken(path):
+        if path.name.endswith("1") and path.is_dir():
+            Checkpoints(tmp_path, keep=1).save(2, STATE)
+        return manifest(path)
+
+    monkeypatch.setattr(checkpoint, "_manifest", overtaken)
+    found = checkpoint.newest_digest(tmp_path)
+    assert found == (2, checkpoint.digest(tmp_path, 2))
+
+
+def test_deletion_that_is_killed_leaves_no_damaged_checkpoint(tmp_path, monkeypatch, caplog):
+    Checkpoints(tmp_path, keep=1).save(1, STATE)
+
+    def killed(path, **_):
+        for file in path.glob("*.pt"):
+            file.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        Checkpoints(tmp_path, keep=1).save(2, STATE)
+    assert [int(p.name) for p in checkpoint.list_checkpoints(tmp_path)] == [2]
+    Checkpoints(tmp_path, keep=1).save(2, STATE)
+    assert not list(tmp_path.glob(".*")) and not caplog.records
+
+
+def test_checkpoint_is_replaced_by_another_state_at_the_same_frames_only_on_request(tmp_path):
+    for replace, expected in ((False, 1), (True, 2)):
+        Checkpoints(tmp_path, keep=2).save(5, {"w": 1})
+        Checkpoints(tmp_path, keep=2).save(5, {"w": 2}, replace=replace)
+        assert checkpoint.load_newest(tmp_path) == (5, {"w": expected})
+        assert [path.name for path in tmp_path.iterdir()] == [f"{5:012d}"]
+
+
+def save_many(folder):
+    for frames in range(1, 100):
+        Checkpoints(folder, keep=1).save(frames, {"w": np.full(2000, frames)})
+
+
+def test_newest_checkpoint_loads_while_another_process_saves_and_deletes(tmp_path, caplog):
+    Checkpoints(tmp_path, keep=1).save(0, {"w": np.full(2000, 0)})
+    writer = multiprocessing.get_context("fork").Process(target=save_many, args=(tmp_path,))
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        frames, state = checkpoint.load_newest(tmp_path, logs=False)
+        assert set(state["w"]) == {frames}
+        assert checkpoint.newest_digest(tmp_path)[0] >= frames
+        seen.add(frames)
+    assert writer.exitcode == 0 and len(seen) > 1 and not caplog.records

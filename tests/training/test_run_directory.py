@@ -1,13 +1,17 @@
 """The lock and the identity of a run directory."""
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from rlearly.core.errors import ConfigError
+from rlearly.system.locks import in_use
 from rlearly.training import run_directory
 
 HOLDER = (
@@ -45,6 +49,20 @@ def test_dead_process_holds_no_lock(tmp_path, holder):
     assert (tmp_path / "run.lock").exists()
     with run_directory.locked(tmp_path):
         pass
+
+
+def test_asking_whether_a_directory_is_in_use_gets_in_nobodys_way(tmp_path, holder):
+    lock = tmp_path / "run.lock"
+    assert in_use(lock)
+    holder.communicate("\n")
+    handles = [os.open(lock, os.O_RDONLY) for _ in range(2)]
+    for handle in handles:  # as two commands hold it for a moment when they ask
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    assert not in_use(lock)
+    threading.Timer(0.3, lambda: [os.close(handle) for handle in handles]).start()
+    with run_directory.locked(tmp_path):
+        assert in_use(lock)
+    assert not in_use(lock) and not in_use(tmp_path / "no.lock")
 
 
 def test_directory_that_cannot_be_written_is_one_sentence(tmp_path):

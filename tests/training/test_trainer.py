@@ -11,7 +11,8 @@ from saved import plain, rows
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.system.seeding import Seeds
-from rlearly.training import builder, evaluation
+from rlearly.training import builder, checkpoint, evaluation
+from rlearly.training import trainer as trainer_module
 from rlearly.training.checkpoint import Checkpoints
 from rlearly.training.run_directory import refuse_to_shrink
 from rlearly.training.sinks import JsonLines, Sinks
@@ -390,18 +391,18 @@ def test_changed_intervals_take_effect_on_resuming(tmp_path):
     later.resume()
     later.run()
     frames = [r["frames"] for r in rows(tmp_path) if "eval/episode_return" in r]
-    assert frames == [*range(20, 201, 20), 250, 300]
+    assert frames == [*range(20, 201, 20), 250, 300, 320]
 
 
 def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, "train_frames=130", "checkpoint_every_frames=50")
     save, calls = Checkpoints.save, []
 
-    def full_disk_once(checkpoints, frames, state):
+    def full_disk_once(checkpoints, frames, state, **options):
         calls.append(frames)
         if len(calls) == 1:
             raise OSError(28, "No space left on device")
-        return save(checkpoints, frames, state)
+        return save(checkpoints, frames, state, **options)
 
     monkeypatch.setattr(Checkpoints, "save", full_disk_once)
     assert trainer.run() and calls == [50, 100, 130]
@@ -421,6 +422,76 @@ def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
     resumed.resume()
     resumed.run()
     assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
+
+
+# --- the evaluation at the end ---
+
+
+def evaluated(folder):
+    return [row["frames"] for row in rows(folder) if "eval/episode_return" in row]
+
+
+def test_policy_at_the_end_is_evaluated_whatever_the_interval(tmp_path):
+    quick = ("train_frames=130", "eval_episodes=1", "video_size=0")
+    ends = {"50": [50, 100, 130], "65": [65, 130], "1000": [130], "0": []}
+    for every, expected in ends.items():
+        own = make_trainer(tmp_path / every, *quick, f"eval_every_frames={every}", base=STATE)
+        assert own.run()
+        assert evaluated(tmp_path / every) == expected
+    without = [row for row in rows(tmp_path / "1000") if "eval/episode_return" not in row]
+    assert without == rows(tmp_path / "0"), "the rows of training are the same"
+
+
+def test_last_round_of_several_envs_is_evaluated_once(tmp_path):
+    words = ("train_frames=130", "num_envs=4", "eval_every_frames=65", "eval_episodes=1")
+    words += ("video_size=0",)
+    assert make_trainer(tmp_path, *words, base=STATE).run()
+    assert evaluated(tmp_path) == [68, 132]
+
+
+def test_run_that_is_trained_on_is_evaluated_at_both_ends(tmp_path):
+    words = ("eval_every_frames=60", "eval_episodes=1", "video_size=0")
+    assert make_trainer(tmp_path, "train_frames=130", *words, base=STATE).run()
+    again = make_trainer(tmp_path, "train_frames=200", *words, base=STATE)
+    assert again.resume() == 130 and again.run()
+    assert evaluated(tmp_path) == [60, 120, 130, 180, 200]
+
+
+@pytest.mark.parametrize("every", [0, 65])
+@pytest.mark.parametrize("train_frames", [130, 200])
+def test_stop_during_the_last_evaluation_repeats_it_after_resuming(tmp_path, every, train_frames):
+    words = ("log_every_frames=40", "eval_every_frames=1000", "eval_episodes=2", "video_size=0")
+    words += (f"checkpoint_every_frames={every}",)
+    straight = make_trainer(
+        tmp_path / "straight", *words, f"train_frames={train_frames}", base=STATE
+    )
+    assert straight.run()
+    stopped = make_trainer(tmp_path / "stopped", *words, "train_frames=130", base=STATE)
+    asked = []
+    stopped.stop_requested = lambda: asked.append(0) or len(asked) > 135
+    assert not stopped.run() and stopped.steps == 130 and not evaluated(tmp_path / "stopped")
+    resumed = make_trainer(tmp_path / "stopped", *words, f"train_frames={train_frames}", base=STATE)
+    assert resumed.resume() == 130 and resumed.run()
+    assert rows(tmp_path / "straight") == rows(tmp_path / "stopped")
+    states = [
+        checkpoint.load_newest(tmp_path / name / "checkpoints") for name in ("straight", "stopped")
+    ]
+    assert plain(states[0]) == plain(states[1])
+    assert not list((tmp_path / "stopped" / "checkpoints").glob(".*"))
+
+
+def test_env_that_fails_in_the_last_evaluation_costs_no_training(tmp_path, monkeypatch):
+    words = ("train_frames=130", "eval_every_frames=1000", "eval_episodes=1", "video_size=0")
+    failing = make_trainer(tmp_path, *words, base=STATE)
+
+    def fail(*_, **__):
+        raise RunFailed("the simulator is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="simulator is gone"):
+        patch.setattr(trainer_module, "evaluate", fail)
+        failing.run()
+    mended = make_trainer(tmp_path, *words, base=STATE)
+    assert mended.resume() == 130 and mended.run() and evaluated(tmp_path) == [130]
 
 
 def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, monkeypatch):

@@ -106,6 +106,6 @@ def test_run_that_was_deleted_on_the_server_goes_on_under_another_id(server, tmp
     first = (folder / "wandb_id").read_text()
     server.deleted.add(first)
     assert command(*overrides, "train_frames=2000", server=server).wait(240) == 0
-    second = (folder / "wandb_id").read_text()
+    second = (folder / "wandb_id").read_text(encoding="utf-8")
     assert set(server.runs) == {first, second} and first != second
     assert [row["frames"] for row in server.runs[second]["rows"]][-1] == 2000

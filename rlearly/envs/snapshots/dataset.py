@@ -24,6 +24,7 @@ from rlearly.envs.state.codec import encoded
 from rlearly.envs.state.env_state import EnvState, installed
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.envs.state.transfer import Transfer
+from rlearly.system.atomic import replacing
 from rlearly.system.disk import sync
 
 FORMAT = 3
@@ -203,16 +204,16 @@ class Snapshots:
                     f"{package}=={expected}, or record them again."
                 )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write one HDF5 file atomically, with its length and SHA-256 at the start.
 
         Raises:
+            FileExistsError: the file exists, without `overwrite`.
             ConfigError: the folder does not exist or is not writable.
         """
         import h5py
 
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
         datasets = {
             "states/bytes": np.frombuffer(b"".join(self.records), np.uint8),
             "states/ends": np.cumsum([len(record) for record in self.records], dtype=np.int64),
@@ -221,18 +222,20 @@ class Snapshots:
             **{name: getattr(self, name) for name in COLUMNS},
         }
         try:
-            with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
-                meta = {
-                    "env_id": self.env_id,
-                    "versions": dict(self.versions),
-                }
-                file.attrs[META] = json.dumps(meta)
-                for name, array in datasets.items():
-                    file.create_dataset(name, data=array, **(HDF5_OPTIONS if array.size else {}))
-            seal(partial)
-            partial.replace(path)
+            with replacing(path, overwrite=overwrite) as partial:
+                with h5py.File(partial, "w", userblock_size=USER_BLOCK_BYTES) as file:
+                    meta = {
+                        "env_id": self.env_id,
+                        "versions": dict(self.versions),
+                    }
+                    file.attrs[META] = json.dumps(meta)
+                    for name, array in datasets.items():
+                        options = HDF5_OPTIONS if array.size else {}
+                        file.create_dataset(name, data=array, **options)
+                seal(partial)
+        except FileExistsError:
+            raise
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise ConfigError(
                 f"{path}: the snapshots cannot be written ({error}); name a file in a folder that "
                 "exists and is writable."

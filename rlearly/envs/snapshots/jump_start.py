@@ -295,8 +295,8 @@ class JumpStart(gymnasium.Wrapper, RecordConstructorArgs):
             if not over:
                 raise ConfigError(
                     f"The teacher's episode did not end within {MOST_TRIAL_STEPS} steps: put a "
-                    "TimeLimit around the env inside JumpStart, or give the schedule the teacher's "
-                    "episode_steps and teacher_return."
+                    "TimeLimit around the env inside JumpStart (in a run: env.max_episode_steps=N),"
+                    " or give the schedule the teacher's episode_steps and teacher_return."
                 )
             self.guide_dropped_steps += self.guide_steps
             lengths.append(self.guide_steps)

@@ -16,8 +16,8 @@ import psutil
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.plan import PLAN
+from rlearly.system.atomic import write
 from rlearly.system.locks import PROBE_SECONDS, FileLock, in_use
-from rlearly.training.run_directory import write
 
 LOCK, OWNER = "launcher.lock", "launcher.json"
 
@@ -44,7 +44,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     numbers = submitted(folder)
     owner = {"launcher": launcher, "pid": os.getpid(), "host": socket.gethostname()}
     try:
-        (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
+        write(folder / OWNER, json.dumps(owner))
         yield
     except ConfigError:
         if submitted(folder) == numbers:

@@ -18,7 +18,8 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import DONE, SAVED, Job, last_lines
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers.base import Report, import_package
-from rlearly.training.run_directory import original_of, write
+from rlearly.system.atomic import write
+from rlearly.training.run_directory import original_of
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "CONFIGURING", "SUSPENDED")
 RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT")

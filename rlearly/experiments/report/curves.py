@@ -14,6 +14,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.plan import Run, finished
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, metric_series, read_rows
 from rlearly.experiments.report.statistics import estimate, pooled_iqm
+from rlearly.system.atomic import replacing
 
 Series = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
@@ -202,7 +203,10 @@ def write_curves(curves: Iterable[Curve], folder: Path, seed: int = 0) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+    with (
+        replacing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.curves import Curve, group_curves
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS
-from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line
+from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line, save_figure
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.statistics import CURVE_RESAMPLES, Estimate, pooled_iqm
 
@@ -259,8 +259,8 @@ def _draw(content: SweepFigure, styles: Styles, folder: Path) -> SweepFigure:
         ]
         most = 4 if columns > 1 else 2
         figure.legend(handles=handles, loc="outside lower center", ncols=min(most, len(handles)))
-    figure.savefig(folder / f"{content.name}.png", dpi=130)
-    figure.savefig(folder / f"{content.name}.pdf")
+    for suffix in (".png", ".pdf"):
+        save_figure(figure, folder / f"{content.name}{suffix}")
     stream = StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=nothing)

@@ -66,7 +66,7 @@ def _run_rows(results: SweepResults, out: Path) -> list[list[str | list[tuple[st
 
 def _links(folder: Path, out: Path) -> list[tuple[str, str]]:
     """Text and link of a run's directory, its config and its newest video, if they exist."""
-    videos = sorted((folder / "videos").glob("*.mp4"), key=lambda file: file.stat().st_mtime)
+    videos = sorted((folder / "videos").glob("[!.]*.mp4"), key=lambda file: file.stat().st_mtime)
     files = [("directory", folder), ("config", folder / "config.yaml")]
     files += [("video", video) for video in videos[-1:]]
     return [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 
+from rlearly.system.atomic import replacing
 from rlearly.system.output import as_unicode
 
 FRAMES = "simulator frames"
@@ -23,3 +25,9 @@ def single_point_marker(points: Sized) -> str | None:
 def plot_line(axes: Any, frames: Sized, values: Sized, **style: Any) -> None:
     """Plot values over frames; a single point gets a marker."""
     axes.plot(frames, values, **{"marker": single_point_marker(frames)} | style)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure atomically, in the format that the path's suffix names; without one as PNG."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix(".") or "png", dpi=130)

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
-from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line
+from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line, save_figure
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -223,7 +223,7 @@ def write_run_report(run: Path, out: Path) -> list[str]:
     """
     report = RunReport.load(run)
     with _writing(out):
-        draw_run(report).savefig(out, dpi=130)
+        save_figure(draw_run(report), out)
     return [*report.summary(), str(out)]
 
 
@@ -241,7 +241,7 @@ def write_runs_report(runs: Sequence[str], out: Path, title: str) -> list[str]:
             print(f"{run} has no evaluations ({reason}): not drawn.", file=sys.stderr)
     table = out.with_suffix(".csv")
     with _writing(out):
-        draw_runs(rows, title).savefig(out, dpi=130)
+        save_figure(draw_runs(rows, title), out)
         evaluations = (
             [run, frames, f"{value:.2f}"]
             for run, series in returns.items()

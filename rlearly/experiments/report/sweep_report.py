@@ -21,6 +21,7 @@ from rlearly.experiments.report.page import render_page
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.tables import tables
 from rlearly.experiments.status import Status, status_of
+from rlearly.system import atomic
 from rlearly.system.output import as_unicode
 
 
@@ -131,7 +132,7 @@ def write(results: SweepResults, out: Path, command: str) -> list[str]:
             table.write(out / "tables")
         write_curves(results.curves, out, results.seed)
         page = render_page(results, all_tables, figures, state, command, out)
-        (out / "index.html").write_text(as_unicode(page), encoding="utf-8")
+        atomic.write(out / "index.html", as_unicode(page))
     except OSError as error:
         raise ConfigError(
             f"out: {out} cannot be written ({error.strerror}); name a writable folder."

@@ -12,6 +12,7 @@ from rlearly.experiments.report.curves import mean_of_last, write_csv
 from rlearly.experiments.report.metrics_file import SUCCESS
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.statistics import MIN_RUNS, pooled_iqm
+from rlearly.system.atomic import write
 from rlearly.system.output import as_unicode
 from rlearly.training.display import duration
 
@@ -28,7 +29,7 @@ class Table:
     def write(self, folder: Path) -> None:
         """Write NAME.csv and NAME.tex."""
         write_csv(folder / f"{self.name}.csv", self.columns, self.rows)
-        (folder / f"{self.name}.tex").write_text(as_unicode(self.latex()), encoding="utf-8")
+        write(folder / f"{self.name}.tex", as_unicode(self.latex()))
 
     def latex(self) -> str:
         """The table as a booktabs tabular."""
