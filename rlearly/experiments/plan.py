@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.config.overrides import format_override, parse_overrides
+from rlearly.config.overrides import format_override, parse_value, split_overrides
 from rlearly.config.resolve import RESUMABLE, compose, fixed_settings
 from rlearly.config.schema import RunConfig
+from rlearly.config.structured import as_dictconfig, key_types, read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
@@ -176,7 +177,7 @@ class Plan:
             env = self.teacher_envs()[0]
             then, now = (
                 _settings(plan.teacher_overrides(env))
-                | dict(parse_overrides(plan.teacher_snapshots))
+                | dict(split_overrides(plan.teacher_snapshots))
                 for plan in (earlier, self)
             )
             if then != now:
@@ -244,16 +245,19 @@ def changed_overrides(run: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides that may change on resuming, and differ from the config in the directory."""
     config = _saved_config(run)
     last = {_key(override): override for override in overrides} if config else {}
+    types = dict(key_types(as_dictconfig(RunConfig())))
     return [
         override
         for key, override in last.items()
-        if key in MAY_CHANGE and parse_overrides([override])[0][1] != OmegaConf.select(config, key)
+        if key in MAY_CHANGE
+        and parse_value(*split_overrides([override])[0], types[key])
+        != OmegaConf.select(config, key)
     ]
 
 
 def _saved_config(run: Path) -> Any:
     with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
-        return OmegaConf.load(run / "config.yaml")
+        return read_yaml(run / "config.yaml")
     return OmegaConf.create()
 
 
@@ -289,7 +293,7 @@ def _compose(*overrides: str) -> RunConfig:
 def _settings(overrides: Sequence[str]) -> dict[str, Any]:
     """The fixed settings that overrides compose to, and those of MAY_CHANGE, by dotted key."""
     config = _composed("this command or an earlier one", overrides)
-    view = OmegaConf.structured(config)
+    view = as_dictconfig(config)
     return fixed_settings(config) | {key: OmegaConf.select(view, key) for key in MAY_CHANGE}
 
 

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rlearly.config.schema import RunConfig, WandbConfig
+from rlearly.config.structured import as_dict
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
 
@@ -162,6 +161,5 @@ def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:
     """The run's record, TensorBoard, and wandb if it is enabled."""
     others: list[Sink] = [events]
     if config.wandb.mode != "disabled":
-        plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
-        others.append(Wandb(config.wandb, folder, plain))
+        others.append(Wandb(config.wandb, folder, as_dict(config)))
     return Sinks(JsonLines(folder / "metrics.jsonl"), others)

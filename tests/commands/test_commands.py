@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from rlearly.training import checkpoint, run_directory
-from rlearly.training.run_directory import train_command
+from rlearly.config import overrides as overrides_module
+from rlearly.config.overrides import python_command
+from rlearly.training import checkpoint
+from rlearly.training.run_directory import resume_command
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -55,7 +57,7 @@ BAD = {
     ("evaluate", "run=nowhere"): "nowhere does not exist",
     ("evaluate", "run=x video=no/x.mp4"): "video: expected a path in a folder that exists",
     ("evaluate", "run=x video=x.txt"): "video: expected a path that ends in .mp4, received x.txt",
-    ("evaluate", "run=x video=false"): "video: expected a path that ends in .mp4, received False",
+    ("evaluate", "run=x video=false"): "video: expected a path that ends in .mp4, received false",
     ("train", "resume = x"): "no spaces around =, received 'resume = x'; write resume=x",
     ("evaluate", ".. episodes=1"): "Expected key=value, received '..'; did you mean run=..?",
     ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",
@@ -105,10 +107,11 @@ def test_help_and_cfg_show_everything(tmp_path):
 def test_a_command_to_continue_is_of_the_environment_that_runs(monkeypatch):
     here = Path(sys.executable).parent
     for path, python in ((here, "python"), (Path("/elsewhere"), sys.executable)):
-        monkeypatch.setattr(run_directory.shutil, "which", lambda name, path=path: str(path / name))
-        assert train_command("resume=a b") == f"{python} -m rlearly.train 'resume=a b'"
-    monkeypatch.setattr(run_directory.shutil, "which", lambda name: None)
-    assert train_command("resume=x").startswith(sys.executable)
+        which = lambda name, path=path: str(path / name)  # noqa: E731
+        monkeypatch.setattr(overrides_module.shutil, "which", which)
+        assert resume_command(Path("a b")) == f'{python} -m rlearly.train "resume=a b"'
+    monkeypatch.setattr(overrides_module.shutil, "which", lambda name: None)
+    assert python_command("rlearly.report", "x").startswith(sys.executable)
 
 
 def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
@@ -129,7 +132,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    assert f"continue with: {train_command('resume=stopped')}" in output
+    assert f"continue with: {resume_command(Path('stopped'))}" in output
     assert not (tmp_path / "stopped" / "done.json").exists()
     resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
@@ -137,7 +137,7 @@ class RunReport:
 def _title(run: Path) -> str:
     """The directory, and agent, env and settings if its config is readable."""
     try:
-        config: Any = OmegaConf.load(run / "config.yaml")
+        config = read_yaml(run / "config.yaml")
         parts = [f"{config.agent_name} on {config.env.name}, seed {config.seed}"]
         parts += [f"replay ratio {config.replay_ratio}", *(config.get("intervention") or ())]
     except (OSError, OmegaConfBaseException, YAMLError):
