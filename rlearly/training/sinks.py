@@ -66,7 +66,8 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=self.purge_from)
+            folder = str(self.folder.absolute())  # a relative one may look like a URL, as in s3:
+            self._writer = SummaryWriter(folder, purge_step=self.purge_from)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, at.frames)
 

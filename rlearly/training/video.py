@@ -24,7 +24,7 @@ class Video:
         import imageio.v3 as imageio
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: Any = imageio.imopen(self.partial, "w", plugin="pyav")
+        self._file: Any = imageio.imopen(self.partial.absolute(), "w", plugin="pyav")
         self._file.init_video_stream("libx264", fps=self.frames_per_second)
         return self
 

@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY_STATE
 
 from rlearly import evaluate, report, teacher, train
 from rlearly.config import resolve
+from rlearly.core.types import Progress
 from rlearly.experiments.study import grid
+from rlearly.training.sinks import TensorBoard
+from rlearly.training.video import Video
 
 RUN = [*TINY_STATE["td3"], "train_frames=120", "agent.learning_starts_steps=40", "video_size=0"]
 NAMES = ("lr=0.1,seed=3", "größe", "My Drive (1)", 'it\'s $HOME `x` "y" #~;[a]', "1e3")
@@ -74,3 +78,17 @@ def test_folder_that_a_sweep_names_is_accepted_by_every_command(tmp_path, monkey
         assert command.main([str(run)]) == 2
         hint = capsys.readouterr().err.partition("did you mean ")[2].removesuffix("?\n")
         assert pasted(f"1 2 3 {hint}") == [f"{key}={run}"]
+
+
+@pytest.mark.parametrize("name", ["~", "s3:", "a:b"])
+def test_videos_and_events_are_in_their_folder_though_its_name_looks_like_another_place(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with Video(Path(name) / "x" / "v.mp4") as video:
+        video.add(np.zeros((32, 32, 3), np.uint8))
+    events = TensorBoard(Path(name) / "x" / "events")
+    events.write(Progress(frames=1, steps=1), {"loss": 1.0})
+    events.close()
+    found = {path.name.split(".")[0] for path in (tmp_path / name / "x").rglob("*")}
+    assert found == {"v", "events"} and len(list(tmp_path.iterdir())) == 1

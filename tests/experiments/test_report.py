@@ -1,6 +1,7 @@
 """The report of one run: a figure and a summary."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,17 @@ def test_empty_run_is_told_to_wait(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("")
     assert report.main([f"run={tmp_path}"]) == 2
     assert "has no rows yet" in capsys.readouterr().err
+
+
+def test_names_of_runs_are_drawn_as_they_are(run, monkeypatch, capsys):
+    """Neither as formulas, which may not parse, nor left out of the legend as hidden lines."""
+    monkeypatch.chdir(run.parent)
+    named = run.rename(run.parent / r"_$\foo$ a,b")
+    assert report.main([named.name, named.name, r"title=$\bar$", "out=curve.svg"]) == 0
+    drawn = (run.parent / "curve.svg").read_text()
+    assert r"_$\foo$ a,b" in drawn and r"$\bar$" in drawn
+    assert report.main([f"run={named.name}"]) == 0 and (named / "report.png").exists()
+    other = run.parent / "x,y.csv"
+    other.touch()
+    assert report.compared_paths("x,y.csv") == [Path("x,y.csv")]
+    assert report.compared_paths("a, 'b,c'") == [Path("a"), Path("b,c")]

@@ -267,7 +267,7 @@ def test_known_metrics_are_those_that_the_code_writes():
             ["agent=td3,", "env=Hopper-v5", "seeds=1"],
             "ends in a comma: write agent=td3, or add",
         ),
-        (["agent=(a", "env=Hopper-v5", "seeds=1"], "does not parse"),
+        (["agent=(a", "env=Hopper-v5", "seeds=1"], "There is no agent '(a'"),
         (["study=my/own.yaml"], "There is no file my/own.yaml; shipped studies: "),
         (["dry-run"], "Expected key=value, received 'dry-run'"),
     ],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -17,7 +18,7 @@ from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
-from rlearly.experiments.report.plotting import FRAMES, plot_line
+from rlearly.experiments.report.plotting import AS_TYPED, FRAMES, legend_label, plot_line
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -207,7 +208,9 @@ def draw_runs(runs: Mapping[str, list[Row]], title: str) -> Figure:
     """
     figure, (above, below) = _stack(title, (2, 1), (7, 5))
     for label, rows in runs.items():
-        above.plot(*metric_series(rows, RETURN), marker="o", markersize=3, label=label)
+        above.plot(
+            *metric_series(rows, RETURN), marker="o", markersize=3, label=legend_label(label)
+        )
         plot_line(below, *metric_series(rows, DORMANT_RATIO), linewidth=1)
     above.set(ylabel="evaluation return")
     above.legend(fontsize=8, frameon=False)
@@ -253,9 +256,10 @@ def write_runs_report(runs: Sequence[str], out: Path, title: str) -> list[str]:
 
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turn a failure to write into an error that names the output."""
+    """Draw texts as they are, and turn a failure to write into an error that names the output."""
     try:
-        yield
+        with matplotlib.rc_context(AS_TYPED):
+            yield
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"out: {out} cannot be written ({error}); name a .png, .pdf or .svg in an existing "
