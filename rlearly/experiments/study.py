@@ -190,8 +190,8 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
         raise ConfigError("env: expected one or several, as in env=dog_run,dog_walk.")
     if "resume" in listed:
         raise ConfigError("resume: repeat the command of the sweep to resume its runs.")
-    agents = listed.pop("agent", ["drm"])
-    envs = listed.pop("env")
+    agents = [parse_text(agent) for agent in listed.pop("agent", ["drm"])]
+    envs = [parse_text(env) for env in listed.pop("env")]
     vary = [key for key, values in listed.items() if len(values) > 1]
     runs = []
     for seed in seeds:
@@ -200,8 +200,8 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
             arm = " ".join([agent, *(f"{key}={chosen[key]}" for key in vary)])
             own = [f"{key}={value}" for key, value in chosen.items()]
             complete = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
-            runs.append(Run(arm, parse_text(env), seed, _pinned(complete)))
-    title = f"{', '.join(agents)} on {', '.join(map(parse_text, envs))}"
+            runs.append(Run(arm, env, seed, _pinned(complete)))
+    title = f"{', '.join(agents)} on {', '.join(envs)}"
     metrics = [*(f"plasticity/{name}" for name in GRID_METRICS), "train/replay_ratio"]
     return Plan(title, runs, metrics)
 

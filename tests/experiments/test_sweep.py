@@ -105,6 +105,7 @@ def test_grid_is_every_combination_on_every_seed():
     last = ["agent=sac", "env=ALE/Pong-v5", "replay_ratio='linear(1,2,9)'", "lr=3", "seed=4"]
     assert plan.runs[-1].overrides == [*last, "threads=1"]
     assert "threads=2" in grid([*overrides, "threads=2"], [0]).runs[0].overrides
+    assert grid(["agent='td3'", "env='a'"], [0]) == grid(["agent=td3", "env=a"], [0])
 
 
 def test_adding_seeds_and_arms_changes_no_run():
