@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import from_overrides
+from rlearly.config.structured import from_overrides, refuse_folders
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.system.command import exit_with
 
@@ -53,11 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(command_help(usage, EvaluateConfig))
         return 0
     try:
-        for word in overrides:
-            if "=" not in word and Path(word).is_dir():
-                raise ConfigError(
-                    f"Expected key=value, received {word!r}; did you mean run={word}?"
-                )
+        refuse_folders(overrides, EvaluateConfig, "run")
         evaluate(from_overrides(EvaluateConfig(), overrides))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlearly.config.fields import setting
-from rlearly.config.overrides import format_override
+from rlearly.config.overrides import parse_text, python_command, split_values
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.system.command import exit_with
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(command_help(USAGE, ReportConfig))
         return 0 if args else 2
     try:
-        lines = report(parse(args), shlex.join(["python", "-m", "rlearly.report", *args]))
+        lines = report(parse(args), python_command("rlearly.report", *args))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)
         return 2
@@ -72,7 +71,7 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
         ConfigError: a key or value is wrong, or not exactly one of run, runs and sweep is given.
     """
     paths = [a for a in arguments if not a.startswith("-") and ("=" not in a or Path(a).is_dir())]
-    overrides = [_quoted(a) for a in arguments if a not in paths]
+    overrides = [a for a in arguments if a not in paths]
     config: ReportConfig = from_overrides(ReportConfig(), overrides)
     config = replace(config, runs=[*(config.runs or []), *paths])
     for name in ("out", "title"):
@@ -91,13 +90,6 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
     return config
 
 
-def _quoted(argument: str) -> str:
-    """The argument with a path's = and commas, and the commas of `compare`, kept as text."""
-    key, _, value = argument.partition("=")
-    plain = key in ("run", "sweep", "out", "compare") and value and value[0] not in "'\""
-    return format_override(key, value) if plain and value != "null" else argument
-
-
 def report(config: ReportConfig, command: str) -> list[str]:
     """Write the report that a config asks for; returns the lines that a terminal shows."""
     from rlearly.experiments.report.run_report import write_run_report, write_runs_report
@@ -110,9 +102,17 @@ def report(config: ReportConfig, command: str) -> list[str]:
         title = config.title or "evaluation returns"
         return write_runs_report(config.runs, out or Path("curve.png"), title)
     sweep = Path(config.sweep or "").absolute()
-    compare = [Path(part.strip()) for part in (config.compare or "").split(",") if part.strip()]
-    results = load(sweep, compare, config.threshold, config.bootstrap_seed)
+    results = load(
+        sweep, compared_paths(config.compare or ""), config.threshold, config.bootstrap_seed
+    )
     return write(results, (out or sweep / "report").absolute(), command)
+
+
+def compared_paths(text: str) -> list[Path]:
+    """The paths in `compare`: one that exists, or several separated by commas."""
+    if text and Path(text).exists():
+        return [Path(text)]
+    return [Path(parse_text(part)) for part in split_values(text) if part]
 
 
 if __name__ == "__main__":

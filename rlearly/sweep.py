@@ -19,17 +19,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from rlearly.config.fields import group, setting
 from rlearly.config.help import key_lines
-from rlearly.config.overrides import format_command, format_override
+from rlearly.config.overrides import format_override, python_command, split_overrides
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, commands, jobs_of
 from rlearly.experiments.launchers.base import Launcher, Report
 from rlearly.experiments.launchers.local import LocalLauncher, usable_gpus
-from rlearly.experiments.launchers.lock import only_launcher, owner_of
+from rlearly.experiments.launchers.lock import only_launcher, owner_of, sweep_command
 from rlearly.experiments.launchers.ray import Ray, RayConfig
 from rlearly.experiments.launchers.slurm import (
     Slurm,
@@ -48,8 +49,6 @@ from rlearly.training.builder import known_replay_bytes
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 WATCH_SECONDS = 2.0
 VERBS = ("status", "cancel", "sync")
-VERBATIM = ("seeds", "study", "sweep_dir", "teachers", *VERBS)
-"""Keys that take their value as it is typed: the path of a sweep may contain = and commas."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
        python -m rlearly.sweep study=NAME [key=value ...]
@@ -57,9 +56,9 @@ USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value .
        python -m rlearly.sweep cancel=SWEEP_DIR
        python -m rlearly.sweep sync=SWEEP_DIR
 
-Values separated by commas make a grid. Keys that are not listed here are those of `rlearly.train`
-and apply to all runs. Repeat a command to continue its sweep: finished runs are skipped, stopped
-and failed ones are started again.
+Values separated by commas make a grid; quote a value that contains one, as in "wandb.group='a,b'".
+Keys that are not listed here are those of `rlearly.train` and apply to all runs. Repeat a command
+to continue its sweep: finished runs are skipped, stopped and failed ones are started again.
 """
 
 
@@ -136,8 +135,6 @@ def split(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
                 f"There is no key {key!r}; {did_you_mean(key, all_keys)} (--help lists the keys "
                 "of sweeps, python -m rlearly.train --help those of runs.)"
             )
-        if key in VERBATIM and value != "null" and value[:1] not in ("'", '"'):
-            argument = format_override(key, value)
         (own if key.split(".")[0] in own_keys else overrides).append(argument)
     config = from_overrides(SweepConfig(), own)
     if config.watch and not config.status:
@@ -200,7 +197,7 @@ def plan_of(config: SweepConfig, overrides: Sequence[str]) -> tuple[Plan, Path]:
 
 def _grouped(run: Run, sweep: str) -> Run:
     """The run with the sweep's first name as its wandb group, if it uses wandb and sets none."""
-    keys = dict(override.split("=", 1) for override in run.overrides)
+    keys = dict(split_overrides(run.overrides))
     if keys.get("wandb.mode", "disabled") == "disabled" or "wandb.group" in keys:
         return run
     return replace(run, overrides=[*run.overrides, format_override("wandb.group", sweep)])
@@ -228,8 +225,9 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
             queued = queue_of(folder) if config.launcher != "slurm" else {}
             if any(job.name in queued for job in jobs):
                 raise ConfigError(
-                    f"{folder} has jobs in SLURM's queue: look at them with status={folder}, or "
-                    f"end them with cancel={folder} first."
+                    f"{folder} has jobs in SLURM's queue: end them first with: "
+                    f"{sweep_command('cancel', folder)}; or look at them with: "
+                    f"{sweep_command('status', folder)}"
                 )
             identify(plan, folder).save(folder)
             return launch(folder, jobs, jobs_of(plan), launcher, config)
@@ -303,7 +301,7 @@ def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) 
     left = [job for job in jobs if not job.finished(folder)]
     for job in left:
         for command in commands(plan, folder, job.name):
-            print(format_command(["python", "-m", *command]))
+            print(python_command(*command))
     print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.")
     configs = plan.configs() if left else {}
     sizes = [known_replay_bytes(configs[job.name]) for job in left]
@@ -346,8 +344,7 @@ def launch(
         for name, handler in handlers.items():
             signal.signal(name, handler)
     if config.launcher == "slurm" and left:
-        command = format_command([f"status={folder}"])
-        print(f"SLURM has them now; look with: python -m rlearly.sweep {command}")
+        print(f"SLURM has them now; look with: {sweep_command('status', folder)}")
         return DONE
     found = statuses(folder, jobs)
     print(*failures(found), totals(found, scope), sep="\n")
@@ -356,7 +353,8 @@ def launch(
     if stopped:
         print("stopped; repeat the command to continue.")
         return STOPPED
-    print(f"read it with: python -m rlearly.report {format_command([f'sweep={folder}'])}")
+    read = python_command("rlearly.report", format_override("sweep", folder))
+    print(f"read it with: {read}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 
@@ -372,7 +370,7 @@ def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Repor
         get_renderable=lambda: overview(statuses(folder, jobs), console),
         refresh_per_second=1 / WATCH_SECONDS,
     ):
-        yield lambda text: console.print(text, markup=False)
+        yield lambda text: console.print(Text(text), soft_wrap=True)
 
 
 def status(folder: Path, config: SweepConfig) -> int:
@@ -393,7 +391,7 @@ def status(folder: Path, config: SweepConfig) -> int:
     else:
         console.print(overview(found, console))
     for line in failures(found):
-        console.print(line, markup=False, highlight=False)
+        print(line)
     return FAILED if any(s.state in ("failed", "skipped") for s in found) else DONE
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
-from rlearly.config.structured import from_overrides
+from rlearly.config.structured import from_overrides, refuse_folders
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.system.command import exit_with
 
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(command_help(USAGE, TeacherConfig))
         return 0
     try:
+        refuse_folders(overrides, TeacherConfig, "run")
         record(from_overrides(TeacherConfig(), overrides))
     except ConfigError as error:
         print(f"rlearly: {error}", file=sys.stderr)

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlearly.config.overrides import parse_overrides
+from rlearly.config.overrides import parse_value, split_overrides
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import as_yaml
+from rlearly.config.structured import as_yaml, refuse_folders
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.system.command import exit_with
 from rlearly.training.stop_requests import StopRequests
@@ -69,18 +69,20 @@ def train(overrides: list[str]) -> int:
     from rlearly.training import run_directory
 
     stop = StopRequests()
-    resumed = dict(parse_overrides(overrides)).get("resume")
+    refuse_folders(overrides, RunConfig, "resume")
+    given = dict(split_overrides(overrides))
+    resumed = parse_value("resume", given.get("resume", "null"), "str | None")
     if resumed is None:
         folder, config = None, resolve.compose(overrides)
     else:
-        folder = Path(str(resumed))
+        folder = Path(resumed)
         changed = [word for word in overrides if not word.startswith("resume=")]
         config = resolve.load(folder, changed)
-        if run_directory.is_done(folder) and "train_frames" not in dict(parse_overrides(changed)):
+        if run_directory.is_done(folder) and "train_frames" not in given:
             print(f"{folder} is finished; add train_frames= to train on.")
             return DONE
         run_directory.refuse_to_shrink(folder, config)
-        if "threads" not in dict(parse_overrides(changed)):
+        if "threads" not in given:
             config = replace(config, threads=machine.fitting_threads(config.threads))
     most = agent_spec(config.agent_name).max_threads
     config = replace(config, threads=machine.set_threads(config.threads, most))
@@ -153,8 +155,8 @@ def run(
         failed = error
     except OSError as error:
         raise ConfigError(
-            f"{folder}: writing failed ({error}); free space or fix it, then continue with "
-            f"resume={folder}."
+            f"{folder}: writing failed ({error}); free space or fix it, then continue with: "
+            f"{run_directory.resume_command(folder)}"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
@@ -163,8 +165,9 @@ def run(
         return report_failure(failed, folder, trainer)
     frames, updates = trainer.at.frames, trainer.updates
     if not finished:
-        command = run_directory.train_command(f"resume={folder}")
-        display.message(f"saved at {frames:,} frames; continue with: {command}")
+        display.message(
+            f"saved at {frames:,} frames; continue with: {run_directory.resume_command(folder)}"
+        )
         return SAVED
     summary = {"frames": frames, "updates": updates, "time": time.time()}
     atomic.write(folder / run_directory.DONE, json.dumps(summary))
@@ -234,7 +237,7 @@ def report_failure(failed: RunFailed, folder: Path, trainer: Trainer | None) -> 
     )
     print(
         f"rlearly: stopped at {frames:,} frames: {failed}. {details}; {remedy} from "
-        f"{start} with: {run_directory.train_command(f'resume={folder}')}",
+        f"{start} with: {run_directory.resume_command(folder)}",
         file=sys.stderr,
     )
     return FAILED

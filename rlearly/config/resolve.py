@@ -16,9 +16,22 @@ from rlearly import envs
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
-from rlearly.config.overrides import parse_overrides
+from rlearly.config.overrides import (
+    format_override,
+    parse_text,
+    parse_value,
+    python_command,
+    split_overrides,
+)
 from rlearly.config.schema import JumpStartConfig, RunConfig
-from rlearly.config.structured import as_dataclass, as_dictconfig, did_you_mean, set_keys
+from rlearly.config.structured import (
+    as_dataclass,
+    as_dict,
+    as_dictconfig,
+    did_you_mean,
+    read_yaml,
+    set_keys,
+)
 from rlearly.core.errors import ConfigError
 
 DEFAULT_AGENT = "drm"
@@ -57,24 +70,26 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         ConfigError: an unknown name or key, a wrong type, a value out of bounds, or settings that
             contradict each other.
     """
-    pairs = parse_overrides(overrides)
+    pairs = split_overrides(overrides)
     keys = {key for key, _ in pairs}
     asked = dict(pairs)
-    agent = _known_agent(asked.get("agent", DEFAULT_AGENT))
-    env = asked.get("env")
-    if not isinstance(env, str) or not env:
+    agent = _known_agent(parse_text(asked.get("agent", DEFAULT_AGENT)))
+    env = parse_text(asked.get("env", ""))
+    if not env:
         raise ConfigError("env: expected the name of an env, as in env=dog_run (see --help).")
 
     config = _defaults(agent, envs.config_for(env))
-    asks_for_pixels = ("obs", "pixels") in pairs or ("env.pixels", True) in pairs
+    asks_for_pixels = parse_text(asked.get("obs", "")) == "pixels" or (
+        parse_value("env.pixels", asked.get("env.pixels", "null"), "bool | None") in (True,)
+    )
     if config.env.family == "gymnasium" and asks_for_pixels:
         config.env.action_repeat = 2  # DrQ-v2's value for pixels
-    set_keys(config, parse_overrides(agent_spec(agent).run_defaults))
-    set_keys(config, parse_overrides(presets.tuned(agent, env)))
-    if asked.get("preset") == "cpu":
-        set_keys(config, parse_overrides(presets.cpu(agent)))
+    set_keys(config, agent_spec(agent).run_defaults)
+    set_keys(config, presets.tuned(agent, env))
+    if parse_text(asked.get("preset", "")) == "cpu":
+        set_keys(config, presets.cpu(agent))
     _check_keys(keys, agent)
-    set_keys(config, [(key, value) for key, value in pairs if key not in ("agent", "env")])
+    set_keys(config, [word for word in overrides if not word.startswith(("agent=", "env="))])
 
     resolved = as_dataclass(config)
     resolved = _resolve_pixels(resolved)
@@ -95,22 +110,22 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not file.is_file():
         raise no_run(run, file.name)
     try:
-        saved: Any = OmegaConf.load(file)
+        saved = read_yaml(file)
         env = as_dictconfig(envs.config_for(saved["env"]["name"]))
         merged_env: Any = OmegaConf.merge(env, saved["env"])
         config: Any = _defaults(_known_agent(saved["agent_name"]), as_dataclass(merged_env))
-        config = OmegaConf.merge(config, {k: v for k, v in saved.items() if k != "env"})
+        others = OmegaConf.masked_copy(saved, [key for key in saved if key != "env"])
+        config = OmegaConf.merge(config, others)
     except (OmegaConfBaseException, YAMLError, UnicodeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{file} does not load as a run's config ({reason}).") from None
-    pairs = parse_overrides(overrides)
-    for key, _ in pairs:
+    for key, _ in split_overrides(overrides):
         if key not in RESUMABLE:
             raise ConfigError(
                 f"{key}: cannot change when a run is resumed; keys that can: "
                 f"{', '.join(RESUMABLE)}."
             )
-    set_keys(config, pairs)
+    set_keys(config, overrides)
     loaded = as_dataclass(config)
     if loaded.snapshot is not None:
         loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
@@ -147,10 +162,9 @@ def with_time_limit(config: RunConfig, max_episode_steps: int | None) -> RunConf
 
 def fixed_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that identify a run, by dotted key: all that may not change on resuming."""
-    tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
     return {
         key: value
-        for key, value in _flatten(tree)
+        for key, value in _flatten(as_dict(config))
         if key not in ("run_dir", "resume", *RESUMABLE) and not key.startswith("wandb.")
     }
 
@@ -169,10 +183,8 @@ def sha256(path: Path) -> str:
         ConfigError: there is no such file.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"snapshot: there is no file {path}; python -m rlearly.teacher run=RUN_DIR "
-            f"out={path} makes one."
-        )
+        command = python_command("rlearly.teacher", "run=RUN_DIR", format_override("out", path))
+        raise ConfigError(f"snapshot: there is no file {path}; {command} makes one.")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -185,8 +197,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def _known_agent(name: Any) -> str:
-    if not isinstance(name, str) or name not in AGENTS:
+def _known_agent(name: str) -> str:
+    if name not in AGENTS:
         raise ConfigError(f"There is no agent {name!r}; {did_you_mean(str(name), AGENTS)}")
     return name
 
@@ -334,7 +346,7 @@ def _with_absolute_paths(teacher: JumpStartConfig) -> JumpStartConfig:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(Path(path).absolute())
 
 
 # --- checks ---

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import OmegaConfDumper, get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from rlearly.config.overrides import parse_overrides
+from rlearly.config.overrides import (
+    format_command,
+    format_override,
+    parse_value,
+    split_overrides,
+)
 from rlearly.core.errors import ConfigError
+
+LINE_SEPARATORS = frozenset("\x85\u2028\u2029\ufeff")
+"""Characters that PyYAML reads back as they are only from double quotes."""
 
 
 def from_overrides(defaults: Any, overrides: Sequence[str]) -> Any:
@@ -22,19 +35,32 @@ def from_overrides(defaults: Any, overrides: Sequence[str]) -> Any:
             has the wrong type or is out of bounds.
     """
     config = as_dictconfig(defaults)
-    set_keys(config, parse_overrides(overrides))
+    set_keys(config, overrides)
     return as_dataclass(config)
 
 
-def set_keys(config: DictConfig, pairs: Iterable[tuple[str, Any]]) -> None:
-    """Set dotted keys of a structured config, converting each value to the field's type.
+def refuse_folders(arguments: Iterable[str], config_class: Any, key: str) -> None:
+    """Refuse an argument that is a folder's name; the error names the key that takes it.
+
+    A folder's name may contain =, as those that a sweep makes do.
+    """
+    known = {name for name, *_ in describe_fields(config_class)}
+    for argument in arguments:
+        first = argument.partition("=")[0].partition(".")[0]
+        if ("=" not in argument or first not in known) and Path(argument).is_dir():
+            meant = format_command([format_override(key, argument)])
+            raise ConfigError(f"Expected key=value, received {argument!r}; did you mean {meant}?")
+
+
+def set_keys(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Set dotted keys of a structured config, reading each value as the field's type.
 
     Raises:
-        ConfigError: a key does not exist (the error names the nearest ones), or a value has the
-            wrong type.
+        ConfigError: an override does not parse, a key does not exist (the error names the nearest
+            ones), or a value has the wrong type.
     """
     known = dict(key_types(config))
-    for key, value in pairs:
+    for key, text in split_overrides(overrides):
         if key not in known and not any(
             key.startswith(f"{k}.") for k in known if k.endswith("kwargs")
         ):
@@ -47,12 +73,13 @@ def set_keys(config: DictConfig, pairs: Iterable[tuple[str, Any]]) -> None:
                 "all keys)."
             )
         expected = known.get(key, "a value")
-        if isinstance(value, str) and expected.startswith("list[str]"):
-            value = [value]
+        value = parse_value(key, text, expected)
+        if value == "???":  # OmegaConf's word for a missing value
+            raise ConfigError(f"{key}: expected another value than ???, which is reserved.")
         if isinstance(value, float) and value.is_integer() and expected.startswith("int"):
             value = int(value)
         try:
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key, _literal(value))
         except OmegaConfBaseException:
             raise ConfigError(f"{key}: expected {expected}, received {value!r}.") from None
 
@@ -71,7 +98,10 @@ def key_types(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]
 def describe_fields(cls: Any) -> Iterator[tuple[str, str, str, Any, bool]]:
     """(name, type, help, default, is a group) of every field of a config dataclass."""
     for field in dataclasses.fields(cls):
-        type_name = str(field.type).replace("dict[str, Any]", "{key: value}")
+        type_name = (
+            field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        )
+        type_name = type_name.replace("dict[str, Any]", "{key: value}")
         if field.default_factory is dataclasses.MISSING:
             default = field.default
         else:
@@ -124,7 +154,7 @@ def _violated_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
 
 def as_dictconfig(config: Any) -> DictConfig:
     """A typed, writable DictConfig of a frozen config dataclass."""
-    typed = OmegaConf.structured(config)
+    typed = OmegaConf.structured(_literal(config))
     _make_writable(typed)
     return typed
 
@@ -154,6 +184,46 @@ def as_dataclass(config: DictConfig) -> Any:
     return resolved
 
 
+def as_dict(config: Any) -> dict[str, Any]:
+    """The values of a config dataclass, with nested groups as dicts."""
+    tree: Any = OmegaConf.to_container(as_dictconfig(config), resolve=True)
+    return tree
+
+
 def as_yaml(config: Any) -> str:
     """The config as YAML, with nested groups."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.dump(as_dict(config), Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+
+
+def read_yaml(file: Path) -> Any:
+    """The tree in a YAML file, with texts as they are; raises the errors of `OmegaConf.load`."""
+    tree = yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+    return OmegaConf.create(_literal({} if tree is None else tree))
+
+
+class _Dumper(OmegaConfDumper):
+    """Writes what OmegaConf's loader reads back, line separators included."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        if LINE_SEPARATORS & set(text):
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+        return OmegaConfDumper.str_representer(self, text)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _literal(value: Any) -> Any:
+    """A value, with its texts written so that OmegaConf does not interpolate `${...}` in them."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_literal, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return dataclasses.replace(
+            value, **{f.name: _literal(getattr(value, f.name)) for f in fields}
+        )
+    return value

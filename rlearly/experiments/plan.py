@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.config.overrides import format_override, parse_overrides
+from rlearly.config.overrides import format_override, parse_value, split_overrides
 from rlearly.config.resolve import RESUMABLE, compose, fixed_settings
 from rlearly.config.schema import RunConfig
+from rlearly.config.structured import as_dictconfig, key_types, read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.system.atomic import write
 from rlearly.system.disk import short_name
@@ -180,7 +181,7 @@ class Plan:
             env = self.teacher_envs()[0]
             then, now = (
                 _settings(plan.teacher_overrides(env))
-                | dict(parse_overrides(plan.teacher_snapshots))
+                | dict(split_overrides(plan.teacher_snapshots))
                 for plan in (earlier, self)
             )
             if then != now:
@@ -251,19 +252,23 @@ def changed_overrides(run: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides that may change on resuming, and differ from the config in the directory."""
     config = _saved_config(run)
     last = {_key(override): override for override in overrides} if config else {}
-    values = {key: parse_overrides([override])[0][1] for key, override in last.items()}
-    return [
-        override
+    types = dict(key_types(as_dictconfig(RunConfig())))
+    values = {
+        key: parse_value(*split_overrides([override])[0], types[key])
         for key, override in last.items()
         if key in (*MAY_CHANGE, *FOLLOW)
-        and values[key] != OmegaConf.select(config, key)
-        and (key != "snapshot" or Path(values[key]).is_absolute())
+    }
+    return [
+        last[key]
+        for key, value in values.items()
+        if value != OmegaConf.select(config, key)
+        and (key != "snapshot" or Path(value).is_absolute())
     ]
 
 
 def _saved_config(run: Path) -> Any:
     with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException):
-        return OmegaConf.load(run / "config.yaml")
+        return read_yaml(run / "config.yaml")
     return OmegaConf.create()
 
 
@@ -299,7 +304,7 @@ def _compose(*overrides: str) -> RunConfig:
 def _settings(overrides: Sequence[str]) -> dict[str, Any]:
     """The fixed settings that overrides compose to, and those of MAY_CHANGE, by dotted key."""
     config = _composed("this command or an earlier one", overrides)
-    view = OmegaConf.structured(config)
+    view = as_dictconfig(config)
     return fixed_settings(config) | {key: OmegaConf.select(view, key) for key in MAY_CHANGE}
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rlearly.config.overrides import format_override, sweep_values
-from rlearly.config.structured import did_you_mean
+from rlearly.config.overrides import format_override, parse_text, sweep_values
+from rlearly.config.structured import did_you_mean, read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.metric_names import check_metric
 from rlearly.experiments.plan import TEACHERS, THREADS, Plan, Run, folder_name
@@ -65,7 +64,7 @@ class Study:
             what = f"There is no file {path}" if named else f"There is no study {path}"
             raise ConfigError(f"{what}; shipped studies: {', '.join(shipped())}.")
         try:
-            tree: Any = OmegaConf.to_container(OmegaConf.load(file))
+            tree: Any = OmegaConf.to_container(read_yaml(file), resolve=True)
         except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(f"{file} does not load as a study ({_reason(error)}).") from None
         keys = [key.name for key in dataclasses.fields(Study)]
@@ -191,25 +190,20 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
         raise ConfigError("env: expected one or several, as in env=dog_run,dog_walk.")
     if "resume" in listed:
         raise ConfigError("resume: repeat the command of the sweep to resume its runs.")
-    agents = listed.pop("agent", ["drm"])
-    envs = listed.pop("env")
+    agents = [parse_text(agent) for agent in listed.pop("agent", ["drm"])]
+    envs = [parse_text(env) for env in listed.pop("env")]
     vary = [key for key, values in listed.items() if len(values) > 1]
     runs = []
     for seed in seeds:
         for agent, env, *values in itertools.product(agents, envs, *listed.values()):
             chosen = dict(zip(listed, values, strict=True))
-            arm = " ".join([agent, *(f"{key}={_unescaped(chosen[key])}" for key in vary)])
+            arm = " ".join([agent, *(f"{key}={chosen[key]}" for key in vary)])
             own = [f"{key}={value}" for key, value in chosen.items()]
             complete = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
-            runs.append(Run(arm, _unescaped(env), seed, _pinned(complete)))
-    title = f"{', '.join(agents)} on {', '.join(map(_unescaped, envs))}"
+            runs.append(Run(arm, env, seed, _pinned(complete)))
+    title = f"{', '.join(agents)} on {', '.join(envs)}"
     metrics = [*(f"plasticity/{name}" for name in GRID_METRICS), "train/replay_ratio"]
     return Plan(title, runs, metrics)
-
-
-def _unescaped(value: str) -> str:
-    """A value without the backslashes of the override grammar."""
-    return re.sub(r"\\(.)", r"\1", value)
 
 
 def _pinned(overrides: Sequence[str]) -> list[str]:
@@ -221,7 +215,7 @@ def _pinned(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("snapshot", *TEACHERS) and value not in ("TEACHER", "null"):
-            override = format_override(key, Path(value.strip("'\"")).absolute())
+            override = format_override(key, Path(parse_text(value)).absolute())
         pinned.append(override)
     named = any(override.startswith("threads=") for override in overrides)
     return pinned if named else [*pinned, THREADS]

@@ -96,7 +96,7 @@ class ReplayStorage:
             )
         self.replay = replay
         self.layout = layout
-        self.folder = Path(replay.folder).expanduser() if replay.folder else folder
+        self.folder = Path(replay.folder) if replay.folder else folder
         self.device = self._gpu(device)
         self.summary = self._check_space(slots)
 

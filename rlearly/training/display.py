@@ -71,7 +71,7 @@ class Display:
         live.update(Text("\n".join(map(SEPARATOR.join, lines))), refresh=True)
 
     def message(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(Text(text))
 
     def parts(
         self, at: Progress, updates: int, latest: Mapping[str, Any]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shlex
-import shutil
-import sys
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rlearly.config.overrides import format_override, python_command
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError
@@ -47,7 +45,8 @@ def create(config: RunConfig) -> Path:
         discard(path)
     if path and ((path / CONFIG).exists() or (path / "checkpoints").exists()):
         raise ConfigError(
-            f"run_dir: {path} holds a run already; continue it with resume={path}, or name another."
+            f"run_dir: {path} holds a run already; name another, or continue it with: "
+            f"{resume_command(path)}"
         )
     try:
         if path:
@@ -166,11 +165,9 @@ def refuse_to_shrink(path: Path, config: RunConfig) -> None:
         )
 
 
-def train_command(*overrides: str) -> str:
-    """A training command for the shell, with the Python that this process runs on."""
-    found, own = shutil.which("python"), Path(sys.executable)
-    python = "python" if found and Path(found).absolute().parent == own.parent else str(own)
-    return shlex.join([python, "-m", "rlearly.train", *overrides])
+def resume_command(path: Path) -> str:
+    """A command for the shell that continues the run in a directory."""
+    return python_command("rlearly.train", format_override("resume", path))
 
 
 def _last_frames(path: Path) -> int:

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rlearly.config.schema import RunConfig, WandbConfig
+from rlearly.config.structured import as_dict
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
 from rlearly.system.atomic import write
@@ -71,7 +70,8 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=self.purge_from)
+            folder = str(self.folder.absolute())  # a relative one may look like a URL, as in s3:
+            self._writer = SummaryWriter(folder, purge_step=self.purge_from)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, at.frames)
 
@@ -194,6 +194,5 @@ def make_sinks(config: RunConfig, folder: Path, events: TensorBoard) -> Sinks:
     """The run's record, TensorBoard, and wandb if it is enabled."""
     others: list[Sink] = [events]
     if config.wandb.mode != "disabled":
-        plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
-        others.append(Wandb(config.wandb, folder, plain))
+        others.append(Wandb(config.wandb, folder, as_dict(config)))
     return Sinks(JsonLines(folder / "metrics.jsonl"), others)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from rlearly.training import checkpoint, run_directory
-from rlearly.training.run_directory import train_command
+from rlearly.config import overrides as overrides_module
+from rlearly.config.overrides import python_command
+from rlearly.training import checkpoint
+from rlearly.training.run_directory import resume_command
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -57,7 +59,7 @@ BAD = {
     ("evaluate", "run=nowhere"): "nowhere does not exist",
     ("evaluate", "run=x video=no/x.mp4"): "video: expected a path in a folder that exists",
     ("evaluate", "run=x video=x.txt"): "video: expected a path that ends in .mp4, received x.txt",
-    ("evaluate", "run=x video=false"): "video: expected a path that ends in .mp4, received False",
+    ("evaluate", "run=x video=false"): "video: expected a path that ends in .mp4, received false",
     ("train", "resume = x"): "no spaces around =, received 'resume = x'; write resume=x",
     ("evaluate", ".. episodes=1"): "Expected key=value, received '..'; did you mean run=..?",
     ("evaluate", "rum=x"): "There is no key 'rum'; did you mean run?",
@@ -107,10 +109,11 @@ def test_help_and_cfg_show_everything(tmp_path):
 def test_a_command_to_continue_is_of_the_environment_that_runs(monkeypatch):
     here = Path(sys.executable).parent
     for path, python in ((here, "python"), (Path("/elsewhere"), sys.executable)):
-        monkeypatch.setattr(run_directory.shutil, "which", lambda name, path=path: str(path / name))
-        assert train_command("resume=a b") == f"{python} -m rlearly.train 'resume=a b'"
-    monkeypatch.setattr(run_directory.shutil, "which", lambda name: None)
-    assert train_command("resume=x").startswith(sys.executable)
+        which = lambda name, path=path: str(path / name)  # noqa: E731
+        monkeypatch.setattr(overrides_module.shutil, "which", which)
+        assert resume_command(Path("a b")) == f'{python} -m rlearly.train "resume=a b"'
+    monkeypatch.setattr(overrides_module.shutil, "which", lambda name: None)
+    assert python_command("rlearly.report", "x").startswith(sys.executable)
 
 
 def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
@@ -131,7 +134,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    assert f"continue with: {train_command('resume=stopped')}" in output
+    assert f"continue with: {resume_command(Path('stopped'))}" in output
     assert not (tmp_path / "stopped" / "done.json").exists()
     resumed = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -190,11 +193,11 @@ def test_offline_wandb_needs_neither_network_nor_key(tmp_path):
         "video_size=32",
     ]
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    (tmp_path / "key.py").write_text("KEY = 'hunter2'")
+    (tmp_path / "key.py").write_text("KEY = 'hunter2'", encoding="utf-8")
     subprocess.run(["git", "-C", tmp_path, "add", "key.py"], check=True)
     commit = ["git", "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "not of this run"]
     subprocess.run(commit, cwd=tmp_path, check=True)
-    (tmp_path / "key.py").write_text("KEY = 'hunter3'")
+    (tmp_path / "key.py").write_text("KEY = 'hunter3'", encoding="utf-8")
     done = rlearly(
         "train", *overrides, "run_dir=r", "wandb.mode=offline", cwd=tmp_path, WANDB_SAVE_CODE="true"
     )
@@ -215,10 +218,13 @@ def test_copied_run_says_so_and_has_an_identity_of_its_own(tmp_path):
     copied = rlearly("train", "resume=b", "train_frames=120", cwd=tmp_path)
     assert copied.stdout.count("b is a copy of ") == 1, copied.stderr
     assert copied.stdout.splitlines()[0].startswith(f"b is a copy of {tmp_path / 'a'}: it goes on")
-    first, second = json.loads((tmp_path / "b" / "provenance.json").read_text())
+    first, second = json.loads((tmp_path / "b" / "provenance.json").read_text(encoding="utf-8"))
     assert first["identity"]["id"] == second["identity"]["copied_from"]["id"]
     assert first["identity"]["id"] != second["identity"]["id"]
-    assert json.loads((tmp_path / "b" / "identity.json").read_text()) == second["identity"]
+    assert (
+        json.loads((tmp_path / "b" / "identity.json").read_text(encoding="utf-8"))
+        == second["identity"]
+    )
 
 
 @pytest.mark.slow

@@ -344,7 +344,7 @@ WORDS = [
 
 
 def evaluations(folder):
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return {row["frames"]: row["eval/episode_return"] for row in rows if "eval/seconds" in row}
 
 

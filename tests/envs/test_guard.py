@@ -351,11 +351,15 @@ def test_evaluation_that_fails_keeps_the_users_traceback_beside_the_run(
     first, second = capsys.readouterr().err.strip().splitlines()
     assert f"{run / 'evaluate.failure.json'} has" in first
     assert f"{run / 'evaluate.failure-2.json'} has" in second
-    assert json.loads((run / "evaluate.failure-2.json").read_text())["what"].startswith("env=")
+    assert json.loads((run / "evaluate.failure-2.json").read_text(encoding="utf-8"))[
+        "what"
+    ].startswith("env=")
     env.works = True
 
     def while_another_is_over(*args, **kwargs):
-        (run / "evaluate.failure.json").write_text("of an evaluation that has failed meanwhile")
+        (run / "evaluate.failure.json").write_text(
+            "of an evaluation that has failed meanwhile", encoding="utf-8"
+        )
         return fail(*args, **kwargs)
 
     monkeypatch.setattr(evaluation, "evaluate", while_another_is_over)

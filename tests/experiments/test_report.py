@@ -1,6 +1,7 @@
 """The report of one run: a figure and a summary."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,17 @@ def test_titles_and_labels_are_drawn_as_they_are(text, tmp_path):
     figure = draw_runs({text: [{"frames": 10, "eval/episode_return": 1.0}]}, text)
     figure.savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+def test_names_of_runs_are_drawn_as_they_are(run, monkeypatch, capsys):
+    """Neither as formulas, which may not parse, nor left out of the legend as hidden lines."""
+    monkeypatch.chdir(run.parent)
+    named = run.rename(run.parent / r"_$\foo$ a,b")
+    assert report.main([named.name, named.name, r"title=$\bar$", "out=curve.svg"]) == 0
+    drawn = (run.parent / "curve.svg").read_text(encoding="utf-8")
+    assert r"_$\foo$ a,b" in drawn and r"$\bar$" in drawn
+    assert report.main([f"run={named.name}"]) == 0 and (named / "report.png").exists()
+    other = run.parent / "x,y.csv"
+    other.touch()
+    assert report.compared_paths("x,y.csv") == [Path("x,y.csv")]
+    assert report.compared_paths("a, 'b,c'") == [Path("a"), Path("b,c")]

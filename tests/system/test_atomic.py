@@ -18,11 +18,11 @@ from rlearly.training.video import Video
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
     file = tmp_path / "video.mp4"
     with replacing(file) as slow:
-        slow.write_text("slow")
+        slow.write_text("slow", encoding="utf-8")
         with replacing(file) as quick:
-            quick.write_text("quick")
-        assert file.read_text() == "quick"
-    assert file.read_text() == "slow"
+            quick.write_text("quick", encoding="utf-8")
+        assert file.read_text(encoding="utf-8") == "quick"
+    assert file.read_text(encoding="utf-8") == "slow"
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -40,7 +40,7 @@ def test_reader_sees_whole_files_while_two_processes_write(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, file, letter]) for letter in "ab"]
     seen = set()
     while any(writer.poll() is None for writer in writers):
-        seen.add(file.read_text())
+        seen.add(file.read_text(encoding="utf-8"))
     assert [writer.returncode for writer in writers] == [0, 0]
     assert seen <= {"a" * 50_000, "b" * 50_000}
     assert list(tmp_path.iterdir()) == [file]
@@ -48,11 +48,11 @@ def test_reader_sees_whole_files_while_two_processes_write(tmp_path):
 
 def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):
     file = tmp_path / "table.csv"
-    file.write_text("old")
+    file.write_text("old", encoding="utf-8")
     with pytest.raises(KeyboardInterrupt), replacing(file) as partial:
-        partial.write_text("ne")
+        partial.write_text("ne", encoding="utf-8")
         raise KeyboardInterrupt
-    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+    assert file.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [file]
 
 
 def test_link_stays_a_link(tmp_path):
@@ -61,7 +61,10 @@ def test_link_stays_a_link(tmp_path):
     link.symlink_to(tmp_path / "elsewhere" / "report.csv")
     write(link, "first")
     write(link, "second")
-    assert link.is_symlink() and (tmp_path / "elsewhere" / "report.csv").read_text() == "second"
+    assert (
+        link.is_symlink()
+        and (tmp_path / "elsewhere" / "report.csv").read_text(encoding="utf-8") == "second"
+    )
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -73,18 +76,18 @@ def test_file_that_appears_meanwhile_is_kept_on_request(tmp_path, monkeypatch, l
         monkeypatch.setattr(os, "link", no_links)
     file = tmp_path / "teacher.h5"
     with replacing(file, overwrite=False) as partial:
-        partial.write_text("first")
-    assert file.read_text() == "first"
+        partial.write_text("first", encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == "first"
     with pytest.raises(FileExistsError), replacing(file, overwrite=False) as partial:
-        partial.write_text("second")
-    assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
+        partial.write_text("second", encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == "first" and list(tmp_path.iterdir()) == [file]
 
 
 def test_what_a_killed_process_left_is_deleted_a_day_later(tmp_path):
     old, running, foreign = tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / ".mine.partial"
     with replacing(old) as abandoned, replacing(running) as busy:
         for path in (abandoned, busy, foreign):
-            path.write_text("part")
+            path.write_text("part", encoding="utf-8")
         for path in (abandoned, foreign):
             os.utime(path, (0, time.time() - atomic.ABANDONED_SECONDS - 60))
         write(tmp_path / "c.json", "{}")

@@ -22,7 +22,7 @@ IDENTITY = ["-c", "user.email=a@b", "-c", "user.name=n", "-c", "core.hooksPath=/
 
 def git(folder, *arguments):
     command = ["git", "-C", str(folder), *IDENTITY, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def project(tmp_path, monkeypatch):
     folder = tmp_path / "project"
     folder.mkdir()
     git(folder, "init", "-q")
-    (folder / "my_env.py").write_text("import my_dynamics\nCLASS = 1\n")
-    (folder / "my_dynamics.py").write_text("GRAVITY = 1\n")
-    (folder / "secrets.py").write_text("TOKEN = 'none'\n")
+    (folder / "my_env.py").write_text("import my_dynamics\nCLASS = 1\n", encoding="utf-8")
+    (folder / "my_dynamics.py").write_text("GRAVITY = 1\n", encoding="utf-8")
+    (folder / "secrets.py").write_text("TOKEN = 'none'\n", encoding="utf-8")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "first")
-    (folder / "secrets.py").write_text(f"TOKEN = '{SECRET}'\n")
+    (folder / "secrets.py").write_text(f"TOKEN = '{SECRET}'\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in ("my_env", "my_dynamics", "my_new"):
@@ -54,7 +54,7 @@ def test_repository_that_only_surrounds_the_code_is_not_recorded(project):
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     assert repository(package / "__init__.py", [package]) == NOTHING
-    (project / ".gitignore").write_text("lib\n")
+    (project / ".gitignore").write_text("lib\n", encoding="utf-8")
     assert repository(package / "__init__.py", [package]) == NOTHING
 
 
@@ -64,7 +64,7 @@ def test_own_checkout_is_recorded_with_the_changes_of_the_package_alone(project)
     (package / "__init__.py").touch()
     git(project, "add", "lib")
     git(project, "commit", "-qm", "with the package")
-    (package / "__init__.py").write_text("CHANGED = True\n")
+    (package / "__init__.py").write_text("CHANGED = True\n", encoding="utf-8")
     (package / "mine.py").touch()
     found = repository(package / "__init__.py", [package])
     assert found["commit"] == git(project, "rev-parse", "HEAD") and found["dirty"]
@@ -84,7 +84,7 @@ def test_users_repository_is_recorded_with_the_changes_of_imported_files_alone(p
     }
     git(project, "checkout", "-q", "secrets.py")
     assert repository(file)["dirty"] is False
-    (project / "my_dynamics.py").write_text("GRAVITY = 2\n")
+    (project / "my_dynamics.py").write_text("GRAVITY = 2\n", encoding="utf-8")
     found = repository(file)
     assert found["dirty"] and found["diff"].startswith("diff --git a/my_dynamics.py b/my_dynamics")
     assert "-GRAVITY = 1\n+GRAVITY = 2\n" in found["diff"]
@@ -108,7 +108,7 @@ def test_repository_of_the_environment_and_programs_of_a_repository_are_ignored(
     for name in ("diff.external", "core.fsmonitor"):
         file = project / ".git" / "config"
         subprocess.run(["git", "config", "-f", file, name, f"touch {tmp_path / 'ran'}"], check=True)
-    (project / "my_dynamics.py").write_text("GRAVITY = 2\n")
+    (project / "my_dynamics.py").write_text("GRAVITY = 2\n", encoding="utf-8")
     found = repository(imported(project))
     assert found["path"] == str(project) and "+GRAVITY = 2" in found["diff"]
     assert not (tmp_path / "ran").exists()
@@ -170,11 +170,11 @@ def test_slow_git_leaves_open_whether_something_changed(project, monkeypatch):
 
 
 def test_files_that_only_look_like_code_are_no_trouble(tmp_path):
-    (tmp_path / "a.py").write_text("A = 1\n")
+    (tmp_path / "a.py").write_text("A = 1\n", encoding="utf-8")
     before = provenance._sha256(tmp_path)
     (tmp_path / ".#a.py").symlink_to("me@host.1234")
     assert provenance._sha256(tmp_path) == before
-    (tmp_path / "a.py").write_text("A = 2\n")
+    (tmp_path / "a.py").write_text("A = 2\n", encoding="utf-8")
     assert provenance._sha256(tmp_path) != before
 
 
@@ -209,10 +209,10 @@ def installed(folder, version, direct_url=None):
     metadata = folder / f"rlearly-{version}.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: rlearly\nVersion: {version}\n"
+        f"Metadata-Version: 2.1\nName: rlearly\nVersion: {version}\n", encoding="utf-8"
     )
     if direct_url:
-        (metadata / "direct_url.json").write_text(json.dumps(direct_url))
+        (metadata / "direct_url.json").write_text(json.dumps(direct_url), encoding="utf-8")
 
 
 def test_version_is_that_of_the_code_that_runs(tmp_path, monkeypatch):
@@ -237,7 +237,9 @@ def test_version_is_that_of_the_code_that_runs(tmp_path, monkeypatch):
             "vcs_info": {"vcs": "git", "commit_id": "abc"},
         },
     }
-    (tmp_path / "vcs" / "rlearly-9.1.dist-info" / "direct_url.json").write_text("{")
+    (tmp_path / "vcs" / "rlearly-9.1.dist-info" / "direct_url.json").write_text(
+        "{", encoding="utf-8"
+    )
     assert provenance._own_distribution() == {"version": "9.1", "installed_from": None}
     editable = {"url": PACKAGE.parent.as_uri(), "dir_info": {"editable": True}}
     installed(tmp_path / "editable", "9.2", editable)

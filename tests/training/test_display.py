@@ -1,6 +1,7 @@
 """What is shown, in a terminal and elsewhere."""
 
 import io
+import re
 
 from rich.console import Console
 
@@ -69,3 +70,13 @@ def test_time_left_is_told_from_steps_with_updates_alone(monkeypatch):
 def test_durations_read_at_a_glance():
     cases = {5: "5 s", 300: "5 min", 7200: "2.0 h", 864000: "10 days"}
     assert {s: duration(s) for s in cases} == cases
+
+
+def test_message_is_shown_as_it_is_however_long():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=40, soft_wrap=True)
+    text = (
+        "continue with: python -m rlearly.train 'resume=/tmp/:car: [bold]x[/bold] " + "long " * 20
+    )
+    Display(1000, console).message(text)
+    assert text in re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())

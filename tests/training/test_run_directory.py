@@ -77,7 +77,7 @@ def identified(tmp_path):
     """A run directory with an identity and a wandb id."""
     folder = tmp_path / "a"
     folder.mkdir()
-    (folder / "wandb_id").write_text("abc")
+    (folder / "wandb_id").write_text("abc", encoding="utf-8")
     return folder, run_directory.identify(folder)["id"]
 
 
@@ -93,7 +93,7 @@ def test_copy_of_a_run_is_another_run_and_its_original_stays_what_it_is(tmp_path
     assert run_directory.identify(copy) == found
     assert run_directory.original_of(folder) is None
     assert run_directory.identify(folder)["id"] == first
-    assert (folder / "wandb_id").read_text() == "abc"
+    assert (folder / "wandb_id").read_text(encoding="utf-8") == "abc"
 
 
 def test_run_that_was_moved_or_is_seen_under_another_path_keeps_its_identity(
@@ -112,16 +112,16 @@ def test_run_that_was_moved_or_is_seen_under_another_path_keeps_its_identity(
     assert run_directory.original_of(moved) is None
     found = run_directory.identify(moved)
     assert found["id"] == first and found["path"] == str(moved)
-    assert (moved / "wandb_id").read_text() == "abc"
+    assert (moved / "wandb_id").read_text(encoding="utf-8") == "abc"
 
 
 def test_original_that_is_gone_or_cannot_be_read_is_no_original(tmp_path, identified):
     folder, first = identified
     copy = shutil.copytree(folder, tmp_path / "b")
-    (folder / "identity.json").write_text("{")
+    (folder / "identity.json").write_text("{", encoding="utf-8")
     assert run_directory.original_of(copy) is None
     shutil.rmtree(folder)
     assert run_directory.identify(copy)["id"] == first
-    (copy / "identity.json").write_text("[]")
+    (copy / "identity.json").write_text("[]", encoding="utf-8")
     assert run_directory.identify(copy)["id"] != first
-    assert json.loads((copy / "identity.json").read_text())["copied_from"] is None
+    assert json.loads((copy / "identity.json").read_text(encoding="utf-8"))["copied_from"] is None

@@ -48,26 +48,26 @@ def test_id_is_the_one_that_wandb_took(tmp_path, monkeypatch):
     for _ in range(2):
         sink = start(tmp_path)
         sink.close()
-        assert sink.run.id == (tmp_path / "wandb_id").read_text() == "given"
+        assert sink.run.id == (tmp_path / "wandb_id").read_text(encoding="utf-8") == "given"
         monkeypatch.setenv("WANDB_RUN_ID", "other")
     assert len(list((tmp_path / "wandb").glob("offline-run-*-given*"))) == 2
 
 
 def test_other_id_that_wandb_took_is_kept_and_said(tmp_path, client, caplog):
     """As where an agent of a wandb sweep starts the command that resumes a run."""
-    (tmp_path / "wandb_id").write_text("mine\n")
+    (tmp_path / "wandb_id").write_text("mine\n", encoding="utf-8")
     start(tmp_path)
     assert client.asked == ["mine"] and not caplog.messages
     client.taken = "of-the-agent"
     start(tmp_path)
-    assert (tmp_path / "wandb_id").read_text() == "of-the-agent"
+    assert (tmp_path / "wandb_id").read_text(encoding="utf-8") == "of-the-agent"
     assert caplog.messages == ["wandb: this run was mine there, and goes on as of-the-agent."]
 
 
 def test_empty_id_is_none(tmp_path, client):
-    (tmp_path / "wandb_id").write_text("")
+    (tmp_path / "wandb_id").write_text("", encoding="utf-8")
     start(tmp_path)
-    assert client.asked == [None] and (tmp_path / "wandb_id").read_text() == "new"
+    assert client.asked == [None] and (tmp_path / "wandb_id").read_text(encoding="utf-8") == "new"
 
 
 def test_id_that_was_deleted_on_the_server_is_replaced(tmp_path, client, caplog):
@@ -79,10 +79,10 @@ def test_id_that_was_deleted_on_the_server_is_replaced(tmp_path, client, caplog)
             )
 
     client.refuse = refuse
-    (tmp_path / "wandb_id").write_text("gone")
+    (tmp_path / "wandb_id").write_text("gone", encoding="utf-8")
     start(tmp_path, "online")
     assert client.asked == ["gone", None]
-    assert (tmp_path / "wandb_id").read_text() == "new"
+    assert (tmp_path / "wandb_id").read_text(encoding="utf-8") == "new"
     assert caplog.messages == [
         "wandb: the run gone was deleted there.",
         "wandb: this run was gone there, and goes on as new.",

@@ -103,7 +103,7 @@ def test_run_that_was_deleted_on_the_server_goes_on_under_another_id(server, tmp
     overrides = [*WORDS, "seeds=1", f"sweep_dir={out}", "wandb.mode=online"]
     assert command(*overrides, "train_frames=1000", server=server).wait(240) == 0
     (folder,) = run_dirs(out)
-    first = (folder / "wandb_id").read_text()
+    first = (folder / "wandb_id").read_text(encoding="utf-8")
     server.deleted.add(first)
     assert command(*overrides, "train_frames=2000", server=server).wait(240) == 0
     second = (folder / "wandb_id").read_text(encoding="utf-8")

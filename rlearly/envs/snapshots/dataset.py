@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from rlearly.config.overrides import format_override, python_command
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import codec
 from rlearly.envs.state.action_replay import id_of, require_one_env
@@ -258,10 +259,8 @@ class Snapshots:
         """
         path = Path(path)
         if not path.is_file():
-            raise ConfigError(
-                f"snapshot: there is no file {path}; python -m rlearly.teacher run=RUN_DIR "
-                f"out={path} makes one."
-            )
+            command = python_command("rlearly.teacher", "run=RUN_DIR", format_override("out", path))
+            raise ConfigError(f"snapshot: there is no file {path}; {command} makes one.")
         try:
             with path.open("rb") as stream:
                 _verify(stream, path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from rlearly.config.overrides import format_override, python_command
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.plan import PLAN
@@ -37,8 +38,9 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
     if not lock.acquire(PROBE_SECONDS) or (lock.missing and _launched_here(folder)):
         raise ConfigError(
-            f"{folder} is being launched by another process; look at it with status={folder}, "
-            f"or end it with cancel={folder}."
+            f"{folder} is being launched by another process; end it with: "
+            f"{sweep_command('cancel', folder)}; or look at it with: "
+            f"{sweep_command('status', folder)}"
         )
     plan = (folder / PLAN).read_text(encoding="utf-8") if (folder / PLAN).exists() else None
     numbers = submitted(folder)
@@ -59,6 +61,11 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def sweep_command(verb: str, folder: Path) -> str:
+    """A command for the shell that looks at a sweep (`status`) or ends it (`cancel`)."""
+    return python_command("rlearly.sweep", format_override(verb, folder))
 
 
 def owner_of(folder: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.curves import Curve, group_curves
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS
-from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line, save_figure
+from rlearly.experiments.report.plotting import AS_TYPED, FRAMES, as_label, plot_line, save_figure
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.statistics import CURVE_RESAMPLES, Estimate, pooled_iqm
 
@@ -83,7 +83,7 @@ def draw_figures(results: SweepResults, folder: Path) -> list[SweepFigure]:
     settings |= {"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.1}
     settings |= {"grid.linewidth": 0.6, "legend.frameon": False}
     settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings | AS_TYPED):
         return [_draw(figure, styles, folder) for figure in figures if figure.panels]
 
 
@@ -253,7 +253,14 @@ def _draw(content: SweepFigure, styles: Styles, folder: Path) -> SweepFigure:
         axes.set_visible(False)
     if content.legend:
         handles = [
-            Line2D([], [], color=style.colour, linestyle=style.line, linewidth=2, label=_short(arm))
+            Line2D(
+                [],
+                [],
+                color=style.colour,
+                linestyle=style.line,
+                linewidth=2,
+                label=as_label(_short(arm)),
+            )
             for arm, style in styles.items()
             if arm in content.legend
         ]

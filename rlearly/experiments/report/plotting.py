@@ -10,11 +10,14 @@ from rlearly.system.atomic import replacing
 from rlearly.system.output import as_unicode
 
 FRAMES = "simulator frames"
+AS_TYPED: dict[Any, Any] = {"text.parse_math": False}
+"""Matplotlib's setting for texts that are drawn as they are, `$` included."""
 
 
 def as_label(text: str) -> str:
-    """The text as matplotlib draws it literally: no formula between two $, no bytes of a path."""
-    return as_unicode(text).replace("$", r"\$")
+    """The text as matplotlib draws it with AS_TYPED: no bytes of a path, and no leading underscore,
+    which would hide it in a legend."""
+    return as_unicode(f"\u200b{text}" if text.startswith("_") else text)
 
 
 def single_point_marker(points: Sized) -> str | None:

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
-from rlearly.experiments.report.plotting import FRAMES, as_label, plot_line, save_figure
+from rlearly.experiments.report.plotting import AS_TYPED, FRAMES, as_label, plot_line, save_figure
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -137,7 +138,7 @@ class RunReport:
 def _title(run: Path) -> str:
     """The directory, and agent, env and settings if its config is readable."""
     try:
-        config: Any = OmegaConf.load(run / "config.yaml")
+        config = read_yaml(run / "config.yaml")
         parts = [f"{config.agent_name} on {config.env.name}, seed {config.seed}"]
         parts += [f"replay ratio {config.replay_ratio}", *(config.get("intervention") or ())]
     except (OSError, OmegaConfBaseException, YAMLError):
@@ -253,9 +254,10 @@ def write_runs_report(runs: Sequence[str], out: Path, title: str) -> list[str]:
 
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turn a failure to write into an error that names the output."""
+    """Draw texts as they are, and turn a failure to write into an error that names the output."""
     try:
-        yield
+        with matplotlib.rc_context(AS_TYPED):
+            yield
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"out: {out} cannot be written ({error}); name a .png, .pdf or .svg in an existing "

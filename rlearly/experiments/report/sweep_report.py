@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job
 from rlearly.experiments.plan import Plan, Run
@@ -78,7 +77,7 @@ def _read_sweep(sweep: Path) -> tuple[Plan, list[Curve], set[str]]:
     for run in plan.runs:
         if run.env not in bounded:
             with contextlib.suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
-                config: Any = OmegaConf.load(sweep / run.name / "config.yaml")
+                config = read_yaml(sweep / run.name / "config.yaml")
                 if config.env.family in ("dm_control", "control"):
                     bounded.add(run.env)
     return plan, [curve for curve in curves if curve is not None], bounded
