@@ -60,6 +60,8 @@ def create(config: RunConfig) -> Path:
             path = _new_directory(config)
         write(path / CONFIG, as_yaml(config))
     except OSError as error:
+        if path:
+            _remove_empty(path)
         raise ConfigError(
             f"run_dir: {path or 'runs'} cannot be written ({error.strerror}); "
             "name another with run_dir=."
@@ -73,9 +75,10 @@ def _new_directory(config: RunConfig) -> Path:
     parent = Path("runs") / short_name(config.agent_name) / short_name(env)
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / label, 1
+    parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
             return path
         except FileExistsError:
             number += 1
@@ -94,6 +97,11 @@ def discard(path: Path) -> None:
     """Remove the directory of a run that could not start; files of the user's are kept."""
     for name in (CONFIG, PROVENANCE, REPORT, WEIGHTS, "metrics.jsonl", "run.lock", "wandb_id"):
         (path / name).unlink(missing_ok=True)
+    _remove_empty(path)
+
+
+def _remove_empty(path: Path) -> None:
+    """Remove the directory of a run if nothing is in it."""
     with contextlib.suppress(OSError):  # not empty: it existed before
         path.rmdir()
         if path.parts[0] == "runs":  # parents that were made for this run
@@ -123,8 +131,13 @@ def locked(path: Path) -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Write a small file atomically."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 # --- resuming ---

@@ -1,10 +1,14 @@
 """The lock of a run directory."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from rlearly.config.resolve import compose
+from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
 from rlearly.training import run_directory
 
@@ -50,3 +54,25 @@ def test_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     refused = pytest.raises(ConfigError, match="cannot be written")
     with refused, run_directory.locked(tmp_path / "file"):
         pass
+
+
+def test_directory_that_could_not_be_filled_is_removed(tmp_path, monkeypatch):
+    def full(path, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    config = RunConfig(run_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="No space left on device"):
+        run_directory.create(config)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert run_directory.create(config) == tmp_path / "run"
+
+
+@pytest.mark.parametrize("target", ["nowhere", "file", "runs"])
+def test_runs_that_is_no_folder_is_one_sentence(tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "runs").symlink_to(target)
+    with pytest.raises(ConfigError, match="runs cannot be written"):
+        run_directory.create(compose(["agent=td3", "env=Pendulum-v1"]))
