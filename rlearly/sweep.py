@@ -39,7 +39,7 @@ from rlearly.experiments.launchers.slurm import (
     queue_of,
 )
 from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
-from rlearly.experiments.status import failures, overview, statuses, totals
+from rlearly.experiments.status import failed_at_once, failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 from rlearly.system.command import exit_with
 from rlearly.system.machine import gigabytes, usable_cores
@@ -267,12 +267,16 @@ def identify(plan: Plan, folder: Path) -> Plan:
 def joined(plan: Plan, folder: Path) -> tuple[Plan, list[Job]]:
     """The plan with the other runs of the folder's own plan, and the jobs of this command.
 
+    A plan whose jobs all failed before their first checkpoint is not kept.
+
     Raises:
         ConfigError: the two plans contradict each other.
     """
     names = {run.name for run in plan.runs}
     if (folder / PLAN).exists():
-        plan = plan.joined(Plan.load(folder), folder)
+        earlier = Plan.load(folder)
+        if not failed_at_once(folder, jobs_of(earlier), queue_of(folder)):
+            plan = plan.joined(earlier, folder)
     jobs = jobs_of(plan)
     names |= {job.needs for job in jobs if job.name in names}
     return plan, [job for job in jobs if job.name in names]

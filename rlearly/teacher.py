@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def record(config: TeacherConfig) -> Snapshots:
         raise ConfigError(f"out: there is no folder {out.parent}; make it, or name another file.")
     if out.is_dir():
         raise ConfigError(f"out: {out} is a folder; name a file in it, as in {out}/teacher.h5.")
+    if not os.access(out.parent, os.W_OK):  # before an hour of episodes
+        raise ConfigError(f"out: the folder {out.parent} cannot be written; name another file.")
     if out.exists() and not config.overwrite:
         raise ConfigError(f"out: {out} exists; name another file, or add overwrite=true.")
     named = [name for name in ("run", "model", "hub") if getattr(config, name)]

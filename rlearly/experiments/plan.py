@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,9 +295,8 @@ def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
 
 @functools.cache
 def _compose(*overrides: str) -> RunConfig:
-    """Compose overrides, with an empty file as the snapshots of a teacher."""
-    with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
-        return compose(with_snapshots(overrides, Path(empty.name)))
+    """Compose overrides, with some file that exists as the snapshots of a teacher."""
+    return compose(with_snapshots(overrides, Path(__file__)))
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import psutil
 from rlearly.experiments.job import Job, Record, after_kill, last_lines, tail
 from rlearly.experiments.plan import train_frames_of
 from rlearly.system.locks import in_use
+from rlearly.training import checkpoint
 from rlearly.training.display import duration
 
 if TYPE_CHECKING:
@@ -127,6 +128,15 @@ def _silent_seconds(run: Path) -> float | None:
     with contextlib.suppress(OSError):
         return max(0.0, time.time() - (run / "metrics.jsonl").stat().st_mtime)
     return None
+
+
+def failed_at_once(sweep: Path, jobs: Iterable[Job], queue: Mapping[str, str]) -> bool:
+    """Whether all these jobs failed, and none has a checkpoint, a result or a place in a queue."""
+    jobs = list(jobs)
+    states = {status.state for status in statuses(sweep, jobs, queue)}
+    return states <= {"failed", "skipped"} and not any(
+        checkpoint.list_checkpoints(sweep / job.name / "checkpoints") for job in jobs
+    )
 
 
 def statuses(

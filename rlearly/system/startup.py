@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import os
 import sys
@@ -21,6 +22,7 @@ def prepare_process() -> None:
     """
     print_any_text()
     complete_package()
+    name_user_and_home()
     try:
         Path.cwd()
     except OSError as error:  # MKL, among others, ends the process then
@@ -28,6 +30,22 @@ def prepare_process() -> None:
             f"The working folder cannot be used ({error.strerror}), it may have been deleted: "
             "change to another one with cd."
         ) from None
+
+
+def name_user_and_home() -> None:
+    """Give a user who is not in the system's list, as in containers, a name and a home.
+
+    Libraries ask for them when they look for their caches (wandb, torch.compile). The home is /,
+    which cannot be written: they then take temporary folders.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.sep
+    try:
+        getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        os.environ["USER"] = f"user{os.getuid()}"
 
 
 def complete_package() -> None:

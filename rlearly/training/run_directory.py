@@ -55,6 +55,8 @@ def create(config: RunConfig) -> Path:
             path = _new_directory(config)
         write(path / CONFIG, as_yaml(config))
     except OSError as error:
+        if path:
+            _remove_empty(path)
         raise ConfigError(
             f"run_dir: {path or 'runs'} cannot be written ({error.strerror}); "
             "name another with run_dir=."
@@ -68,9 +70,10 @@ def _new_directory(config: RunConfig) -> Path:
     parent = Path("runs") / short_name(config.agent_name) / short_name(env)
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / label, 1
+    parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
             return path
         except FileExistsError:
             number += 1
@@ -98,6 +101,11 @@ def discard(path: Path) -> None:
         WANDB_ID,
     ):
         (path / name).unlink(missing_ok=True)
+    _remove_empty(path)
+
+
+def _remove_empty(path: Path) -> None:
+    """Remove the directory of a run if nothing is in it."""
     with contextlib.suppress(OSError):  # not empty: it existed before
         path.rmdir()
         if path.parts[0] == "runs":  # parents that were made for this run

@@ -1,5 +1,8 @@
 """Teachers: our runs, CleanRL's files, the hub's cache. (test_sb3_models.py has the others.)"""
 
+import os
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -259,3 +262,11 @@ def test_value_is_the_runs_own_critic(tmp_path, monkeypatch):
     expected = agent.value(snapshots.observations.astype(np.float32))
     assert np.allclose(snapshots.values, expected, atol=1e-6)
     assert len(set(snapshots.episodes)) == 1
+
+
+def test_folder_that_cannot_be_written_is_refused_before_anything_is_played(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert teacher.main([f"run={tmp_path / 'none'}", f"out={tmp_path / 't.h5'}"]) == 2
+    assert f"the folder {tmp_path} cannot be written" in capsys.readouterr().err

@@ -524,6 +524,18 @@ def test_failing_runs_stop_no_others_and_are_tried_again(tmp_path, capsys):
     assert Record.load(out, "runs/td3/Pendulum-v1/0").tries == 2
 
 
+def test_sweep_of_which_all_runs_failed_at_once_is_repeated_with_other_settings(tmp_path):
+    failed, mended = grid(TINY, [0, 1]), grid([*TINY, "agent.batch_size=8"], [0, 1])
+    failed.save(tmp_path)
+    for run in failed.runs:
+        Record("failed", "local", "here", 1, 1, 0.0, 1.0, 1).save(tmp_path, run.name)
+        (tmp_path / run.name).mkdir(parents=True)
+    assert sweep.joined(mended, tmp_path)[0] == mended
+    (tmp_path / failed.runs[0].name / "checkpoints" / "000000000030").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="has other settings for"):
+        sweep.joined(mended, tmp_path)
+
+
 def test_runs_of_a_failed_teacher_are_skipped(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
     file.write_text(STUDY.replace("seeds: 2", "seeds: 1"), encoding="utf-8")

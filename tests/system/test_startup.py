@@ -1,11 +1,15 @@
 """Where a command may be started."""
 
+import getpass
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rlearly.system.startup import name_user_and_home
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,3 +64,20 @@ def test_deleted_working_folder_is_one_sentence(tmp_path, module):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("rlearly: The working folder cannot be used")
+
+
+def test_user_without_a_name_and_a_home_has_both_in_a_command(monkeypatch):
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    name_user_and_home()
+    assert Path.home() == Path("/") and getpass.getuser() == f"user{os.getuid()}"
+    monkeypatch.setenv("HOME", "/home/me")
+    name_user_and_home()
+    assert Path.home() == Path("/home/me")

@@ -1,5 +1,6 @@
 """The lock and the identity of a run directory."""
 
+import errno
 import fcntl
 import json
 import os
@@ -7,9 +8,12 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from rlearly.config.resolve import compose
+from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
 from rlearly.system.locks import in_use
 from rlearly.training import run_directory
@@ -125,3 +129,25 @@ def test_original_that_is_gone_or_cannot_be_read_is_no_original(tmp_path, identi
     (copy / "identity.json").write_text("[]", encoding="utf-8")
     assert run_directory.identify(copy)["id"] != first
     assert json.loads((copy / "identity.json").read_text(encoding="utf-8"))["copied_from"] is None
+
+
+def test_directory_that_could_not_be_filled_is_removed(tmp_path, monkeypatch):
+    def full(path, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    config = RunConfig(run_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="No space left on device"):
+        run_directory.create(config)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert run_directory.create(config) == tmp_path / "run"
+
+
+@pytest.mark.parametrize("target", ["nowhere", "file", "runs"])
+def test_runs_that_is_no_folder_is_one_sentence(tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "runs").symlink_to(target)
+    with pytest.raises(ConfigError, match="runs cannot be written"):
+        run_directory.create(compose(["agent=td3", "env=Pendulum-v1"]))
