@@ -31,6 +31,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RECORD = HERE / "golden.json"
+EVAL_EVERY_FRAMES = 200
 UNTIMED = ("speed/", "eval/seconds")
 """Metrics by the clock, which no two runs share."""
 
@@ -98,7 +99,8 @@ def cases(small: bool) -> dict[str, list[str]]:
     """Training words by case. SNAPSHOT stands for a file recorded from the agent's plain run."""
     found = {}
     for agent, words in AGENTS.items():
-        words = [f"agent={agent}", *words, "eval_every_frames=200", "eval_episodes=2"]
+        evaluated = f"eval_every_frames={EVAL_EVERY_FRAMES}"
+        words = [f"agent={agent}", *words, evaluated, "eval_episodes=2"]
         found[f"{agent} plain"] = words
         if small:
             continue
@@ -210,11 +212,21 @@ def read(run: Path) -> dict[str, Any]:
         {key: value for key, value in json.loads(line).items() if not key.startswith(UNTIMED)}
         for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
+    rows = without_the_evaluation_at_the_end(rows)
     written = json.dumps(rows, sort_keys=True).encode()
     hashes = {kind: hash_of(arrays) for kind, arrays in kinds.items()}
     sums = {kind: sum_of(arrays) for kind, arrays in kinds.items()}
     sums["rows"] = [len(rows), sum(abs(value) for row in rows for value in row.values())]
     return {"hashes": hashes | {"rows": hashlib.sha256(written).hexdigest()}, "sums": sums}
+
+
+def without_the_evaluation_at_the_end(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that runs wrote when the record was made: at intervals only."""
+    evaluations = [row for row in rows if "eval/episode_return" in row]
+    intervals = [0, *(row["frames"] // EVAL_EVERY_FRAMES for row in evaluations)]
+    if not evaluations or intervals[-1] > intervals[-2]:
+        return rows
+    return [row for row in rows if row is not evaluations[-1]]
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:

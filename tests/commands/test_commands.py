@@ -125,14 +125,16 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
 
     process = start(*overrides, "run_dir=stopped", cwd=tmp_path)
     metrics = tmp_path / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.stat().st_size > 3000):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)  # it must not end before the second one has asked
     second = rlearly("train", "resume=stopped", cwd=tmp_path)
     assert second.returncode == 2 and "another process is training there" in second.stderr
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 75, output
     assert f"continue with: {resume_command(Path('stopped'))}" in output
     assert not (tmp_path / "stopped" / "done.json").exists()
@@ -164,7 +166,7 @@ def test_run_leaves_its_record_and_resumes_to_the_same_end(tmp_path):
         assert longer.poll() is None
         time.sleep(0.05)
     longer.send_signal(signal.SIGTERM)
-    output, _ = longer.communicate(timeout=60)
+    output, _ = longer.communicate(timeout=300)
     other = "changed since the last start: threads 1 -> 2; bit-for-bit equality is"
     assert other in output
     assert longer.returncode == 75, "what was asked on resuming is remembered, and not done"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.cluster
 
 OVERRIDES = [
     "agent=td3",
-    "env=Pendulum-v1",
+    "env=gated_envs:GatedPendulum-v0",
     "train_frames=6000",
     "eval_every_frames=3000",
     "eval_episodes=1",
@@ -39,7 +39,15 @@ PATIENCE = 400
 
 
 def name(seed):
-    return f"runs/td3/Pendulum-v1/{seed}"
+    return f"runs/td3/gated_envs-GatedPendulum-v0/{seed}"
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A closed gate: runs with `env.kwargs.gate` end only after its `unlink`, see gated_envs.py."""
+    file = tmp_path / "gate"
+    file.touch()
+    return file
 
 
 def states(out):
@@ -65,9 +73,10 @@ def all_done(out, seeds=SEEDS):
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
-    """Nodes start from here: they find the package, and use one thread."""
+    """Nodes start from here: they find the package and the tests' envs, and use one thread."""
     before = dict(os.environ)
-    os.environ |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    folders = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     # Ray requires a token by default, which the second node would have to know
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "RAY_AUTH_MODE": "disabled"}
     yield
@@ -94,8 +103,9 @@ def slurm(tmp_path_factory):
     cluster.stop()
 
 
-def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_path, capsys):
+def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, gate, tmp_path, capsys):
     overrides = [*OVERRIDES, f"seeds={SEEDS}", f"sweep_dir={tmp_path}", "launcher=slurm"]
+    overrides += [f"env.kwargs.gate={gate}"]
     assert sweep.main(overrides) == 0
     assert "submitted 4 jobs as" in capsys.readouterr().out
     assert sweep.main(overrides) == 0
@@ -105,6 +115,9 @@ def test_array_survives_a_requeue_a_crash_and_a_cancel(slurm, reference, tmp_pat
     slurm.ask("scontrol", "requeue", number[name(0)])
     training_process(tmp_path, 1).kill()
     slurm.ask("scancel", number[name(2)])
+    until(lambda: states(tmp_path)[1:3] == ["failed", "saved"], PATIENCE, "the crash, the cancel")
+    until(lambda: Record.load(tmp_path, name(0)).tries == 2, PATIENCE, "the requeued one")
+    gate.unlink()
     expected = ["done", "failed", "saved", "done"]
     until(lambda: states(tmp_path) == expected, PATIENCE, f"{expected}, not {states(tmp_path)}")
     assert slurm.states()[number[name(1)]] == "FAILED"
@@ -190,9 +203,9 @@ def weights_print(state):
     return digest.hexdigest()[:12]
 
 
-def test_warning_before_the_time_limit_saves_and_requeues(slurm, tmp_path):
+def test_warning_before_the_time_limit_saves_and_requeues(slurm, gate, tmp_path):
     """The limit is a minute, the warning comes half a minute before, and the run needs longer."""
-    overrides = [w for w in OVERRIDES if not w.startswith("train_frames")] + ["train_frames=40000"]
+    overrides = [*OVERRIDES, f"env.kwargs.gate={gate}"]
     limits = ["slurm.time_min=1", "slurm.signal_seconds=30"]
     assert (
         sweep.main([*overrides, *limits, "seeds=1", f"sweep_dir={tmp_path}", "launcher=slurm"]) == 0
@@ -213,24 +226,28 @@ def test_warning_before_the_time_limit_saves_and_requeues(slurm, tmp_path):
 NOTHING = Record("", "", "", 0, 0, 0.0)
 
 
-def test_higher_partition_preempts_and_the_run_goes_on(slurm, reference, tmp_path):
+def test_higher_partition_preempts_and_the_run_goes_on(slurm, reference, gate, tmp_path):
     low, high = tmp_path / "low", tmp_path / "high"
     overrides = [*OVERRIDES, "launcher=slurm", "slurm.cpus=2"]
-    assert sweep.main([*overrides, "slurm.partition=low", "seeds=2", f"sweep_dir={low}"]) == 0
+    gated = [*overrides, f"env.kwargs.gate={gate}"]
+    assert sweep.main([*gated, "slurm.partition=low", "seeds=2", f"sweep_dir={low}"]) == 0
     until(lambda: learning(low, 0) and learning(low, 1), PATIENCE, "both nodes to be busy")
     assert sweep.main([*overrides, "slurm.partition=high", "seeds=[3]", f"sweep_dir={high}"]) == 0
     until(lambda: all_done(high, 1), PATIENCE, "the urgent one")
+    gate.unlink()
     until(lambda: all_done(low, 2), PATIENCE, "the others")
     assert sorted(Record.load(low, name(seed)).tries for seed in range(2)) == [1, 2]
     for seed in range(2):
         assert equal(agent_state(low / name(seed)), agent_state(reference / name(seed)))
 
 
-def test_lost_node_gives_its_run_to_another(slurm, reference, tmp_path):
+def test_lost_node_gives_its_run_to_another(slurm, reference, gate, tmp_path):
     overrides = [*OVERRIDES, "launcher=slurm", "slurm.cpus=2", "seeds=2", f"sweep_dir={tmp_path}"]
+    overrides += [f"env.kwargs.gate={gate}"]
     assert sweep.main(overrides) == 0
     until(lambda: learning(tmp_path, 0) and learning(tmp_path, 1), PATIENCE, "both nodes")
     slurm.kill_node("n2")
+    gate.unlink()
     until(lambda: all_done(tmp_path, 2), PATIENCE, "both runs on the node that is left")
     slurm.start_node("n2")
     assert sorted(Record.load(tmp_path, name(seed)).tries for seed in range(2)) == [1, 2]
@@ -292,7 +309,7 @@ def two_rays(tmp_path):
                 node.stop()
 
 
-def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path):
+def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, gate, tmp_path):
     address, second = two_rays
     out = tmp_path / "sweep"
     overrides = [
@@ -301,6 +318,7 @@ def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path
         f"sweep_dir={out}",
         "launcher=ray",
         f"ray.address={address}",
+        f"env.kwargs.gate={gate}",
     ]
     driver = subprocess.Popen(
         [sys.executable, "-m", "rlearly.sweep", *overrides],
@@ -309,6 +327,7 @@ def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path
     )
     until(lambda: all(learning(out, seed) for seed in range(SEEDS)), PATIENCE, "four runs at once")
     second.raylet().kill()
+    gate.unlink()
     said, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     tries = [Record.load(out, name(seed)).tries for seed in range(SEEDS)]
@@ -317,9 +336,10 @@ def test_killed_ray_node_gives_its_runs_to_another(two_rays, reference, tmp_path
         assert equal(agent_state(out / name(seed)), agent_state(reference / name(seed)))
 
 
-def test_ray_of_its_own_and_a_stop(reference, tmp_path):
+def test_ray_of_its_own_and_a_stop(reference, gate, tmp_path):
     pytest.importorskip("ray")
     overrides = [*OVERRIDES, "seeds=1", f"sweep_dir={tmp_path}", "launcher=ray"]
+    overrides += [f"env.kwargs.gate={gate}"]
     command = [sys.executable, "-m", "rlearly.sweep", *overrides]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     until(lambda: learning(tmp_path, 0), PATIENCE, "learning")
@@ -327,6 +347,7 @@ def test_ray_of_its_own_and_a_stop(reference, tmp_path):
     said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 75, said
     assert states(tmp_path) == ["saved"]
+    gate.unlink()
     done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
     assert equal(agent_state(tmp_path / name(0)), agent_state(reference / name(0)))

@@ -289,7 +289,9 @@ def test_full_file_system_costs_the_checkpoint_and_then_the_run_until_there_is_r
     pid = zygote.start([*overrides, f"run_dir={run}"], log)
     while not checkpoint.list_checkpoints(run / "checkpoints"):
         time.sleep(0.01)
+    os.kill(pid, signal.SIGSTOP)  # it must not end before the disk is full
     fill(small_disk)
+    os.kill(pid, signal.SIGCONT)
     status = zygote.wait(pid)
     assert status == 2, log.read_text(encoding="utf-8")
     said = log.read_text(encoding="utf-8")

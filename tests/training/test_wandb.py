@@ -13,10 +13,10 @@ from wandb_here import WandbServer
 
 pytestmark = pytest.mark.cluster
 
+PATIENCE = 400
 WORDS = [
     "agent=td3",
     "env=Pendulum-v1",
-    "train_frames=4000",
     "eval_every_frames=2000",
     "eval_episodes=1",
     "log_every_frames=400",
@@ -39,6 +39,16 @@ def command(*overrides, server=None):
     return subprocess.Popen([sys.executable, "-m", "rlearly.sweep", *overrides], env=environment)
 
 
+ENDLESS = "train_frames=100000"
+"""More frames than a run can do before it is stopped."""
+
+
+def few_more(out):
+    """The train_frames with which the stopped runs of a sweep end soon."""
+    done = [row["frames"] for folder in made(out) for row in rows_of(folder)]
+    return f"train_frames={max(done) + 1000}"
+
+
 def run_dirs(out):
     return sorted((out / "runs" / "td3" / "Pendulum-v1").iterdir())
 
@@ -48,10 +58,9 @@ def made(out):
 
 
 def rows_of(folder):
-    return [
-        json.loads(line)
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    """The whole rows, also while the run writes."""
+    whole = (folder / "metrics.jsonl").read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def assert_sent(server, out, seeds):
@@ -71,13 +80,13 @@ def assert_sent(server, out, seeds):
 def test_online_sweep_is_a_group_and_resumes_under_its_ids(server, tmp_path):
     out = tmp_path / "my sweep"
     overrides = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=online"]
-    first = command(*overrides, server=server)
-    until(lambda: any(len(run["rows"]) >= 2 for run in server.runs.values()), 120, "some rows")
+    first = command(*overrides, ENDLESS, server=server)
+    until(lambda: any(len(run["rows"]) >= 2 for run in server.runs.values()), PATIENCE, "some rows")
     first.send_signal(signal.SIGTERM)
-    assert first.wait(120) == 75
+    assert first.wait(PATIENCE) == 75
     before = set(server.runs)
     assert before and not list(out.rglob("done.json"))
-    assert command(*overrides, server=server).wait(240) == 0
+    assert command(*overrides, few_more(out), server=server).wait(PATIENCE) == 0
     assert before <= set(server.runs)
     assert_sent(server, out, seeds=2)
 
@@ -86,14 +95,14 @@ def test_offline_sweep_is_sent_later_by_one_command(server, tmp_path):
     """A stopped run has written two parts; syncing twice sends nothing twice."""
     out = tmp_path / "offline"
     overrides = [*WORDS, "seeds=2", f"sweep_dir={out}", "wandb.mode=offline"]
-    first = command(*overrides)
-    until(lambda: any(rows_of(folder) for folder in made(out)), 120, "some rows")
+    first = command(*overrides, ENDLESS)
+    until(lambda: any(rows_of(folder) for folder in made(out)), PATIENCE, "some rows")
     first.send_signal(signal.SIGTERM)
-    assert first.wait(120) == 75
-    assert command(*overrides).wait(240) == 0
+    assert first.wait(PATIENCE) == 75
+    assert command(*overrides, few_more(out)).wait(PATIENCE) == 0
     assert not server.runs
     for _ in range(2):
-        assert command(f"sync={out}", server=server).wait(120) == 0
+        assert command(f"sync={out}", server=server).wait(PATIENCE) == 0
         assert_sent(server, out, seeds=2)
 
 
