@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import logging
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.evaluate")
+
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import DONE, STATUS_HELP
+from rlearly.system.command import as_command, importing
+
+if TYPE_CHECKING:
+    import gymnasium
+    import torch
+
+    from rlearly.config.schema import RunConfig
 
 PROGRESS_SECONDS = 15.0
 """Seconds between the progress lines of a long evaluation."""
@@ -40,29 +52,20 @@ class EvaluateConfig:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+@as_command
+def main(overrides: list[str]) -> int:
+    """Play as the arguments say; returns the exit status."""
     if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
         usage = "python -m rlearly.evaluate run=RUN_DIR [key=value ...]"
-        print(command_help(usage, EvaluateConfig))
-        return 0
-    try:
-        for word in overrides:
-            if "=" not in word and Path(word).is_dir():
-                raise ConfigError(
-                    f"Expected key=value, received {word!r}; did you mean run={word}?"
-                )
-        evaluate(from_overrides(EvaluateConfig(), overrides))
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as failed:
-        print(f"rlearly: {failed}", file=sys.stderr)
-        return 1
-    return 0
+        print(command_help(usage, EvaluateConfig), STATUS_HELP, sep="\n")
+        return DONE
+    for word in overrides:
+        if "=" not in word and Path(word).is_dir():
+            raise ConfigError(f"Expected key=value, received {word!r}; did you mean run={word}?")
+    evaluate(from_overrides(EvaluateConfig(), overrides))
+    return DONE
 
 
 def evaluate(config: EvaluateConfig) -> list[float]:
@@ -72,16 +75,10 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         ConfigError: the path is not a run, or the run has no undamaged checkpoint.
         RunFailed: the env failed, or the agent's action is NaN.
     """
-    from contextlib import nullcontext
-
-    import numpy as np
-
-    from rlearly import envs
-    from rlearly.config import resolve
-    from rlearly.system import machine
-    from rlearly.system.seeding import Seeds
-    from rlearly.training import builder, checkpoint, evaluation, failure
-    from rlearly.training.video import Video
+    with importing():
+        from rlearly.config import resolve
+        from rlearly.system import machine
+        from rlearly.training import builder, checkpoint, evaluation
 
     if config.video and not Path(config.video).parent.is_dir():
         raise ConfigError(
@@ -95,11 +92,36 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         )
     run = Path(config.run)
     run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
-    machine.set_threads(run_config.threads)
+    threads = machine.thread_count(run_config.threads)
     device = machine.choose_device(run_config.device)
-    machine.set_tf32(run_config.precision == "tf32")
-    frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-    env = builder.make_env(run_config, videos=bool(config.video_size))
+    with machine.computing(threads, device, tf32=run_config.precision == "tf32"):
+        frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
+        env = builder.make_env(run_config, videos=bool(config.video_size))
+        try:
+            return play(config, run_config, env, device, frames, state)
+        finally:
+            evaluation.close_env(env)
+
+
+def play(
+    config: EvaluateConfig,
+    run_config: RunConfig,
+    env: gymnasium.Env,
+    device: torch.device,
+    frames: int,
+    state: Mapping[str, Any],
+) -> list[float]:
+    """As `evaluate`, of a run's checkpoint at `frames` in an env that was made for it."""
+    from contextlib import nullcontext
+
+    import numpy as np
+
+    from rlearly import envs
+    from rlearly.system.seeding import Seeds
+    from rlearly.training import builder, evaluation, failure
+    from rlearly.training.video import Video
+
+    run = Path(config.run)
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
@@ -130,8 +152,6 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         except RunFailed as failed:
             details = failure.dump_beside(run / "evaluate", failed)
             raise RunFailed(f"{run}: {failed}. {details}.") from failed
-        finally:
-            evaluation.close_env(env)
     failure.clear_beside(run / "evaluate")
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
@@ -148,7 +168,3 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     if video:
         print(f"video: {path}")
     return returns
-
-
-if __name__ == "__main__":
-    exit_with(main)

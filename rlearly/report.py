@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.report")
+
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +16,8 @@ from rlearly.config.fields import setting
 from rlearly.config.overrides import format_override
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import BAD_REQUEST, DONE, STATUS_HELP
+from rlearly.system.command import as_command, importing
 
 USAGE = """
 python -m rlearly.report run=RUN_DIR [out=report.png]
@@ -49,20 +54,17 @@ class ReportConfig:
     bootstrap_seed: int = setting(0, "sweep: seed of the intervals", at_least=0)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = list(sys.argv[1:] if arguments is None else arguments)
+@as_command
+def main(args: list[str]) -> int:
+    """Write the report that the arguments name; returns the exit status."""
     if "--help" in args or "-h" in args or not args:
         from rlearly.config.help import command_help
 
-        print(command_help(USAGE, ReportConfig))
-        return 0 if args else 2
-    try:
-        lines = report(parse(args), shlex.join(["python", "-m", "rlearly.report", *args]))
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
+        print(command_help(USAGE, ReportConfig), STATUS_HELP, sep="\n")
+        return DONE if args else BAD_REQUEST
+    lines = report(parse(args), shlex.join(["python", "-m", "rlearly.report", *args]))
     print("\n".join(lines))
-    return 0
+    return DONE
 
 
 def parse(arguments: Sequence[str]) -> ReportConfig:
@@ -100,8 +102,9 @@ def _quoted(argument: str) -> str:
 
 def report(config: ReportConfig, command: str) -> list[str]:
     """Write the report that a config asks for; returns the lines that a terminal shows."""
-    from rlearly.experiments.report.run_report import write_run_report, write_runs_report
-    from rlearly.experiments.report.sweep_report import load, write
+    with importing():
+        from rlearly.experiments.report.run_report import write_run_report, write_runs_report
+        from rlearly.experiments.report.sweep_report import load, write
 
     out = Path(config.out) if config.out else None
     if config.run:
@@ -113,7 +116,3 @@ def report(config: ReportConfig, command: str) -> list[str]:
     compare = [Path(part.strip()) for part in (config.compare or "").split(",") if part.strip()]
     results = load(sweep, compare, config.threshold, config.bootstrap_seed)
     return write(results, (out or sweep / "report").absolute(), command)
-
-
-if __name__ == "__main__":
-    exit_with(main)

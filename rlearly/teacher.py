@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Sequence
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.teacher")
+
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import DONE, STATUS_HELP
+from rlearly.system.command import as_command, importing
 
 if TYPE_CHECKING:
     import gymnasium
@@ -68,23 +73,16 @@ class Teacher:
     description: dict[str, Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+@as_command
+def main(overrides: list[str]) -> int:
+    """Record as the arguments say; returns the exit status."""
     if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
-        print(command_help(USAGE, TeacherConfig))
-        return 0
-    try:
-        record(from_overrides(TeacherConfig(), overrides))
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as failed:
-        print(f"rlearly: {failed}", file=sys.stderr)
-        return 1
-    return 0
+        print(command_help(USAGE, TeacherConfig), STATUS_HELP, sep="\n")
+        return DONE
+    record(from_overrides(TeacherConfig(), overrides))
+    return DONE
 
 
 def record(config: TeacherConfig) -> Snapshots:
@@ -94,9 +92,11 @@ def record(config: TeacherConfig) -> Snapshots:
         ConfigError: the request cannot be met; nothing was written.
         RunFailed: the env failed; only OUT.failure.json was written.
     """
-    from rlearly.envs.snapshots import recording
-    from rlearly.training import failure
-    from rlearly.training.evaluation import close_env
+    with importing():
+        from rlearly.envs.snapshots import recording
+        from rlearly.system import machine
+        from rlearly.training import failure
+        from rlearly.training.evaluation import close_env
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -111,24 +111,25 @@ def record(config: TeacherConfig) -> Snapshots:
             "Expected exactly one of run=, model= and hub=, received "
             f"{' and '.join(n + '=' for n in named) or 'none'}."
         )
-    teacher = from_run(config) if config.run else from_model(config)
-    try:
-        recorded = recording.record(
-            teacher.env,
-            teacher.policy,
-            value=teacher.value,
-            episodes=config.episodes,
-            every_steps=config.every_steps,
-            seed=config.seed,
-            provenance=teacher.description,
-            on_episode=lambda episode, total, steps: print(
-                f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
-            ),
-        )
-    except RunFailed as failed:
-        raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
-    finally:
-        close_env(teacher.env)
+    with machine.computing(1, machine.choose_device("cpu")) if config.run else nullcontext():
+        teacher = from_run(config) if config.run else from_model(config)
+        try:
+            recorded = recording.record(
+                teacher.env,
+                teacher.policy,
+                value=teacher.value,
+                episodes=config.episodes,
+                every_steps=config.every_steps,
+                seed=config.seed,
+                provenance=teacher.description,
+                on_episode=lambda episode, total, steps: print(
+                    f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
+                ),
+            )
+        except RunFailed as failed:
+            raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
+        finally:
+            close_env(teacher.env)
     failure.clear_beside(out)
     recorded = recorded.select(best_episodes=config.best_episodes)
     recorded.save(out)
@@ -152,7 +153,6 @@ def from_run(config: TeacherConfig) -> Teacher:
 
     run = Path(str(config.run))
     run_config = replace(resolve.load(run), device="cpu", threads=1)
-    machine.set_threads(1)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
     env = builder.make_env(run_config)
@@ -202,7 +202,3 @@ def from_model(config: TeacherConfig) -> Teacher:
             "notes": list(model.notes),
         },
     )
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.train")
+
 import contextlib
 import json
-import logging
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,35 +19,34 @@ from rlearly.config.overrides import parse_overrides
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import DONE, FAILED, SAVED, STATUS_HELP
+from rlearly.system.command import as_command, importing, is_out_of_memory, out_of_memory
 from rlearly.training.stop_requests import StopRequests
 
 if TYPE_CHECKING:
+    from rlearly.training.display import Display
     from rlearly.training.trainer import Callback, Trainer
 
-DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
-"""Exit statuses: finished; stopped with a checkpoint, to be resumed; the env or learning failed;
-the request cannot be met."""
 
+@as_command
+def main(overrides: list[str]) -> int:
+    """Train as the arguments say; returns the exit status.
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        if "--help" in overrides or "-h" in overrides or not overrides:
-            from rlearly.config.help import train_help
+    The process is left as it was found, but for what `system.process.restored_process` and
+    `system.machine.computing` name.
+    """
+    if "--help" in overrides or "-h" in overrides or not overrides:
+        from rlearly.config.help import train_help
 
-            print(train_help([word for word in overrides if not word.startswith("-")]))
-            return DONE
-        if "--cfg" in overrides:
-            return show_config(overrides)
-        unknown = [word for word in overrides if word.startswith("-")]
-        if unknown:
-            raise ConfigError(f"There is no option {unknown[0]}; there are --help and --cfg job.")
-        return train(overrides)
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return BAD_REQUEST
+        text = train_help([word for word in overrides if not word.startswith("-")])
+        print(text, STATUS_HELP, sep="\n")
+        return DONE
+    if "--cfg" in overrides:
+        return show_config(overrides)
+    unknown = [word for word in overrides if word.startswith("-")]
+    if unknown:
+        raise ConfigError(f"There is no option {unknown[0]}; there are --help and --cfg job.")
+    return train(overrides)
 
 
 def show_config(overrides: list[str]) -> int:
@@ -63,12 +65,12 @@ def train(overrides: list[str]) -> int:
     Raises:
         ConfigError: the request cannot be met.
     """
-    from rlearly.agents import agent_spec
-    from rlearly.config import resolve
-    from rlearly.system import machine
-    from rlearly.training import run_directory
+    with importing():
+        from rlearly.agents import agent_spec
+        from rlearly.config import resolve
+        from rlearly.system import machine
+        from rlearly.training import builder, run_directory  # noqa: F401  the rest of what is used
 
-    stop = StopRequests()
     resumed = dict(parse_overrides(overrides)).get("resume")
     if resumed is None:
         folder, config = None, resolve.compose(overrides)
@@ -83,23 +85,35 @@ def train(overrides: list[str]) -> int:
         if "threads" not in dict(parse_overrides(changed)):
             config = replace(config, threads=machine.fitting_threads(config.threads))
     most = agent_spec(config.agent_name).max_threads
-    config = replace(config, threads=machine.set_threads(config.threads, most))
+    threads = machine.thread_count(config.threads, most)
+    config = replace(config, threads=threads)
     device = machine.choose_device(config.device)
-    machine.use_deterministic_kernels(device)
-    machine.set_tf32(config.precision == "tf32")
-    if folder is None:
-        folder = run_directory.create(config)
-    with run_directory.locked(folder):
-        return run(config, folder, device, stop, resume=resumed is not None)
+    tf32 = config.precision == "tf32"
+    with StopRequests() as stop, machine.computing(threads, device, tf32=tf32):
+        if folder is None:
+            folder = run_directory.create(config)
+        try:
+            with run_directory.locked(folder):
+                return run(config, folder, device, stop, resume=resumed is not None)
+        except BaseException:
+            if resumed is None and not run_directory.has_started(folder):
+                run_directory.discard(folder)
+            raise
 
 
 def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, resume: bool) -> int:
     """Train in a locked run directory; returns the exit status."""
-    from rlearly.system import machine
     from rlearly.training import checkpoint, run_directory
-    from rlearly.training.display import Display
+    from rlearly.training.display import Display, PipeConsole
 
-    display = Display(config.train_frames)
+    def reader_gone() -> None:
+        if not stop.saves:
+            raise BrokenPipeError
+        stop.stop("the reader of the output ended")
+
+    display = Display(
+        config.train_frames, PipeConsole(reader_gone, highlight=False, soft_wrap=True)
+    )
     starting_over = resume and not checkpoint.list_checkpoints(folder / "checkpoints")
     if starting_over:
         run_directory.refuse_to_start_over(folder, config)
@@ -107,10 +121,42 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
         trainer = prepare(config, folder, device, display, stop, resume=resume)
     except RunFailed as failed:
         return report_failure(failed, folder, None)
-    except BaseException:
-        if not resume:
-            run_directory.discard(folder)
-        raise
+    try:
+        if not stop.possible:
+            display.message(
+                "not in the main thread, where Python handles signals: Ctrl-C and a scheduler's "
+                "signals do not save this run"
+            )
+        return learn(
+            config,
+            folder,
+            device,
+            stop,
+            trainer,
+            display,
+            resume=resume,
+            starting_over=starting_over,
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            trainer.close()
+
+
+def learn(
+    config: RunConfig,
+    folder: Path,
+    device: Any,
+    stop: StopRequests,
+    trainer: Trainer,
+    display: Display,
+    *,
+    resume: bool,
+    starting_over: bool,
+) -> int:
+    """Record the start, and train to the end or until asked to stop; returns the exit status."""
+    from rlearly.system import machine
+    from rlearly.training import run_directory
+
     provenance = run_directory.provenance(config.threads, device)
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
@@ -129,15 +175,25 @@ def run(config: RunConfig, folder: Path, device: Any, stop: StopRequests, *, res
     finished, failed = False, None
     try:
         run_directory.record_start(folder, config, provenance)
+        stop.saves = True
         with display:
             finished = trainer.run()
     except RunFailed as error:
         failed = error
+    except KeyboardInterrupt:
+        command = run_directory.train_command(f"resume={folder}")
+        display.message(f"ended without saving; continue from the last checkpoint with: {command}")
+        raise
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); free space or fix it, then continue with "
             f"resume={folder}."
         ) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = RunFailed(out_of_memory(error))
+        failed.__cause__ = error
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
             trainer.close()
@@ -185,7 +241,7 @@ def prepare(
         if resume:
             frames = trainer.resume()
             events.purge_from = frames + 1 if frames else 0
-    except (ConfigError, RunFailed):
+    except BaseException:
         trainer.close()
         raise
     return trainer
@@ -220,7 +276,3 @@ def report_failure(failed: RunFailed, folder: Path, trainer: Trainer | None) -> 
         file=sys.stderr,
     )
     return FAILED
-
-
-if __name__ == "__main__":
-    exit_with(main)

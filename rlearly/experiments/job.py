@@ -15,13 +15,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rlearly.config.overrides import format_override
+from rlearly.core.exit_status import SAVED
 from rlearly.experiments.plan import Plan, changed_overrides, finished, with_snapshots
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import write
-
-DONE, SAVED = 0, 75
-"""Exit statuses of a job. SAVED: stopped with a checkpoint, to be started again. Any other status
-means that it failed."""
 
 
 @dataclass(frozen=True)

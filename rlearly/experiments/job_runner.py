@@ -16,9 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rlearly.core.exit_status import DONE, FAILED, INTERRUPTED, SAVED
 from rlearly.experiments.job import (
-    DONE,
-    SAVED,
     Record,
     after_kill,
     commands,
@@ -29,12 +28,13 @@ from rlearly.experiments.job import (
 )
 from rlearly.experiments.plan import Plan
 from rlearly.training import checkpoint
+from rlearly.training.stop_requests import STOP_SIGNALS
 
 BUSY_SECONDS = 120
 """How long a job waits for a process of an earlier try to save and leave its directory."""
 
-EARLY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2)
-"""Exit statuses of a process that a signal ended before the run could handle signals."""
+STOPPED = (INTERRUPTED, *(-number for number in signal.Signals if number.name in STOP_SIGNALS))
+"""Exit statuses of a process that a signal ended before the run could save, or instead of it."""
 
 
 class JobRunner:
@@ -79,7 +79,7 @@ class JobRunner:
         """Run the job; returns its exit status, DONE, SAVED or another one if it failed."""
         with self._alone() as alone:
             if not alone:
-                return SAVED if self.stopping else 1
+                return SAVED if self.stopping else FAILED
             plan = Plan.load(self.sweep)
             before = Record.load(self.sweep, self.name)
             if before:
@@ -107,7 +107,7 @@ class JobRunner:
         for command in commands(plan, self.sweep, self.name):
             status = self._command(command)
             if status != DONE:
-                return SAVED if status in EARLY else status
+                return SAVED if status in STOPPED else status
         return DONE
 
     @contextlib.contextmanager

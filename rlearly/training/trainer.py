@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -132,6 +133,7 @@ class Trainer:
         self._clock = time.monotonic()
         self._row_start = (self._clock, 0, 0)  # time, steps, updates: for the speeds of a row
         self._saving_seconds = 0.0  # since the last row
+        self._closed = False
 
     @property
     def at(self) -> Progress:
@@ -173,13 +175,18 @@ class Trainer:
         return True
 
     def close(self) -> None:
-        """Close the envs, each in its own thread, and the sinks."""
-        for env, executor in zip(self.envs, self.executors, strict=True):
-            executor.run(close_env, env)
-            executor.close()
-        if self._eval_env:
-            close_env(self._eval_env)
-        self.sinks.close()
+        """Close the envs, each in its own thread, the memory and the sinks; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as last_to_first:  # all, even if one of them raises
+            last_to_first.callback(self.sinks.close)
+            last_to_first.callback(self.memory.close)
+            if self._eval_env:
+                last_to_first.callback(close_env, self._eval_env)
+            for env, executor in zip(self.envs, self.executors, strict=True):
+                last_to_first.callback(executor.close)
+                last_to_first.callback(executor.run, close_env, env)
 
     def _step(self) -> None:
         """One agent step in every env."""
