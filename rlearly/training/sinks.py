@@ -76,7 +76,9 @@ class TensorBoard:
 
     def close(self) -> None:
         if self._writer is not None:
+            queue = self._writer.file_writer.event_writer._event_queue
             self._writer.close()
+            queue.join_thread()  # the writer does not wait for it
 
 
 class Wandb:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +15,19 @@ from rlearly.system.command import BUG, as_command
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("train", "evaluate", "teacher", "report", "sweep", "doctor")
+FULL, DENIED = (errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")
 FAILURES = {
     "expected x.": (2, ConfigError("expected x.")),
     "the env raised.": (1, RunFailed("the env raised.")),
-    "a.pt: No space left on device; free space": (2, OSError(errno.ENOSPC, "No space left on device", "a.pt")),
-    "No space left on device; free": (2, OSError(errno.ENOSPC, "No space left on device")),
-    "out/x: Permission denied; change": (2, PermissionError(errno.EACCES, "Permission denied", b"out/x")),
+    "a.pt: No space left on device; free space": (2, OSError(*FULL, "a.pt")),
+    "No space left on device; free": (2, OSError(*FULL)),
+    "out/x: Permission denied; change": (2, PermissionError(*DENIED, b"out/x")),
     "a -> b: Is a directory.": (2, OSError(errno.EISDIR, "Is a directory", "a", None, "b")),
     "memory ran out; free some": (1, MemoryError()),
-    "memory ran out (CUDA out of memory); ": (1, torch.OutOfMemoryError("CUDA out of memory.\nsee")),
+    "memory ran out (out of memory); ": (1, torch.OutOfMemoryError("out of memory.\nsee")),
     "memory ran out (can't allocate memory: 8": (1, RuntimeError("can't allocate memory: 8 bytes")),
     "the package x is not installed in ": (2, ModuleNotFoundError("no x", name="x.y")),
-}  # fmt: skip
+}
 BUGS = (KeyError("x"), ConnectionError("no path"), ModuleNotFoundError("x", name="rlearly.x"))
 
 
@@ -86,7 +86,8 @@ def main(arguments):
 
 def run(tmp_path, body="pass", at_import=False, **kwargs):
     (tmp_path / "demo.py").write_text(DEMO.format(body=body, at_import=at_import))
-    command = [sys.executable, "-c", "from rlearly.system.command import exit_with; exit_with('demo')"]  # fmt: skip
+    program = "from rlearly.system.command import exit_with; exit_with('demo')"
+    command = [sys.executable, "-c", program]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs
     return subprocess.run(command, env=environment, text=True, timeout=60, **kwargs)
@@ -152,5 +153,3 @@ def test_statuses_are_documented_as_they_are():
     page = (ROOT / "docs" / "resuming.md").read_text()
     for status, meaning in exit_status.MEANINGS.items():
         assert f"| {status} | {meaning} |" in page.replace("\\|", "|")
-
-
