@@ -1,5 +1,6 @@
 """`main` of the commands as scripts and notebooks call it: in this process, again, in threads."""
 
+import io
 import logging
 import os
 import random
@@ -17,6 +18,8 @@ from conftest import TINY, TINY_STATE
 from saved import agent_state, equal, rows
 
 from rlearly import evaluate, report, sweep, teacher, train
+from rlearly.training import display
+from rlearly.training.display import Display
 from rlearly.training.trainer import Trainer
 
 RUN = [*TINY_STATE["td3"], "seed_frames=60", "agent.learning_starts_steps=60", "threads=1"]
@@ -202,3 +205,25 @@ def test_interrupted_evaluation_and_recording_leave_no_file(run, tmp_path, monke
             main([f"run={run}", word])
         assert closed
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+class Gone(io.StringIO):
+    """The output of a command whose reader has ended."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_run_saves_when_the_reader_of_its_output_ends(run, tmp_path, monkeypatch):
+    enter = Display.__enter__
+
+    def end(shown):
+        shown.console.file = Gone()
+        return enter(shown)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(display, "LINE_SECONDS", (0.0,))
+        patched.setattr(Display, "__enter__", end)
+        assert train.main([*RUN, f"run_dir={tmp_path / 'piped'}"]) == 75
+    assert train.main([f"resume={tmp_path / 'piped'}"]) == 0
+    assert rows(run) == rows(tmp_path / "piped")
