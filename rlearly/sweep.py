@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 
 from rlearly.config.fields import group, setting
@@ -50,6 +49,7 @@ from rlearly.system.command import as_command
 from rlearly.system.machine import gigabytes, usable_cores
 from rlearly.system.signals import handled
 from rlearly.training.builder import known_replay_bytes
+from rlearly.training.display import PipeConsole
 
 WATCH_SECONDS = 2.0
 VERBS = ("status", "cancel", "sync")
@@ -333,7 +333,7 @@ def launch(
 @contextlib.contextmanager
 def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Report]:
     """Shows what a launcher reports: on a terminal above a table that is kept up to date."""
-    console = Console()
+    console = PipeConsole()
     if not (live and console.is_terminal):
         yield lambda text: print(f"{text}\n", end="", flush=True)  # one write: threads share it
         return
@@ -349,7 +349,7 @@ def status(folder: Path, config: SweepConfig) -> int:
     """Show the state of a sweep's runs; exit status 1 if some failed."""
     jobs = jobs_of(Plan.load(folder))
     found = statuses(folder, jobs, queue_of(folder))
-    console = Console()
+    console = PipeConsole()
     if config.watch:
         with (
             contextlib.suppress(KeyboardInterrupt),
