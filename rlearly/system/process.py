@@ -48,7 +48,7 @@ class Restored:
 def _process_state() -> Callable[[], None]:
     environment = {name: os.environ.get(name) for name in ENVIRONMENT}
     handlers, level = list(logging.root.handlers), logging.root.level
-    generator = random.getstate()
+    generator, hook = random.getstate(), sys.excepthook
     # loaded later, they still have the states that they start with: their own, or the system's
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     numpy_generator = numpy.random.get_state() if numpy else None
@@ -66,6 +66,7 @@ def _process_state() -> Callable[[], None]:
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
         random.setstate(generator)
+        sys.excepthook = hook  # wandb sets its own
         if numpy:
             numpy.random.set_state(numpy_generator)
         if torch:
@@ -77,10 +78,10 @@ def _process_state() -> Callable[[], None]:
 
 restored_process = Restored(_process_state)
 """The context of a command. It puts back environment variables (`ENVIRONMENT`), the handlers and
-level of the root logger, warnings' filters, and the states of Python's, numpy's and torch's global
-random generators. Signal handlers are put back by `signals.handled`, torch's settings by
-`machine.computing`.
+level of the root logger, warnings' filters, `sys.excepthook`, and the states of Python's, numpy's
+and torch's global random generators. Signal handlers are put back by `signals.handled`, torch's
+settings by `machine.computing`.
 
 Modules that were imported stay imported: what they keep, such as the OpenGL backend that MuJoCo was
-imported with, cannot be put back.
+imported with or the threads of wandb's telemetry, cannot be put back.
 """

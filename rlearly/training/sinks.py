@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rlearly.config.schema import RunConfig, WandbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Progress, Sink
+from rlearly.system.process import Restored
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Wandb:
         id_file = run_dir / "wandb_id"
         if not id_file.is_file():
             id_file.write_text(uuid.uuid4().hex[:8])
+        _wandb_service.__enter__()
         try:
             self.run = wandb.init(
                 id=id_file.read_text(),
@@ -104,6 +106,7 @@ class Wandb:
                 settings=wandb.Settings(init_timeout=30, silent=True),
             )
         except (wandb.Error, OSError) as error:
+            _wandb_service.__exit__()
             raise ConfigError(
                 f"wandb.mode={config.mode}: wandb did not start "
                 f"({str(error).splitlines()[0].rstrip('.')}); "
@@ -122,6 +125,18 @@ class Wandb:
 
     def close(self) -> None:
         self.run.finish()
+        _wandb_service.__exit__()
+
+
+def _read_wandb_service() -> Callable[[], None]:
+    import wandb
+
+    running = "WANDB_SERVICE" in os.environ  # of other runs in this process
+    return (lambda: None) if running else wandb.teardown
+
+
+_wandb_service = Restored(_read_wandb_service)
+"""wandb's process and threads, which end with the last run that uses them."""
 
 
 class Sinks:
