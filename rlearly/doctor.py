@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.doctor")
+
 import importlib.metadata
 import json
 import os
@@ -10,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
+from rlearly.core.exit_status import DONE, FAILED
 from rlearly.envs import gl_backend
-from rlearly.system.command import exit_with
+from rlearly.system.command import as_command
 
 NEEDED = ("torch", "gymnasium", "dm_control", "mujoco", "hydra-core", "av", "tensorboardX", "wandb")
 
@@ -47,16 +53,17 @@ def learner() -> str:
 
     from rlearly.system import machine
 
-    threads = machine.set_threads(None)
+    threads = machine.thread_count(None)
     device = machine.choose_device("auto")
     size = 4096 if device.type == "cuda" else 1024
-    a = torch.rand(size, size, device=device)
-    torch.matmul(a, a)
-    began = time.monotonic()
-    for _ in range(5):
-        a = (a @ a).mul_(1e-3)
-    float(a.sum())
-    rate = 5 * 2 * size**3 / (time.monotonic() - began) / 1e9
+    with machine.computing(threads, device):
+        a = torch.rand(size, size, device=device)
+        torch.matmul(a, a)
+        began = time.monotonic()
+        for _ in range(5):
+            a = (a @ a).mul_(1e-3)
+        float(a.sum())
+        rate = 5 * 2 * size**3 / (time.monotonic() - began) / 1e9
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {rate:,.0f} GFLOP/s in matrix products"
     return f"no GPU; {machine.describe_threads(threads)}, {rate:,.0f} GFLOP/s in matrix products"
@@ -273,18 +280,17 @@ LONG_CHECKS: dict[str, Callable[[], str]] = {"determinism": determinism}
 """These take up to a minute, so they run only when named."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(names: list[str]) -> int:
     """Run the named checks, or all short ones; exit status 1 if one of them failed."""
-    names = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in names or "-h" in names:
         print(f"Usage: python -m rlearly.doctor [CHECK ...]\nChecks: {', '.join(CHECKS)}")
         print(f"Run only if named, as it takes up to a minute: {', '.join(LONG_CHECKS)}")
-        return 0
+        return DONE
     checks = CHECKS | LONG_CHECKS
     for name in names:
         if name not in checks:
-            print(f"rlearly: There is no check {name!r}; {did_you_mean(name, checks)}")
-            return 2
+            raise ConfigError(f"There is no check {name!r}; {did_you_mean(name, checks)}")
     failed = 0
     for name in names or CHECKS:
         try:
@@ -293,8 +299,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed += 1
             print(f"PROBLEM  {name:11} {error}", flush=True)
     print(f"{failed} problem(s): see above." if failed else "All checks passed.")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    exit_with(main)
+    return FAILED if failed else DONE

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import logging
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.evaluate")
+
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides, refuse_folders
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import DONE, STATUS_HELP
+from rlearly.system.command import as_command, importing
+
+if TYPE_CHECKING:
+    import gymnasium
+    import torch
+
+    from rlearly.config.schema import RunConfig
 
 PROGRESS_SECONDS = 15.0
 """Seconds between the progress lines of a long evaluation."""
@@ -43,25 +55,18 @@ class EvaluateConfig:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+@as_command
+def main(overrides: list[str]) -> int:
+    """Play as the arguments say; returns the exit status."""
     if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
         usage = "python -m rlearly.evaluate run=RUN_DIR [key=value ...]"
-        print(command_help(usage, EvaluateConfig))
-        return 0
-    try:
-        refuse_folders(overrides, EvaluateConfig, "run")
-        evaluate(from_overrides(EvaluateConfig(), overrides))
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as failed:
-        print(f"rlearly: {failed}", file=sys.stderr)
-        return 1
-    return 0
+        print(command_help(usage, EvaluateConfig), STATUS_HELP, sep="\n")
+        return DONE
+    refuse_folders(overrides, EvaluateConfig, "run")
+    evaluate(from_overrides(EvaluateConfig(), overrides))
+    return DONE
 
 
 def evaluate(config: EvaluateConfig) -> list[float]:
@@ -71,16 +76,10 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         ConfigError: the path is not a run, or the run has no undamaged checkpoint.
         RunFailed: the env failed, or the agent's action is NaN.
     """
-    from contextlib import nullcontext
-
-    import numpy as np
-
-    from rlearly import envs
-    from rlearly.config import resolve
-    from rlearly.system import machine
-    from rlearly.system.seeding import Seeds
-    from rlearly.training import builder, checkpoint, evaluation, failure
-    from rlearly.training.video import Video
+    with importing():
+        from rlearly.config import resolve
+        from rlearly.system import machine
+        from rlearly.training import builder, checkpoint, evaluation
 
     if config.video and not Path(config.video).parent.is_dir():
         raise ConfigError(
@@ -95,13 +94,38 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     run = Path(config.run)
     run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
     run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
-    machine.set_threads(run_config.threads)
+    threads = machine.thread_count(run_config.threads)
     device = machine.choose_device(run_config.device)
-    machine.set_tf32(run_config.precision == "tf32")
-    frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-    env = builder.make_evaluation_env(
-        run_config, videos=bool(config.video_size), kept=builder.kept_in(state), message=print
-    )
+    with machine.computing(threads, device, tf32=run_config.precision == "tf32"):
+        frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
+        env = builder.make_evaluation_env(
+            run_config, videos=bool(config.video_size), kept=builder.kept_in(state), message=print
+        )
+        try:
+            return play(config, run_config, env, device, frames, state)
+        finally:
+            evaluation.close_env(env)
+
+
+def play(
+    config: EvaluateConfig,
+    run_config: RunConfig,
+    env: gymnasium.Env,
+    device: torch.device,
+    frames: int,
+    state: Mapping[str, Any],
+) -> list[float]:
+    """As `evaluate`, of a run's checkpoint at `frames` in an env that was made for it."""
+    from contextlib import nullcontext
+
+    import numpy as np
+
+    from rlearly import envs
+    from rlearly.system.seeding import Seeds
+    from rlearly.training import builder, evaluation, failure
+    from rlearly.training.video import Video
+
+    run = Path(config.run)
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
@@ -140,8 +164,6 @@ def evaluate(config: EvaluateConfig) -> list[float]:
         except RunFailed as failed:
             details = failure.dump_beside(run / "evaluate", failed)
             raise RunFailed(f"{run}: {failed}. {details}.") from failed
-        finally:
-            evaluation.close_env(env)
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
         success = ""
@@ -157,7 +179,3 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     if video:
         print(f"video: {path}")
     return returns
-
-
-if __name__ == "__main__":
-    exit_with(main)

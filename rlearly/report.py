@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.report")
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +15,8 @@ from rlearly.config.fields import setting
 from rlearly.config.overrides import parse_text, python_command, split_values
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import BAD_REQUEST, DONE, STATUS_HELP
+from rlearly.system.command import as_command, importing
 
 USAGE = """
 python -m rlearly.report run=RUN_DIR [out=report.png]
@@ -48,20 +53,17 @@ class ReportConfig:
     bootstrap_seed: int = setting(0, "sweep: seed of the intervals", at_least=0)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = list(sys.argv[1:] if arguments is None else arguments)
+@as_command
+def main(args: list[str]) -> int:
+    """Write the report that the arguments name; returns the exit status."""
     if "--help" in args or "-h" in args or not args:
         from rlearly.config.help import command_help
 
-        print(command_help(USAGE, ReportConfig))
-        return 0 if args else 2
-    try:
-        lines = report(parse(args), python_command("rlearly.report", *args))
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
+        print(command_help(USAGE, ReportConfig), STATUS_HELP, sep="\n")
+        return DONE if args else BAD_REQUEST
+    lines = report(parse(args), python_command("rlearly.report", *args))
     print("\n".join(lines))
-    return 0
+    return DONE
 
 
 def parse(arguments: Sequence[str]) -> ReportConfig:
@@ -92,8 +94,9 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
 
 def report(config: ReportConfig, command: str) -> list[str]:
     """Write the report that a config asks for; returns the lines that a terminal shows."""
-    from rlearly.experiments.report.run_report import write_run_report, write_runs_report
-    from rlearly.experiments.report.sweep_report import load, write
+    with importing():
+        from rlearly.experiments.report.run_report import write_run_report, write_runs_report
+        from rlearly.experiments.report.sweep_report import load, write
 
     out = Path(config.out) if config.out else None
     if config.run:
@@ -113,7 +116,3 @@ def compared_paths(text: str) -> list[Path]:
     if text and Path(text).exists():
         return [Path(text)]
     return [Path(parse_text(part)) for part in split_values(text) if part]
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.sweep")
+
 import contextlib
 import difflib
 import hashlib
@@ -17,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -27,6 +31,7 @@ from rlearly.config.overrides import format_override, python_command, split_over
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
+from rlearly.core.exit_status import BAD_REQUEST, DONE, FAILED, SAVED, STATUS_HELP
 from rlearly.experiments.job import Job, commands, jobs_of
 from rlearly.experiments.launchers.base import Launcher, Report
 from rlearly.experiments.launchers.local import LocalLauncher, usable_gpus
@@ -41,15 +46,16 @@ from rlearly.experiments.launchers.slurm import (
 from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failed_at_once, failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
-from rlearly.system.command import exit_with
+from rlearly.system.command import as_command
 from rlearly.system.machine import gigabytes, usable_cores
+from rlearly.system.signals import handled
 from rlearly.training import run_directory
 from rlearly.training.builder import known_replay_bytes
+from rlearly.training.display import PipeConsole
 
-DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 WATCH_SECONDS = 2.0
 VERBS = ("status", "cancel", "sync")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
        python -m rlearly.sweep study=NAME [key=value ...]
        python -m rlearly.sweep status=SWEEP_DIR [watch=true]
@@ -87,31 +93,29 @@ class SweepConfig:
     ray: RayConfig = group(RayConfig, "launcher=ray")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+@as_command
+def main(arguments: list[str]) -> int:
+    """Run or look at a sweep as the arguments say; returns the exit status."""
     if "--help" in arguments or "-h" in arguments or not arguments:
         print(help_text())
         return DONE if arguments else BAD_REQUEST
-    try:
-        config, overrides = split(arguments)
-        for verb in (status, cancel, sync):
-            folder = getattr(config, verb.__name__)
-            if folder is not None:
-                if overrides:
-                    raise ConfigError(
-                        f"{verb.__name__}: cannot be combined with {overrides[0]!r}; leave it out."
-                    )
-                return verb(Path(folder).absolute(), config)
-        return sweep(config, overrides)
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return BAD_REQUEST
+    config, overrides = split(arguments)
+    for verb in (status, cancel, sync):
+        folder = getattr(config, verb.__name__)
+        if folder is not None:
+            if overrides:
+                raise ConfigError(
+                    f"{verb.__name__}: cannot be combined with {overrides[0]!r}; leave it out."
+                )
+            return verb(Path(folder).absolute(), config)
+    return sweep(config, overrides)
 
 
 def help_text() -> str:
     lines = [USAGE, "Keys (type, default)", *key_lines(SweepConfig, ""), ""]
     lines += ["Keys of a study file, which is YAML", *key_lines(Study, ""), ""]
     lines += [f"Shipped studies: {', '.join(shipped())}. To write one, copy one of {STUDIES}."]
+    lines += [STATUS_HELP]
     return "\n".join(lines)
 
 
@@ -339,14 +343,10 @@ def launch(
         stopped.append(number)
         launcher.stop()
 
-    handlers = {name: signal.signal(name, stop) for name in STOP_SIGNALS}
-    try:
+    with handled(STOP_SIGNALS, stop):
         if left:
             with progress(folder, jobs, live=config.launcher != "slurm") as report:
                 launcher.launch(folder, left, report)
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
     if config.launcher == "slurm" and left:
         print(f"SLURM has them now; look with: {sweep_command('status', folder)}")
         return DONE
@@ -356,7 +356,7 @@ def launch(
         print(totals(statuses(folder, every), " of the sweep"))
     if stopped:
         print("stopped; repeat the command to continue.")
-        return STOPPED
+        return SAVED
     read = python_command("rlearly.report", format_override("sweep", folder))
     print(f"read it with: {read}")
     return DONE if all(status.state == "done" for status in found) else FAILED
@@ -365,7 +365,7 @@ def launch(
 @contextlib.contextmanager
 def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Report]:
     """Shows what a launcher reports: on a terminal above a table that is kept up to date."""
-    console = Console()
+    console = PipeConsole()
     if not (live and console.is_terminal):
         yield lambda text: print(f"{text}\n", end="", flush=True)  # one write: threads share it
         return
@@ -381,7 +381,7 @@ def status(folder: Path, config: SweepConfig) -> int:
     """Show the state of a sweep's runs; exit status 1 if some failed."""
     jobs = jobs_of(Plan.load(folder))
     found = statuses(folder, jobs, queue_of(folder))
-    console = Console()
+    console = PipeConsole()
     if config.watch:
         with (
             contextlib.suppress(KeyboardInterrupt),
@@ -424,7 +424,3 @@ def sync(folder: Path, config: SweepConfig) -> int:
         raise ConfigError(f"{folder} has no offline wandb runs; wandb.mode=offline makes them.")
     done = subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, found)])
     return DONE if done.returncode == 0 else FAILED
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.teacher")
+
 import contextlib
 import itertools
-import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides, refuse_folders
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import DONE, STATUS_HELP
+from rlearly.system.command import as_command, importing
 
 if TYPE_CHECKING:
     import gymnasium
@@ -74,24 +78,17 @@ class Teacher:
     description: dict[str, Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+@as_command
+def main(overrides: list[str]) -> int:
+    """Record as the arguments say; returns the exit status."""
     if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
-        print(command_help(USAGE, TeacherConfig))
-        return 0
-    try:
-        refuse_folders(overrides, TeacherConfig, "run")
-        record(from_overrides(TeacherConfig(), overrides))
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as failed:
-        print(f"rlearly: {failed}", file=sys.stderr)
-        return 1
-    return 0
+        print(command_help(USAGE, TeacherConfig), STATUS_HELP, sep="\n")
+        return DONE
+    refuse_folders(overrides, TeacherConfig, "run")
+    record(from_overrides(TeacherConfig(), overrides))
+    return DONE
 
 
 def record(config: TeacherConfig) -> Snapshots:
@@ -102,9 +99,11 @@ def record(config: TeacherConfig) -> Snapshots:
             the file meanwhile, and the message says where these snapshots are.
         RunFailed: the env failed; only OUT.failure.json was written.
     """
-    from rlearly.envs.snapshots import recording
-    from rlearly.training import failure
-    from rlearly.training.evaluation import close_env
+    with importing():
+        from rlearly.envs.snapshots import recording
+        from rlearly.system import machine
+        from rlearly.training import failure
+        from rlearly.training.evaluation import close_env
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -121,27 +120,29 @@ def record(config: TeacherConfig) -> Snapshots:
             "Expected exactly one of run=, model= and hub=, received "
             f"{' and '.join(n + '=' for n in named) or 'none'}."
         )
-    teacher = from_run(config) if config.run else from_model(config)
-    failure.clear_beside(out)
     cut = {"max_episode_steps": config.max_episode_steps} if config.max_episode_steps else {}
-    try:
-        recorded = recording.record(
-            teacher.env,
-            teacher.policy,
-            value=teacher.value,
-            episodes=config.episodes,
-            every_steps=config.every_steps,
-            seed=config.seed,
-            **cut,
-            provenance=teacher.description,
-            on_episode=lambda episode, total, steps: print(
-                f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
-            ),
-        )
-    except RunFailed as failed:
-        raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
-    finally:
-        close_env(teacher.env)
+    on_cpu = machine.computing(1, machine.choose_device("cpu"))
+    with on_cpu if config.run else contextlib.nullcontext():
+        teacher = from_run(config) if config.run else from_model(config)
+        failure.clear_beside(out)
+        try:
+            recorded = recording.record(
+                teacher.env,
+                teacher.policy,
+                value=teacher.value,
+                episodes=config.episodes,
+                every_steps=config.every_steps,
+                seed=config.seed,
+                **cut,
+                provenance=teacher.description,
+                on_episode=lambda episode, total, steps: print(
+                    f"episode {episode}: return {total:.2f} in {steps} steps", flush=True
+                ),
+            )
+        except RunFailed as failed:
+            raise RunFailed(f"{failed}. {failure.dump_beside(out, failed)}.") from failed
+        finally:
+            close_env(teacher.env)
     recorded = recorded.select(best_episodes=config.best_episodes)
     try:
         recorded.save(out, overwrite=config.overwrite)
@@ -181,7 +182,6 @@ def from_run(config: TeacherConfig) -> Teacher:
     run = Path(str(config.run))
     run_config = replace(resolve.load(run), device="cpu", threads=1)
     run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
-    machine.set_threads(1)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
     kept = builder.kept_in(state)
@@ -235,7 +235,3 @@ def from_model(config: TeacherConfig) -> Teacher:
             "notes": list(model.notes),
         },
     )
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled during them too
+    from rlearly.system.command import exit_with
+
+    exit_with("rlearly.train")
+
 import contextlib
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -16,35 +20,34 @@ from rlearly.config.overrides import parse_value, split_overrides
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import as_yaml, refuse_folders
 from rlearly.core.errors import ConfigError, RunFailed
-from rlearly.system.command import exit_with
+from rlearly.core.exit_status import DONE, FAILED, SAVED, STATUS_HELP
+from rlearly.system.command import as_command, importing, is_out_of_memory, out_of_memory
 from rlearly.training.stop_requests import StopRequests
 
 if TYPE_CHECKING:
+    from rlearly.training.display import Display
     from rlearly.training.trainer import Callback, Trainer
 
-DONE, SAVED, FAILED, BAD_REQUEST = 0, 75, 1, 2
-"""Exit statuses: finished; stopped with a checkpoint, to be resumed; the env or learning failed;
-the request cannot be met."""
 
+@as_command
+def main(overrides: list[str]) -> int:
+    """Train as the arguments say; returns the exit status.
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        if "--help" in overrides or "-h" in overrides or not overrides:
-            from rlearly.config.help import train_help
+    The process is left as it was found, but for what `system.process.restored_process` and
+    `system.machine.computing` name.
+    """
+    if "--help" in overrides or "-h" in overrides or not overrides:
+        from rlearly.config.help import train_help
 
-            print(train_help([word for word in overrides if not word.startswith("-")]))
-            return DONE
-        if "--cfg" in overrides:
-            return show_config(overrides)
-        unknown = [word for word in overrides if word.startswith("-")]
-        if unknown:
-            raise ConfigError(f"There is no option {unknown[0]}; there are --help and --cfg job.")
-        return train(overrides)
-    except ConfigError as error:
-        print(f"rlearly: {error}", file=sys.stderr)
-        return BAD_REQUEST
+        text = train_help([word for word in overrides if not word.startswith("-")])
+        print(text, STATUS_HELP, sep="\n")
+        return DONE
+    if "--cfg" in overrides:
+        return show_config(overrides)
+    unknown = [word for word in overrides if word.startswith("-")]
+    if unknown:
+        raise ConfigError(f"There is no option {unknown[0]}; there are --help and --cfg job.")
+    return train(overrides)
 
 
 def show_config(overrides: list[str]) -> int:
@@ -63,12 +66,12 @@ def train(overrides: list[str]) -> int:
     Raises:
         ConfigError: the request cannot be met.
     """
-    from rlearly.agents import agent_spec
-    from rlearly.config import resolve
-    from rlearly.system import machine
-    from rlearly.training import run_directory
+    with importing():
+        from rlearly.agents import agent_spec
+        from rlearly.config import resolve
+        from rlearly.system import machine
+        from rlearly.training import builder, run_directory  # noqa: F401  the rest of what is used
 
-    stop = StopRequests()
     refuse_folders(overrides, RunConfig, "resume")
     given = dict(split_overrides(overrides))
     resumed = parse_value("resume", given.get("resume", "null"), "str | None")
@@ -85,14 +88,20 @@ def train(overrides: list[str]) -> int:
         if "threads" not in given:
             config = replace(config, threads=machine.fitting_threads(config.threads))
     most = agent_spec(config.agent_name).max_threads
-    config = replace(config, threads=machine.set_threads(config.threads, most))
+    threads = machine.thread_count(config.threads, most)
+    config = replace(config, threads=threads)
     device = machine.choose_device(config.device)
-    machine.use_deterministic_kernels(device)
-    machine.set_tf32(config.precision == "tf32")
-    if folder is None:
-        folder = run_directory.create(config)
-    with run_directory.locked(folder):
-        return run(config, folder, device, stop, overrides, resume=resumed is not None)
+    tf32 = config.precision == "tf32"
+    with StopRequests() as stop, machine.computing(threads, device, tf32=tf32):
+        if folder is None:
+            folder = run_directory.create(config)
+        with run_directory.locked(folder):
+            try:
+                return run(config, folder, device, stop, overrides, resume=resumed is not None)
+            except BaseException:
+                if resumed is None and not run_directory.has_started(folder):
+                    run_directory.discard(folder)
+                raise
 
 
 def run(
@@ -106,12 +115,18 @@ def run(
 ) -> int:
     """Train in a locked run directory; returns the exit status."""
     from rlearly import envs
-    from rlearly.system import atomic, machine
     from rlearly.system.provenance import provenance
     from rlearly.training import checkpoint, run_directory
-    from rlearly.training.display import Display
+    from rlearly.training.display import Display, PipeConsole
 
-    display = Display(config.train_frames)
+    def reader_gone() -> None:
+        if not stop.saves:
+            raise BrokenPipeError
+        stop.stop("the reader of the output ended")
+
+    display = Display(
+        config.train_frames, PipeConsole(reader_gone, highlight=False, soft_wrap=True)
+    )
     starting_over = resume and not checkpoint.list_checkpoints(folder / "checkpoints")
     if starting_over:
         run_directory.refuse_to_start_over(folder, config)
@@ -126,12 +141,49 @@ def run(
         trainer = prepare(config, folder, device, display, stop, resume=resume)
     except RunFailed as failed:
         return report_failure(failed, folder, None)
-    except BaseException:
-        if not resume:
-            run_directory.discard(folder)
-        raise
-    origin = provenance(overrides, config.threads, device, envs.code_of(config.env))
-    origin["identity"] = identity
+    try:
+        if not stop.possible:
+            display.message(
+                "not in the main thread, where Python handles signals: Ctrl-C and a scheduler's "
+                "signals do not save this run"
+            )
+        origin = provenance(overrides, config.threads, device, envs.code_of(config.env))
+        origin["identity"] = identity
+        return learn(
+            config,
+            folder,
+            device,
+            stop,
+            trainer,
+            display,
+            origin,
+            resume=resume,
+            starting_over=starting_over,
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            trainer.close()
+
+
+def learn(
+    config: RunConfig,
+    folder: Path,
+    device: Any,
+    stop: StopRequests,
+    trainer: Trainer,
+    display: Display,
+    origin: dict[str, Any],
+    *,
+    resume: bool,
+    starting_over: bool,
+) -> int:
+    """Record the start, and train to the end or until asked to stop; returns the exit status.
+
+    `origin`: what provenance.json says of this start.
+    """
+    from rlearly.system import atomic, machine
+    from rlearly.training import run_directory
+
     display.message(
         f"{config.agent_name} on {config.env.name}, seed {config.seed}, "
         f"{device} with {machine.describe_threads(config.threads)} -> {folder}"
@@ -149,15 +201,27 @@ def run(
     finished, failed = False, None
     try:
         run_directory.record_start(folder, config, origin)
+        stop.saves = True
         with display:
             finished = trainer.run()
     except RunFailed as error:
         failed = error
+    except KeyboardInterrupt:
+        display.message(
+            "ended without saving; continue from the last checkpoint with: "
+            f"{run_directory.resume_command(folder)}"
+        )
+        raise
     except OSError as error:
         raise ConfigError(
             f"{folder}: writing failed ({error}); free space or fix it, then continue with: "
             f"{run_directory.resume_command(folder)}"
         ) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = RunFailed(out_of_memory(error))
+        failed.__cause__ = error
     finally:
         with contextlib.suppress(OSError):  # rows are on the disk, or the error above says why not
             trainer.close()
@@ -206,7 +270,7 @@ def prepare(
         if resume:
             frames = trainer.resume()
             events.purge_from = frames + 1 if frames else 0
-    except (ConfigError, RunFailed):
+    except BaseException:
         trainer.close()
         raise
     return trainer
@@ -241,7 +305,3 @@ def report_failure(failed: RunFailed, folder: Path, trainer: Trainer | None) -> 
         file=sys.stderr,
     )
     return FAILED
-
-
-if __name__ == "__main__":
-    exit_with(main)

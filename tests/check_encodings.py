@@ -20,7 +20,7 @@ TEXT = {"read_text", "write_text", "FileHandler", "TextIOWrapper"}
 BY_MODE = {"open": "r", "fdopen": "r", "TemporaryFile": "w+b", "NamedTemporaryFile": "w+b"}
 """Calls that read or write text unless their mode contains b -> their default mode."""
 
-OTHER = ("os", "Image", "webbrowser", "tarfile", "zipfile", "gzip")
+OTHER = ("os", "Image", "webbrowser", "tarfile", "zipfile", "gzip", "distribution")
 """Modules whose `open` is another function, or binary by default."""
 
 

@@ -151,6 +151,10 @@ class Memory(Stateful, Protocol):
         """Properties of the samples that change during a run, to be logged."""
         ...
 
+    def close(self) -> None:
+        """End its threads; it is not used any more."""
+        ...
+
 
 class UpdateSchedule(Stateful, Protocol):
     """Decides how many updates follow each agent step (the updates-to-data ratio)."""

@@ -13,13 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rlearly.config.overrides import format_override
+from rlearly.core.exit_status import SAVED
 from rlearly.experiments.plan import Plan, changed_overrides, finished, with_snapshots
 from rlearly.system.atomic import write
 from rlearly.training import checkpoint
-
-DONE, SAVED = 0, 75
-"""Exit statuses of a job. SAVED: stopped with a checkpoint, to be started again. Any other status
-means that it failed."""
 
 
 @dataclass(frozen=True)

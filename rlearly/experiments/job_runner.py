@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from rlearly.core.exit_status import DONE, FAILED, INTERRUPTED, SAVED
 from rlearly.experiments.job import (
-    DONE,
-    SAVED,
     Record,
     after_kill,
     commands,
@@ -28,12 +27,13 @@ from rlearly.experiments.plan import Plan
 from rlearly.system.locks import FileLock, in_use
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import IDENTITY, WANDB_ID
+from rlearly.training.stop_requests import STOP_SIGNALS
 
 BUSY_SECONDS = 120
 """How long a job waits for a process of an earlier try to save and leave its directory."""
 
-EARLY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2)
-"""Exit statuses of a process that a signal ended before the run could handle signals."""
+STOPPED = (INTERRUPTED, *(-number for number in signal.Signals if number.name in STOP_SIGNALS))
+"""Exit statuses of a process that a signal ended before the run could save, or instead of it."""
 
 
 class JobRunner:
@@ -78,7 +78,7 @@ class JobRunner:
         """Run the job; returns its exit status, DONE, SAVED or another one if it failed."""
         with self._alone() as alone:
             if not alone:
-                return SAVED if self.stopping else 1
+                return SAVED if self.stopping else FAILED
             plan = Plan.load(self.sweep)
             before = Record.load(self.sweep, self.name)
             if before:
@@ -106,7 +106,7 @@ class JobRunner:
         for command in commands(plan, self.sweep, self.name):
             status = self._command(command)
             if status != DONE:
-                return SAVED if status in EARLY else status
+                return SAVED if status in STOPPED else status
         return DONE
 
     @contextlib.contextmanager

@@ -437,6 +437,10 @@ class VectorReplayBuffer:
         nstep, discount = first.annealing.at(first.agent_steps)
         return {"replay/nstep": nstep, "replay/discount": discount}
 
+    def close(self) -> None:
+        for buffer in self.buffers:
+            buffer.frames.close()
+
     def state_dict(self) -> dict[str, Any]:
         return {"buffers": [buffer.state_dict() for buffer in self.buffers]}
 

@@ -54,6 +54,10 @@ class FrameStore(Protocol):
         """Copy the frames at `slots` [N] into out [N, *shape], on the store's device."""
         ...
 
+    def close(self) -> None:
+        """End its threads."""
+        ...
+
 
 # --- memory ---
 
@@ -162,6 +166,9 @@ class RawFrameStore:
     def gather(self, slots: np.ndarray, out: torch.Tensor) -> None:
         torch.index_select(self._tensor, 0, torch.from_numpy(slots), out=out)
 
+    def close(self) -> None:
+        """Does nothing: it has no threads."""
+
 
 class DeviceFrameStore:
     """Uncompressed frames on a torch device: batches are gathered where the learner is."""
@@ -185,6 +192,9 @@ class DeviceFrameStore:
     def gather(self, slots: np.ndarray, out: torch.Tensor) -> None:
         index = torch.from_numpy(slots).to(self.tensor.device)
         torch.index_select(self.tensor, 0, index, out=out)
+
+    def close(self) -> None:
+        """Does nothing: it has no threads."""
 
 
 class _Zstd(threading.local):
@@ -268,6 +278,10 @@ class CompressedFrameStore:
         frames = np.empty((len(unique), *self.shape), np.uint8)
         self._decompress(unique, frames)
         torch.index_select(torch.from_numpy(frames), 0, torch.from_numpy(inverse), out=out)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def _put(self, slot: int, data: bytes) -> None:
         if self._end + len(data) > self.block_bytes or not self._blocks:

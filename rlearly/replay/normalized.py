@@ -46,6 +46,9 @@ class NormalizedReplay:
     def clear(self) -> None:
         self.memory.clear()
 
+    def close(self) -> None:
+        self.memory.close()
+
     def metrics(self) -> Mapping[str, float]:
         return self.memory.metrics()
 

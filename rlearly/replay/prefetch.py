@@ -96,6 +96,10 @@ class PrefetchedReplay:
     def metrics(self) -> Mapping[str, float]:
         return self.memory.metrics()
 
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        self.memory.close()
+
     def state_dict(self) -> dict[str, Any]:
         self._discard()
         return self.memory.state_dict()

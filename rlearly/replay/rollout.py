@@ -82,6 +82,9 @@ class RolloutBuffer:
     def metrics(self) -> Mapping[str, float]:
         return {}
 
+    def close(self) -> None:
+        """Does nothing: it has no threads."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"taken": list(self.taken), "arrays": dict(self.arrays)}
 

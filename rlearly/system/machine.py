@@ -8,15 +8,20 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from rlearly.core.errors import ConfigError
+from rlearly.system.process import Restored
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+GLIBC_MMAP_MAX, GLIBC_LARGEST_MMAP_THRESHOLD = 65536, 32 * 2**20
+"""glibc's initial number of mapped blocks, and the size up to which it adjusts what it maps."""
 
 WORKING_BYTES = 2_000_000_000
 """Left free for networks, batches, the simulator and the system, in addition to the replay."""
@@ -72,29 +77,113 @@ def has_compiler() -> bool:
     return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
+# --- settings of the process ---
+
+
+@contextlib.contextmanager
+def computing(threads: int, device: torch.device, *, tf32: bool = False) -> Iterator[None]:
+    """Torch computes inside this context as a run asks, and afterwards as before.
+
+    Put back are torch's CPU threads, deterministic algorithms and cuDNN's and TF32's settings. The
+    allocator cannot be asked for its settings; it gets those that glibc itself arrives at, and
+    returns freed memory to the system.
+
+    All of this belongs to the process. Runs in several threads share it, if they ask for the same.
+
+    Raises:
+        ConfigError: another run in this process computes in another way.
+    """
+    wanted = {
+        "threads": threads,
+        "device": device.type,
+        "precision": "tf32" if tf32 else "not tf32",
+    }
+    with _starting:
+        other = next((other for other in _computing if other != wanted), None)
+        if other:
+            name = next(name for name in wanted if wanted[name] != other[name])
+            raise ConfigError(
+                f"{name}: another run in this process computes with {other[name]}, and torch has "
+                f"one such setting for the whole process; expected the same, received "
+                f"{wanted[name]}: give both the same, or start one in a process of its own."
+            )
+        _computing.append(wanted)
+    try:
+        with _restored_settings:
+            set_threads(threads)
+            use_deterministic_kernels(device)
+            set_tf32(tf32)
+            yield
+    finally:
+        _computing.remove(wanted)
+
+
+_starting = threading.Lock()
+_computing: list[dict[str, Any]] = []
+"""What each run that now computes in this process asked for."""
+
+
+def _settings() -> Callable[[], None]:
+    """Read the settings that `computing` changes; returns a function that puts them back."""
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    deterministic: Any = torch.utils.deterministic
+    threads = torch.get_num_threads()
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = deterministic.fill_uninitialized_memory
+    flags = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, cuda.matmul.allow_tf32
+
+    def put_back() -> None:
+        torch.set_num_threads(threads)
+        if torch.are_deterministic_algorithms_enabled() != algorithms:  # it imports for seconds
+            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        deterministic.fill_uninitialized_memory = fill
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, cuda.matmul.allow_tf32 = flags
+        libc = _glibc()
+        if libc:
+            libc.mallopt(M_MMAP_MAX, GLIBC_MMAP_MAX)
+            libc.mallopt(M_MMAP_THRESHOLD, GLIBC_LARGEST_MMAP_THRESHOLD)
+            libc.mallopt(M_TRIM_THRESHOLD, 2 * GLIBC_LARGEST_MMAP_THRESHOLD)
+            libc.malloc_trim(0)
+
+    return put_back
+
+
+_restored_settings = Restored(_settings)
+
+
 # --- threads ---
 
 
-def set_threads(threads: int | None, most: int | None = None) -> int:
-    """Set torch's CPU threads, deterministic cuDNN and the allocator; returns the thread count.
+def thread_count(threads: int | None, most: int | None = None) -> int:
+    """`threads`, else OMP_NUM_THREADS, else all usable cores but at most `most`, the threads that
+    help the agent (None: no limit). It does not depend on what else is running."""
+    cores = usable_cores()
+    return threads or _omp_num_threads() or min(most or cores, cores)
 
-    The count is `threads`, else OMP_NUM_THREADS, else all usable cores but at most `most`, the
-    threads that help the agent (None: no limit). It does not depend on what else is running.
+
+def set_threads(threads: int | None, most: int | None = None) -> int:
+    """Set torch's CPU threads, deterministic cuDNN and the allocator; returns `thread_count`.
 
     Freed memory stays in the process: returning big tensors to the system at each update costs
     more than computing with them. Call this before the first tensor is made.
     """
-    cores = usable_cores()
-    count = threads or _omp_num_threads() or min(most or cores, cores)
+    count = thread_count(threads, most)
     torch.set_num_threads(count)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the same kernels
     torch.backends.cudnn.benchmark = False
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL("libc.so.6")
+    libc = _glibc()
+    if libc:
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     return count
+
+
+def _glibc() -> ctypes.CDLL | None:
+    glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL("libc.so.6") if glibc else None
 
 
 def describe_threads(count: int | None) -> str:

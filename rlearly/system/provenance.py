@@ -126,7 +126,7 @@ def _own_distribution() -> dict[str, Any]:
 def _origin(distribution: importlib.metadata.Distribution) -> dict[str, Any] | None:
     """pip's direct_url.json, without the password of a URL: a folder, or a repository's commit."""
     with contextlib.suppress(ValueError):
-        text = distribution.read_text("direct_url.json", encoding="utf-8") or "null"
+        text = distribution.read_text("direct_url.json") or "null"
         return json.loads(re.sub(r"(?<=://)[^/@\s\"]+@", "", text))
     return None
 

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from threadpoolctl import ThreadpoolController
 
+from rlearly.system.process import Restored
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -16,7 +18,7 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with _blas_libraries().limit(limits=1):
+        with _one_blas_thread:
             yield
     finally:
         torch.set_num_threads(before)
@@ -25,3 +27,7 @@ def one_thread() -> Iterator[None]:
 @cache
 def _blas_libraries() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")  # searching takes milliseconds
+
+
+# shared by all threads, as numpy's number of threads is
+_one_blas_thread = Restored(lambda: _blas_libraries().limit(limits=1).restore_original_limits)

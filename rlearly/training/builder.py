@@ -1,7 +1,7 @@
 """Build a run from its config. Only this module knows both agents and envs.
 
-`build` reads top to bottom: envs, agent, snapshot starts, jump start, data pipeline, trainer. The
-functions below it make these parts, in the same order.
+`build` and `assemble` read top to bottom: envs, agent, snapshot starts, jump start, data pipeline,
+trainer. The functions below them make these parts, in the same order.
 """
 
 from __future__ import annotations
@@ -69,9 +69,42 @@ def build(
     Raises:
         ConfigError: the env cannot be made, or the replay does not fit into memory.
     """
-    seeds = Seeds(config.seed)
     executors = env_executors(config)
-    train_envs = [executor.run(make_env, config) for executor in executors]
+    train_envs: list[gymnasium.Env] = []
+    try:
+        for executor in executors:
+            train_envs.append(executor.run(make_env, config))
+        return assemble(
+            config,
+            folder,
+            train_envs,
+            executors,
+            make_sinks=make_sinks,
+            callback=callback,
+            device=device,
+            stop_requested=stop_requested,
+        )
+    except BaseException:
+        for env, executor in zip(train_envs, executors, strict=False):
+            executor.run(close_env, env)
+        for executor in executors:
+            executor.close()
+        raise
+
+
+def assemble(
+    config: RunConfig,
+    folder: Path,
+    train_envs: list[gymnasium.Env],
+    executors: list[EnvExecutor],
+    *,
+    make_sinks: Callable[[], Sinks],
+    callback: Callback,
+    device: torch.device,
+    stop_requested: Callable[[], bool],
+) -> Trainer:
+    """The trainer of a run in envs that were made, each by its executor."""
+    seeds = Seeds(config.seed)
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
     for line in envs.notes(train_envs[0]):

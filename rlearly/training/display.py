@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -21,12 +23,29 @@ RATE_WINDOW = 40
 SEPARATOR = " | "
 
 
+class PipeConsole(Console):
+    """A console that writes nothing more once the reader of its output has ended.
+
+    `on_broken_pipe` is called then, and may raise; by default BrokenPipeError is raised.
+    """
+
+    def __init__(self, on_reader_gone: Callable[[], None] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.on_reader_gone = on_reader_gone
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        if self.on_reader_gone is None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self.on_reader_gone()
+
+
 class Display:
     """A callback that shows frames, speed, time left, returns and the dormant ratio."""
 
     def __init__(self, train_frames: int, console: Console | None = None):
         self.train_frames = train_frames
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or PipeConsole(highlight=False, soft_wrap=True)
         self.next_at = time.monotonic() + (0.0 if self.console.is_terminal else LINE_SECONDS[0])
         self.lines = 0
         self.samples: deque[tuple[float, int, int]] = deque(maxlen=RATE_WINDOW)

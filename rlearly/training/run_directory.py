@@ -139,6 +139,11 @@ def is_done(path: Path) -> bool:
     return (path / DONE).exists()
 
 
+def has_started(path: Path) -> bool:
+    """Whether a run got as far as its first step there."""
+    return (path / PROVENANCE).exists()
+
+
 def refuse_to_start_over(path: Path, config: RunConfig) -> None:
     """Refuse to start over a run whose checkpoints were deleted.
 

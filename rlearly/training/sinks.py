@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rlearly.core.types import Progress, Sink
 from rlearly.system.atomic import write
 from rlearly.system.disk import sync
 from rlearly.system.output import as_unicode
+from rlearly.system.process import Restored
 from rlearly.training.run_directory import WANDB_ID
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,9 @@ class TensorBoard:
 
     def close(self) -> None:
         if self._writer is not None:
+            queue = self._writer.file_writer.event_writer._event_queue
             self._writer.close()
+            queue.join_thread()  # the writer does not wait for it
 
 
 class Wandb:
@@ -95,11 +98,13 @@ class Wandb:
         self.run_dir = run_dir
         self.run_config = run_config
         file = run_dir / WANDB_ID
+        _wandb_service.__enter__()
         try:
             stored = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
             self.run = self._start(stored)
             write(file, self.run.id)
         except Exception as error:  # whatever wandb makes of the network, settings and variables
+            _wandb_service.__exit__()
             reason = textwrap.shorten(str(error).partition(" [type=")[0], 200).rstrip(".")
             remedy = "correct that, or add wandb.mode=disabled"
             if config.mode == "online":
@@ -152,6 +157,18 @@ class Wandb:
 
     def close(self) -> None:
         self.run.finish()
+        _wandb_service.__exit__()
+
+
+def _read_wandb_service() -> Callable[[], None]:
+    import wandb
+
+    running = "WANDB_SERVICE" in os.environ  # of other runs in this process
+    return (lambda: None) if running else wandb.teardown
+
+
+_wandb_service = Restored(_read_wandb_service)
+"""wandb's process and threads, which end with the last run that uses them."""
 
 
 class Sinks:

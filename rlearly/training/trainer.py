@@ -138,6 +138,7 @@ class Trainer:
         self._saving_seconds = 0.0  # since the last row
         self._evaluated_since_saving = False
         self._said_long_episode = False
+        self._closed = False
 
     @property
     def at(self) -> Progress:
@@ -179,13 +180,18 @@ class Trainer:
         return True
 
     def close(self) -> None:
-        """Close the envs, each in its own thread, and the sinks."""
-        for env, executor in zip(self.envs, self.executors, strict=True):
-            executor.run(close_env, env)
-            executor.close()
-        if self._eval_env:
-            close_env(self._eval_env)
-        self.sinks.close()
+        """Close the envs, each in its own thread, the memory and the sinks; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as last_to_first:  # all, even if one of them raises
+            last_to_first.callback(self.sinks.close)
+            last_to_first.callback(self.memory.close)
+            if self._eval_env:
+                last_to_first.callback(close_env, self._eval_env)
+            for env, executor in zip(self.envs, self.executors, strict=True):
+                last_to_first.callback(executor.close)
+                last_to_first.callback(executor.run, close_env, env)
 
     def _step(self) -> None:
         """One agent step in every env."""

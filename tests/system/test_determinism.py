@@ -135,7 +135,6 @@ def small(monkeypatch):
     monkeypatch.setattr(
         doctor, "REPEATED", {"td3": " ".join([*base, overrides, "eval_episodes=1"])}
     )
-    monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
     monkeypatch.setattr(doctor, "_train", lambda *overrides: train.train(list(overrides)))
 
 

@@ -327,7 +327,6 @@ def test_evaluating_and_filming_change_nothing_in_training(tmp_path, filmed):
 
 
 def test_evaluate_command_repeats_and_says_where_it_is(tmp_path, monkeypatch, capsys, filmed):
-    monkeypatch.setattr(train, "StopRequests", lambda: lambda: False)
     overrides = [*TINY, "train_frames=110", "threads=1", f"run_dir={tmp_path / 'run'}"]
     assert train.train([*overrides, "wandb.mode=disabled"]) == train.DONE
     printed = []

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import DONE, SAVED, Job, last_lines
+from rlearly.core.exit_status import DONE, SAVED
+from rlearly.experiments.job import Job, last_lines
 
 Report = Callable[[str], None]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from rlearly.experiments.job import DONE, Job
+from rlearly.core.exit_status import DONE, FAILED
+from rlearly.experiments.job import Job
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers.base import Report, ending
 
@@ -64,7 +65,7 @@ class LocalLauncher:
             status = runner.run()
             report(ending(sweep, job, status))
         except Exception as error:  # other jobs go on
-            status = 1
+            status = FAILED
             report(f"FAILED {job.title}: {error}")
         self._runners.discard(runner)
         return status

@@ -13,7 +13,8 @@ from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import DONE, SAVED, Job
+from rlearly.core.exit_status import DONE, FAILED, SAVED
+from rlearly.experiments.job import Job
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers.base import Report, ending, import_package
 
@@ -150,7 +151,7 @@ def _run_job(sweep: str, name: str, needed: int | None) -> int:
     Ray cancels a task by a KeyboardInterrupt. If the worker dies, its run ends with it.
     """
     if needed not in (None, DONE):
-        return 1
+        return FAILED
     runner = JobRunner(Path(sweep), name, "ray")
     try:
         return runner.run()

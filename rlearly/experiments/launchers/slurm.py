@@ -15,7 +15,8 @@ from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.job import DONE, SAVED, Job, last_lines
+from rlearly.core.exit_status import DONE, SAVED
+from rlearly.experiments.job import Job, last_lines
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers.base import Report, import_package
 from rlearly.system.atomic import write
