@@ -42,7 +42,7 @@ from rlearly.experiments.status import failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 from rlearly.system.command import exit_with
 from rlearly.system.machine import gigabytes, usable_cores
-from rlearly.training.builder import known_replay_bytes
+from rlearly.training.builder import check_rendering, known_replay_bytes
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
 WATCH_SECONDS = 2.0
@@ -218,6 +218,11 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
             )
     if config.dry_run:
         return dry_run(*joined(plan, folder), folder, config)
+    if config.launcher == "local":
+        configs = plan.configs()
+        for job in jobs_of(plan):
+            if not job.finished(folder):
+                check_rendering(configs[job.name])
     launcher = make_launcher(config)
     try:
         with only_launcher(folder, config.launcher):

@@ -66,7 +66,7 @@ def train(overrides: list[str]) -> int:
     from rlearly.agents import agent_spec
     from rlearly.config import resolve
     from rlearly.system import machine
-    from rlearly.training import run_directory
+    from rlearly.training import builder, run_directory
 
     stop = StopRequests()
     resumed = dict(parse_overrides(overrides)).get("resume")
@@ -82,6 +82,7 @@ def train(overrides: list[str]) -> int:
         run_directory.refuse_to_shrink(folder, config)
         if "threads" not in dict(parse_overrides(changed)):
             config = replace(config, threads=machine.fitting_threads(config.threads))
+    builder.check_rendering(config)
     most = agent_spec(config.agent_name).max_threads
     config = replace(config, threads=machine.set_threads(config.threads, most))
     device = machine.choose_device(config.device)
