@@ -41,7 +41,7 @@ from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 from rlearly.system.command import exit_with
-from rlearly.system.machine import gigabytes, usable_cores
+from rlearly.system.machine import can_ask_to_save, gigabytes, usable_cores
 from rlearly.training.builder import check_rendering, known_replay_bytes
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 75
@@ -49,7 +49,7 @@ WATCH_SECONDS = 2.0
 VERBS = ("status", "cancel", "sync")
 VERBATIM = ("seeds", "study", "sweep_dir", "teachers", *VERBS)
 """Keys that take their value as it is typed: the path of a sweep may contain = and commas."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = [n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value ...]
        python -m rlearly.sweep study=NAME [key=value ...]
        python -m rlearly.sweep status=SWEEP_DIR [watch=true]
@@ -306,6 +306,11 @@ def launch(
     left = [job for job in jobs if not job.finished(folder)]
     scope = "" if len(jobs) == len(every) else " of this command"
     print(f"{len(jobs) - len(left)} of {len(jobs)} jobs{scope} are done already; {folder}")
+    if left and not can_ask_to_save():
+        print(
+            "This system has no signal that asks runs to save: runs that are stopped continue "
+            "from their last checkpoint."
+        )
     stopped = []
 
     def stop(number: int, frame: Any) -> None:
@@ -382,6 +387,11 @@ def cancel(folder: Path, config: SweepConfig) -> int:
             raise ConfigError(
                 f"{folder} was launched on {owner['host']} by process {owner['pid']}: cancel it "
                 "there."
+            )
+        if not can_ask_to_save():
+            raise ConfigError(
+                "cancel: this system has no signal that asks a process to save: press Ctrl-C where "
+                f"process {owner['pid']} was launched."
             )
         os.kill(owner["pid"], signal.SIGTERM)
         asked.append(f"the {owner['launcher']} launcher, process {owner['pid']}")

@@ -28,12 +28,14 @@ from rlearly.experiments.job import (
     log_of,
 )
 from rlearly.experiments.plan import Plan
+from rlearly.system.machine import can_ask_to_save
 from rlearly.training import checkpoint
 
 BUSY_SECONDS = 120
 """How long a job waits for a process of an earlier try to save and leave its directory."""
 
-EARLY = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2)
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+EARLY = [-number for number in signal.Signals if number.name in STOP_SIGNALS]
 """Exit statuses of a process that a signal ended before the run could handle signals."""
 
 
@@ -70,7 +72,7 @@ class JobRunner:
         self.stop(number)
         if self._process:
             # not wait(): the interrupted one holds its lock
-            with contextlib.suppress(ChildProcessError):
+            with contextlib.suppress(ChildProcessError, AttributeError):  # no waitid on macOS
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         if self._record:
             self._end(self._record, SAVED)
@@ -107,7 +109,8 @@ class JobRunner:
         for command in commands(plan, self.sweep, self.name):
             status = self._command(command)
             if status != DONE:
-                return SAVED if status in EARLY else status
+                killed = self.stopping and not can_ask_to_save()
+                return SAVED if status in EARLY or killed else status
         return DONE
 
     @contextlib.contextmanager

@@ -282,8 +282,10 @@ def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
 @functools.cache
 def _compose(*overrides: str) -> RunConfig:
     """Compose overrides, with an empty file as the snapshots of a teacher."""
-    with tempfile.NamedTemporaryFile(suffix=".h5") as empty:
-        return compose(with_snapshots(overrides, Path(empty.name)))
+    with tempfile.TemporaryDirectory() as folder:  # Windows opens no file a second time
+        empty = Path(folder) / "empty.h5"
+        empty.touch()
+        return compose(with_snapshots(overrides, empty))
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ class StopRequests:
     def __init__(self) -> None:
         self.received: str | None = None
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-            signal.signal(getattr(signal, name), self._on_signal)
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.received and number == signal.SIGINT:
