@@ -53,6 +53,8 @@ IMPORTED_WITH = {
 
 log = logging.getLogger(__name__)
 _chosen: str | None = None
+_refusal = ""
+"""Why GL was switched off although MUJOCO_GL named a backend."""
 
 
 # --- choosing ---
@@ -193,15 +195,15 @@ def import_simulator(*packages: str) -> None:
 
 
 @contextlib.contextmanager
-def chosen_on_import() -> Iterator[None]:
+def chosen_on_import(*, warn: bool = True) -> Iterator[None]:
     """When code in this context imports mujoco or dm_control, a backend is chosen first.
 
-    It is for envs of other packages, which may render by themselves. If no backend works, that is
-    a warning, and GL is switched off.
+    It is for envs of other packages, which may render by themselves. If no backend works, GL is
+    switched off, with a warning unless `warn` is false.
     """
-    finder = _BeforeMujoco()
+    finder = _BeforeMujoco(warn)
     if {"mujoco", "dm_control"} & set(sys.modules):
-        _choose_or_warn()
+        _choose_or_warn(warn)
     else:
         sys.meta_path.insert(0, finder)
     try:
@@ -214,17 +216,23 @@ def chosen_on_import() -> Iterator[None]:
 class _BeforeMujoco:
     """A finder of modules that finds none, but chooses a backend before mujoco is imported."""
 
+    def __init__(self, warn: bool):
+        self.warn = warn
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in ("mujoco", "dm_control"):
             sys.meta_path.remove(self)
-            _choose_or_warn()
+            _choose_or_warn(self.warn)
 
 
-def _choose_or_warn() -> None:
+def _choose_or_warn(warn: bool) -> None:
     try:
         choose_backend()
     except ConfigError as error:
-        log.warning("MuJoCo renders nothing in this process: %s", error)
+        global _refusal
+        _refusal = str(error)
+        if warn:
+            log.warning("MuJoCo renders nothing in this process: %s", error)
         _use("disable")
 
 
@@ -268,6 +276,8 @@ def require_backend(alternative: str) -> str:
         backend = choose_backend()
     except ConfigError as error:
         raise ConfigError(f"{str(error).rstrip('.')}; or {alternative}.") from error.__cause__
+    if backend is None and _chosen == "disable" and _refusal:
+        raise ConfigError(f"{_refusal.rstrip('.')}; or {alternative}.")
     if backend is None:
         why = why_no_backend()
         raise ConfigError(f"Pixels and videos cannot be rendered here: {why}; or {alternative}.")

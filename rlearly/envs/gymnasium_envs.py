@@ -209,14 +209,16 @@ def without_known_noise() -> Iterator[None]:
             mujoco.set_mju_user_warning(before)
 
 
-def _gl_settled(config: EnvConfig) -> contextlib.AbstractContextManager[None]:
+def _gl_settled(config: EnvConfig, *, warn: bool = True) -> contextlib.AbstractContextManager[None]:
     """A context in which MuJoCo is imported with the GL backend that suits an env, if at all."""
     if is_rendered_by_mujoco(config):
         import_simulator("mujoco")
         return contextlib.nullcontext()
     spec = gymnasium.registry.get(config.name)
     own = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.")
-    return contextlib.nullcontext() if own else chosen_on_import()
+    if own:  # rendered by SDL, off screen
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
+    return contextlib.nullcontext() if own else chosen_on_import(warn=warn)
 
 
 def _offers_rgb_array(name: str) -> bool:
@@ -291,7 +293,7 @@ def make(
     """
     check_rendering(config, pixels=pixels, videos=videos)
     mujoco = is_rendered_by_mujoco(config)
-    with _gl_settled(config):
+    with _gl_settled(config, warn=not (pixels or videos)):
         can_render = mujoco or _offers_rgb_array(config.name)
     renders_itself = (pixels or videos) and not mujoco and can_render
     base = make_registered(config, "rgb_array" if renders_itself else None)

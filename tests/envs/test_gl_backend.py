@@ -55,6 +55,7 @@ def errors(monkeypatch):
         monkeypatch.setenv(name, "x")  # so that what is set below is undone
         monkeypatch.delenv(name)
     monkeypatch.setattr(gl_backend, "_chosen", None)
+    monkeypatch.setattr(gl_backend, "_refusal", "")
     return found
 
 
@@ -278,6 +279,31 @@ print(np.std(env.reset(seed=0)[0]) > 1)
 def test_an_env_that_renders_by_itself_finds_a_working_backend(tmp_path):
     done = python(OWN, cwd=tmp_path)
     assert done.stdout == "True\n" and not done.stderr, done.stderr
+
+
+def test_an_env_of_another_package_that_cannot_be_rendered_names_what_the_user_set(
+    errors, monkeypatch, caplog
+):
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with gl_backend.chosen_on_import():
+        pass
+    assert os.environ["MUJOCO_GL"] == "disable" and "MUJOCO_GL=glfw is set" in caplog.text
+    with pytest.raises(ConfigError, match=r"MUJOCO_GL=glfw is set, .*; or do without videos"):
+        gl_backend.require_backend(gl_backend.WITHOUT_VIDEOS)
+
+
+SDL = """
+from rlearly import envs
+
+env = envs.make(envs.config_for("Pendulum-v1"), pixels=None, model_seed=0, videos=True)
+env.reset(seed=0)
+print(envs.frame_renderer(env)(32).std() > 1)
+"""
+
+
+def test_gymnasiums_own_envs_need_no_screen_for_their_videos(tmp_path):
+    done = python(SDL, cwd=tmp_path, SDL_VIDEODRIVER="x11", DISPLAY=":99")
+    assert done.stdout.endswith("True\n"), done.stderr
 
 
 def test_the_doctor_goes_on_to_its_end(monkeypatch, capsys):
