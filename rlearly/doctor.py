@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from rlearly.config.structured import did_you_mean
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, raised
 from rlearly.core.exit_status import DONE, FAILED
 from rlearly.envs import gl_backend
 from rlearly.system.command import as_command
 
 NEEDED = ("torch", "gymnasium", "dm_control", "mujoco", "hydra-core", "av", "tensorboardX", "wandb")
+
+
+DRAWING_SECONDS = 300
 
 
 class Problem(Exception):
@@ -119,9 +122,17 @@ def drawing() -> str:
         "    env.close()\n"
         "print('an agent step with its 84x84 image: ' + ', '.join(times))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", errors="replace"
-    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=DRAWING_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise Problem(f"no image within {DRAWING_SECONDS} s; {gl_backend.INSTALL}") from None
     if done.returncode:
         last = _last_line(done.stderr)
         _, refused, sentence = last.partition("ConfigError: ")
@@ -130,23 +141,21 @@ def drawing() -> str:
 
 
 def update() -> str:
+    import numpy as np
     import torch
+    from gymnasium.spaces import Box
 
-    from rlearly import envs
     from rlearly.config import resolve
-    from rlearly.core.spaces import on_device, stack_observations
-    from rlearly.core.types import Batch
+    from rlearly.core.types import Batch, EnvSpec
     from rlearly.system import machine
     from rlearly.training import builder
 
     config = resolve.compose(["agent=drm", "env=dog_run"])
     device = machine.choose_device("auto")
-    env = builder.make_env(config)
-    spec = envs.env_spec(env, config.env)
+    spec = EnvSpec(Box(0, 255, (9, 84, 84), np.uint8), Box(-1, 1, (38,), np.float32), 2)
     agent = builder.make_agent(config, spec, device)
     size = config.agent.batch_size
-    obs = on_device(stack_observations([env.reset(seed=0)[0]] * size), device)
-    env.close()
+    obs = torch.randint(0, 256, (size, 9, 84, 84), dtype=torch.uint8, device=device)
     ones = torch.ones(size, 1, device=device)
     batch = Batch(obs, torch.zeros(size, *spec.action.shape, device=device), ones, ones, obs)
     seconds = []
@@ -185,7 +194,10 @@ PIXEL_AGENTS = ("drm",)
 
 def determinism() -> str:
     """Whether runs repeat to the bit here: when run again, and when stopped and resumed."""
-    renders = gl_backend.choose_backend()
+    try:
+        renders = gl_backend.choose_backend()
+    except ConfigError:  # the check of opengl says it
+        renders = None
     agents = [name for name in REPEATED if renders or name not in PIXEL_AGENTS]
     hardware = ""
     for name in agents:
@@ -298,5 +310,8 @@ def main(names: list[str]) -> int:
         except (Problem, ConfigError) as error:
             failed += 1
             print(f"PROBLEM  {name:11} {error}", flush=True)
+        except Exception as error:  # the other checks may tell more
+            failed += 1
+            print(f"PROBLEM  {name:11} the check itself failed: it {raised(error)}", flush=True)
     print(f"{failed} problem(s): see above." if failed else "All checks passed.")
     return FAILED if failed else DONE

@@ -47,10 +47,10 @@ from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failed_at_once, failures, overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped
 from rlearly.system.command import as_command
-from rlearly.system.machine import gigabytes, usable_cores
+from rlearly.system.machine import can_ask_to_save, gigabytes, usable_cores
 from rlearly.system.signals import handled
 from rlearly.training import run_directory
-from rlearly.training.builder import known_replay_bytes
+from rlearly.training.builder import check_rendering, known_replay_bytes
 from rlearly.training.display import PipeConsole
 
 WATCH_SECONDS = 2.0
@@ -222,6 +222,11 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
             )
     if config.dry_run:
         return dry_run(*joined(plan, folder), folder, config)
+    if config.launcher == "local":
+        configs = plan.configs()
+        for job in jobs_of(plan):
+            if not job.finished(folder):
+                check_rendering(configs[job.name])
     launcher = make_launcher(config)
     try:
         with only_launcher(folder, config.launcher):
@@ -337,6 +342,11 @@ def launch(
     left = [job for job in jobs if not job.finished(folder)]
     scope = "" if len(jobs) == len(every) else " of this command"
     print(f"{len(jobs) - len(left)} of {len(jobs)} jobs{scope} are done already; {folder}")
+    if left and not can_ask_to_save():
+        print(
+            "This system has no signal that asks runs to save: runs that are stopped continue "
+            "from their last checkpoint."
+        )
     stopped = []
 
     def stop(number: int, frame: Any) -> None:
@@ -409,6 +419,11 @@ def cancel(folder: Path, config: SweepConfig) -> int:
             raise ConfigError(
                 f"{folder} was launched on {owner['host']} by process {owner['pid']}: cancel it "
                 "there."
+            )
+        if not can_ask_to_save():
+            raise ConfigError(
+                "cancel: this system has no signal that asks a process to save: press Ctrl-C where "
+                f"process {owner['pid']} was launched."
             )
         os.kill(owner["pid"], signal.SIGTERM)
         asked.append(f"the {owner['launcher']} launcher, process {owner['pid']}")

@@ -70,7 +70,7 @@ def train(overrides: list[str]) -> int:
         from rlearly.agents import agent_spec
         from rlearly.config import resolve
         from rlearly.system import machine
-        from rlearly.training import builder, run_directory  # noqa: F401  the rest of what is used
+        from rlearly.training import builder, run_directory
 
     refuse_folders(overrides, RunConfig, "resume")
     given = dict(split_overrides(overrides))
@@ -87,6 +87,7 @@ def train(overrides: list[str]) -> int:
         run_directory.refuse_to_shrink(folder, config)
         if "threads" not in given:
             config = replace(config, threads=machine.fitting_threads(config.threads))
+    builder.check_rendering(config)
     most = agent_spec(config.agent_name).max_threads
     threads = machine.thread_count(config.threads, most)
     config = replace(config, threads=threads)

@@ -21,7 +21,7 @@ BY_MODE = {"open": "r", "fdopen": "r", "TemporaryFile": "w+b", "NamedTemporaryFi
 """Calls that read or write text unless their mode contains b -> their default mode."""
 
 OTHER = ("os", "Image", "webbrowser", "tarfile", "zipfile", "gzip", "distribution")
-"""Modules whose `open` is another function, or binary by default."""
+"""Modules whose `open` is another function, or binary by default; objects whose `read_text` is."""
 
 
 def without_encoding(source: str) -> Iterator[tuple[int, str]]:
@@ -40,7 +40,7 @@ def _is_text(call: ast.Call, name: str, owner: str) -> bool:
     if any(_is_true(keywords.get(key)) for key in ("text", "universal_newlines")):
         return True
     if name not in BY_MODE or (name == "open" and owner in OTHER):
-        return name in TEXT
+        return name in TEXT and owner not in OTHER
     after_path = name == "fdopen" or (name == "open" and isinstance(call.func, ast.Name))
     at = 1 if after_path else 0
     mode = keywords.get("mode", call.args[at] if len(call.args) > at else None)

@@ -19,6 +19,7 @@ from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec
+from rlearly.envs.gl_backend import check_rendering as check_rendering
 from rlearly.envs.wrappers import notes as notes
 
 

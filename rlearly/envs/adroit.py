@@ -38,7 +38,7 @@ import numpy as np
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gl_backend import require_rendering
+from rlearly.envs.gl_backend import check_rendering, import_simulator
 from rlearly.envs.gymnasium_envs import RenderWrapper, make_registered
 from rlearly.envs.wrappers import SuccessTracker, agent_view
 
@@ -187,7 +187,8 @@ def make(
             rendered here, or env.render=fast without image observations.
     """
     pixels = pixels is not False
-    require_rendering(config, pixels=pixels, videos=videos)
+    check_rendering(config, pixels=pixels, videos=videos)
+    import_simulator("mujoco")
     task = TASKS[config.name]
     base = _base(config, task)
     rendered = RenderWrapper(

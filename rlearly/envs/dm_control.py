@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gl_backend import choose_backend, require_rendering
+from rlearly.envs.gl_backend import check_rendering, import_simulator
 from rlearly.envs.mujoco_rendering import DMControlRenderer
 from rlearly.envs.wrappers import SuccessTracker, agent_view
 
@@ -22,27 +22,56 @@ UNLIMITED_STEPS = 1000
 """Steps after which an episode is truncated if the task itself sets no limit (LQR)."""
 
 
+_SUITE = """
+acrobot: swingup swingup_sparse
+ball_in_cup: catch
+cartpole: balance balance_sparse swingup swingup_sparse two_poles three_poles
+cheetah: run
+dog: stand walk trot run fetch
+finger: spin turn_easy turn_hard
+fish: upright swim
+hopper: stand hop
+humanoid: stand walk run run_pure_state
+humanoid_CMU: stand walk run
+lqr: lqr_2_1 lqr_6_2
+manipulator: bring_ball bring_peg insert_ball insert_peg
+pendulum: swingup
+point_mass: easy hard
+quadruped: walk run escape fetch
+reacher: easy hard
+stacker: stack_2 stack_4
+swimmer: swimmer6 swimmer15
+walker: stand walk run
+"""
+
+_MANIPULATION = """
+stack_2_bricks stack_2_bricks_moveable_base stack_3_bricks stack_3_bricks_random_order
+stack_2_of_3_bricks_random_order reassemble_3_bricks_fixed_order reassemble_5_bricks_random_order
+lift_brick lift_large_box place_brick place_cradle reach_duplo reach_site
+"""
+"""dm_control's tasks, listed here because importing dm_control opens GL."""
+
+FEATURES_ONLY = ("stack_3_bricks_random_order",)
+"""Manipulation tasks without a vision variant."""
+
+
 @cache
 def suite_tasks() -> dict[str, tuple[str, str]]:
     """domain_task -> (domain, task), for the whole suite."""
-    choose_backend()
-    from dm_control import suite
-
-    names = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
+    lines = [line.partition(": ") for line in _SUITE.strip().splitlines()]
+    names = {
+        f"{domain}_{task}": (domain, task) for domain, _, tasks in lines for task in tasks.split()
+    }
     return names | {alias: names[name] for alias, name in ALIASES.items()}
 
 
 @cache
 def manipulation_tasks() -> dict[str, set[str]]:
     """Manipulation task -> its variants ("vision", "features")."""
-    choose_backend()
-    from dm_control import manipulation
-
-    tasks: dict[str, set[str]] = {}
-    for name in manipulation.ALL:
-        task, variant = name.rsplit("_", 1)
-        tasks.setdefault(task, set()).add(variant)
-    return tasks
+    return {
+        task: {"features"} if task in FEATURES_ONLY else {"features", "vision"}
+        for task in _MANIPULATION.split()
+    }
 
 
 def names() -> list[str]:
@@ -190,7 +219,8 @@ def make(
             env.render=fast without image observations.
     """
     pixels = pixels is not False
-    require_rendering(config, pixels=pixels, videos=videos)
+    check_rendering(config, pixels=pixels, videos=videos)
+    import_simulator("mujoco", "dm_control._render")
     base = DMControlEnv(config, pixels=pixels, model_seed=model_seed)
     env = base if config.name in suite_tasks() else SuccessTracker(base)
     return agent_view(env, config, base.render_frame if pixels else None)

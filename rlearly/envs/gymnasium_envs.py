@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,10 @@ from rlearly.envs.gl_backend import (
     FAST_NEEDS_MUJOCO_IMAGES,
     WITHOUT_PIXELS,
     WITHOUT_VIDEOS,
-    choose_backend,
+    check_rendering,
+    chosen_on_import,
+    import_simulator,
+    is_rendered_by_mujoco,
     require_backend,
 )
 from rlearly.envs.guard import guarded
@@ -187,20 +191,34 @@ def without_known_noise() -> Iterator[None]:
     MUJOCO_LOG.TXT into the current folder. Its other warnings are logged. SDL complains about a
     missing XDG_RUNTIME_DIR when it looks for a screen that `rgb_array` does not need.
     """
-    mujoco: Any = importlib.import_module("mujoco")
+    mujoco: Any = sys.modules.get("mujoco")
 
     def forward(text: str) -> None:
         if "'settotalmass' is deprecated" not in text:
             log.warning("MuJoCo: %s", text)
 
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(forward)
+    before = mujoco and mujoco.get_mju_user_warning()
+    if mujoco:
+        mujoco.set_mju_user_warning(forward)
     if not {"XDG_RUNTIME_DIR", "DISPLAY"} & set(os.environ):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
         yield
     finally:
-        mujoco.set_mju_user_warning(before)
+        if mujoco:
+            mujoco.set_mju_user_warning(before)
+
+
+def _gl_settled(config: EnvConfig, *, warn: bool = True) -> contextlib.AbstractContextManager[None]:
+    """A context in which MuJoCo is imported with the GL backend that suits an env, if at all."""
+    if is_rendered_by_mujoco(config):
+        import_simulator("mujoco")
+        return contextlib.nullcontext()
+    spec = gymnasium.registry.get(config.name)
+    own = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.")
+    if own:  # rendered by SDL, off screen
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
+    return contextlib.nullcontext() if own else chosen_on_import(warn=warn)
 
 
 def _offers_rgb_array(name: str) -> bool:
@@ -235,7 +253,7 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
     try:
-        with without_known_noise():
+        with _gl_settled(config), without_known_noise():
             env = gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         box2d = "box2d" in str(error).lower()
@@ -275,10 +293,10 @@ def make(
         ConfigError: the env cannot be made or rendered, its actions or observations do not fit
             agents, or env.render=fast although MuJoCo renders no observation.
     """
-    choose_backend()
-    spec = gymnasium.spec(config.name) if ":" not in config.name else None
-    mujoco = spec is not None and "mujoco" in str(spec.entry_point)
-    can_render = mujoco or _offers_rgb_array(config.name)
+    check_rendering(config, pixels=pixels, videos=videos)
+    mujoco = is_rendered_by_mujoco(config)
+    with _gl_settled(config, warn=not (pixels or videos)):
+        can_render = mujoco or _offers_rgb_array(config.name)
     renders_itself = (pixels or videos) and not mujoco and can_render
     base = make_registered(config, "rgb_array" if renders_itself else None)
     try:
@@ -297,7 +315,11 @@ def make(
         what = "rendered by itself" if pixels else "observed as states here"
         raise ConfigError(FAST_NEEDS_MUJOCO_IMAGES.format(config.name, what))
     if (pixels or videos) and _is_mujoco(base):
-        require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
+        try:
+            require_backend(WITHOUT_PIXELS if pixels else WITHOUT_VIDEOS)
+        except ConfigError:
+            base.close()
+            raise
     if not pixels:
         return agent_view(env, config, None, note=state_note(base.observation_space, can_render))
     if image is None:

@@ -26,7 +26,7 @@ import numpy as np
 from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
-from rlearly.envs.gl_backend import require_rendering
+from rlearly.envs.gl_backend import check_rendering, import_simulator
 from rlearly.envs.gymnasium_envs import RenderWrapper, without_known_noise
 from rlearly.envs.state.env_state import installed
 from rlearly.envs.wrappers import SuccessTracker, agent_view
@@ -107,7 +107,8 @@ def make(
             rendered here, or env.render=fast without image observations.
     """
     pixels = pixels is not False
-    require_rendering(config, pixels=pixels, videos=videos)
+    check_rendering(config, pixels=pixels, videos=videos)
+    import_simulator("mujoco")
     base = _base(config.name)
     camera = base.model.camera(CAMERA).id if config.camera is None else config.camera
     env = SeededReset(RenderWrapper(base, camera, fast=config.render == "fast"))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rlearly.envs.gl_backend import WITHOUT_VIDEOS, require_backend
+
 FAST_FLAGS = {"shadow": False, "reflection": False}
 """Scene flags of `fast`. Multisampling and the shadow map are settings of the GL context."""
 
@@ -53,6 +55,8 @@ class DMControlRenderer:
         self.side = max(self.side, size)
         visual = physics.model.vis
         has_context = bool(physics._contexts)  # `contexts` would make one
+        if not has_context:
+            require_backend(WITHOUT_VIDEOS)
         if self.flags and not has_context:
             _disable_context_extras(visual)
         buffer = visual.global_
@@ -82,6 +86,7 @@ class MujocoRenderer:
         return renderer.render()
 
     def _make_renderer(self, model: Any, size: int) -> Any:
+        require_backend(WITHOUT_VIDEOS)
         mujoco: Any = importlib.import_module("mujoco")
         buffer, quality = model.vis.global_, model.vis.quality
         before = buffer.offwidth, buffer.offheight, quality.offsamples, quality.shadowsize

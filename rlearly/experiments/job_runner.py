@@ -25,6 +25,7 @@ from rlearly.experiments.job import (
 )
 from rlearly.experiments.plan import Plan
 from rlearly.system.locks import FileLock, in_use
+from rlearly.system.machine import can_ask_to_save
 from rlearly.training import checkpoint
 from rlearly.training.run_directory import IDENTITY, WANDB_ID
 from rlearly.training.stop_requests import STOP_SIGNALS
@@ -69,7 +70,7 @@ class JobRunner:
         self.stop(number)
         if self._process:
             # not wait(): the interrupted one holds its lock
-            with contextlib.suppress(ChildProcessError):
+            with contextlib.suppress(ChildProcessError, AttributeError):  # no waitid on macOS
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         if self._record:
             self._end(self._record, SAVED)
@@ -106,7 +107,8 @@ class JobRunner:
         for command in commands(plan, self.sweep, self.name):
             status = self._command(command)
             if status != DONE:
-                return SAVED if status in STOPPED else status
+                killed = self.stopping and not can_ask_to_save()
+                return SAVED if status in STOPPED or killed else status
         return DONE
 
     @contextlib.contextmanager

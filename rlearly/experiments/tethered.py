@@ -19,10 +19,11 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     parent = int(os.environ.pop("RLEARLY_PARENT", os.getppid()))
-    with contextlib.suppress(OSError, AttributeError):  # there is no prctl elsewhere
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before we asked
-        sys.exit(75)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we asked
+            sys.exit(75)
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

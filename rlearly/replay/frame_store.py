@@ -65,8 +65,11 @@ class FrameStore(Protocol):
 def reserve(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Zeros that take memory only when written, and return it when freed."""
     count = math.prod(shape)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
-    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=flags)
+    size = max(count * np.dtype(dtype).itemsize, 1)
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, size)
+    else:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
 
@@ -102,7 +105,11 @@ class DiskArray:
         data = np.ascontiguousarray(rows, self.array.dtype).data.cast("B")
         offset = start * self.array.strides[0]
         while data:
-            written = os.pwrite(self.file.fileno(), data, offset)
+            if hasattr(os, "pwrite"):
+                written = os.pwrite(self.file.fileno(), data, offset)
+            else:  # Windows
+                self.file.seek(offset)
+                written = self.file.write(data)
             data, offset = data[written:], offset + written
 
 

@@ -202,7 +202,9 @@ def _omp_num_threads() -> int:
 
 
 def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:
@@ -212,6 +214,14 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+# --- signals ---
+
+
+def can_ask_to_save() -> bool:
+    """Whether a signal asks another process to save and stop; on Windows it would end at once."""
+    return sys.platform != "win32"
 
 
 # --- memory ---

@@ -201,6 +201,16 @@ def _obstacle_to_overlap(config: RunConfig) -> str | None:
     return None
 
 
+def check_rendering(config: RunConfig) -> None:
+    """Check that the images and videos of a run can be rendered here, before anything is made.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    videos = bool(config.video_size and config.eval_every_frames)
+    envs.check_rendering(config.env, pixels=config.env.pixels, videos=videos)
+
+
 def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
     """An env of a run. All of them are built alike; only the seeds of their episodes differ."""
     seed = Seeds(config.seed).integer("env") % 2**32

@@ -87,7 +87,8 @@ class StepCounter:
 def _remove_own(path: str, maker: int) -> None:
     """Delete a counter's file, unless this process is a fork of the one that made it."""
     if os.getpid() == maker:
-        Path(path).unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows deletes no file that is open
+            Path(path).unlink(missing_ok=True)
 
 
 class LocalStepCounter:
