@@ -140,7 +140,6 @@ def _probed(backend: str, device: str | None) -> str | None:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            errors="replace",
             env=environment,
             timeout=PROBE_SECONDS,
         )
