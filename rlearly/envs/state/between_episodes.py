@@ -64,9 +64,13 @@ def _may_keep(one: Any) -> bool:
 
 
 def _members(env: gymnasium.Env) -> list[Any]:
-    """The unwrapped env, then its wrappers, outermost first, without those of this package."""
+    """The unwrapped env, then those of its wrappers that may keep something, outermost first.
+
+    Others, such as a time limit, have settings, which an evaluation may choose for itself.
+    """
     base, *wrappers = chain_of(env)
-    return [base, *(one for one in wrappers if not module_of(type(one)).startswith("rlearly."))]
+    users = [one for one in wrappers if not module_of(type(one)).startswith("rlearly.")]
+    return [base, *(one for one in users if not trusted(type(one)) or _may_keep(one))]
 
 
 def kept_by(env: gymnasium.Env) -> Kept:
