@@ -57,7 +57,7 @@ class EvaluateConfig:
 
 @as_command
 def main(overrides: list[str]) -> int:
-    """Play as the arguments say; returns the exit status."""
+    """Evaluate with these settings; returns the exit status."""
     if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
@@ -115,7 +115,7 @@ def play(
     frames: int,
     state: Mapping[str, Any],
 ) -> list[float]:
-    """As `evaluate`, of a run's checkpoint at `frames` in an env that was made for it."""
+    """Play a run's checkpoint at `frames` in an env that was made for it; see `evaluate`."""
     from contextlib import nullcontext
 
     import numpy as np
@@ -140,8 +140,8 @@ def play(
             print(progress, file=sys.stderr, flush=True)
         if length == evaluation.LONG_EPISODE_STEPS:
             print(
-                f"episode {episode + 1} has taken {length:,} steps and goes on; if the env never "
-                "ends it, stop this and add max_episode_steps=N",
+                f"episode {episode + 1} has taken {length:,} steps and is still running; if the "
+                "env never ends it, press Ctrl-C and add max_episode_steps=N",
                 file=sys.stderr,
                 flush=True,
             )

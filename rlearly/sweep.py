@@ -62,9 +62,10 @@ USAGE = """Usage: python -m rlearly.sweep agent=A,B env=X,Y seeds=N [key=value .
        python -m rlearly.sweep cancel=SWEEP_DIR
        python -m rlearly.sweep sync=SWEEP_DIR
 
-Values separated by commas make a grid; quote a value that contains one, as in "wandb.group='a,b'".
-Keys that are not listed here are those of `rlearly.train` and apply to all runs. Repeat a command
-to continue its sweep: finished runs are skipped, stopped and failed ones are started again.
+Values separated by commas make a grid; quote a value that contains a comma, as in
+"env.normalize='obs,reward'". Keys that are not listed here are those of `rlearly.train` and apply
+to all runs. Repeat a command to continue its sweep: finished runs are skipped, stopped and failed
+ones are started again.
 """
 
 
@@ -95,7 +96,7 @@ class SweepConfig:
 
 @as_command
 def main(arguments: list[str]) -> int:
-    """Run or look at a sweep as the arguments say; returns the exit status."""
+    """Run a sweep, or show, cancel or sync one; returns the exit status."""
     if "--help" in arguments or "-h" in arguments or not arguments:
         print(help_text())
         return DONE if arguments else BAD_REQUEST
@@ -257,8 +258,8 @@ def identify(plan: Plan, folder: Path) -> Plan:
         return plan
     (folder / "slurm" / "jobs.json").unlink(missing_ok=True)
     print(
-        f"{folder} is a copy of {original}: it goes on as a sweep of its own, whose runs get "
-        "wandb ids of their own"
+        f"{folder} is a copy of {original}: it continues as a separate sweep, and its runs get "
+        "their own wandb ids"
     )
     before, now = (
         format_override("wandb.group", name)
@@ -422,8 +423,8 @@ def cancel(folder: Path, config: SweepConfig) -> int:
             )
         if not can_ask_to_save():
             raise ConfigError(
-                "cancel: this system has no signal that asks a process to save: press Ctrl-C where "
-                f"process {owner['pid']} was launched."
+                "cancel: this system has no signal that asks a process to save: press Ctrl-C in "
+                f"the terminal of process {owner['pid']}."
             )
         os.kill(owner["pid"], signal.SIGTERM)
         asked.append(f"the {owner['launcher']} launcher, process {owner['pid']}")

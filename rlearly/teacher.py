@@ -80,7 +80,7 @@ class Teacher:
 
 @as_command
 def main(overrides: list[str]) -> int:
-    """Record as the arguments say; returns the exit status."""
+    """Record with these settings; returns the exit status."""
     if "--help" in overrides or "-h" in overrides or not overrides:
         from rlearly.config.help import command_help
 
@@ -96,7 +96,7 @@ def record(config: TeacherConfig) -> Snapshots:
 
     Raises:
         ConfigError: the request cannot be met, and nothing was written; or another process wrote
-            the file meanwhile, and the message says where these snapshots are.
+            the file in the meantime, and the message says where these snapshots are.
         RunFailed: the env failed; only OUT.failure.json was written.
     """
     with importing():
@@ -111,7 +111,9 @@ def record(config: TeacherConfig) -> Snapshots:
     if out.is_dir():
         raise ConfigError(f"out: {out} is a folder; name a file in it, as in {out}/teacher.h5.")
     if not os.access(out.parent, os.W_OK):  # before an hour of episodes
-        raise ConfigError(f"out: the folder {out.parent} cannot be written; name another file.")
+        raise ConfigError(
+            f"out: the folder {out.parent} is not writable; name a file in another one."
+        )
     if out.exists() and not config.overwrite:
         raise ConfigError(f"out: {out} exists; name another file, or add overwrite=true.")
     named = [name for name in ("run", "model", "hub") if getattr(config, name)]
@@ -149,7 +151,7 @@ def record(config: TeacherConfig) -> Snapshots:
     except FileExistsError:  # it was not there at the start
         free = save_under_free_name(recorded, out)
         raise ConfigError(
-            f"out: another process has written {out} meanwhile; these snapshots are in {free}."
+            f"out: another process has just written {out}; these snapshots are in {free}."
         ) from None
     size = out.stat().st_size / 1e6
     values = "values unknown"

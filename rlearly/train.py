@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @as_command
 def main(overrides: list[str]) -> int:
-    """Train as the arguments say; returns the exit status.
+    """Train with these overrides; returns the exit status.
 
-    The process is left as it was found, but for what `system.process.restored_process` and
+    The process is left as it was found, except for what `system.process.restored_process` and
     `system.machine.computing` name.
     """
     if "--help" in overrides or "-h" in overrides or not overrides:
@@ -123,7 +123,7 @@ def run(
     def reader_gone() -> None:
         if not stop.saves:
             raise BrokenPipeError
-        stop.stop("the reader of the output ended")
+        stop.stop("the program that reads the output exited")
 
     display = Display(
         config.train_frames, PipeConsole(reader_gone, highlight=False, soft_wrap=True)
@@ -135,8 +135,8 @@ def run(
     identity = run_directory.identify(folder)
     if original:
         display.message(
-            f"{folder} is a copy of {original}: it goes on as a run of its own, with an identity "
-            "and a wandb id of its own"
+            f"{folder} is a copy of {original}: it continues as a separate run, with its own "
+            "identity and wandb id"
         )
     try:
         trainer = prepare(config, folder, device, display, stop, resume=resume)
@@ -145,8 +145,8 @@ def run(
     try:
         if not stop.possible:
             display.message(
-                "not in the main thread, where Python handles signals: Ctrl-C and a scheduler's "
-                "signals do not save this run"
+                "this run is not in the main thread, the only one where Python handles signals: "
+                "Ctrl-C and a scheduler's signals do not save it"
             )
         origin = provenance(overrides, config.threads, device, envs.code_of(config.env))
         origin["identity"] = identity

@@ -133,7 +133,7 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def no_run(run: Path, file: str) -> ConfigError:
-    """The error of a path that is not a run as it has no such file; names the newest runs near."""
+    """The error for a path without this file of a run; it names the newest runs near the path."""
     problem, near = f"is not a run directory (it has no {file})", run
     if not run.exists():
         problem = "does not exist"
@@ -267,8 +267,8 @@ def _resolve_normalize(config: RunConfig) -> RunConfig:
         )
     if names and agent_spec(config.agent_name).on_policy:
         raise ConfigError(
-            f"env.normalize: agent={config.agent_name} normalises observations and rewards by "
-            "itself; leave it out."
+            f"env.normalize: agent={config.agent_name} already normalises observations and "
+            "rewards; leave it out."
         )
     normalize = ",".join(sorted(set(names))) or None
     return replace(config, env=replace(config.env, normalize=normalize))
@@ -373,11 +373,11 @@ def _check_env(config: RunConfig, keys: set[str]) -> None:
     if env.max_episode_steps is not None and env.family not in ("gymnasium", "adroit"):
         raise ConfigError(
             f"env.max_episode_steps: is passed to gymnasium.make, but env={env.name} is a "
-            f"{env.family} task, whose episodes have a limit of their own: leave it out."
+            f"{env.family} task, whose episodes have a fixed limit: leave it out."
         )
     if env.max_episode_steps is not None and "max_episode_steps" in env.kwargs:
         raise ConfigError(
-            "env.kwargs.max_episode_steps: contradicts env.max_episode_steps; keep the latter."
+            "env.kwargs.max_episode_steps: env.max_episode_steps is set too; keep only that one."
         )
     if env.rules != "paper" and env.family != "adroit":
         raise ConfigError(

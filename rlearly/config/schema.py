@@ -50,15 +50,15 @@ class EnvConfig:
     )
     max_episode_steps: int | None = setting(
         None,
-        "steps of the env, before action_repeat, after which gymnasium truncates an episode; null: "
-        "the limit that the env is registered with",
+        "env steps, counting each repeat of an action, after which an episode is truncated; "
+        "null: the limit that the env is registered with",
         at_least=1,
     )
     kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
     normalize: str | None = setting(
         None,
-        "obs, reward or both (obs,reward): scale them by running statistics for an off-policy "
-        "agent that learns from states; evaluations report the env's own rewards",
+        "obs, reward or both (obs,reward): scale them by running statistics, for an off-policy "
+        "agent that learns from states; evaluations report unscaled returns",
     )
 
 
@@ -282,7 +282,7 @@ class RunConfig:
     )
     adaptive_ratio: AdaptiveRatioConfig = group(AdaptiveRatioConfig, "replay_ratio=adaptive")
     eval_every_frames: int = setting(
-        10_000, "frames between evaluations, besides the one at the end; 0: none", at_least=0
+        10_000, "frames between evaluations, plus one at the end; 0: none", at_least=0
     )
     eval_episodes: int = setting(10, "episodes per evaluation, with the mean action", at_least=1)
     video_size: int = setting(

@@ -75,7 +75,7 @@ def set_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         expected = known.get(key, "a value")
         value = parse_value(key, text, expected)
         if value == "???":  # OmegaConf's word for a missing value
-            raise ConfigError(f"{key}: expected another value than ???, which is reserved.")
+            raise ConfigError(f"{key}: expected a value other than ???, which is reserved.")
         if isinstance(value, float) and value.is_integer() and expected.startswith("int"):
             value = int(value)
         try:

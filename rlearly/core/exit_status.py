@@ -9,8 +9,8 @@ MEANINGS = {
     FAILED: "the env or learning failed, memory ran out, or rlearly has a bug (with a traceback)",
     BAD_REQUEST: "the request cannot be met, or a file cannot be read or written",
     SAVED: "stopped and saved; continue with the command that was printed",
-    INTERRUPTED: "interrupted by Ctrl-C before anything was to be saved, or by a second Ctrl-C",
-    READER_GONE: "the reader of the output ended, as with `| head`",
+    INTERRUPTED: "interrupted by Ctrl-C before there was anything to save, or by a second Ctrl-C",
+    READER_GONE: "the program that reads the output exited, as with `| head`",
 }
 """Status -> its meaning, for --help and the documentation."""
 

@@ -152,7 +152,7 @@ class Memory(Stateful, Protocol):
         ...
 
     def close(self) -> None:
-        """End its threads; it is not used any more."""
+        """End its threads; it is not used afterwards."""
         ...
 
 

@@ -91,7 +91,7 @@ def make(
 
 
 def code_of(config: EnvConfig) -> list[str]:
-    """The modules of an env that gymnasium does not bring: the one in its name, its class's.
+    """The modules outside gymnasium that define an env: the one in its name, and its class's.
 
     The env has been made, so that its id is registered.
     """
@@ -116,8 +116,10 @@ def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
 
 
 def has_time_limit(env: gymnasium.Env, config: EnvConfig) -> bool:
-    """Whether the episodes of an env made from `config` surely end: its family or gymnasium limits
-    them. Without that, only the env knows."""
+    """Whether the episodes of an env made from `config` are limited, by its family or gymnasium.
+
+    If not, only the env itself can end them.
+    """
     if config.family in ("dm_control", "metaworld"):
         return True
     while isinstance(env, gymnasium.Wrapper):

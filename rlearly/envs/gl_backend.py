@@ -83,7 +83,7 @@ def choose_backend() -> str | None:
             _use(backend)
             return backend
         if error.startswith("MUJOCO_EGL_DEVICE_ID"):
-            raise ConfigError(f"{error}: name a device that is here, or unset it.")
+            raise ConfigError(f"{error}: name a device that exists here, or unset it.")
     if requested:
         raise ConfigError(
             f"MUJOCO_GL={named} is set, but it does not work here ({errors[requested]}): "
@@ -169,8 +169,8 @@ def _use(backend: str) -> None:
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(
-                f"MUJOCO_GL={backend}: {name} cannot use it any more in this process, which "
-                f"imported OpenGL before ({reason}): set MUJOCO_GL={backend} before you start it."
+                f"MUJOCO_GL={backend}: {name} can no longer switch to it, as this process has "
+                f"already imported OpenGL ({reason}): set MUJOCO_GL={backend} before starting it."
             ) from error
 
 

@@ -66,8 +66,8 @@ def glfw_error() -> str | None:
     if glfw.init():
         return None
     display = os.environ.get("DISPLAY")
-    screen = f"no screen answers at DISPLAY={display}" if display else "DISPLAY names no screen"
-    return f"it opens windows, and {screen}"
+    screen = f"no screen answers at DISPLAY={display}" if display else "DISPLAY is not set"
+    return f"it needs a screen, but {screen}"
 
 
 def rendering_error() -> str | None:
@@ -85,7 +85,7 @@ def rendering_error() -> str | None:
     with context.make_current() as gl:
         gl.call(mj.MjrContext, model, mj.mjtFontScale.mjFONTSCALE_150)
     context.free()
-    return "what it renders is blank" if image.min() == image.max() else None
+    return "its images are blank" if image.min() == image.max() else None
 
 
 def error_of(backend: str) -> str | None:

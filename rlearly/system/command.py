@@ -27,11 +27,11 @@ REMEDIES = {
     errno.EROFS: "name a path that can be written",
     errno.EMFILE: "raise `ulimit -n`",
 }
-"""Error numbers of the system that a user can do something about, even if no path is named."""
+"""Errors of the system that a user can fix, even if no path is named -> how."""
 
 
 def as_command(main: Callable[[list[str]], int]) -> Callable[[Sequence[str] | None], int]:
-    """Make a function of the arguments the `main` of a command, which returns an exit status.
+    """Turn a function of the arguments into a command's `main`, which returns an exit status.
 
     Expected failures (`ConfigError`, `RunFailed`, files that cannot be read or written, too little
     memory, a package that is not installed) are one sentence on stderr. Any other exception is a

@@ -15,7 +15,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 1.0
-"""How long to try to get a lock that a command which shows a state may hold for a moment."""
+"""How long to wait for a lock that a command may hold for a moment, to see whether it is in use."""
 
 
 class FileLock:
@@ -73,10 +73,10 @@ class FileLock:
 
 
 def in_use(path: Path) -> bool | None:
-    """Whether a process holds a lock file; None: it cannot be told, as there are no locks here.
+    """Whether a process holds a lock file; None: unknown, as this file system has no locks.
 
-    Any number of processes may ask at once. Asking holds the lock for a moment, so who wants it
-    waits for up to `PROBE_SECONDS`.
+    Any number of processes may ask at once. Asking holds the lock for a moment, so a process that
+    wants it waits for up to `PROBE_SECONDS`.
     """
     if fcntl is None:
         lock = FileLock(path, warn=False)
@@ -95,7 +95,7 @@ def in_use(path: Path) -> bool | None:
 
 
 def _locking_error(path: Path) -> OSError | None:
-    """The error of a shared lock, as it does not disturb others who ask; None if it was granted."""
+    """The error of a shared lock, which does not disturb others who ask; None: it was granted."""
     if fcntl is None:
         return None
     with path.open("rb") as stream:

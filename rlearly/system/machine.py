@@ -82,16 +82,17 @@ def has_compiler() -> bool:
 
 @contextlib.contextmanager
 def computing(threads: int, device: torch.device, *, tf32: bool = False) -> Iterator[None]:
-    """Torch computes inside this context as a run asks, and afterwards as before.
+    """Apply the torch settings of a run inside this context, then restore the earlier ones.
 
-    Put back are torch's CPU threads, deterministic algorithms and cuDNN's and TF32's settings. The
-    allocator cannot be asked for its settings; it gets those that glibc itself arrives at, and
-    returns freed memory to the system.
+    Restored are torch's CPU threads, deterministic algorithms and cuDNN's and TF32's settings. The
+    allocator's settings cannot be read; it gets those that glibc itself arrives at, and returns
+    freed memory to the system.
 
-    All of this belongs to the process. Runs in several threads share it, if they ask for the same.
+    These settings belong to the process. Runs in several threads share them, if they ask for the
+    same.
 
     Raises:
-        ConfigError: another run in this process computes in another way.
+        ConfigError: another run in this process uses other settings.
     """
     wanted = {
         "threads": threads,
@@ -103,9 +104,9 @@ def computing(threads: int, device: torch.device, *, tf32: bool = False) -> Iter
         if other:
             name = next(name for name in wanted if wanted[name] != other[name])
             raise ConfigError(
-                f"{name}: another run in this process computes with {other[name]}, and torch has "
-                f"one such setting for the whole process; expected the same, received "
-                f"{wanted[name]}: give both the same, or start one in a process of its own."
+                f"{name}: expected {other[name]}, as in another run in this process, received "
+                f"{wanted[name]}: torch has one such setting for the whole process. Use the same "
+                "for both, or start one in a separate process."
             )
         _computing.append(wanted)
     try:

@@ -13,7 +13,7 @@ def print_any_text() -> None:
     """Let standard output and error take any text, whatever the locale's encoding.
 
     A character that the encoding lacks comes out as an escape (\\u2212), and the bytes of a path
-    that are no text in this locale come out unchanged.
+    that do not decode in this locale come out unchanged.
     """
     codecs.register_error(ERRORS, _printable)
     for stream in (sys.stdout, sys.stderr):
@@ -22,7 +22,7 @@ def print_any_text() -> None:
 
 
 def as_unicode(text: str) -> str:
-    """Text in which the bytes of a path that are no text in this locale are read as UTF-8."""
+    """Text in which bytes of a path that did not decode in this locale are read as UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -62,7 +62,7 @@ def provenance(
     device: torch.device,
     env_modules: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Command, code, packages, hardware, and all that a repetition to the bit depends on.
+    """Command, code, packages, hardware, and all else that repeating a run bit for bit depends on.
 
     Args:
         arguments: the overrides of the command.
@@ -137,8 +137,8 @@ def _origin(distribution: importlib.metadata.Distribution) -> dict[str, Any] | N
 def repository(file: Path, scope: Sequence[Path] | None = None) -> dict[str, Any]:
     """The commit and changes of the repository that tracks a file.
 
-    All values are None if no repository tracks it. One that only surrounds the file says nothing
-    about it, and its changes are nobody's business.
+    All values are None if no repository tracks it: one that merely contains the file's folder is
+    not recorded, nor are its changes.
 
     Args:
         file: a file of the code that runs.
@@ -147,7 +147,8 @@ def repository(file: Path, scope: Sequence[Path] | None = None) -> dict[str, Any
     Returns:
         path: of the repository. commit: its HEAD. dirty: whether a tracked file differs from it,
         or one of the scope is not tracked. diff: of the scope. untracked: files of the scope that
-        are neither tracked nor ignored. refused: why git says nothing of a repository that exists.
+        are neither tracked nor ignored. refused: why git refused to answer, for a repository that
+        exists.
     """
     found: dict[str, Any] = dict.fromkeys(
         ("path", "commit", "dirty", "diff", "untracked", "refused")

@@ -1,4 +1,4 @@
-"""Handle signals for a while."""
+"""Handle signals inside a context."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Handler = Callable[[int, Any], None]
 
 @contextmanager
 def handled(names: Sequence[str], handler: Handler) -> Iterator[dict[int, Any] | None]:
-    """Have signals handled inside this context, and afterwards as before.
+    """Handle signals inside this context, then restore the earlier handlers.
 
     Signals that this system lacks are left out, and SIGHUP where it is ignored, as under nohup.
 

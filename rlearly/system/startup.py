@@ -1,4 +1,4 @@
-"""What a command needs of its process before it does anything."""
+"""Prepare the process of a command before it does anything else."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def prepare_process() -> None:
         Path.cwd()
     except OSError as error:  # MKL, among others, ends the process then
         raise ConfigError(
-            f"The working folder cannot be used ({error.strerror}), it may have been deleted: "
-            "change to another one with cd."
+            f"The working folder cannot be used ({error.strerror}); it may have been deleted. "
+            "Change to another one with cd."
         ) from None
 
 

@@ -111,8 +111,8 @@ def assemble(
         callback.message(line)
     if not envs.has_time_limit(train_envs[0], config.env):
         callback.message(
-            f"env={config.env.name} has no time limit: evaluations end only if it ends its "
-            "episodes itself; otherwise set one, as in env.max_episode_steps=1000"
+            f"env={config.env.name} has no time limit: if it does not end its episodes "
+            "itself, evaluations never end; set one, as in env.max_episode_steps=1000"
         )
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     train_envs = add_jump_start(config, train_envs, spec, callback.message)
@@ -227,16 +227,17 @@ def make_evaluation_env(
     """An env for evaluations, which begins each episode with what the training env keeps.
 
     Args:
-        kept: returns what the training env keeps now; None: unknown, which is said if it matters.
+        kept: returns what the training env keeps now; None: unknown, and a message
+            says so if it matters.
     """
     env = make_env(config, videos=videos)
     if keeps_nothing(env):
         return EvaluationEnv(env, None)
     if kept is None:
         message(
-            f"{config.env.name} may keep something from one episode to the next, which this "
-            "checkpoint does not hold: it is played as a new env, and may be another one than the "
-            "agent was trained on"
+            f"{config.env.name} may keep something from one episode to the next that this "
+            "checkpoint does not hold: it starts as a new env, which may differ from the one that "
+            "the agent was trained in"
         )
         return EvaluationEnv(env, None)
     other = make_env(config, videos=videos)
@@ -499,7 +500,7 @@ def add_jump_start(
     if normalises(train_envs[0]):
         message(
             f"jump start: {config.env.name} scales observations or rewards by running statistics: "
-            "the teacher meets this run's, and was trained on those of its own run"
+            "the teacher sees this run's statistics, but was trained with those of its own run"
         )
     message(
         f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
@@ -507,9 +508,9 @@ def add_jump_start(
     )
     if not run_directory.is_done(Path(str(settings.run))):
         message(
-            f"jump start: {settings.run} has not finished; when it trains on it deletes old "
-            "checkpoints, and this run cannot be resumed without the one above: copy its folder "
-            "first, and name the copy"
+            f"jump start: {settings.run} has not finished; if it trains on, it deletes old "
+            "checkpoints, and this run cannot be resumed without the one above: to be safe, copy "
+            "that folder and start with jump_start.run=COPY"
         )
     return [JumpStart(env, policy, schedule) for env in train_envs]
 
@@ -524,8 +525,9 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
         )
     if frames not in [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]:
         raise ConfigError(
-            f"jump_start.run: {run} has deleted its checkpoint at {frames} frames, which began "
-            "this run's episodes: put it back, or start a new run with a teacher that has finished."
+            f"jump_start.run: {run} has deleted its checkpoint at {frames} frames, which this "
+            "run's teacher is loaded from: put it back, or start a new run with a teacher that has "
+            "finished."
         )
     if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
         raise ConfigError(

@@ -222,9 +222,9 @@ def identify(path: Path) -> dict[str, Any]:
 
 
 def original_of(path: Path) -> Path | None:
-    """The directory that this one is a copy of: it is where this run was last, and holds it still.
+    """The directory that this one is a copy of: the last path of this run, if that has its id too.
 
-    None if there is no other, because this directory was moved or is seen under another path.
+    None if this directory was moved or is seen under another path.
     """
     with contextlib.suppress(OSError):  # a folder that may not be looked into
         known = identity_of(path)

@@ -89,8 +89,8 @@ class TensorBoard:
 class Wandb:
     """One wandb run; the x axis is `frames`.
 
-    Its id is the one that wandb takes at the first start (WANDB_RUN_ID, or a new one). It is kept
-    in the run directory, and a resumed run goes on under it.
+    wandb chooses its id at the first start (WANDB_RUN_ID, or a new one). It is kept in the run
+    directory, and a resumed run continues under it.
     """
 
     def __init__(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]):
@@ -106,14 +106,16 @@ class Wandb:
         except Exception as error:  # whatever wandb makes of the network, settings and variables
             _wandb_service.__exit__()
             reason = textwrap.shorten(str(error).partition(" [type=")[0], 200).rstrip(".")
-            remedy = "correct that, or add wandb.mode=disabled"
+            remedy = "fix that, or add wandb.mode=disabled"
             if config.mode == "online":
                 remedy = "log in with `wandb login`, or add wandb.mode=offline"
             raise ConfigError(
                 f"wandb.mode={config.mode}: wandb did not start ({reason}); {remedy}."
             ) from None
         if stored not in ("", self.run.id):
-            log.warning("wandb: this run was %s there, and goes on as %s.", stored, self.run.id)
+            log.warning(
+                "wandb: this run had the id %s and continues under %s.", stored, self.run.id
+            )
         self.run.define_metric("frames")
         self.run.define_metric("*", step_metric="frames")
 
@@ -144,7 +146,7 @@ class Wandb:
         except wandb.Error as error:
             if not run_id or "previously created and deleted" not in str(error):
                 raise
-            log.warning("wandb: the run %s was deleted there.", run_id)
+            log.warning("wandb: the run %s was deleted on the server.", run_id)
             return self._start("")
 
     def write(self, at: Progress, metrics: Mapping[str, float]) -> None:

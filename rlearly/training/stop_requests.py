@@ -15,10 +15,10 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 class StopRequests:
     """True once Ctrl-C or a scheduler's signal asked the run to save and stop.
 
-    A context: signals are handled inside it, and as before outside it. In another thread than the
-    main one they are not, as Python cannot; see `possible`.
+    A context: signals are handled inside it, and as before outside it. Outside the main thread
+    Python allows no handlers; see `possible`.
 
-    Until there is something to save (`saves`), Ctrl-C does what it did before, as a rule raise
+    Until there is something to save (`saves`), Ctrl-C does what it did before: usually it raises
     KeyboardInterrupt. So does a second Ctrl-C.
     """
 

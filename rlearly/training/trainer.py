@@ -83,7 +83,7 @@ STATE = (
 class Trainer:
     """Trains one agent.
 
-    The policy at the end is evaluated, whatever the interval of evaluations is.
+    The final policy is evaluated, whatever the interval of evaluations is.
 
     `run()` trains to the end, or until it is asked to stop; after either, it can be resumed.
 
@@ -180,7 +180,7 @@ class Trainer:
         return True
 
     def close(self) -> None:
-        """Close the envs, each in its own thread, the memory and the sinks; once is enough."""
+        """Close what is still open: the envs, each in its own thread, the memory and the sinks."""
         if self._closed:
             return
         self._closed = True
@@ -414,9 +414,9 @@ class Trainer:
             if length == LONG_EPISODE_STEPS and not self._said_long_episode:
                 self._said_long_episode = True
                 self.callback.message(
-                    f"an episode of this evaluation has taken {length:,} steps and goes on; if "
-                    "the env never ends it, stop the run, and resume it with eval_every_frames=0 "
-                    "or start another one with env.max_episode_steps=N"
+                    f"an episode of this evaluation has taken {length:,} steps and is still "
+                    "running; if the env never ends it, stop the run, then resume it with "
+                    "eval_every_frames=0 or start a new one with env.max_episode_steps=N"
                 )
             status = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
             self.callback.on_progress(self.at, self.updates, self.latest | status)

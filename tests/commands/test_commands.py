@@ -219,7 +219,9 @@ def test_copied_run_says_so_and_has_an_identity_of_its_own(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     copied = rlearly("train", "resume=b", "train_frames=120", cwd=tmp_path)
     assert copied.stdout.count("b is a copy of ") == 1, copied.stderr
-    assert copied.stdout.splitlines()[0].startswith(f"b is a copy of {tmp_path / 'a'}: it goes on")
+    assert copied.stdout.splitlines()[0].startswith(
+        f"b is a copy of {tmp_path / 'a'}: it continues"
+    )
     first, second = json.loads((tmp_path / "b" / "provenance.json").read_text(encoding="utf-8"))
     assert first["identity"]["id"] == second["identity"]["copied_from"]["id"]
     assert first["identity"]["id"] != second["identity"]["id"]

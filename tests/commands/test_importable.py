@@ -133,7 +133,7 @@ def test_run_beside_one_that_computes_in_another_way_is_refused(tmp_path, monkey
     monkeypatch.setattr(Trainer, "run", meanwhile)
     assert train.main([*RUN, f"run_dir={tmp_path / 'run'}"]) == 0
     assert statuses == [2] and not (tmp_path / "other").exists()
-    assert "threads: another run in this process computes with 1" in capsys.readouterr().err
+    assert "threads: expected 1, as in another run in this process" in capsys.readouterr().err
 
 
 # --- Ctrl-C ---

@@ -134,7 +134,7 @@ SENTENCES = {
     "env=dog_run wandb.mode=on": r"wandb\.mode: expected one of disabled, offline, online",
     "env=dog_run preset=gpu": r"preset: expected one of paper, cpu, received 'gpu'",
     "env=dog_run preset=[cpu]": r"preset: expected one of paper, cpu, received '\[cpu\]'",
-    "env=dog_run run_dir=???": r"run_dir: expected another value than \?\?\?",
+    "env=dog_run run_dir=???": r"run_dir: expected a value other than \?\?\?",
     "env=dog_run agent = td3": r"no spaces around =, received 'agent = td3'; write agent=td3\.",
     "env=dog_run agent= td3": r"no spaces around =, received 'agent= td3'; write agent=td3\.",
     "env=dog_run agent =td3": r"no spaces around =, received 'agent =td3'; write agent=td3\.",

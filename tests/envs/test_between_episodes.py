@@ -397,8 +397,8 @@ def test_env_that_cannot_be_repeated_is_said_at_the_start(tmp_path, capsys):
     words = [*WORDS, "env=test_between_episodes:Forgotten-v0", "eval_every_frames=20"]
     assert train.main([*words, "train_frames=20", f"run_dir={tmp_path}/run"]) == 0
     said = capsys.readouterr().out
-    assert "does not play the same twice" in said
-    assert said.index("does not play the same twice") < said.index("evaluation at 20 frames")
+    assert "does not behave the same twice" in said
+    assert said.index("does not behave the same twice") < said.index("evaluation at 20 frames")
 
 
 def test_jump_start_says_that_the_teacher_meets_other_statistics(tmp_path, capsys):
@@ -406,4 +406,4 @@ def test_jump_start_says_that_the_teacher_meets_other_statistics(tmp_path, capsy
     assert train.main([*words, "train_frames=20", f"run_dir={tmp_path}/teacher"]) == 0
     start = [f"jump_start.run={tmp_path}/teacher", "jump_start.episode_steps=5"]
     assert train.main([*words, *start, "train_frames=20", f"run_dir={tmp_path}/run"]) == 0
-    assert "the teacher meets this run's" in capsys.readouterr().out
+    assert "the teacher sees this run's" in capsys.readouterr().out

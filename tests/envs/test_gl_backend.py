@@ -128,7 +128,7 @@ def test_the_probe_obeys_the_variables_of_the_run(monkeypatch):
     probe = gl_backend._probed.__wrapped__
     assert probe("egl", None) is None
     monkeypatch.delenv("DISPLAY", raising=False)
-    assert probe("glfw", None) == "it opens windows, and DISPLAY names no screen"
+    assert probe("glfw", None) == "it needs a screen, but DISPLAY is not set"
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
     assert "MUJOCO_EGL_DEVICE_ID: expected" in probe("egl", "99")
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID")

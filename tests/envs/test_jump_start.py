@@ -391,7 +391,7 @@ def test_teacher_of_a_run_acts_as_it_does_in_its_own_snapshots(tmp_path, teacher
         assert np.array_equal(policy(obs), expected(obs))
     said, note = [text for text in trainer.callback.messages if text.startswith("jump start: ")]
     assert f"{teacher} at 50 frames begins each training episode, random" in said
-    assert f"{teacher} has not finished; when it trains on it deletes old checkpoints" in note
+    assert f"{teacher} has not finished; if it trains on, it deletes old checkpoints" in note
 
 
 def test_resuming_wants_the_same_teacher(tmp_path, teacher):

@@ -239,7 +239,7 @@ def test_two_teachers_of_one_name_at_once_both_keep_their_snapshots(tmp_path, ca
     monkeypatch.setattr(recording, "record", while_another_records)
     assert teacher.main(["run=run", "out=t.h5", "episodes=2"]) == 2
     said = capsys.readouterr().err
-    assert "another process has written t.h5 meanwhile; these snapshots are in t-2.h5" in said
+    assert "another process has just written t.h5; these snapshots are in t-2.h5" in said
     assert set(Snapshots.load("t.h5").episodes) == {0}
     assert set(Snapshots.load("t-2.h5").episodes) == {0, 1}
 
@@ -269,4 +269,4 @@ def test_folder_that_cannot_be_written_is_refused_before_anything_is_played(
 ):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     assert teacher.main([f"run={tmp_path / 'none'}", f"out={tmp_path / 't.h5'}"]) == 2
-    assert f"the folder {tmp_path} cannot be written" in capsys.readouterr().err
+    assert f"the folder {tmp_path} is not writable" in capsys.readouterr().err

@@ -41,7 +41,7 @@ gymnasium.register("TwentySteps-v0", Endless, max_episode_steps=20)
 
 WORDS = [*TINY_STATE["td3"], "env=Endless-v0", "threads=1", "train_frames=120", "video_size=0"]
 LIMIT = "env.max_episode_steps=15"
-NO_LIMIT = "env=Endless-v0 has no time limit: evaluations end only if it ends its episodes itself"
+NO_LIMIT = "env=Endless-v0 has no time limit: if it does not end its episodes itself"
 
 
 def test_limit_ends_the_episodes_of_training_evaluation_and_teacher(tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_evaluation_that_never_ends_is_said_and_can_be_stopped(tmp_path, monkeyp
     run = tmp_path / "run"
     assert train([*WORDS, "eval_every_frames=1000", f"run_dir={run}"]) == 75
     said = capsys.readouterr().out
-    assert said.count("an episode of this evaluation has taken 50 steps and goes on") == 1
+    assert said.count("an episode of this evaluation has taken 50 steps and is still running") == 1
     assert "resume it with eval_every_frames=0" in said and "saved at 120 frames" in said
     asked.clear()
     assert train([f"resume={run}", "eval_every_frames=0"]) == 0
@@ -102,7 +102,7 @@ def test_long_episode_of_the_command_is_said_with_its_own_key(tmp_path, monkeypa
     words = [f"run={run}", "episodes=2", "video_size=0", "threads=1", "max_episode_steps=60"]
     capsys.readouterr()
     assert evaluate.main(words) == 0
-    assert "episode 1 has taken 50 steps and goes on" in (said := capsys.readouterr().err)
+    assert "episode 1 has taken 50 steps and is still running" in (said := capsys.readouterr().err)
     assert "add max_episode_steps=N" in said
 
 
@@ -110,10 +110,13 @@ def test_long_episode_of_the_command_is_said_with_its_own_key(tmp_path, monkeypa
     ("words", "sentence"),
     [
         (["env=cartpole_balance", LIMIT], r"cartpole_balance is a dm_control task, whose episodes"),
-        (["env=metaworld/reach", LIMIT], r"reach is a metaworld task, whose episodes have a limit"),
+        (
+            ["env=metaworld/reach", LIMIT],
+            r"reach is a metaworld task, whose episodes have a fixed limit",
+        ),
         (
             ["env=Pendulum-v1", LIMIT, "env.kwargs={max_episode_steps: 3}"],
-            r"env\.kwargs\.max_episode_steps: contradicts env\.max_episode_steps",
+            r"env\.kwargs\.max_episode_steps: env\.max_episode_steps is set",
         ),
         (["env=Pendulum-v1", "env.max_episode_steps=0"], r"env\.max_episode_steps: .* at least 1"),
     ],

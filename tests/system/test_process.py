@@ -89,9 +89,11 @@ def test_run_that_computes_in_another_way_is_refused_beside_one():
         with machine.computing(1, CPU):
             pass
         assert torch.backends.cudnn.deterministic, "the other one goes on"
-        with pytest.raises(ConfigError, match=r"threads: another run .* with 1, .* received 2"):
+        with pytest.raises(
+            ConfigError, match=r"threads: expected 1, as in another run .* received 2"
+        ):
             machine.computing(2, CPU).__enter__()
-        with pytest.raises(ConfigError, match=r"precision: .* with not tf32, .* received tf32"):
+        with pytest.raises(ConfigError, match=r"precision: expected not tf32, .* received tf32"):
             machine.computing(1, CPU, tf32=True).__enter__()
     with machine.computing(2, CPU):
         pass

@@ -165,7 +165,7 @@ def test_resumed_run_ends_with_the_same_weights_and_statistics(tmp_path, agent, 
     "wrong, words",
     [
         (["agent=td3", "env=Pendulum-v1", "env.normalize=all"], "expected obs, reward"),
-        (["agent=ppo", "env=Pendulum-v1", "env.normalize=obs"], "agent=ppo normalises"),
+        (["agent=ppo", "env=Pendulum-v1", "env.normalize=obs"], "agent=ppo already normalises"),
     ],
 )
 def test_what_it_cannot_do_is_refused(wrong, words):

@@ -61,7 +61,7 @@ def test_other_id_that_wandb_took_is_kept_and_said(tmp_path, client, caplog):
     client.taken = "of-the-agent"
     start(tmp_path)
     assert (tmp_path / "wandb_id").read_text(encoding="utf-8") == "of-the-agent"
-    assert caplog.messages == ["wandb: this run was mine there, and goes on as of-the-agent."]
+    assert caplog.messages == ["wandb: this run had the id mine and continues under of-the-agent."]
 
 
 def test_empty_id_is_none(tmp_path, client):
@@ -84,8 +84,8 @@ def test_id_that_was_deleted_on_the_server_is_replaced(tmp_path, client, caplog)
     assert client.asked == ["gone", None]
     assert (tmp_path / "wandb_id").read_text(encoding="utf-8") == "new"
     assert caplog.messages == [
-        "wandb: the run gone was deleted there.",
-        "wandb: this run was gone there, and goes on as new.",
+        "wandb: the run gone was deleted on the server.",
+        "wandb: this run had the id gone and continues under new.",
     ]
 
 
@@ -100,9 +100,9 @@ def test_id_that_was_deleted_on_the_server_is_replaced(tmp_path, client, caplog)
         (
             ValueError("mode\n  Input should be 'online' [type=x]"),
             "offline",
-            "'online'); correct that",
+            "'online'); fix that",
         ),
-        (OSError("read-only"), "offline", "read-only); correct that, or add wandb.mode=disabled"),
+        (OSError("read-only"), "offline", "read-only); fix that, or add wandb.mode=disabled"),
     ],
 )
 def test_wandb_that_does_not_start_is_one_sentence(tmp_path, client, error, mode, sentence):

@@ -1,7 +1,7 @@
 """What an env keeps from one episode to the next, for the env in which its agent is evaluated.
 
-Wrappers that normalise by running statistics, curricula and counters change what an episode is. An
-evaluation means something only in an env that has come as far as the training env.
+Running statistics of normalising wrappers, curricula and counters change what an episode is like,
+so evaluations take them over from the training env.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rlearly.envs.state.world import differences, leaf_paths, parts_of, prune
 
 log = logging.getLogger(__name__)
 FROZEN = "update_running_mean"
-"""Attribute of gymnasium's normalising wrappers: whether their statistics follow what they see."""
+"""Attribute of gymnasium's normalising wrappers: whether steps update their statistics."""
 OWN_STATE = "~state_dict"
 TRIAL_STEPS = 20
 
@@ -112,7 +112,7 @@ def take_over(
 
     Args:
         own: parts that stay this env's, from `own_parts`.
-        frozen: what this env sees does not change running statistics.
+        frozen: this env's steps do not update running statistics.
 
     Returns:
         The names of the parts that cannot be copied.
@@ -178,7 +178,7 @@ def own_parts(one: gymnasium.Env, two: gymnasium.Env) -> frozenset[Path]:
 
 
 class EvaluationEnv(gymnasium.Wrapper):
-    """An env for evaluations, whose every episode begins with what the training env keeps.
+    """An env for evaluations. Each episode begins with what the training env keeps.
 
     Evaluating changes none of it: the next episode begins with the same again, so that episodes
     depend on nothing but the training env and their seeds.
@@ -207,7 +207,7 @@ class EvaluationEnv(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def once(self) -> gymnasium.Env:
-        """The env inside, which from now on goes on by itself from what the training env keeps."""
+        """The wrapped env, after it has taken over once what the training env keeps."""
         self._take_over()
         return self.env
 
@@ -218,15 +218,15 @@ class EvaluationEnv(gymnasium.Wrapper):
         if failed and not self._said:
             self._said = True
             log.warning(
-                "evaluation: %s of %s cannot be copied from the training env, so that evaluations "
-                "may measure another env: keep plain data there, or give the env state_dict() and "
+                "evaluation: %s of %s cannot be copied from the training env, so evaluations may "
+                "run in a different env: keep plain data there, or give the env state_dict() and "
                 "load_state_dict().",
                 ", ".join(failed),
                 id_of(self.unwrapped),
             )
 
     def why_not_repeatable(self) -> str | None:
-        """Play an episode twice from one seed, others between; one line if it was not the same.
+        """Play an episode twice from one seed, with others between; one line if the two differ.
 
         The env is reset and stepped.
         """
@@ -267,7 +267,7 @@ class EvaluationEnv(gymnasium.Wrapper):
             why = f"it draws from the global generator {' and '.join(drawn)}"
             remedy = "let it draw from self.np_random"
         return (
-            f"{id_of(self.unwrapped)} does not play the same twice from one seed "
-            f"({difference.lstrip(': ')}): {why}, so evaluations may not measure the env that the "
-            f"agent is trained on, and cannot be repeated; {remedy}"
+            f"{id_of(self.unwrapped)} does not behave the same twice from one seed "
+            f"({difference.lstrip(': ')}): {why}, so evaluations may run in a different env "
+            f"from training, and cannot be repeated; {remedy}"
         )

@@ -15,8 +15,11 @@ AS_TYPED: dict[Any, Any] = {"text.parse_math": False}
 
 
 def as_label(text: str) -> str:
-    """The text as matplotlib draws it with AS_TYPED: no bytes of a path, and no leading underscore,
-    which would hide it in a legend."""
+    """A text that matplotlib, with AS_TYPED, draws as it is.
+
+    Bytes of a path that do not decode are replaced, and a leading underscore does not hide the
+    text in a legend.
+    """
     return as_unicode(f"\u200b{text}" if text.startswith("_") else text)
 
 
