@@ -201,7 +201,7 @@ def plan_of(config: SweepConfig, overrides: Sequence[str]) -> tuple[Plan, Path]:
 
 
 def _grouped(run: Run, sweep: str) -> Run:
-    """The run with the sweep's first name as its wandb group, if it uses wandb and sets none."""
+    """The run with the sweep's original name as its wandb group, if it uses wandb and sets none."""
     keys = dict(split_overrides(run.overrides))
     if keys.get("wandb.mode", "disabled") == "disabled" or "wandb.group" in keys:
         return run
@@ -248,7 +248,7 @@ def sweep(config: SweepConfig, overrides: Sequence[str]) -> int:
 
 
 def identify(plan: Plan, folder: Path) -> Plan:
-    """Give a sweep's directory its identity, and a copy of another sweep's a wandb group too.
+    """Give a sweep's directory its identity, and a copy also its own wandb group.
 
     Returns the plan, with that group instead of the original's.
     """
@@ -359,7 +359,7 @@ def launch(
             with progress(folder, jobs, live=config.launcher != "slurm") as report:
                 launcher.launch(folder, left, report)
     if config.launcher == "slurm" and left:
-        print(f"SLURM has them now; look with: {sweep_command('status', folder)}")
+        print(f"SLURM has the jobs now; look at them with: {sweep_command('status', folder)}")
         return DONE
     found = statuses(folder, jobs)
     print(*failures(found), totals(found, scope), sep="\n")
@@ -369,7 +369,7 @@ def launch(
         print("stopped; repeat the command to continue.")
         return SAVED
     read = python_command("rlearly.report", format_override("sweep", folder))
-    print(f"read it with: {read}")
+    print(f"make a report with: {read}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 

@@ -146,7 +146,7 @@ def no_run(run: Path, file: str) -> ConfigError:
 
 
 def with_time_limit(config: RunConfig, max_episode_steps: int | None) -> RunConfig:
-    """The config of a run with another env.max_episode_steps; None: with its own.
+    """The config of a run with this env.max_episode_steps; None: keep the run's own.
 
     Raises:
         ConfigError: its env takes none.

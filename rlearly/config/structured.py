@@ -24,7 +24,7 @@ from rlearly.config.overrides import (
 from rlearly.core.errors import ConfigError
 
 LINE_SEPARATORS = frozenset("\x85\u2028\u2029\ufeff")
-"""Characters that PyYAML reads back as they are only from double quotes."""
+"""Characters that PyYAML reads back unchanged only if they are in double quotes."""
 
 
 def from_overrides(defaults: Any, overrides: Sequence[str]) -> Any:

@@ -94,7 +94,7 @@ def choose_backend() -> str | None:
 
 
 def _canonical(named: str) -> str | None:
-    """The one of mujoco's names for a backend that dm_control and gymnasium know too.
+    """A backend under the name that mujoco, dm_control and gymnasium all know; None: empty.
 
     Raises:
         ConfigError: there is no such backend on this system.
@@ -178,7 +178,7 @@ def _use(backend: str) -> None:
 
 
 def import_simulator(*packages: str) -> None:
-    """Import packages, as of `IMPORTED_WITH`, with the chosen backend, or else with GL off.
+    """Import packages, such as those in `IMPORTED_WITH`, with the chosen backend, or with GL off.
 
     If a backend is chosen later, they use it from then on.
     """
@@ -214,7 +214,7 @@ def chosen_on_import(*, warn: bool = True) -> Iterator[None]:
 
 
 class _BeforeMujoco:
-    """A finder of modules that finds none, but chooses a backend before mujoco is imported."""
+    """A module finder that finds nothing, but chooses a backend before mujoco is imported."""
 
     def __init__(self, warn: bool):
         self.warn = warn

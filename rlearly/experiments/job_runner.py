@@ -182,7 +182,7 @@ class JobRunner:
                 return self._process.wait(timeout=1)
 
     def _environment(self) -> dict[str, str]:
-        """The environment of a command. Each run of a sweep has a wandb id of its own."""
+        """The environment of a command. Each run of a sweep has its own wandb id."""
         shared = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"}
         log = {"PYTHONIOENCODING": "utf-8"}  # whatever the locale
         return {**shared, **log, **self.environment, "RLEARLY_PARENT": str(os.getpid())}

@@ -295,7 +295,7 @@ def _composed(title: str, overrides: Sequence[str]) -> RunConfig:
 
 @functools.cache
 def _compose(*overrides: str) -> RunConfig:
-    """Compose overrides, with some file that exists as the snapshots of a teacher."""
+    """Compose overrides, with any existing file in place of a teacher's snapshots."""
     return compose(with_snapshots(overrides, Path(__file__)))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 LOSSES = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """Error numbers that say that data is lost. Others (EINVAL, ENOTSUP, EACCES, ...) come from file
-systems that cannot sync files or folders, some of FUSE, networks and Windows among them."""
+systems that cannot sync files or folders: some FUSE and network file systems, and Windows."""
 
 MOST_NAME_BYTES = 200
 """Bytes of a name that leave room for suffixes: file systems allow 255."""
@@ -28,7 +28,7 @@ def short_name(name: str) -> str:
 
 
 def sync(handle: int) -> None:
-    """Wait until an open file is on the disk; without effect where the file system has no sync.
+    """Wait until an open file is on the disk; no effect if the file system cannot sync.
 
     Raises:
         OSError: it cannot be written to the disk.

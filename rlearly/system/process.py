@@ -15,7 +15,7 @@ ENVIRONMENT = (
     "CRC32C_SW_MODE", "CUBLAS_WORKSPACE_CONFIG", "MUJOCO_EGL_DEVICE_ID", "MUJOCO_GL",
     "PYGAME_HIDE_SUPPORT_PROMPT", "PYOPENGL_PLATFORM", "SDL_VIDEODRIVER",
 )  # fmt: skip
-"""Variables that rlearly sets, or packages that it imports. Those that an env's own module sets
+"""Variables that rlearly or the packages that it imports set. Those that an env's own module sets
 when it is imported stay, as it is not imported again."""
 
 

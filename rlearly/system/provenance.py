@@ -30,7 +30,7 @@ DIFF_CHARACTERS = 1_000_000
 """Longest diff that is recorded."""
 
 UNTRACKED_FILES = 100
-"""Most names of untracked files that are recorded."""
+"""Maximum number of names of untracked files that are recorded."""
 
 GIT_SECONDS = 10.0
 NOT_FOUND = 1
@@ -50,10 +50,10 @@ DIFF = (
     "--src-prefix=a/",
     "--dst-prefix=b/",
 )
-"""A diff that runs no program of the repository's and looks the same whatever its settings."""
+"""A diff that runs none of the repository's programs and does not depend on its settings."""
 
 RECORDED_VARIABLES = ("SLURM_JOB", "SLURM_ARRAY", "CUDA_", "MUJOCO_", "OMP_", "MKL_")
-"""Beginnings of the names of environment variables that are recorded."""
+"""Prefixes of environment variables that are recorded."""
 
 
 def provenance(

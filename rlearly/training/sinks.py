@@ -195,7 +195,7 @@ class Sinks:
             try:
                 getattr(sink, method)(*args)
             except Exception as error:  # a third-party tracker must not end the run
-                log.warning("%s failed and is off from here: %s", type(sink).__name__, error)
+                log.warning("%s failed and is switched off: %s", type(sink).__name__, error)
                 self.others.remove(sink)
 
     def state_dict(self) -> dict[str, Any]:

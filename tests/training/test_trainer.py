@@ -545,7 +545,7 @@ def test_failing_tracker_costs_itself_only(tmp_path, caplog):
     for i in range(3):
         sinks.write(Progress(2 * i, i), {"a/b": 1.0})
     assert len((tmp_path / "m.jsonl").read_text(encoding="utf-8").splitlines()) == 3
-    assert caplog.text.count("Broken failed and is off from here: no network") == 1
+    assert caplog.text.count("Broken failed and is switched off: no network") == 1
 
 
 def test_time_that_checkpoints_take_stands_in_the_next_row(tmp_path):

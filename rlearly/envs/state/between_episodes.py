@@ -1,4 +1,4 @@
-"""What an env keeps from one episode to the next, for the env in which its agent is evaluated.
+"""Copy what an env keeps from one episode to the next into the env for evaluations.
 
 Running statistics of normalising wrappers, curricula and counters change what an episode is like,
 so evaluations take them over from the training env.
@@ -163,7 +163,7 @@ def freeze(env: gymnasium.Env) -> None:
 
 
 def own_parts(one: gymnasium.Env, two: gymnasium.Env) -> frozenset[Path]:
-    """The parts in which two new envs differ and that are no measurements: handles, ports, names.
+    """The parts, other than floats and arrays, in which two new envs differ: handles, ports, names.
 
     Each env must keep its own, or it would step the other's simulator.
     """
@@ -180,7 +180,7 @@ def own_parts(one: gymnasium.Env, two: gymnasium.Env) -> frozenset[Path]:
 class EvaluationEnv(gymnasium.Wrapper):
     """An env for evaluations. Each episode begins with what the training env keeps.
 
-    Evaluating changes none of it: the next episode begins with the same again, so that episodes
+    Evaluating does not change it: the next episode begins with the same again, so that episodes
     depend on nothing but the training env and their seeds.
 
     Args:

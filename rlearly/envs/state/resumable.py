@@ -101,8 +101,8 @@ class ResumableEnv(gymnasium.Wrapper):
             if state.get("kept") is not None:
                 take_over(self.env, from_bytes(state["kept"].tobytes()), frozen=False)
             log.warning(
-                "The env did not return to its saved state: %s The run goes on, with a new "
-                "episode, but not to the bit.",
+                "The env did not return to its saved state: %s The run continues with a new "
+                "episode, and is no longer bit for bit the same.",
                 error,
             )
             return

@@ -64,7 +64,7 @@ def only_launcher(folder: Path, launcher: str) -> Iterator[None]:
 
 
 def sweep_command(verb: str, folder: Path) -> str:
-    """A command for the shell that looks at a sweep (`status`) or ends it (`cancel`)."""
+    """A shell command that shows a sweep (`status`) or ends it (`cancel`)."""
     return python_command("rlearly.sweep", format_override(verb, folder))
 
 
