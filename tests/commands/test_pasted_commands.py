@@ -11,20 +11,21 @@ from conftest import TINY_STATE
 
 from rlearly import evaluate, report, teacher, train
 from rlearly.config import resolve
+from rlearly.core.exit_status import BAD_REQUEST, DONE, SAVED
 from rlearly.core.types import Progress
 from rlearly.experiments.study import grid
 from rlearly.training.sinks import TensorBoard
+from rlearly.training.stop_requests import StopRequests
 from rlearly.training.video import Video
 
 RUN = [*TINY_STATE["td3"], "train_frames=120", "agent.learning_starts_steps=40", "video_size=0"]
 NAMES = ("lr=0.1,seed=3", "größe", "My Drive (1)", 'it\'s $HOME `x` "y" #~;[a]', "1e3")
 
 
-class StopsSoon:
+class StopsSoon(StopRequests):
     """Asks to stop as Ctrl-C does, after a few steps."""
 
-    def __init__(self):
-        self.calls = 0
+    calls = 0
 
     def __call__(self):
         self.calls += 1
@@ -44,12 +45,12 @@ def test_stopped_run_continues_with_the_printed_command(name, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(train, "StopRequests", StopsSoon)
-        assert train.main([*RUN, f"run_dir={name}"]) == train.SAVED
+        assert train.main([*RUN, f"run_dir={name}"]) == SAVED
     assert [path.name for path in tmp_path.iterdir()] == [name]
     words = pasted(capsys.readouterr().out.partition("continue with: ")[2].strip())
-    assert train.main(words) == train.DONE
+    assert train.main(words) == DONE
     assert (tmp_path / name / "done.json").exists()
-    assert train.main([*RUN, f"run_dir={name}"]) == train.BAD_REQUEST
+    assert train.main([*RUN, f"run_dir={name}"]) == BAD_REQUEST
     assert pasted(capsys.readouterr().err.partition("continue it with: ")[2].strip()) == words
 
 

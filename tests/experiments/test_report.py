@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from rlearly import report
 from rlearly.experiments.report.metrics_file import metric_series, read_rows
-from rlearly.experiments.report.plotting import single_point_marker
+from rlearly.experiments.report.plotting import AS_TYPED, single_point_marker
 from rlearly.experiments.report.run_report import EventMarker, RunReport, draw_runs
 
 ROWS = [
@@ -93,8 +94,9 @@ def test_empty_run_is_told_to_wait(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["a $b$ c", r"$\nothing$", "gr\udcc3\udcb6\udcc3\udc9fe"])
 def test_titles_and_labels_are_drawn_as_they_are(text, tmp_path):
-    figure = draw_runs({text: [{"frames": 10, "eval/episode_return": 1.0}]}, text)
-    figure.savefig(tmp_path / "curve.png")
+    with matplotlib.rc_context(AS_TYPED):
+        figure = draw_runs({text: [{"frames": 10, "eval/episode_return": 1.0}]}, text)
+        figure.savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 

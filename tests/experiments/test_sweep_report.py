@@ -15,7 +15,9 @@ from rlearly import report
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import log_of
 from rlearly.experiments.plan import Plan, Run
+from rlearly.experiments.report import figures
 from rlearly.experiments.report.curves import Curve, read_curves, summary, write_curves
+from rlearly.experiments.report.plotting import save_figure
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.sweep_report import load, write
 from rlearly.experiments.report.tables import Table, tables
@@ -273,16 +275,14 @@ def test_legend_names_only_what_is_drawn_and_every_panel_has_its_label(tmp_path)
             shutil.rmtree(sweep / run.name)
     seen = {}
 
-    def saved(figure, path, **kind):
+    def save(figure, path):
         legends = [text.get_text() for one in figure.legends for text in one.get_texts()]
         labels = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]
-        seen[getattr(path, "stem", "")] = legends, labels
+        seen[path.stem] = legends, labels
+        save_figure(figure, path)
 
-    from matplotlib.figure import Figure
-
-    own = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda f, p, **k: (saved(f, p), own(f, p, **k)))
+        patch.setattr(figures, "save_figure", save)
         assert report.main([f"sweep={sweep}"]) == 0
     for name in ("curves", "metrics", "profiles"):
         assert seen[name][0] == ["drawn"]

@@ -65,9 +65,10 @@ def test_lint_includes_the_check_of_encodings():
 )
 def test_what_an_encoding_lacks_is_printed_as_an_escape(encoding, printed):
     code = (
-        "import sys; from rlearly.system.command import exit_with\n"
+        "import sys, types; from rlearly.system.command import exit_with\n"
         "def main(): print('\\u2212\\xf6 \\udcf6'); print('\\u2212', file=sys.stderr); return 0\n"
-        "exit_with(main)"
+        "sys.modules['command'] = types.SimpleNamespace(main=main)\n"
+        "exit_with('command')"
     )
     done = run(code, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stdout) == (0, printed + b"\n"), done.stderr

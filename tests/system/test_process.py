@@ -111,7 +111,6 @@ def test_memory_that_a_run_kept_is_returned_after_it():
     with machine.computing(1, CPU):
         kept = use()
     assert kept - resident().rss > 100e6
-    assert kept - use() > 100e6, "and what is freed later, at once"
 
 
 # --- signals ---

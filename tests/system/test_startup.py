@@ -32,7 +32,10 @@ def main():
     from rlearly import SnapshotRL, __version__
     print(__version__, rlearly.__file__)
     return 0
-exit_with(main)
+command = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("command", None))
+command.main = lambda: main()
+sys.modules["command"] = command
+exit_with("command")
 """
 """As with an editable installation, whose finder comes after the one of folders."""
 
