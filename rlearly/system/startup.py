@@ -45,7 +45,8 @@ def name_user_and_home() -> None:
     try:
         getpass.getuser()
     except (OSError, KeyError, ImportError):
-        os.environ["USER"] = f"user{os.getuid()}"
+        number = os.getuid() if hasattr(os, "getuid") else 0  # Windows has none
+        os.environ["USER"] = f"user{number}"
 
 
 def complete_package() -> None:

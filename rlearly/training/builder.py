@@ -144,7 +144,11 @@ def assemble(
         config=trainer_config,
         agent=agent,
         envs=[
-            ResumableEnv(env, seeds.numpy("env", *([env_index] if env_index else [])))
+            ResumableEnv(
+                env,
+                seeds.numpy("env", *([env_index] if env_index else [])),
+                make_another=lambda: make_env(config),
+            )
             for env_index, env in enumerate(train_envs)
         ],
         executors=executors,

@@ -377,6 +377,34 @@ def test_resumed_run_evaluates_as_one_that_was_not_interrupted(tmp_path, capsys)
     assert returns == pytest.approx([levels * total for total in plain], abs=0.01)
 
 
+class Counting(Point):
+    """Restored by repeating actions, as it was never proved; after 40 steps it pays double."""
+
+    all_steps = 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.all_steps += 1
+        return obs, reward * (1 + (self.all_steps > 40)), terminated, truncated, info
+
+
+gymnasium.register("Counting-v0", Counting)
+
+
+def test_counter_of_an_env_that_repeats_its_actions_goes_on_in_a_resumed_run(tmp_path):
+    words = [*WORDS, "env=test_between_episodes:Counting-v0", "eval_every_frames=0"]
+    assert train.main([*words, "train_frames=65", f"run_dir={tmp_path}/whole"]) == 0
+    assert train.main([*words, "train_frames=35", f"run_dir={tmp_path}/parts"]) == 0
+    assert train.main([f"resume={tmp_path}/parts", "train_frames=65"]) == 0
+
+    def returns(name):
+        rows = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text("utf-8").splitlines())
+        return [row["train/episode_return"] for row in rows if "train/episode_return" in row]
+
+    assert len(returns("whole")) == 6
+    assert returns("parts") == returns("whole")
+
+
 def test_teacher_plays_with_the_statistics_of_training(tmp_path):
     words = [*WORDS, "env=test_between_episodes:Normed-v0", "eval_every_frames=0"]
     assert train.main([*words, "train_frames=400", f"run_dir={tmp_path}/run"]) == 0

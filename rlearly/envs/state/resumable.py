@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -16,7 +16,7 @@ from rlearly.envs.state.action_replay import (
     InexactState,
     with_action_recorder,
 )
-from rlearly.envs.state.between_episodes import keeps_nothing, kept_by, take_over
+from rlearly.envs.state.between_episodes import keeps_nothing, kept_by, own_parts, take_over
 from rlearly.envs.state.env_state import restore_own_states, save_own_states
 from rlearly.envs.state.save_restore import EnvState, method_of, restore, save
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
@@ -30,11 +30,22 @@ class ResumableEnv(gymnasium.Wrapper):
 
     `reset()` draws the episode's seed from `generator`. `state_dict()` includes the env in
     mid-episode, so that a resumed run continues to the bit.
+
+    Args:
+        make_another: makes a new env built alike. An env that is restored by repeating an episode's
+            actions lacks what it kept from earlier episodes. That is put back, apart from the
+            parts in which two new envs differ (see `own_parts`). None: nothing is put back.
     """
 
-    def __init__(self, env: gymnasium.Env, generator: np.random.Generator):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        generator: np.random.Generator,
+        make_another: Callable[[], gymnasium.Env] | None = None,
+    ):
         super().__init__(with_action_recorder(env) if method_of(env) == "replay" else env)
         self.generator = generator
+        self.make_another = make_another
         self.seed: int | None = None
         self.obs: Any = None
 
@@ -90,16 +101,19 @@ class ResumableEnv(gymnasium.Wrapper):
         self.seed, self.obs = None, None
         if state["seed"] is None:
             return
+        put_back = self._put_back_kept(state)
         try:
             if state.get("episode") is None:
                 raise InexactState("The checkpoint does not hold its episode.")
-            restore(self.env, EnvState.from_bytes(state["episode"].tobytes()))
+            saved = EnvState.from_bytes(state["episode"].tobytes())
+            restore(self.env, saved)
+            if saved.method == "replay":
+                put_back()
         except (ConfigError, DamagedState) as error:
             if state.get("wrappers") is not None:
                 saved = from_bytes(state["wrappers"].tobytes())
                 restore_own_states(self.env, saved["wrappers"])
-            if state.get("kept") is not None:
-                take_over(self.env, from_bytes(state["kept"].tobytes()), frozen=False)
+            put_back()
             log.warning(
                 "The env did not return to its saved state: %s The run continues with a new "
                 "episode, and is no longer bit for bit the same.",
@@ -107,3 +121,13 @@ class ResumableEnv(gymnasium.Wrapper):
             )
             return
         self.seed, self.obs = state["seed"], copy_observation(state["obs"])
+
+    def _put_back_kept(self, state: Mapping[str, Any]) -> Callable[[], object]:
+        """A function that puts back what the env kept between episodes; called on a new env."""
+        if state.get("kept") is None or self.make_another is None:
+            return lambda: None
+        other = self.make_another()
+        own = own_parts(self.env, other)
+        other.close()
+        kept = from_bytes(state["kept"].tobytes())
+        return lambda: take_over(self.env, kept, own, frozen=False)
