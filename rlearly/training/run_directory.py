@@ -217,7 +217,10 @@ def identify(path: Path) -> dict[str, Any]:
             here = known | {"path": here["path"]}
         write(path / IDENTITY, json.dumps(here, indent=1))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}).") from None
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}); free space or fix it, then continue "
+            f"with: {resume_command(path)}"
+        ) from None
     return here
 
 

@@ -1,5 +1,6 @@
 """Choosing an OpenGL backend, and doing without one."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -284,6 +285,7 @@ def test_an_env_that_renders_by_itself_finds_a_working_backend(tmp_path):
 def test_an_env_of_another_package_that_cannot_be_rendered_names_what_the_user_set(
     errors, monkeypatch, caplog
 ):
+    importlib.import_module("mujoco")  # before: then a backend is chosen at once
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     with gl_backend.chosen_on_import():
         pass
