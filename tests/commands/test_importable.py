@@ -18,7 +18,7 @@ from conftest import TINY, TINY_STATE
 from saved import agent_state, equal, rows
 
 from rlearly import evaluate, report, sweep, teacher, train
-from rlearly.training import display
+from rlearly.training import display, run_directory
 from rlearly.training.display import Display
 from rlearly.training.trainer import Trainer
 
@@ -174,6 +174,14 @@ def test_interrupt_before_the_first_step_leaves_nothing(env, tmp_path, monkeypat
     assert footprint() == before
     assert not (tmp_path / "run").exists()
     assert len({*map(id, closed)}) == env - 1, "what was made is closed"
+
+
+def test_interrupt_of_a_start_names_no_run_to_continue(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_directory, "record_start", lambda *_: press())
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*RUN, f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+    assert "resume=" not in capsys.readouterr().out
 
 
 def test_interrupt_saves_and_a_second_one_ends_a_run_that_resumes(
