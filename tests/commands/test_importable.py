@@ -102,6 +102,13 @@ def test_commands_leave_the_process_as_they_found_it(run, tmp_path, monkeypatch)
     assert equal(agent_state(run), agent_state(tmp_path / "pixels")) is False
 
 
+def test_video_that_cannot_be_written_is_one_sentence(run, capsys):
+    assert evaluate.main([f"run={run}", "episodes=1", "video=/proc/x.mp4"]) == 2
+    said = capsys.readouterr().err
+    assert "video: /proc/x.mp4 cannot be written (No such file or directory)" in said
+    assert "video_size=0" in said
+
+
 def test_run_equals_the_same_one_before_it_in_a_thread_and_in_a_process_of_its_own(
     run, tmp_path, zygote, capfd
 ):
