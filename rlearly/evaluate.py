@@ -116,7 +116,7 @@ def play(
     state: Mapping[str, Any],
 ) -> list[float]:
     """Play a run's checkpoint at `frames` in an env that was made for it; see `evaluate`."""
-    from contextlib import nullcontext
+    from contextlib import ExitStack
 
     import numpy as np
 
@@ -149,7 +149,14 @@ def play(
     failure.clear_beside(run / "evaluate")
     path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
     render = envs.frame_renderer(env) if config.video_size else None
-    with Video(path) if render else nullcontext() as video:
+    with ExitStack() as stack:
+        try:
+            video = stack.enter_context(Video(path)) if render else None
+        except OSError as error:
+            raise ConfigError(
+                f"video: {path} cannot be written ({error.strerror or error}); name another with "
+                "video=, or add video_size=0."
+            ) from None
         record_frame = (lambda: video.add(render(config.video_size))) if video and render else None
         try:
             result = evaluation.evaluate(

@@ -208,10 +208,11 @@ def learn(
     except RunFailed as error:
         failed = error
     except KeyboardInterrupt:
-        display.message(
-            "ended without saving; continue from the last checkpoint with: "
-            f"{run_directory.resume_command(folder)}"
-        )
+        if resume or run_directory.has_started(folder):  # else the directory is removed
+            display.message(
+                "ended without saving; continue from the last checkpoint with: "
+                f"{run_directory.resume_command(folder)}"
+            )
         raise
     except OSError as error:
         raise ConfigError(

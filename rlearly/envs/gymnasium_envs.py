@@ -119,13 +119,19 @@ class RenderWrapper(gymnasium.Wrapper):
         return resized(self._own_image(), size)
 
     def _own_image(self) -> np.ndarray:
-        image: Any = self.env.render()
         spec = self.env.spec
         call = f"env={spec.id if spec else self.env}: render() returned"
+        without = (
+            "it cannot render itself; do without images of it: env.pixels=false, video_size=0."
+        )
+        try:
+            image: Any = self.env.render()
+        except UserCodeFailed as failed:
+            if not isinstance(failed.__cause__, NotImplementedError):  # gymnasium.Env.render
+                raise
+            raise ConfigError(f"{failed}: {without}") from failed
         if image is None:
-            raise ConfigError(
-                f"{call} None: it cannot render itself; add env.pixels=false and video_size=0."
-            )
+            raise ConfigError(f"{call} None: {without}")
         image = np.asarray(image)
         if image.dtype.kind not in "iu" or image.ndim != 3 or image.shape[2] != 3:
             raise UserCodeFailed(

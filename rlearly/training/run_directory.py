@@ -41,14 +41,14 @@ def create(config: RunConfig) -> Path:
         ConfigError: it already holds a run, or cannot be written.
     """
     path = Path(config.run_dir) if config.run_dir else None
-    if path and _failed_at_once(path):
-        discard(path)
-    if path and ((path / CONFIG).exists() or (path / "checkpoints").exists()):
-        raise ConfigError(
-            f"run_dir: {path} holds a run already; name another, or continue it with: "
-            f"{resume_command(path)}"
-        )
     try:
+        if path and _failed_at_once(path):
+            discard(path)
+        if path and ((path / CONFIG).exists() or (path / "checkpoints").exists()):
+            raise ConfigError(
+                f"run_dir: {path} holds a run already; name another, or continue it with: "
+                f"{resume_command(path)}"
+            )
         if path:
             path.mkdir(parents=True, exist_ok=True)
         else:

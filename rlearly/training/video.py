@@ -28,6 +28,7 @@ class Video:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             partial = stack.enter_context(replacing(self.path)).absolute()
+            partial.touch()  # raises what imageio would replace by an unknown error
             self._file: Any = stack.enter_context(imageio.imopen(partial, "w", plugin="pyav"))
             self._file.init_video_stream("libx264", fps=self.frames_per_second)
             self._open = stack.pop_all()

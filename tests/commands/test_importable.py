@@ -18,7 +18,7 @@ from conftest import TINY, TINY_STATE
 from saved import agent_state, equal, rows
 
 from rlearly import evaluate, report, sweep, teacher, train
-from rlearly.training import display
+from rlearly.training import display, run_directory
 from rlearly.training.display import Display
 from rlearly.training.trainer import Trainer
 
@@ -102,6 +102,13 @@ def test_commands_leave_the_process_as_they_found_it(run, tmp_path, monkeypatch)
     assert equal(agent_state(run), agent_state(tmp_path / "pixels")) is False
 
 
+def test_video_that_cannot_be_written_is_one_sentence(run, capsys):
+    assert evaluate.main([f"run={run}", "episodes=1", "video=/proc/x.mp4"]) == 2
+    said = capsys.readouterr().err
+    assert "video: /proc/x.mp4 cannot be written (No such file or directory)" in said
+    assert "video_size=0" in said
+
+
 def test_run_equals_the_same_one_before_it_in_a_thread_and_in_a_process_of_its_own(
     run, tmp_path, zygote, capfd
 ):
@@ -174,6 +181,14 @@ def test_interrupt_before_the_first_step_leaves_nothing(env, tmp_path, monkeypat
     assert footprint() == before
     assert not (tmp_path / "run").exists()
     assert len({*map(id, closed)}) == env - 1, "what was made is closed"
+
+
+def test_interrupt_of_a_start_names_no_run_to_continue(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_directory, "record_start", lambda *_: press())
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*RUN, f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+    assert "resume=" not in capsys.readouterr().out
 
 
 def test_interrupt_saves_and_a_second_one_ends_a_run_that_resumes(

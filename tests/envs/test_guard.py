@@ -322,6 +322,17 @@ def test_render_that_returns_no_image_is_refused(image, received, tmp_path, caps
     assert f"env={env_id}: render() returned {received}" in capsys.readouterr().err
 
 
+def test_video_of_an_env_that_does_not_render_is_refused_with_what_to_do(tmp_path, capsys):
+    gymnasium.register("Guardblind-v0", variant({}), max_episode_steps=20)
+    assert trained("blind", tmp_path / "run") == 0
+    words = [f"run={tmp_path / 'run'}", "episodes=1", "threads=1"]
+    assert evaluate.main(words) == 2
+    said = capsys.readouterr().err
+    assert "env=Guardblind-v0: render() raised NotImplementedError" in said
+    assert "cannot render itself" in said and "video_size=0" in said
+    assert evaluate.main([*words, "video_size=0"]) == 0
+
+
 def test_evaluation_that_fails_keeps_the_users_traceback_beside_the_run(
     tmp_path, monkeypatch, capsys
 ):

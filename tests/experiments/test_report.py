@@ -77,7 +77,10 @@ def test_report_draws_the_figure_and_says_what_happened(run, capsys):
         (["run=nowhere"], "nowhere does not exist; "),
         (["ran=x"], "no key 'ran'; did you mean run"),
         (["run={run}", "out={run}/x.foo"], "cannot be written"),
-        (["run={run}", "out={run}/no/x.png"], "cannot be written"),
+        (
+            ["run={run}", "out={run}/no/x.png"],
+            "x.png cannot be written (No such file or directory);",
+        ),
     ],
 )
 def test_bad_requests_get_one_sentence(run, capsys, arguments, sentence):

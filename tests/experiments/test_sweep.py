@@ -28,6 +28,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, Record, commands, jobs_of, log_of
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers import local
+from rlearly.experiments.launchers.base import ending
 from rlearly.experiments.launchers.lock import only_launcher, owner_of
 from rlearly.experiments.launchers.slurm import submitted
 from rlearly.experiments.metric_names import METRICS, PARTS
@@ -692,7 +693,7 @@ def test_a_stop_starts_no_further_jobs(monkeypatch, tmp_path):
 
     monkeypatch.setattr(JobRunner, "run", run)
     launcher.launch(tmp_path, [Job("t", "t"), Job("a", "a", "t"), Job("b", "b")], messages.append)
-    assert ran == ["t"] and messages == ["start t", "saved t: "]
+    assert ran == ["t"] and messages == ["start t", "stopped t before its first checkpoint"]
 
 
 def test_gpus_are_dealt_out(monkeypatch, tmp_path):
@@ -977,3 +978,13 @@ def test_wide_sweeps_show_what_matters_first(tmp_path):
         console.print(overview(statuses(tmp_path, jobs), console))
     lines = shown.get().splitlines()
     assert len(lines) < 20 and "seed 37" in lines[1] and "and 26 more" in shown.get()
+
+
+def test_run_stopped_before_its_first_checkpoint_is_not_called_saved(tmp_path):
+    job = Job("runs/td3/E/0", "td3 on E, seed 0")
+    log = log_of(tmp_path, job.name)
+    log.parent.mkdir(parents=True)
+    log.write_text("rlearly: interrupted.\n", encoding="utf-8")
+    assert ending(tmp_path, job, 75) == "stopped td3 on E, seed 0 before its first checkpoint"
+    (tmp_path / job.name / "checkpoints" / "000000000100").mkdir(parents=True)
+    assert ending(tmp_path, job, 75).startswith("saved td3 on E, seed 0: ")

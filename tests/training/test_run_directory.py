@@ -144,6 +144,12 @@ def test_directory_that_could_not_be_filled_is_removed(tmp_path, monkeypatch):
     assert run_directory.create(config) == tmp_path / "run"
 
 
+def test_run_dir_with_a_name_that_is_too_long_is_refused_by_its_key(tmp_path):
+    config = compose(["agent=td3", "env=Pendulum-v1", f"run_dir={tmp_path / ('x' * 300)}"])
+    with pytest.raises(ConfigError, match=r"run_dir: .* cannot be written \(File name too long\)"):
+        run_directory.create(config)
+
+
 @pytest.mark.parametrize("target", ["nowhere", "file", "runs"])
 def test_runs_that_is_no_folder_is_one_sentence(tmp_path, monkeypatch, target):
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import DONE, SAVED
 from rlearly.experiments.job import Job, last_lines
+from rlearly.training.checkpoint import list_checkpoints
 
 Report = Callable[[str], None]
 
@@ -37,6 +38,8 @@ class Launcher(Protocol):
 
 def ending(sweep: Path, job: Job, status: int) -> str:
     """How a try ended, in one line."""
+    if status == SAVED and not list_checkpoints(sweep / job.name / "checkpoints"):
+        return f"stopped {job.title} before its first checkpoint"
     word = {DONE: "done", SAVED: "saved"}.get(status, "FAILED")
     return f"{word} {job.title}: {(last_lines(sweep, job.name) or [''])[-1]}"
 

@@ -259,9 +259,10 @@ def _writing(out: Path) -> Iterator[None]:
         with matplotlib.rc_context(AS_TYPED):
             yield
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None  # without a partial's name
         raise ConfigError(
-            f"out: {out} cannot be written ({error}); name a .png, .pdf or .svg in an existing "
-            "folder."
+            f"out: {out} cannot be written ({reason or error}); name a .png, .pdf or .svg in an "
+            "existing folder."
         ) from None
 
 
