@@ -398,7 +398,9 @@ def test_counter_of_an_env_that_repeats_its_actions_goes_on_in_a_resumed_run(tmp
     assert train.main([f"resume={tmp_path}/parts", "train_frames=65"]) == 0
 
     def returns(name):
-        rows = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text("utf-8").splitlines())
+        rows = map(
+            json.loads, (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        )
         return [row["train/episode_return"] for row in rows if "train/episode_return" in row]
 
     assert len(returns("whole")) == 6
