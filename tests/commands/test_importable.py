@@ -151,6 +151,14 @@ def press(times=1):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C raises, also if the tests run in a shell's background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def closed(monkeypatch):
     """The envs that were closed."""
