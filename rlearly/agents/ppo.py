@@ -22,17 +22,11 @@ from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import GaussianActor, StateValue, layers
 from rlearly.nn.optim import adam, optimize
 from rlearly.nn.precision import ComputeOptions
-from rlearly.nn.running_stats import RunningMeanStd, standardized
+from rlearly.nn.running_stats import CLIP, RunningMeanStd, standardized
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 from rlearly.system.threads import one_thread
-
-LIMIT = 10.0
-"""Normalised observations and rewards are clipped to +-LIMIT."""
-
-LOWEST, HIGHEST, EPSILON = np.array(-LIMIT), np.array(LIMIT), np.array(1e-8)
-"""As arrays: numpy takes twice as long with a Python float."""
 
 NOISE_AHEAD = 256
 """Rows of noise drawn at once: most of the cost of one row is the call."""
@@ -176,11 +170,7 @@ class PPO:
         return self._value(self._normalize(obs.reshape(len(obs), -1)))[:, 0]
 
     def _normalize(self, flat: np.ndarray) -> np.ndarray:
-        spread = self.obs_rms.variance + EPSILON
-        normal = flat - self.obs_rms.mean
-        normal /= np.sqrt(spread, spread)
-        np.maximum(normal, LOWEST, out=normal)
-        return np.minimum(normal, HIGHEST, out=normal).astype(np.float32)
+        return self.obs_rms.normalized(flat)
 
     # --- learning ---
 
@@ -254,7 +244,7 @@ class PPO:
         return max(0.0, 1.0 - self.learnt_steps / self.config.anneal_steps)
 
     def _scaled_rewards(self, batch: Rollout) -> np.ndarray:
-        """Rewards [T, N] / the running std of the discounted return, clipped to +-LIMIT."""
+        """Rewards [T, N] / the running std of the discounted return, clipped to +-CLIP."""
         steps, num_envs = batch.reward.shape
         running = np.zeros(num_envs) if self.returns is None else self.returns
         over = batch.terminated | batch.truncated
@@ -263,7 +253,7 @@ class PPO:
         returns = _discounted_sums(batch.reward, keep, running)
         self.returns = np.where(over[-1], 0.0, returns[-1])
         variance = self.return_rms.update_in_order(returns)
-        return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -LIMIT, LIMIT)
+        return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CLIP, CLIP)
 
     @torch.no_grad()
     def _next_values(self, batch: Rollout, values: np.ndarray) -> np.ndarray:

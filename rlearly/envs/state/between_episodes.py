@@ -243,7 +243,6 @@ class EvaluationEnv(gymnasium.Wrapper):
             seen = {"the first observation": self.env.reset(seed=1)[0]}
             return seen | play(self.env, actions, one_episode=True)
 
-        difference = None
         try:
             with global_generators_watched() as drawn:
                 first = episode()
