@@ -18,6 +18,7 @@ class AgentSpec:
         `seed_frames(frames_per_step)`.
     make: `make(config, env_spec, *, seeds, device, monitor, interventions, compute)` -> the agent.
     networks: names of the networks that interventions can act on.
+    actions: the kinds of action spaces that it supports: "continuous" (Box), "discrete" (Discrete).
     observes_pixels: learns from images, and gets them where an env offers images and states.
     on_policy: learns once from each rollout of its own policy, rather than from a replay buffer.
     max_threads: threads beyond which its updates get no faster; None: it can use every core.
@@ -28,6 +29,7 @@ class AgentSpec:
     config_class: type[Any]
     make: Callable[..., Agent]
     networks: tuple[str, ...]
+    actions: tuple[str, ...] = ("continuous",)
     observes_pixels: bool = False
     on_policy: bool = False
     max_threads: int | None = None

@@ -82,7 +82,8 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     asks_for_pixels = parse_text(asked.get("obs", "")) == "pixels" or (
         parse_value("env.pixels", asked.get("env.pixels", "null"), "bool | None") in (True,)
     )
-    if config.env.family == "gymnasium" and asks_for_pixels:
+    continuous = "continuous" in agent_spec(agent).actions
+    if config.env.family == "gymnasium" and asks_for_pixels and continuous:
         config.env.action_repeat = 2  # DrQ-v2's value for pixels
     set_keys(config, agent_spec(agent).run_defaults)
     set_keys(config, presets.tuned(agent, env))

@@ -86,5 +86,10 @@ LOWEST, HIGHEST = np.array(-1.0, np.float32), np.array(1.0, np.float32)
 
 
 def clip_actions(actions: np.ndarray) -> np.ndarray:
-    """Actions clipped to [-1, 1]; np.clip, or Python floats as bounds, would take twice as long."""
+    """Actions clipped to [-1, 1]; discrete ones unchanged.
+
+    np.clip, or Python floats as bounds, would take twice as long.
+    """
+    if actions.dtype.kind == "i":
+        return actions
     return np.minimum(np.maximum(actions, LOWEST), HIGHEST)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from gymnasium.spaces import Box
 
 if TYPE_CHECKING:  # importing torch takes a second, which --help and the config do without
     from torch import Tensor
@@ -25,12 +24,12 @@ class EnvSpec:
 
     observation: Box of uint8 [C, H, W] pixels or float32 [D] states, or a Dict with "pixels" and
         "vector", one of each.
-    action: Box of float32 [A] in [-1, 1].
+    action: Box of float32 [A] in [-1, 1], or Discrete with the numbers 0 .. n - 1.
     frames_per_step: simulator frames per agent step (the action repeat).
     """
 
     observation: Any
-    action: Box
+    action: Any
     frames_per_step: int
 
 
@@ -39,7 +38,7 @@ class Batch:
     """B transitions of up to n steps, sampled from a replay buffer.
 
     obs, next_obs: [B, *O] as stored, or a dict of such tensors.
-    action: [B, A] in [-1, 1].
+    action: [B, A] in [-1, 1]; int64 [B] of a discrete action space.
     reward: [B, 1] discounted sum of the rewards of the k <= n steps from obs to next_obs.
     discount: [B, 1] gamma^k; 0 if next_obs is terminal. A truncated episode still bootstraps.
     """
@@ -55,7 +54,7 @@ class Batch:
 class Rollout:
     """T consecutive steps of each of N envs, all taken by the current policy; numpy arrays.
 
-    action: [T, N, A] as the agent returned it.
+    action: [T, N, A] as the agent returned it; int64 [T, N] of a discrete action space.
     reward, terminated, truncated: [T, N].
     next_obs: [T, N, *O] the observation after each step; at an episode's end, its final one.
     """
@@ -92,7 +91,8 @@ class Agent(Stateful, Protocol):
     def act(self, obs: Any, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for observations [N, *O], an array or a dict of arrays.
 
-        Without `explore` they are the policy's mean actions. An on-policy agent may exceed [-1, 1]
+        Of a discrete action space they are int64 [N]. Without `explore` they are the policy's mean
+        actions, or the most probable ones. An on-policy agent may exceed [-1, 1]
         when it explores, because it must learn from the action that it drew: the trainer and
         `ScaledActions` clip what the env receives.
         """
@@ -136,7 +136,7 @@ class Memory(Stateful, Protocol):
         truncated: bool,
         env_index: int,
     ) -> None:
-        """Add the step that one env took from its last observation: action [A], next_obs [*O]."""
+        """Add the step that one env took from its last observation: action [A] or a number."""
         ...
 
     def sample(self, batch_size: int) -> Any:

@@ -31,7 +31,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "gymnasium": Family("gymnasium_envs", "HalfCheetah-v5, ... (Box actions), or module:EnvId"),
+    "gymnasium": Family("gymnasium_envs", "HalfCheetah-v5, CartPole-v1, ..., or module:EnvId"),
     "metaworld": Family("metaworld", "metaworld/coffee-push, metaworld/hammer, ... (50 tasks)"),
     "adroit": Family("adroit", "adroit/door, adroit/hammer, adroit/pen, adroit/relocate"),
     "dm_control": Family("dm_control", "dog_run, ... (suite), reach_duplo, ... (manipulation)"),
@@ -75,8 +75,8 @@ def make(
 ) -> gymnasium.Env:
     """Make the env that a config describes.
 
-    Actions are float32 [A] in [-1, 1]. Observations are uint8 images, a flat float32 state, or a
-    dict of both.
+    Actions are float32 [A] in [-1, 1], or int64 numbers from 0. Observations are uint8 images, a
+    flat float32 state, or a dict of both.
 
     Args:
         pixels: observe images; None: the family's default (gymnasium: as the env is; others: yes).
@@ -111,7 +111,7 @@ def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     """What an agent may know about an env made from `config`."""
     observation, action = env.observation_space, env.action_space
     assert isinstance(observation, gymnasium.spaces.Box | gymnasium.spaces.Dict)
-    assert isinstance(action, gymnasium.spaces.Box)
+    assert isinstance(action, gymnasium.spaces.Box | gymnasium.spaces.Discrete)
     return EnvSpec(observation, action, config.action_repeat)
 
 

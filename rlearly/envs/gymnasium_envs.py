@@ -1,4 +1,4 @@
-"""Any registered gymnasium env with a Box action space, from states or from pixels."""
+"""Any registered gymnasium env with Box or Discrete actions, from states or from pixels."""
 
 from __future__ import annotations
 
@@ -35,20 +35,18 @@ from rlearly.envs.observations import (
     refuse_unflattenable,
     state_note,
 )
-from rlearly.envs.wrappers import agent_view, box_actions, resized
+from rlearly.envs.wrappers import agent_view, resized, supported_actions
 
 log = logging.getLogger(__name__)
 
-NOT_OFFERED = ("CartPole", "MountainCar", "Acrobot", "LunarLander")  # their actions are discrete
-NOT_OFFERED += ("GymV21Environment", "GymV26Environment")
+NOT_OFFERED = ("GymV21Environment", "GymV26Environment")
 
 
 def names() -> list[str]:
-    """Every registered id that may have a Box action space, each in its newest version."""
+    """Every registered id, each in its newest version."""
     newest: dict[str, tuple[int, str]] = {}
     for spec in gymnasium.registry.values():
-        discrete = any(f".{name}." in str(spec.entry_point) for name in ("toy_text", "tabular"))
-        if discrete or spec.name in NOT_OFFERED:
+        if spec.name in NOT_OFFERED or ".tabular." in str(spec.entry_point):
             continue
         base = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
         newest[base] = max(newest.get(base, (-1, "")), (spec.version or 0, spec.id))
@@ -306,7 +304,7 @@ def make(
     renders_itself = (pixels or videos) and not mujoco and can_render
     base = make_registered(config, "rgb_array" if renders_itself else None)
     try:
-        box_actions(base)
+        supported_actions(base)
         image = observed_image(base, config.name, pixels)
         pixels = image is not None if pixels is None else pixels
         if not pixels:

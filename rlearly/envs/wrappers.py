@@ -1,4 +1,5 @@
-"""Wrappers that give agents scaled actions, action repeat, stacked images and flat states."""
+"""Wrappers that give agents scaled or numbered actions, action repeat, stacked images and flat
+states."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space, flatdim, flatten
+from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
@@ -29,7 +30,7 @@ def agent_view(
     planes: int = 3,
     note: str = "",
 ) -> gymnasium.Env:
-    """Wrap an env as agents see it: repeated actions in [-1, 1], images or a flat state.
+    """Wrap an env as agents see it: repeated actions, in [-1, 1] or discrete; images or a state.
 
     Args:
         render_frame: size -> uint8 [size, size, planes]; None: observe the flat state.
@@ -37,7 +38,7 @@ def agent_view(
         planes: of a frame; 3 are colours.
         note: a line for the user on what the observations are made from (see `notes`).
     """
-    env = ActionRepeat(ScaledActions(env), config.action_repeat)
+    env = ActionRepeat(agent_actions(env), config.action_repeat)
     if render_frame is None:
         return FlatObservation(env, note)
     size = config.image_size
@@ -62,19 +63,39 @@ def name_of(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec else str(env)
 
 
-def box_actions(env: gymnasium.Env) -> Box:
+def supported_actions(env: gymnasium.Env) -> Box | Discrete:
     """The env's action space.
 
     Raises:
-        ConfigError: it is not a Box.
+        ConfigError: it is neither a Box nor Discrete.
     """
     space = env.action_space
-    if isinstance(space, Box):
+    if isinstance(space, Box | Discrete):
         return space
     raise ConfigError(
-        f"env={name_of(env)}: expected a Box action space, received {space}; these agents act in "
-        "continuous spaces only."
+        f"env={name_of(env)}: expected a Box or Discrete action space, received {space}: number "
+        "the combinations of its parts, as Discrete, with gymnasium.wrappers.TransformAction."
     )
+
+
+def agent_actions(env: gymnasium.Env) -> gymnasium.Env:
+    """The env with actions as agents give them; raises as `supported_actions` does."""
+    if isinstance(supported_actions(env), Discrete):
+        return NumberedActions(env)
+    return ScaledActions(env)
+
+
+class NumberedActions(gymnasium.ActionWrapper):
+    """Discrete actions as int64 numbers from 0, whatever the env's own first number is."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        space: Any = env.action_space
+        self.start = space.start
+        self.action_space = Discrete(space.n)
+
+    def action(self, action: np.int64) -> np.int64:
+        return self.start + action
 
 
 class ScaledActions(gymnasium.ActionWrapper):
@@ -86,12 +107,12 @@ class ScaledActions(gymnasium.ActionWrapper):
     others; `note` then says so.
 
     Raises:
-        ConfigError: the env's actions are not a Box, or a dimension has only one bound.
+        ConfigError: a dimension has only one bound.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        space = box_actions(env)
+        space: Any = env.action_space
         low, high = (np.ravel(bound).astype(np.float64) for bound in (space.low, space.high))
         no_low, no_high = low <= -UNBOUNDED, high >= UNBOUNDED
         single = np.flatnonzero(no_low != no_high)

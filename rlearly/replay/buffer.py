@@ -36,7 +36,7 @@ class TransitionLayout:
 
     frame_shape: one frame of the observation, [C, H, W] with frames stacked on C, or [D].
     frame_stack: frames per observation.
-    actions: size of an action.
+    actions: size of an action; 0 of a discrete one, which is stored as an int64 number.
     vector: size of the vector that is observed with an image, of the newest frame only; 0 if there
         is none, and observations are not dicts.
     """
@@ -54,7 +54,8 @@ class TransitionLayout:
     @property
     def transition_bytes(self) -> int:
         """Bytes per transition: a frame, an action, a vector, and 10 for reward and bookkeeping."""
-        return self.frame_bytes + 4 * (self.actions + self.vector) + 4 + 4 + 1 + 1
+        action_bytes = 4 * self.actions or 8
+        return self.frame_bytes + action_bytes + 4 * self.vector + 4 + 4 + 1 + 1
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -120,7 +121,10 @@ class ReplayBuffer:
         self.generator = generator
         self.device = device or torch.device("cpu")
         self.frames = frames or RawFrameStore(capacity, layout.frame_shape, layout.frame_dtype)
-        self.actions = reserve((capacity, layout.actions), "float32")
+        if layout.actions:
+            self.actions = reserve((capacity, layout.actions), "float32")
+        else:
+            self.actions = reserve((capacity,), "int64")
         if layout.vector:
             self.vectors = reserve((capacity, layout.vector), "float32")
         self.rewards = reserve((capacity,), "float32")
@@ -160,7 +164,7 @@ class ReplayBuffer:
         terminated: bool,
         truncated: bool,
     ) -> None:
-        """Add the step that was taken from the newest observation. action [A]."""
+        """Add the step that was taken from the newest observation. action [A] or a number."""
         at = (self.added - 1) % self.capacity
         ends = terminated or truncated
         self.actions[at] = action
@@ -193,7 +197,7 @@ class ReplayBuffer:
         self.frames.write(at, self.layout.newest_frame(obs)[None])
         if self.layout.vector:
             self.vectors[at] = obs[VECTOR]
-        self.actions[at] = 0.0
+        self.actions[at] = 0
         self.rewards[at] = 0.0
         self.ages[at] = self._age
         self.flags[at] = 0

@@ -25,7 +25,7 @@ class RolloutBuffer:
         self.num_envs = num_envs
         size = (steps, num_envs)
         self.arrays = {
-            "action": np.zeros((*size, *spec.action.shape), np.float32),
+            "action": np.zeros((*size, *spec.action.shape), spec.action.dtype),
             "reward": np.zeros(size, np.float64),
             "terminated": np.zeros(size, bool),
             "truncated": np.zeros(size, bool),
@@ -52,7 +52,8 @@ class RolloutBuffer:
         truncated: bool,
         env_index: int,
     ) -> None:
-        """Add a step. action [A] as the agent returned it, also beyond [-1, 1]."""
+        """Add a step. action [A] as the agent returned it, also beyond [-1, 1], or a
+        number."""
         at = self.taken[env_index], env_index
         step = (action, reward, terminated, truncated, next_obs)
         for array, value in zip(self.arrays.values(), step, strict=True):

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import gymnasium
 import torch
+from gymnasium.spaces import Discrete
 
 from rlearly import envs
-from rlearly.agents import agent_spec
+from rlearly.agents import AGENTS, agent_spec
 from rlearly.agents.normalized import NormalizedAgent
 from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
@@ -33,7 +35,7 @@ from rlearly.envs.state.between_episodes import (
 )
 from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.serialization import from_bytes
-from rlearly.envs.wrappers import ScaledActions
+from rlearly.envs.wrappers import NumberedActions, ScaledActions
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.running_stats import Normalizer
 from rlearly.nn.schedules import Linear
@@ -269,8 +271,8 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A new agent.
 
     Raises:
-        ConfigError: the agent does not support this device or this env's observations, or does
-            not fit into memory.
+        ConfigError: the agent does not support this device or this env's observations or actions,
+            or does not fit into memory.
     """
     declared = agent_spec(config.agent_name)
     if config.precision == "tf32" and device.type != "cuda":
@@ -283,12 +285,19 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             "compile=true: no C++ compiler was found here, and torch needs one to compile for a "
             "CPU: install one (sudo apt-get install g++) or leave it out; on a CPU it is no faster."
         )
+    kind = "discrete" if isinstance(spec.action, Discrete) else "continuous"
+    if kind not in declared.actions:
+        others = [name for name in AGENTS if kind in agent_spec(name).actions]
+        raise ConfigError(
+            f"agent={config.agent_name} takes {' or '.join(declared.actions)} actions, but those "
+            f"of env={config.env.name} are {kind}: use agent={' or agent='.join(others)}."
+        )
     pixels = has_images(spec.observation)
     if pixels and not declared.observes_pixels:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, but the observations of "
-            f"env={config.env.name} are images: use agent=drqv2 or agent=drm, or add obs=state to "
-            "learn from all the numbers."
+            f"env={config.env.name} are images: use agent={_agents_for_images(kind)}, or add "
+            "obs=state to learn from all the numbers."
         )
     for name in config.intervention or () if not pixels else ():
         networks = getattr(getattr(config, name), "networks", None) or ()
@@ -333,6 +342,13 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     shape = spec.observation.shape if "obs" in what else None
     discount = agent_config.discount if "reward" in what else None
     return NormalizedAgent(agent, Normalizer(shape, discount))
+
+
+def _agents_for_images(actions: str) -> str:
+    """The agents that learn from images with this kind of actions, as in an override."""
+    specs = {name: agent_spec(name) for name in AGENTS}
+    fit = [name for name, s in specs.items() if s.observes_pixels and actions in s.actions]
+    return " or agent=".join(fit)
 
 
 # --- snapshot starts ---
@@ -497,7 +513,7 @@ def add_jump_start(
             "steps are not counted as this run's"
         )
         for env in train_envs:
-            view = _wrapper(env, ScaledActions)
+            view = _wrapper(env, ScaledActions | NumberedActions)
             view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
         return train_envs
     policy = teacher_policy(config, spec)
@@ -577,8 +593,8 @@ def model_policy(
     return model.act
 
 
-def _wrapper(env: Any, kind: type) -> Any:
-    """The wrapper of this class in a chain that has one."""
+def _wrapper(env: Any, kind: UnionType) -> Any:
+    """The wrapper of one of these classes in a chain that has one."""
     while not isinstance(env, kind):
         env = env.env
     return env
@@ -650,7 +666,7 @@ def transition_layout(config: RunConfig, spec: EnvSpec) -> TransitionLayout:
         frame_shape=(frames.shape[0] // stack, *frames.shape[1:]),
         frame_dtype=str(frames.dtype),
         frame_stack=stack,
-        actions=spec.action.shape[0],
+        actions=0 if isinstance(spec.action, Discrete) else spec.action.shape[0],
         vector=space[VECTOR].shape[0] if is_fused(space) else 0,
     )
 

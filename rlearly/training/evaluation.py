@@ -92,7 +92,7 @@ def checked_step(env: gymnasium.Env, action: np.ndarray, where: str) -> tuple[An
     Raises:
         RunFailed: the action is NaN, the observation or reward is wrong, or the env raised.
     """
-    if math.isnan(action.dot(action)):  # NaN if and only if an entry is
+    if action.dtype.kind == "f" and math.isnan(action.dot(action)):  # NaN if an entry is
         raise RunFailed(
             f"learning diverged: the action is nan in {where}", diverged=True, action=action
         )

@@ -3,14 +3,14 @@
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rlearly import envs
 from rlearly.core.errors import ConfigError
-from rlearly.envs.wrappers import ScaledActions
+from rlearly.envs.wrappers import ScaledActions, agent_actions
 
 DTYPES = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 DTYPES += ["float16", "float32", "float64"]
@@ -149,11 +149,24 @@ def test_the_remedy_works():
     assert env.action(np.array([1, 0], np.float32)).tolist() == [5, 2.5]
 
 
+def test_discrete_actions_are_numbered_from_0_and_reach_the_env_as_its_own():
+    env = agent_actions(Acted(Discrete(3, start=-1)))
+    assert env.action_space == Discrete(3)
+    received = [env.action(np.int64(action)) for action in range(3)]
+    assert received == [-1, 0, 1] and all(isinstance(action, np.int64) for action in received)
+
+
+def test_the_combinations_of_discrete_parts_can_be_numbered():
+    parts = Acted(MultiDiscrete([2, 3]))
+    numbered = gymnasium.wrappers.TransformAction(parts, lambda a: divmod(int(a), 3), Discrete(6))
+    assert agent_actions(numbered).action_space == Discrete(6)
+
+
 @pytest.mark.parametrize(
     "space",
     [
-        Discrete(3),
         MultiDiscrete([2, 3]),
+        MultiBinary(3),
         Tuple((Box(-1, 1, (1,)), Discrete(2))),
         Dict(a=Box(-1, 1, (1,))),
     ],
@@ -164,7 +177,8 @@ def test_other_action_spaces_are_refused_before_what_is_observed(space):
 
     gymnasium.register("Unclear-v0", Unclear, kwargs={"action_space": space})
     try:
-        with pytest.raises(ConfigError, match=r"env=Unclear-v0: expected a Box action space, rec"):
+        message = r"env=Unclear-v0: expected a Box or Discrete action space, rec"
+        with pytest.raises(ConfigError, match=message):
             envs.make(envs.config_for("Unclear-v0"), pixels=None, model_seed=0)
     finally:
         del gymnasium.registry["Unclear-v0"]

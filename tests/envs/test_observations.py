@@ -465,4 +465,4 @@ def test_agents_of_states_refuse_images_and_say_how_to_go_on(tmp_path, capsys, a
     words = [f"agent={agent}", "env=tiny_envs:GreyReach-v0", f"run_dir={tmp_path / 'run'}"]
     assert train.main(words) == 2
     said = capsys.readouterr().err
-    assert "are images: use agent=drqv2 or agent=drm, or add obs=state" in said
+    assert "are images: use agent=drm or agent=drqv2, or add obs=state" in said

@@ -297,6 +297,21 @@ def test_state_observations_are_stored_as_floats():
     assert batch.next_obs.tolist() == [[1, 2, 3, 4]] * 2
 
 
+def test_discrete_actions_are_stored_as_whole_numbers_and_saved():
+    layout = TransitionLayout(frame_shape=(1,), frame_dtype="float32", frame_stack=1, actions=0)
+    replay = make(20, nstep=1, layout=layout)
+    replay.begin_episode(np.zeros(1, np.float32))
+    for action in range(5):
+        seen = np.full(1, action + 1, np.float32)
+        replay.add(np.int64(action), 0.0, seen, terminated=False, truncated=False)
+    assert layout.transition_bytes == 4 + 8 + 10 and replay.actions.nbytes == 20 * 8
+    restored = make(20, nstep=1, layout=layout)
+    restored.load_state_dict(replay.state_dict())
+    for batch in (replay.sample(50), restored.sample(50)):
+        assert batch.action.dtype == torch.int64 and batch.action.shape == (50,)
+        assert batch.action.tolist() == batch.obs[:, 0].tolist()
+
+
 # --- memory of batches ---
 
 
