@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_batch, random_rollout
+from conftest import random_batch, random_rollout, with_actions_for
 from test_agents import KINDS, METAWORLD, SMALL, observations
 from torch import nn
 
@@ -170,7 +170,8 @@ def case(request):
 
 @pytest.fixture
 def spec(case, pixel_spec, state_spec, fused_spec):
-    return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
+    observed = {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
+    return with_actions_for(case[0], observed)
 
 
 def build(
@@ -223,7 +224,7 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
         assert (flat(network) - flat(exact.networks[name])).norm() < 0.5 * moved, name
     obs = observations(spec, 16)
     mean = short.act(obs, step=50, explore=False)
-    assert mean.dtype == short.value(obs).dtype == "float32"
+    assert mean.dtype == spec.action.dtype and short.value(obs).dtype == "float32"
 
 
 def test_kernels_learn_what_the_plain_code_does_but_for_rounding(case, spec):
