@@ -19,6 +19,9 @@ from rlearly.system.atomic import replacing
 Series = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
 
+FINAL_EVALUATIONS = 3
+"""Averaged by default: one evaluation of ten episodes is noisy."""
+
 _Key = tuple[str, str, int | None]
 """Arm, env and seed."""
 
@@ -28,7 +31,8 @@ class Curve:
     """Evaluations of one run: frames [T] and mean undiscounted returns [T].
 
     `metrics` holds other metrics of the run by name. `seed` is None for a published curve, which is
-    already a mean over seeds. `folder` is the run's directory if it is known.
+    already a mean over seeds. `folder` is the run's directory if it is known. The final score is
+    the mean of the last `final_evaluations`.
     """
 
     arm: str
@@ -39,11 +43,12 @@ class Curve:
     metrics: dict[str, Series] = field(default_factory=dict)
     finished: bool = True
     folder: Path | None = None
+    final_evaluations: int = FINAL_EVALUATIONS
 
     @property
     def final(self) -> float:
-        """Mean of the last three evaluations: one evaluation of ten episodes is noisy."""
-        return mean_of_last(self.returns)
+        """Mean of the last evaluations."""
+        return mean_of_last(self.returns, self.final_evaluations)
 
     @property
     def area(self) -> float:
@@ -58,9 +63,9 @@ class Curve:
         return (self.frames, self.returns) if metric == RETURN else self.metrics.get(metric)
 
 
-def mean_of_last(values: np.ndarray) -> float:
-    """Mean of the last three values."""
-    return float(values[-3:].mean())
+def mean_of_last(values: np.ndarray, count: int = FINAL_EVALUATIONS) -> float:
+    """Mean of the last `count` values."""
+    return float(values[-count:].mean())
 
 
 def read_run(folder: Path, run: Run, metrics: Sequence[str] = ()) -> Curve | None:

@@ -178,7 +178,8 @@ def _short(name: str, most: int = 34) -> str:
 
 def _profiles(results: SweepResults, styles: Styles) -> SweepFigure:
     normalised = results.normalised_scores()
-    thresholds = np.linspace(0, 1, 101)
+    highest = max((scores.max() for own in normalised.values() for scores in own), default=0.0)
+    thresholds = np.linspace(0, max(1.0, highest), 101)
     profile = partial(statistics.profile, thresholds=thresholds)
 
     def draw(axes: Any) -> None:
@@ -187,7 +188,7 @@ def _profiles(results: SweepResults, styles: Styles) -> SweepFigure:
             shares = statistics.estimate(profile, scores, seed=seed, resamples=resamples)
             _draw_band(axes, thresholds, shares, styles[arm])
         axes.set_ylim(0, 1.02)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, thresholds[-1])
 
     labels = ("normalised final score", "share of runs above it")
     panels: dict[str, Panel] = {"all envs": draw} if normalised else {}

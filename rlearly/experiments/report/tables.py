@@ -150,7 +150,7 @@ def efficiency(results: SweepResults) -> Table:
 def pooled(results: SweepResults) -> Table:
     """Normalised final scores over all envs."""
     measures = (pooled_iqm, statistics.mean, statistics.median, statistics.optimality_gap)
-    normalised = results.normalised_scores() if len(results.envs) > 1 else {}
+    normalised = results.normalised_scores() if len(results.normalised_envs) > 1 else {}
     rows = []
     for arm, scores in normalised.items():
         estimates = [results.estimate(measure, scores) for measure in measures]
@@ -158,7 +158,8 @@ def pooled(results: SweepResults) -> Table:
         cells = [estimate.text(3) + few for estimate in estimates]
         rows.append([arm, str(sum(map(len, scores))), *cells])
     columns = ["arm", "runs", "IQM [95 %]", "mean [95 %]", "median [95 %]", "gap [95 %]"]
-    return Table("pooled", "All envs together", columns, rows)
+    title = "Human-normalised scores" if results.reference else "All envs together"
+    return Table("pooled", title, columns, rows)
 
 
 def improvement(results: SweepResults) -> Table:
