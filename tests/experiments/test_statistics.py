@@ -176,6 +176,19 @@ def test_estimate_has_an_interval_from_three_runs_of_every_task():
     assert few == (1.75, None, None) and few.text() == "1.75"
 
 
+def test_interval_of_fewer_runs_is_that_of_their_sampling_distribution():
+    """Means of 5 of 100 runs: drawn here run by run, and by the square root of n."""
+    runs = generator(2).exponential(size=100)
+    low, high = interval(mean, [runs], random=generator(), runs=5)
+    random = generator(3)
+    means = [sum(random.choice(runs) for _ in range(5)) / 5 for _ in range(4000)]
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.06)
+    all_low, all_high = interval(mean, [runs], random=generator())
+    assert (high - low) / (all_high - all_low) == pytest.approx(np.sqrt(100 / 5), rel=0.1)
+    found = estimate(mean, [runs], seed=0, runs=5)
+    assert found == (runs.mean(), *interval(mean, [runs], random=generator(), runs=5))
+
+
 def test_threshold_that_is_not_reached_has_no_number():
     frames = np.array([10, 20, 30])
     assert first_reaching(frames, np.array([1.0, 5.0, 4.0]), 5.0) == 20

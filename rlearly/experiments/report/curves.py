@@ -19,6 +19,9 @@ from rlearly.system.atomic import replacing
 Series = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
 
+PUBLISHED = Path(__file__).parents[1] / "published"
+"""The folder of the published results that ship with rlearly."""
+
 FINAL_EVALUATIONS = 3
 """Averaged by default: one evaluation of ten episodes is noisy."""
 
@@ -91,6 +94,12 @@ def _as_series(points: Iterable[tuple[int, float]]) -> Series:
     return np.array(list(last)), np.array(list(last.values()), dtype=float)
 
 
+def published_file(path: Path) -> Path:
+    """The shipped file of published results with this name; the path itself if there is none."""
+    shipped = PUBLISHED / f"{path}.csv"
+    return shipped if shipped.is_file() and not path.exists() else path
+
+
 def read_curves(path: Path) -> list[Curve]:
     """Read a curves.csv from `write_curves`, with the metrics.csv beside it if there is one.
 
@@ -100,7 +109,11 @@ def read_curves(path: Path) -> list[Curve]:
         ConfigError: there is no such file, or it does not hold curves.
     """
     if not path.exists():
-        raise ConfigError(f"There is no file {path}; name a CSV file of curves or a sweep.")
+        names = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
+        raise ConfigError(
+            f"There is no file {path}; name a CSV file of curves or a sweep, or published results "
+            f"that ship with rlearly: {names}."
+        )
     columns = "arm, env, seed, frames, eval_episode_return"
     columns += ", or for published curves arm, env, frames, return"
     found = _read_csv(path, "curves", columns, ("eval_episode_return", "return"))

@@ -73,9 +73,11 @@ class SweepResults:
             if (env, arm) in self.finished
         }
 
-    def estimate(self, statistic: statistics.Statistic, *groups: statistics.Tasks) -> Estimate:
+    def estimate(
+        self, statistic: statistics.Statistic, *groups: statistics.Tasks, runs: int | None = None
+    ) -> Estimate:
         """A statistic with its interval; the same seed gives the same interval."""
-        return statistics.estimate(statistic, *groups, seed=self.seed)
+        return statistics.estimate(statistic, *groups, seed=self.seed, runs=runs)
 
     def score_range(self, env: str) -> tuple[float, float]:
         """The returns that normalisation maps to 0 and to 1."""

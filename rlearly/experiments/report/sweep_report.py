@@ -14,7 +14,13 @@ from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job
 from rlearly.experiments.plan import Plan, Run
-from rlearly.experiments.report.curves import Curve, read_curves, read_run, write_curves
+from rlearly.experiments.report.curves import (
+    Curve,
+    published_file,
+    read_curves,
+    read_run,
+    write_curves,
+)
 from rlearly.experiments.report.figures import draw_figures
 from rlearly.experiments.report.human_scores import reference_scores
 from rlearly.experiments.report.page import render_page
@@ -43,7 +49,7 @@ def load(
     plan, curves, bounded = _read_sweep(sweep)
     envs = {run.env for run in plan.runs}
     labels = {""}
-    for other in compare:
+    for other in map(published_file, compare):
         label = _label(other, labels)
         labels.add(label)
         if other.is_dir():
