@@ -1,6 +1,7 @@
 """Published results beside a sweep's own: runs with intervals, and means without them."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.image
@@ -14,6 +15,7 @@ from rlearly import report
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import PUBLISHED, read_curves
 from rlearly.experiments.report.sweep_report import load
+from rlearly.experiments.study import Study
 
 RUNS, MEANS = Path("atari100k_drq_eps"), Path("atari100k_adaptive_rr")
 LEFT_OUT = ("Enduro", "SpaceInvaders")
@@ -51,6 +53,27 @@ def test_papers_ratio_1_is_the_mean_of_the_published_runs_except_on_pong():
     paper = {c.env.removeprefix("atari/"): c.returns[-1] for c in means if c.arm == "RR 1"}
     differ = [game for game in SHARED if abs(np.mean(runs[game]) - paper[game]) >= 0.9]
     assert differ == ["Pong"]
+
+
+def test_atari_study_has_its_runs_control_and_the_papers_means():
+    plan = Study.load(Path("adaptive_rr_atari_cpu")).plan()
+    envs = [
+        f"atari/{g}" for g in ["Assault", "BankHeist", "Boxing", "Breakout", "Pong", "RoadRunner"]
+    ]
+    counts = Counter((run.arm, run.env) for run in plan.runs)
+    assert len(plan.runs) == 100 and set(counts.values()) == {5}
+    assert {env for arm, env in counts if arm == "RR 1"} == {"atari/Boxing", "atari/Pong"}
+    assert {arm: {env for a, env in counts if a == arm} for arm in ("RR 0.5", "RR 2")} == {
+        "RR 0.5": set(envs),
+        "RR 2": set(envs),
+    }
+    assert {"train_frames=400000", "eval_every_frames=400000", "eval_episodes=100"} <= set(
+        plan.runs[0].overrides
+    ), "100k steps of 4 frames, one evaluation, at the end"
+    means = {(c.env, c.arm): c.returns[-1] for c in read_curves(PUBLISHED / f"{MEANS}.csv")}
+    assert plan.published == {
+        env: {arm: means[env, arm] for arm in ("RR 0.5", "RR 2", "adaptive")} for env in envs
+    }
 
 
 def test_interval_of_five_published_runs_is_that_of_five_seeds(compared):
