@@ -135,6 +135,7 @@ def test_single_evaluations_are_no_learning_curves(tmp_path):
     assert report.main([f"sweep={sweep}"]) == 0
     assert not (sweep / "report" / "figures" / "curves.png").exists()
     assert (sweep / "report" / "figures" / "final.png").exists()
+    assert cells(load(sweep), "final")[0]["mean while learning [95 %]"] == ""
 
 
 def test_missing_comparison_names_the_shipped_ones(tmp_path):

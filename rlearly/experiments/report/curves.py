@@ -13,7 +13,7 @@ import numpy as np
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.plan import Run, finished
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, metric_series, read_rows
-from rlearly.experiments.report.statistics import estimate, pooled_iqm
+from rlearly.experiments.report.statistics import estimate, pooled_iqm, rounded
 from rlearly.system.atomic import replacing
 
 Series = tuple[np.ndarray, np.ndarray]
@@ -178,7 +178,7 @@ def summary(curves: Iterable[Curve], seed: int = 0) -> list[dict[str, Any]]:
             iqm = estimate(pooled_iqm, [np.array(values)], seed=seed)
             columns = (f"{name}_iqm", f"{name}_low", f"{name}_high")
             row |= {c: v if v is None else float(v) for c, v in zip(columns, iqm, strict=True)}
-        row["final_each_seed"] = " ".join(f"{c.final:.4g}" for c in members)
+        row["final_each_seed"] = " ".join(rounded(c.final) for c in members)
         rows.append(row)
     return rows
 

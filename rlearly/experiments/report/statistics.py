@@ -24,6 +24,12 @@ MIN_RUNS = 3
 _NUMBERS_AT_ONCE = 2_000_000
 
 
+def rounded(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits; a larger one as a whole number."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
 class Estimate(NamedTuple):
     """A statistic with its interval; `low` and `high` are None if there are too few runs."""
 
@@ -33,10 +39,10 @@ class Estimate(NamedTuple):
 
     def text(self, digits: int = 4) -> str:
         """The number with its interval, as in `473 [454.3, 501.8]`."""
-        value = f"{self.value:.{digits}g}"
+        value = rounded(self.value, digits)
         if self.low is None:
             return value
-        return f"{value} [{self.low:.{digits}g}, {self.high:.{digits}g}]"
+        return f"{value} [{rounded(self.low, digits)}, {rounded(self.high, digits)}]"
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:

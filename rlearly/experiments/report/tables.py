@@ -12,7 +12,7 @@ from rlearly.experiments.report.curves import Curve, mean_of_last, write_csv
 from rlearly.experiments.report.metrics_file import SUCCESS
 from rlearly.experiments.report.results import SweepResults
 from rlearly.experiments.report.score_rows import STATISTICS, pooled_rows, score_rows
-from rlearly.experiments.report.statistics import MIN_RUNS, Estimate, pooled_iqm
+from rlearly.experiments.report.statistics import MIN_RUNS, Estimate, pooled_iqm, rounded
 from rlearly.system.atomic import write
 from rlearly.system.output import as_unicode
 from rlearly.training.display import duration
@@ -88,7 +88,11 @@ def _scores_of(results: SweepResults, env: str, arm: str) -> list[str]:
     """The cells from `finished` to `broken`."""
     curve = results.published_curve(env, arm)
     if curve is not None:
-        return [_kind(curve), f"{curve.returns[-1]:.4g} at {curve.frames[-1]:,} frames", *[""] * 4]
+        return [
+            _kind(curve),
+            f"{rounded(curve.returns[-1])} at {curve.frames[-1]:,} frames",
+            *[""] * 4,
+        ]
     begun = len(results.members.get((env, arm), []))
     total = sum((run.env, run.arm) == (env, arm) for run, _ in results.runs) or begun
     done = results.finished.get((env, arm), [])
@@ -96,8 +100,9 @@ def _scores_of(results: SweepResults, env: str, arm: str) -> list[str]:
     if not done:
         return [count, *[""] * 5]
     scores, areas = np.array([(c.final, c.area) for c in done]).T
-    means = [_iqm(results, scores), _iqm(results, areas)]
-    ends = [f"{scores.min():.4g}", f"{scores.max():.4g}"]
+    learning = any(len(curve.frames) > 1 for curve in done)
+    means = [_iqm(results, scores), _iqm(results, areas) if learning else ""]
+    ends = [rounded(scores.min()), rounded(scores.max())]
     return [count, *means, *ends, str(len(results.broken(env, arm)))]
 
 
@@ -112,7 +117,7 @@ def _iqm(results: SweepResults, scores: np.ndarray) -> str:
         return text
     if len(scores) == 1:
         return f"{text} [one seed]"
-    return f"{text} [{len(scores)} seeds: {scores.min():.4g} to {scores.max():.4g}]"
+    return f"{text} [{len(scores)} seeds: {rounded(scores.min())} to {rounded(scores.max())}]"
 
 
 def games(results: SweepResults) -> Table:
@@ -155,12 +160,12 @@ def efficiency(results: SweepResults) -> Table:
             if curve is not None:
                 at = statistics.first_reaching(curve.frames, curve.returns, threshold)
                 frames = f"not reached in {curve.frames[-1]:,}" if at is None else f"{at:,}"
-                rows.append([env, arm, f"{threshold:.4g}", _kind(curve), frames])
+                rows.append([env, arm, rounded(threshold), _kind(curve), frames])
             elif reached:
                 middle = statistics.median_reaching(reached)
                 frames = "not reached" if middle is None else f"{middle:,.0f}"
                 count = f"{sum(at is not None for at in reached)} of {len(reached)}"
-                rows.append([env, arm, f"{threshold:.4g}", count, frames])
+                rows.append([env, arm, rounded(threshold), count, frames])
     columns = ["env", "arm", "threshold", "reached it", "median frames"]
     return Table("efficiency", "Sample efficiency", columns, rows)
 
