@@ -40,7 +40,7 @@ def cells(results, name):
 
 
 def test_random_play_scores_0_and_a_human_1():
-    results = SweepResults("t", [], reference=reference_scores(FINALS, None))
+    results = SweepResults("t", [], reference=reference_scores(FINALS, None)[0])
     for env, (random, human) in {"atari/Pong": (-20.7, 14.6), "atari/Boxing": (0.1, 12.1)}.items():
         between = (random + human) / 2
         scores = results.normalise(env, np.array([random, human, between]))
@@ -124,3 +124,7 @@ def test_game_without_a_human_score_is_left_out_in_one_sentence(tmp_path, capsys
     results = load(sweep)
     assert cells(results, "pooled")[0]["runs"] == "15"
     assert {row["env"] for row in cells(results, "final")} == {*FINALS, "atari/Tetris"}
+    alone = atari_sweep(tmp_path / "alone", {"atari/Tetris": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    assert report.main([f"sweep={alone}"]) == 0
+    said = "known for atari/Tetris: scores are normalised by the range of returns."
+    assert said in capsys.readouterr().out

@@ -31,10 +31,12 @@ def game_of(env: str) -> str | None:
     return match[1] if match else None
 
 
-def reference_scores(envs: Iterable[str], normalise: str | None) -> dict[str, tuple[float, float]]:
-    """The random and the human score by env, for `normalise` as report settings give it.
+def reference_scores(
+    envs: Iterable[str], normalise: str | None
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """The random and the human score by env, and the games without, for a report's `normalise`.
 
-    Empty if scores are not human-normalised. Games without reference scores are left out.
+    Both are empty if scores are not to be human-normalised.
 
     Raises:
         ConfigError: `normalise` is atari, and there is no env with reference scores.
@@ -47,6 +49,7 @@ def reference_scores(envs: Iterable[str], normalise: str | None) -> dict[str, tu
             f"normalise: expected envs with human scores, received {', '.join(envs)}; leave it "
             f"out. Atari games with human scores: {', '.join(human_scores())}."
         )
-    if normalise is None and not all(env.startswith("atari/") for env in envs):
-        return {}
-    return {} if normalise == "range" else found
+    wanted = normalise == "atari" or all(env.startswith("atari/") for env in envs)
+    if normalise == "range" or not wanted:
+        return {}, []
+    return found, [env for env in envs if env not in found]

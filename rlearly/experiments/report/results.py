@@ -36,6 +36,8 @@ class SweepResults:
     """Envs of dm_control, with returns between 0 and 1000."""
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Scores of random play and of a human by env; empty if scores are not human-normalised."""
+    unscored: list[str] = field(default_factory=list)
+    """Envs whose scores were to be human-normalised, but have no human score."""
     threshold: float | None = None
     seed: int = 0
     """Of the bootstrap."""

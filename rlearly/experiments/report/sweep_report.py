@@ -64,7 +64,7 @@ def load(
                 f"{', '.join(sorted({c.env for c in found})) or 'no evaluations'}; leave it out."
             )
         curves += shared
-    reference = reference_scores(envs, normalise)
+    reference, unscored = reference_scores(envs, normalise)
     if reference:
         curves = [replace(curve, final_evaluations=1) for curve in curves]
     return SweepResults(
@@ -79,6 +79,7 @@ def load(
         published=plan.published,
         bounded=frozenset(bounded),
         reference=reference,
+        unscored=unscored,
         threshold=threshold,
         seed=bootstrap_seed,
     )
@@ -137,12 +138,11 @@ def write(results: SweepResults, out: Path, command: str) -> list[str]:
             "No run has an evaluation yet, so there are no returns to report: either none was "
             "reached, or eval_every_frames is 0."
         )
-    unknown = [env for env in results.envs if env not in results.normalised_envs]
-    if unknown:
-        state.append(
-            f"No human score is known for {listed(unknown)}: left out of the human-normalised "
-            "scores."
-        )
+    if results.unscored:
+        instead = "left out of the human-normalised scores"
+        if not results.reference:
+            instead = "scores are normalised by the range of returns"
+        state.append(f"No human score is known for {listed(results.unscored)}: {instead}.")
     all_tables = tables(results)
     try:
         for folder in ("figures", "tables"):
