@@ -8,13 +8,19 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.seeding import np_random
+from saved import rows
 from test_state import assert_same, check_contract
+from test_trainer import make_trainer
 
+import rlearly
 from rlearly import envs
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError
 from rlearly.envs import atari
-from rlearly.envs.wrappers import PixelObservation
+from rlearly.envs.state.between_episodes import kept_by
+from rlearly.envs.state.resumable import ResumableEnv
+from rlearly.envs.state.transfer import study
+from rlearly.training import builder
 
 ale_py = pytest.importorskip("ale_py", reason="ale-py is not installed")
 
@@ -25,8 +31,9 @@ def ours(name="atari/Breakout", evaluation=False, **changes):
 
 
 def stacked(name="atari/Breakout", evaluation=False, **changes):
-    game = ours(name, evaluation, **changes)
-    return PixelObservation(game, lambda: game.grey_frame(84), stack=4, size=84, planes=1)
+    """As agents see it."""
+    config = replace(envs.config_for(name), **changes)
+    return envs.make(config, pixels=True, model_seed=0, evaluation=evaluation)
 
 
 def bare(env_id, **kwargs):
@@ -329,3 +336,130 @@ def test_state_is_the_ram():
 )
 def test_restored_game_continues_to_the_bit_across_lost_lives(name, rules):
     check_contract(partial(stacked, name, rules=rules), "ale", points=(0, 60), after=500)
+
+
+def played(env, actions, begin=0):
+    """Everything that an env says; it is reset, from `begin` on, when an episode ends."""
+    said = []
+    for number, action in enumerate(actions):
+        out = env.step(action)
+        said.append(out)
+        if out[2] or out[3]:
+            said.append(env.reset(seed=begin + number))
+    return said
+
+
+@pytest.mark.parametrize("at", ["in a life", "between lives"])
+def test_resumed_env_equals_an_uninterrupted_one_over_500_steps(at):
+    def resumable():
+        return ResumableEnv(stacked(), np.random.default_rng(3))
+
+    env, other = resumable(), resumable()
+    env.action_space.seed(4)
+    env.reset()
+    for _ in range(2):
+        while not env.step(env.action_space.sample())[2]:
+            pass
+        if at == "in a life":
+            env.reset()
+            env.step(env.action_space.sample())
+    state = env.state_dict()
+    actions = [env.action_space.sample() for _ in range(500)]
+    other.reset()
+    other.step(1)
+    other.load_state_dict(state)
+    if at == "between lives":
+        lives = env.unwrapped.ale.lives()
+        for one in (env, other):
+            _, info = one.reset()
+            assert info["lives"] == lives < 5, "the next episode is the next life"
+    else:
+        assert_same(other.obs, env.obs)
+    said = played(env, actions)
+    assert_same(played(other, actions), said)
+    assert sum(len(out) == 2 for out in said) > 5, "several lives were lost"
+
+
+def test_evaluation_is_a_game_of_its_own_and_leaves_the_training_game_alone():
+    config = resolve.compose(["env=atari/Breakout", "agent=drqv2", "obs=pixels"])
+    assert config.env.pixels and config.env.action_repeat == 4
+    training = builder.make_env(config)
+    training.action_space.seed(0)
+    training.reset(seed=0)
+    while not training.step(training.action_space.sample())[2]:
+        pass
+    before = training.unwrapped.ale.getRAM()
+    said = []
+    for _ in range(2):
+        env = builder.make_evaluation_env(
+            config, videos=True, kept=lambda: kept_by(training), message=said.append
+        )
+        obs, info = env.reset(seed=9)
+        assert info["lives"] == 5
+        env.action_space.seed(1)
+        lives, terminated = set(), False
+        while not terminated:
+            obs, _, terminated, _, info = env.step(env.action_space.sample())
+            lives.add(info["lives"])
+        assert lives == {0, 1, 2, 3, 4, 5}, "the episode is the whole game"
+        assert envs.frame_renderer(env)(64).shape == (64, 64, 3)
+        said.append((obs.tobytes(), info["game_return"]))
+    assert said[0] == said[1], "it follows from its seed"
+    np.testing.assert_array_equal(training.unwrapped.ale.getRAM(), before)
+    assert training.reset(seed=5)[1] == {"lives": 4}, "the training game goes on"
+
+
+def test_student_continues_a_teachers_game_to_the_bit_and_loses_its_lives(tmp_path):
+    teacher = stacked(evaluation=True)
+    teacher.action_space.seed(0)
+    taken = []
+
+    def policy(obs):
+        taken.append(teacher.action_space.sample())
+        return taken[-1]
+
+    file = tmp_path / "teacher.h5"
+    rlearly.record(teacher, policy, episodes=1, every_steps=40, seed=2).save(file)
+    student = rlearly.SnapshotRL(stacked(), file, truncate_steps=None, until_steps=0)
+    assert any("ends_at_lost_life (True, not False)" in line for line in student.differences)
+    seed = int(np.random.SeedSequence(2).generate_state(1)[0])
+    for index, step in enumerate(student.snapshots.steps.tolist()):
+        oracle = stacked(evaluation=True)
+        oracle.reset(seed=seed)
+        for action in taken[:step]:
+            oracle.step(action)
+        student.reset(seed=77)
+        student.step(1)
+        obs, info = student.reset(seed=78, options={"snapshot": index})
+        game = student.unwrapped
+        lives = oracle.unwrapped.ale.lives()
+        assert info["lives"] == game.ale.lives() == lives and game.played == (0, 0.0)
+        np.testing.assert_array_equal(
+            obs, np.tile(oracle.unwrapped.grey_frame(84)[:, :, 0], (4, 1, 1))
+        )
+        for action in taken[step : step + 60]:
+            _, reward, terminated, _, info = student.step(action)
+            _, expected, over, _, _ = oracle.step(action)
+            assert reward == np.clip(expected, -1, 1)
+            lost = oracle.unwrapped.ale.lives() < lives
+            assert terminated == (lost or over)
+            if terminated:
+                break
+            np.testing.assert_array_equal(game.image[1], oracle.unwrapped.image[1])
+            assert game.ale.getRAM().tobytes() == oracle.unwrapped.ale.getRAM().tobytes()
+    assert index >= 3 and lives < 5
+
+
+def test_screen_that_stands_still_is_taken_from_the_snapshot():
+    game = ours("atari/Othello")
+    found = study(game, "ale")
+    assert {path[0] for path in found.changed - found.carried} >= {".image", ".ale"}
+    assert found.carried == {(".played",)}
+
+
+def test_return_of_a_game_is_written_where_a_game_ends(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer._end_episode(0, {})
+    trainer._end_episode(0, {"game_return": 21.0})
+    assert [row.get("train/game_return") for row in rows(tmp_path)] == [None, 21.0]
+    trainer.close()
