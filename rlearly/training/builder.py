@@ -692,7 +692,8 @@ def replay_slots(config: RunConfig) -> int:
 def known_replay_bytes(config: RunConfig) -> int | None:
     """Bytes of the replay, as far as the config tells: 0 on policy, from pixels the frames' bytes.
 
-    Frames are taken to be in colour; those that a gymnasium env observes may have other planes.
+    Frames are taken to be in colour, Atari's to be grey; those that a gymnasium env observes may
+    have other planes.
     None if only the env knows the size of an observation.
     """
     if agent_spec(config.agent_name).on_policy:
@@ -700,7 +701,8 @@ def known_replay_bytes(config: RunConfig) -> int | None:
     if not config.env.pixels:
         return None
     size = config.env.image_size
-    frame = TransitionLayout((3, size, size), "uint8", config.env.frame_stack, actions=0)
+    planes = 1 if config.env.family == "atari" else 3
+    frame = TransitionLayout((planes, size, size), "uint8", config.env.frame_stack, actions=0)
     return replay_slots(config) * transition_bytes(config.replay, frame)
 
 

@@ -476,3 +476,9 @@ def test_return_of_a_game_is_written_where_a_game_ends(tmp_path):
     trainer._end_episode(0, {"game_return": 21.0})
     assert [row.get("train/game_return") for row in rows(tmp_path)] == [None, 21.0]
     trainer.close()
+
+
+def test_replay_of_grey_images_is_counted_as_grey():
+    config = resolve.compose(["env=atari/Pong", "agent=drqv2", "obs=pixels"])
+    per_slot = builder.known_replay_bytes(config) / builder.replay_slots(config)
+    assert 84 * 84 < per_slot < 84 * 84 + 100
