@@ -48,6 +48,7 @@ from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.envs.state import simulators
+from rlearly.envs.state.env_state import installed
 from rlearly.envs.wrappers import agent_view, resized
 
 PREFIX = "atari/"
@@ -231,7 +232,8 @@ def make(
     """A game, from grey images or from its RAM; see `rlearly.envs.make`.
 
     Raises:
-        ConfigError: ale-py is not installed, or there is no such argument, mode or difficulty.
+        ConfigError: ale-py is not installed or lacks the game, or there is no such argument, mode
+            or difficulty.
     """
     for key, value, default in (
         ("render", config.render, "exact"),
@@ -266,7 +268,14 @@ def _load(config: EnvConfig) -> tuple[Any, list[int]]:
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.setInt("random_seed", 0)
-    ale.loadROM(importlib.import_module("ale_py.roms").get_rom_path(GAMES[config.name]))
+    try:
+        ale.loadROM(importlib.import_module("ale_py.roms").get_rom_path(GAMES[config.name]))
+    except (OSError, TypeError) as error:  # None: this version has no such game
+        raise ConfigError(
+            f"env={config.name}: ale-py {installed('ale_py')} cannot load the game's ROM, which "
+            "its package should hold: unset ALE_ROMS_DIR if it is set, or reinstall it: pip "
+            "install --force-reinstall --no-deps ale-py."
+        ) from error
     choices = {
         "mode": (ale.getAvailableModes(), ale.setMode),
         "difficulty": (ale.getAvailableDifficulties(), ale.setDifficulty),

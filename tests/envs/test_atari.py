@@ -114,6 +114,16 @@ def test_mode_and_difficulty_are_ales():
     assert len(set(rams)) == 3
 
 
+def test_missing_rom_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^env=atari/Pong: ale-py .* cannot load .*: unset ALE_"):
+        ours("atari/Pong")
+    monkeypatch.delenv("ALE_ROMS_DIR")
+    monkeypatch.setitem(atari.GAMES, "atari/Pong", "polo")
+    with pytest.warns(UserWarning, match="polo"), pytest.raises(ConfigError, match="cannot load"):
+        ours("atari/Pong")
+
+
 def test_arguments_of_the_game_work_or_are_refused():
     assert ours("atari/Pong").action_space.n == 6
     assert ours("atari/Pong", kwargs={"full_action_space": True}).action_space.n == 18
