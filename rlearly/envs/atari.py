@@ -9,7 +9,8 @@ and labs/atari_100k, DrQ_eps.gin and MaxEpisodeEvalRunner), which are the rules 
 - A game begins with 0 to 29 frames without action, drawn from the env's generator.
 - In training a lost life ends the episode, terminated, and the next reset continues the game.
   Rewards of a step are clipped to [-1, 1].
-- In evaluation an episode is a whole game, and rewards are the game's.
+- In evaluation an episode is a whole game, rewards are the game's, and one action in 1000 is
+  random. The env draws it, so that evaluating needs no random numbers of the agent's.
 - A game is truncated after 108,000 frames, 27,000 steps.
 
 `env.rules=sticky` follows Machado et al. (arXiv 1709.06009): each frame repeats the action of the
@@ -58,6 +59,8 @@ NOOP_FRAMES = 29
 """Most frames without action at the beginning of a game."""
 GAME_FRAMES = 108_000
 STICKINESS = 0.25
+EVALUATION_EPSILON = 0.001
+"""Probability of a random action in an evaluation, with both rules."""
 RAM_BYTES = 128
 
 _GAMES = """
@@ -116,6 +119,7 @@ class AtariGame(gymnasium.Env):
         self.most_noop_frames = 0 if sticky else NOOP_FRAMES
         self.ends_at_lost_life = not (evaluation or sticky)
         self.clips_rewards = not evaluation
+        self.epsilon = EVALUATION_EPSILON if evaluation else 0.0
         self.frame_skip = config.action_repeat
         self.max_frames = config.max_episode_steps or GAME_FRAMES
         self.ale, self.actions = _load(config)
@@ -158,6 +162,8 @@ class AtariGame(gymnasium.Env):
         self._held_action = 0
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.epsilon and self.np_random.random() < self.epsilon:
+            action = self.np_random.integers(len(self.actions))
         chosen = self.actions[int(action)]
         lives, raw_reward, screens = self.ale.lives(), 0.0, []
         is_over = is_life_lost = False

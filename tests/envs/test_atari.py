@@ -241,6 +241,39 @@ def test_evaluation_is_whole_games_with_the_games_own_rewards():
     assert len(lives) > 2 and max(rewards) == 21 and info["game_return"] == sum(rewards)
 
 
+def test_an_evaluation_takes_a_random_action_once_in_a_thousand_and_training_never():
+    def taken(evaluation):
+        """How often the joystick is anywhere but at rest, when the agent never moves it."""
+        game = ours("atari/Pong", evaluation=evaluation)
+        game.actions = list(range(len(game.actions)))
+        acted = []
+        ale = game.ale
+        for seed in range(8):
+            game.ale = ale
+            game.reset(seed=seed)
+            game.ale = Spy(ale, acted)
+            while not game.step(0)[2]:
+                pass
+        return sum(action != 0 for action in acted) / len(acted)
+
+    assert taken(evaluation=False) == 0.0
+    assert 0.0003 < taken(evaluation=True) < 0.0017  # one of six random actions is to rest
+
+
+class Spy:
+    """The emulator; notes the actions that it is given."""
+
+    def __init__(self, ale, acted):
+        self.ale, self.acted = ale, acted
+
+    def act(self, action):
+        self.acted.append(action)
+        return self.ale.act(action)
+
+    def __getattr__(self, name):
+        return getattr(self.ale, name)
+
+
 def test_training_clips_the_rewards_of_a_step():
     training, whole = ours("atari/Assault"), ours("atari/Assault", evaluation=True)
     training.action_space.seed(0)
