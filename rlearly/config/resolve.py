@@ -227,12 +227,13 @@ def _newest_runs_inside(folder: Path, most: int = 3) -> list[str]:
 
 def _resolve_pixels(config: RunConfig) -> RunConfig:
     """Set env.pixels from obs and the agent; None where only the env can tell."""
-    takes_pixels = agent_spec(config.agent_name).observes_pixels
+    observers = [name for name in AGENTS if agent_spec(name).observes_pixels]
+    takes_pixels = config.agent_name in observers
     pixels, obs = config.env.pixels, config.obs
     if not takes_pixels and (pixels or obs == "pixels"):
         raise ConfigError(
-            f"agent={config.agent_name} learns only from states, but pixels were asked for; "
-            "add obs=state, or use agent=drqv2 or agent=drm."
+            f"agent={config.agent_name} learns only from states, but pixels were asked for; add "
+            f"obs=state, or use {' or '.join(f'agent={name}' for name in observers)}."
         )
     if obs != "auto":
         if pixels is not None and pixels != (obs == "pixels"):

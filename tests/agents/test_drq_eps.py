@@ -9,13 +9,17 @@ import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Dict, Discrete
 from reference import REFERENCE, needs_reference
+from test_trainer import make_trainer
 
 from rlearly.agents import drq_eps
+from rlearly.config import resolve
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Batch, EnvSpec
 from rlearly.nn.augmentation import intensity_factors, shift
 from rlearly.nn.precision import ComputeOptions
 from rlearly.system.seeding import Seeds
+from rlearly.training import builder
+from rlearly.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
 GAMMA_N = 0.9043820750088044
@@ -302,3 +306,35 @@ def test_observations_of_images_and_numbers_are_refused_with_a_sentence():
     both = Dict(pixels=SMALL.observation, vector=Box(-1, 1, (3,)))
     with pytest.raises(ConfigError, match="expected observations that are images or states"):
         make(EnvSpec(both, Discrete(2), 1))
+
+
+def test_settings_on_atari_are_the_protocol_of_atari_100k():
+    """Those of Dopamine's DrQ_eps.gin, and of the adaptive ratio's paper."""
+    config = resolve.compose(["agent=drq_eps", "env=atari/Pong"])
+    own = config.agent
+    assert (own.lr, own.adam_eps, own.batch_size, own.nstep) == (1e-4, 1.5e-4, 32, 10)
+    assert (own.discount, own.hidden_dim, own.encoder_channels) == (0.99, 512, 32)
+    assert (own.epsilon_end, own.epsilon_steps, own.target_every_updates) == (0.01, 5000, 1)
+    assert (own.shift_pixels, own.intensity) == (4, 0.05)
+    assert (config.env.action_repeat, config.env.frame_stack, config.env.image_size) == (4, 4, 84)
+    assert (config.train_frames, config.replay.capacity) == (400_000, 100_000)
+    assert config.seed_frames == 4 * 1601  # more than 1600 transitions
+    assert (config.eval_every_frames, config.eval_episodes) == (400_000, 100)
+    assert (config.replay_ratio, config.adaptive_ratio.check_every_steps) == (1, 2000)
+    assert (config.adaptive_ratio.threshold, config.adaptive_ratio.high) == (0.001, 2.0)
+    assert config.env.pixels and config.env.rules == "paper"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cartpole_is_solved(tmp_path, seed):
+    words = ["agent=drq_eps", "env=CartPole-v1", f"seed={seed}", "train_frames=50000"]
+    words += ["video_size=0", "eval_every_frames=0", "plasticity.every_steps=0"]
+    config = resolve.compose(words)
+    trainer = make_trainer(tmp_path, base=words)
+    assert trainer.run()
+    env = builder.make_env(config)
+    seeds = np.random.SeedSequence(7)
+    result = evaluate(trainer.agent, env, episodes=100, seeds=seeds, step=trainer.steps)
+    trainer.close()
+    assert np.mean(result.returns) >= 475
