@@ -4,7 +4,8 @@
 `threads=` set the amount of work, `json=FILE` saves the numbers. A case is a task followed by
 `pixels`, `states` or `loop`. The sides take turns in processes of their own (turns.py). The
 baselines are what one writes without a framework: dm_control's suite with physics.render at each
-step, gymnasium's own rgb_array rendering resized to 84x84, gymnasium.make's step.
+step, gymnasium's own rgb_array rendering resized to 84x84, gymnasium.make's step; of Atari, four
+steps of ale-py's env, whose last two grey screens are resized by Pillow.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SIDES = {
     "cheetah_run pixels": (OURS, FAST, BUFFER, SUITE),
     "walker_run pixels": (OURS, FAST, BUFFER, SUITE),
     "HalfCheetah-v5 pixels": (OURS, FAST, BUFFER, GYMNASIUM),
+    "atari/Pong pixels": (OURS, GYMNASIUM),
     "cheetah_run states": (OURS, SUITE),
     "HalfCheetah-v5 states": (OURS, GYMNASIUM),
     "cheetah_run loop": (OURS, IN_TURN),
@@ -74,6 +76,8 @@ def prepare(side: str, case: str, threads: int) -> Callable[[], Any]:
         return _loop(name, threads, overlap=side == OURS)
     if side == SUITE:
         return _plain_suite(name, pixels=kind == "pixels")
+    if name.startswith("atari/") and side == GYMNASIUM:
+        return _plain_atari(name)
     if side == GYMNASIUM:
         return _plain_gymnasium(name, pixels=kind == "pixels")
     return _stepper(_our_env(name, side, pixels=kind == "pixels"))
@@ -84,7 +88,7 @@ def _our_env(name: str, side: str, *, pixels: bool) -> Any:
     from rlearly.envs import mujoco_rendering
 
     config = replace(envs.config_for(name), render="fast" if side == FAST else "exact")
-    if pixels:
+    if pixels and config.family != "atari":
         config = replace(config, action_repeat=2)
     if side == BUFFER:
         mujoco_rendering.DMControlRenderer._resize_buffer = lambda renderer, physics, size: None  # pyright: ignore
@@ -101,7 +105,8 @@ def _renderer_in_the_models_buffer(renderer: Any, model: Any, size: int) -> Any:
 def _stepper(env: Any) -> Callable[[], None]:
     from rlearly.training.evaluation import checked_reset, checked_step
 
-    actions = _actions(env.action_space.shape[0])
+    discrete = not env.action_space.shape
+    actions = _numbers(env) if discrete else _actions(env.action_space.shape[0])
     seeds = itertools.count()
     checked_reset(env, "a benchmark", seed=next(seeds))
 
@@ -116,6 +121,10 @@ def _stepper(env: Any) -> Callable[[], None]:
 def _actions(count: int) -> Any:
     many = np.random.default_rng(0).uniform(-1, 1, (1000, count)).astype(np.float32)
     return itertools.cycle(many)
+
+
+def _numbers(env: Any) -> Any:
+    return itertools.cycle(np.random.default_rng(0).integers(0, env.action_space.n, 1000))
 
 
 def _plain_suite(name: str, *, pixels: bool) -> Callable[[], None]:
@@ -173,6 +182,34 @@ def _plain_gymnasium(name: str, *, pixels: bool) -> Callable[[], None]:
             image = Image.fromarray(env.render()).resize((84, 84), Image.Resampling.BOX)
             images.append(np.asarray(image).transpose(2, 0, 1))
             np.concatenate(images)
+
+    return step
+
+
+def _plain_atari(name: str) -> Callable[[], None]:
+    import ale_py
+    import gymnasium
+    from PIL import Image
+
+    gymnasium.register_envs(ale_py)
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    game = f"{name.removeprefix('atari/')}NoFrameskip-v4"
+    env: Any = gymnasium.make(game, obs_type="grayscale")
+    actions = _numbers(env)
+    images: deque[np.ndarray] = deque(maxlen=4)
+    env.reset(seed=0)
+
+    def step() -> None:
+        action, screens = next(actions), []
+        for _ in range(4):
+            obs, _, terminated, truncated, _ = env.step(action)
+            screens.append(obs)
+            if terminated or truncated:
+                env.reset()
+                break
+        image = Image.fromarray(np.maximum(screens[-1], screens[max(len(screens) - 2, 0)]))
+        images.append(np.asarray(image.resize((84, 84), Image.Resampling.BOX)))
+        np.stack(images)
 
     return step
 

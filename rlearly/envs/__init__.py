@@ -140,7 +140,7 @@ def has_time_limit(env: gymnasium.Env, config: EnvConfig) -> bool:
         if isinstance(env, gymnasium.wrappers.TimeLimit):
             return True
         env = env.env
-    return False
+    return hasattr(env, "max_steps")  # MiniGrid's own limit
 
 
 def frame_renderer(env: gymnasium.Env) -> Callable[[int], np.ndarray]:

@@ -155,7 +155,6 @@ class AtariGame(gymnasium.Env):
             self.image = (self.ale.getFrameNumber(), self.ale.getScreenGrayscale())
 
     def _switch_on(self) -> None:
-        self.ale.reset_game()  # draws the screen, which restoring does not
         simulators.restore(self.ale, self._start)
         self.image = (self.ale.getFrameNumber(), self._start_image)
         self.played = (0, 0.0)

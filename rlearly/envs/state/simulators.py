@@ -148,13 +148,27 @@ def restore(simulator: Any, tree: dict[str, Any]) -> None:
     """
     kind = kind_of(simulator)
     if kind == "ale":
-        ale: Any = importlib.import_module("ale_py")
-        simulator.restoreState(ale.ALEState(np.asarray(tree["ale"]).tobytes()))
+        _restore_ale(simulator, np.asarray(tree["ale"]).tobytes())
     elif kind == "physics":
         if _restore_mujoco(simulator.model.ptr, simulator.data.ptr, tree):
             _upload_height_fields(simulator)
     else:
         _restore_mujoco(simulator.model, simulator, tree)
+
+
+def _restore_ale(ale: Any, data: bytes) -> None:
+    """Restore ALE's emulator; its screen changes with the next frame.
+
+    ALE's states leave out whether the console has run since it was switched on. Qbert and Tetris
+    continue differently without that, and a just switched-on Tetris may even crash.
+    """
+    ale_py: Any = importlib.import_module("ale_py")
+    state = ale_py.ALEState(data)
+    if state.getEpisodeFrameNumber() == 0:
+        ale.reset_game()
+    elif ale.getEpisodeFrameNumber() == 0:
+        ale.act(0)
+    ale.restoreState(state)
 
 
 def _restore_mujoco(model: Any, data: Any, tree: dict[str, Any]) -> bool:
