@@ -88,7 +88,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     set_keys(config, agent_spec(agent).run_defaults)
     set_keys(config, presets.tuned(agent, env))
     if parse_text(asked.get("preset", "")) == "cpu":
-        set_keys(config, presets.cpu(agent))
+        set_keys(config, presets.cpu(agent, env))
     _check_keys(keys, agent)
     set_keys(config, [word for word in overrides if not word.startswith(("agent=", "env="))])
 

@@ -325,6 +325,13 @@ def test_settings_on_atari_are_the_protocol_of_atari_100k():
     assert config.env.pixels and config.env.rules == "paper"
 
 
+def test_preset_for_cpus_is_small_in_all_that_takes_time():
+    small = resolve.compose(["agent=drq_eps", "env=atari/Pong", "preset=cpu"])
+    assert (small.env.image_size, small.agent.encoder_channels, small.eval_episodes) == (42, 16, 5)
+    states = resolve.compose(["agent=drq_eps", "env=CartPole-v1", "preset=cpu"])
+    assert states.agent.hidden_dim == 128 and states.env.image_size == 84
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_cartpole_is_solved(tmp_path, seed):
