@@ -131,9 +131,16 @@ CPU_PIXELS = (
 
 
 CPU_ATARI = (
-    "env.image_size=42 replay_ratio=0.5 train_frames=100000 eval_every_frames=25000 "
-    "eval_episodes=5 checkpoint_every_frames=50000 video_size=160 agent.encoder_channels=16 "
-    "agent.hidden_dim=256 agent.shift_pixels=2"
+    "env.image_size=42",
+    "replay_ratio=0.5",
+    "train_frames=100000",
+    "eval_every_frames=25000",
+    "eval_episodes=5",
+    "checkpoint_every_frames=50000",
+    "video_size=160",
+    "agent.encoder_channels=16",
+    "agent.hidden_dim=256",
+    "agent.shift_pixels=2",
 )
 
 
@@ -142,11 +149,11 @@ def cpu(agent: str, env: str) -> list[str]:
 
     The settings are ours, not from a paper: smaller images, networks and batches, an action repeat
     of 4, one update every agent step, faster decay of the exploration noise, and for DrM a
-    perturbation every 5000 steps. Atari: images of 42x42 and a quarter of the units. Use it to try things out; its learning curves are not comparable
-    with published ones.
+    perturbation every 5000 steps. Atari: images of 42x42, half of the channels and units. Use it to
+    try things out; its learning curves are not comparable with published ones.
     """
     if agent == "drq_eps" and env.startswith("atari/"):
-        return CPU_ATARI.split()
+        return [*CPU_ATARI]
     if agent not in ("drqv2", "drm"):
         return ["train_frames=200000", "eval_every_frames=5000", "checkpoint_every_frames=50000"]
     return CPU_PIXELS.split() + (["agent.perturb_every_steps=5000"] if agent == "drm" else [])
