@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Zygote
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete
 
 from rlearly.core.types import Batch, EnvSpec, Rollout
 from rlearly.envs.gl_backend import choose_backend
@@ -79,6 +79,11 @@ def state_spec():
 
 
 @pytest.fixture
+def discrete_spec():
+    return EnvSpec(Box(-np.inf, np.inf, (7,), np.float32), Discrete(3), 1)
+
+
+@pytest.fixture
 def fused_spec():
     pixels = Box(0, 255, (3, 24, 24), np.uint8)
     vector = Box(-np.inf, np.inf, (5,), np.float32)
@@ -97,12 +102,15 @@ def random_batch(spec, size=16, seed=0, discount=0.97):
             return torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
         return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
 
+    def actions(space):
+        if isinstance(space, Discrete):
+            return generator.integers(space.n, size=size)
+        return generator.uniform(-1, 1, (size, *space.shape)).astype(np.float32)
+
     obs = [observations(spec.observation) for _ in range(2)]
     return Batch(
         obs=obs[0],
-        action=torch.from_numpy(
-            generator.uniform(-1, 1, (size, *spec.action.shape)).astype(np.float32)
-        ),
+        action=torch.from_numpy(actions(spec.action)),
         reward=torch.from_numpy(generator.normal(size=(size, 1)).astype(np.float32)),
         discount=torch.full((size, 1), discount),
         next_obs=obs[1],

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.kernels.numpy_forward import DenseLayer, dense_layers
-from rlearly.nn.distributions import HALF_LOG_TAU, gaussian_entropy
-from rlearly.nn.networks import GaussianActor, StateValue
+from rlearly.nn.distributions import HALF_LOG_TAU, Gaussian, gaussian_entropy
+from rlearly.nn.networks import StateValue
 from rlearly.nn.optim import Adam, FlatParameters
+from rlearly.nn.policies import GaussianActor
 from rlearly.nn.running_stats import standardized
 
 
@@ -131,11 +132,14 @@ class PPOGradient:
         self._value_bounds = _float32(-clip), _float32(clip)
 
     @classmethod
-    def of(cls, actor: GaussianActor, critic: StateValue, **weights: Any) -> PPOGradient | None:
+    def of(cls, actor: nn.Module, critic: StateValue, **weights: Any) -> PPOGradient | None:
         """For these networks, with the keyword arguments of the constructor.
 
-        None unless they are plain stacks of tanh layers of the same widths, on the CPU.
+        None unless the policy is Gaussian and both are plain stacks of tanh layers of the same
+        widths, on the CPU.
         """
+        if not isinstance(actor, GaussianActor):
+            return None
         stacks = _tanh_stacks(actor, critic)
         return None if stacks is None else cls(stacks, actor.log_std, **weights)
 
@@ -149,8 +153,8 @@ class PPOGradient:
         if not share >= 1:  # or it is NaN
             np.multiply(self.gradients, np.float32(share), out=self.gradients)
 
-    def outputs(self, obs: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean actions [n, A] and values [n] of states [n, D], computed in `parts` minibatches."""
+    def outputs(self, obs: np.ndarray, parts: int) -> tuple[Gaussian, Tensor]:
+        """The policy and values [n] of states [n, D], computed in `parts` minibatches."""
         mean = np.empty((len(self._log_std), len(obs)), np.float32)
         value = np.empty(len(obs), np.float32)
         with np.errstate(all="ignore"):
@@ -158,7 +162,8 @@ class PPOGradient:
                 workspace = self._workspace(end - start)
                 self._forward(obs[start:end].T, workspace)
                 mean[:, start:end], value[start:end] = workspace.nets[-1]
-        return mean.T, value
+        log_std = torch.from_numpy(self._log_std)
+        return Gaussian(torch.from_numpy(mean.T), log_std), torch.from_numpy(value)
 
     def run_epoch(
         self,

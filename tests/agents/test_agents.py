@@ -35,8 +35,8 @@ KINDS = [
     for agent in AGENTS
     for kind in ("pixels", "state", "fused", "metaworld")
     if kind == "state" or agent_spec(agent).observes_pixels
-]
-"""fused: a dict of pixels and a vector."""
+] + [("ppo", "discrete")]
+"""fused: a dict of pixels and a vector; discrete: actions are numbers, from states."""
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
@@ -45,8 +45,9 @@ def case(request):
 
 
 @pytest.fixture
-def spec(case, pixel_spec, state_spec, fused_spec):
-    return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
+def spec(case, pixel_spec, state_spec, fused_spec, discrete_spec):
+    others = {"state": state_spec, "fused": fused_spec, "discrete": discrete_spec}
+    return others.get(case[1], pixel_spec)
 
 
 @pytest.fixture
@@ -100,6 +101,10 @@ def test_actions_have_the_right_shape_and_bounds(build, spec, case):
     agent = build()
     for step, explore in ((0, True), (100, True), (100, False)):
         action = agent.act(observations(spec), step=step, explore=explore)
+        if case[1] == "discrete":
+            assert action.shape == (5,) and action.dtype == np.int64
+            assert (action >= 0).all() and (action < 3).all()
+            continue
         assert action.shape == (5, 3) and action.dtype == np.float32
         if not (explore and agent_spec(case[0]).on_policy):  # it learns from uncut samples
             assert (np.abs(action) <= 1).all()
@@ -186,7 +191,7 @@ def test_every_network_that_learns_is_measured(build, learn, case):
         metrics |= learn(agent, i, 20 + i)
     names = {k.removeprefix("now/plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
     expected = {"actor", "critic"} | ({"value"} if case[0] == "drm" else set())
-    assert names == expected | (set() if case[1] == "state" else {"encoder"})
+    assert names == expected | (set() if case[1] in ("state", "discrete") else {"encoder"})
     for name in names:
         assert float(metrics[f"now/plasticity/distance_{name}"]) > 0
         assert float(metrics[f"now/plasticity/gradient_norm_{name}"]) > 0

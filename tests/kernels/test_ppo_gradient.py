@@ -108,9 +108,10 @@ def test_outputs_are_the_networks(state_spec):
     agent = make(state_spec)
     unsettle(agent)
     obs = torch.randn(37, 7, generator=torch.Generator().manual_seed(0))
-    mean, value = agent.fast_gradient.outputs(obs.numpy(), 4)
-    assert torch.allclose(torch.from_numpy(mean), agent.actor(obs)[0], atol=1e-5)
-    assert torch.allclose(torch.from_numpy(value), agent.critic(obs), atol=1e-5)
+    policy, value = agent.fast_gradient.outputs(obs.numpy(), 4)
+    assert torch.allclose(policy.mean, agent.actor(obs).mean, atol=1e-5)
+    assert torch.equal(policy.log_std, agent.actor.log_std)
+    assert torch.allclose(value, agent.critic(obs), atol=1e-5)
 
 
 def test_gradients_are_clipped_as_torch_does(state_spec):

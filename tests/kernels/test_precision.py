@@ -169,8 +169,9 @@ def case(request):
 
 
 @pytest.fixture
-def spec(case, pixel_spec, state_spec, fused_spec):
-    return {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
+def spec(case, pixel_spec, state_spec, fused_spec, discrete_spec):
+    others = {"state": state_spec, "fused": fused_spec, "discrete": discrete_spec}
+    return others.get(case[1], pixel_spec)
 
 
 def build(
@@ -222,8 +223,8 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
         # Adam's first steps have one length, whatever the gradient's: a small one's sign may turn.
         assert (flat(network) - flat(exact.networks[name])).norm() < 0.5 * moved, name
     obs = observations(spec, 16)
-    mean = short.act(obs, step=50, explore=False)
-    assert mean.dtype == short.value(obs).dtype == "float32"
+    actions = [agent.act(obs, step=50, explore=False) for agent in (short, exact)]
+    assert actions[0].dtype == actions[1].dtype and short.value(obs).dtype == "float32"
 
 
 def test_kernels_learn_what_the_plain_code_does_but_for_rounding(case, spec):
