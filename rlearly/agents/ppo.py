@@ -17,15 +17,16 @@ from rlearly.agents.modules import AgentModules, NetworkBuilder
 from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
+from rlearly.core.spaces import split_mask
 from rlearly.core.types import EnvSpec, Metrics, Rollout
 from rlearly.kernels.ppo_gradient import PPOGradient, RolloutRows
-from rlearly.nn.distributions import Distribution
+from rlearly.nn.distributions import FORBIDDEN, Distribution
 from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import StateValue, layers
 from rlearly.nn.optim import adam, optimize
 from rlearly.nn.policies import CategoricalActor, GaussianActor
 from rlearly.nn.precision import ComputeOptions
-from rlearly.nn.running_stats import CLIP, RunningMeanStd, standardized
+from rlearly.nn.running_stats import CLIP, RunningMeanStd, normalized_states, standardized
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
@@ -113,7 +114,8 @@ class PPO:
     """The agent. One instance learns on one device, from rollouts of its own actions.
 
     Continuous actions have a Gaussian distribution, discrete ones a categorical one, which is the
-    actor's part.
+    actor's part. Where observations end with a mask of actions, forbidden ones have the probability
+    0 in acting, in the loss and in the entropy; neither network sees the mask.
 
     With `normalize`, observations and rewards are normalised by running statistics, which are
     updated only when the agent explores; an evaluation leaves them unchanged. Observations are
@@ -153,13 +155,14 @@ class PPO:
                 f"received {settings.minibatches}."
             )
         self.device = device
-        features = int(np.prod(spec.observation.shape))
+        self.mask_size = spec.mask_size
+        features = int(np.prod(spec.observation.shape)) - self.mask_size
         compute = compute or ComputeOptions()
         builder = NetworkBuilder(
             _initialise, seeds.torch("weights"), device, interventions, compute
         )
         self.critic = builder.build("critic", StateValue(features, settings.hidden_dim))
-        self.actor = builder.build("actor", _actor(features, spec.action, settings.hidden_dim))
+        self.actor = builder.build("actor", _actor(features, spec, settings.hidden_dim))
         self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
         self.optimizers = {"both": adam(nn.ModuleDict(self.networks), settings.lr, eps=1e-5)}
         self.generators = {
@@ -200,9 +203,12 @@ class PPO:
         probable actions (the mean clipped to [-1, 1])."""
         flat = obs.reshape(len(obs), -1)
         if explore and self.config.normalize:
-            self.obs_rms.update(flat)
+            self.obs_rms.update(split_mask(flat, self.mask_size)[0])
         normal = self._normalize(flat)
-        output = self._policy(normal)
+        states, mask = split_mask(normal, self.mask_size)
+        output = self._policy(states)
+        if mask is not None:
+            output[~mask] = FORBIDDEN
         if not explore:
             return self.actor.most_probable(output)
         self.acted.append(normal)
@@ -219,13 +225,14 @@ class PPO:
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(s) [N] for states [N, D], in units of the reward that is learnt from."""
-        return self._value(self._normalize(obs.reshape(len(obs), -1)))[:, 0]
+        normal = self._normalize(obs.reshape(len(obs), -1))
+        return self._value(split_mask(normal, self.mask_size)[0])[:, 0]
 
     def _normalize(self, flat: np.ndarray) -> np.ndarray:
-        """A new float32 [N, D]."""
+        """A new float32 [N, D]; a mask of actions at the end of a row stays as it is."""
         if not self.config.normalize:
             return flat.astype(np.float32)
-        return self.obs_rms.normalized(flat)
+        return normalized_states(self.obs_rms, flat, self.mask_size)
 
     # --- learning ---
 
@@ -286,7 +293,7 @@ class PPO:
         fast = self.fast_gradient
         recorded = {name: self.modules.activations(name) for name in self.networks}
         if fast is None or any(units is not None for units in recorded.values()):
-            value = self.critic(obs, recorded["critic"])
+            value = self.critic(split_mask(obs, self.mask_size)[0], recorded["critic"])
             policy = self.actor(obs, recorded["actor"])
         if fast is not None:  # so that recording does not change what is learnt
             policy, value = fast.outputs(obs.numpy(), self.config.minibatches)
@@ -362,7 +369,7 @@ class PPO:
         policy = self.actor(obs)
         terms = self._loss_terms(
             policy.log_prob(action),
-            self.critic(obs),
+            self.critic(split_mask(obs, self.mask_size)[0]),
             old_log_prob=old_log_prob,
             old_value=old_value,
             advantage=standardized(advantage),
@@ -433,11 +440,12 @@ class PPO:
         self.learnt_steps = state["learnt_steps"]
 
 
-def _actor(features: int, actions: Any, hidden_dim: int) -> GaussianActor | CategoricalActor:
-    """The policy for an action space."""
-    if isinstance(actions, Discrete):
-        return CategoricalActor(features, int(actions.n), hidden_dim)
-    return GaussianActor(features, actions.shape[0], hidden_dim)
+def _actor(features: int, spec: EnvSpec, hidden_dim: int) -> GaussianActor | CategoricalActor:
+    """The policy for an env's actions."""
+    if isinstance(spec.action, Discrete):
+        actions = int(spec.action.n)
+        return CategoricalActor(features, actions, hidden_dim, masked=spec.action_mask)
+    return GaussianActor(features, spec.action.shape[0], hidden_dim)
 
 
 def advantages(

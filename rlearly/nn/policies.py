@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlearly.nn.distributions import Categorical, Distribution, Gaussian, gumbel_noise
+from rlearly.core.spaces import split_mask
+from rlearly.nn.distributions import (
+    FORBIDDEN,
+    Categorical,
+    Distribution,
+    Gaussian,
+    gumbel_noise,
+)
 from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import mlp
 
@@ -71,15 +78,22 @@ class GaussianActor(nn.Module):
 
 
 class CategoricalActor(nn.Module):
-    """state [B, D] -> Categorical: logits [B, n] of n actions; tanh layers."""
+    """state [B, D] -> Categorical: logits [B, n] of n actions; tanh layers.
 
-    def __init__(self, features: int, actions: int, hidden_dim: int):
+    With `masked`, states [B, D + n] end with a mask of the allowed actions, which the network does
+    not see: the others get the logit `FORBIDDEN`.
+    """
+
+    def __init__(self, features: int, actions: int, hidden_dim: int, *, masked: bool = False):
         super().__init__()
         self.actions = actions
+        self.mask_size = actions if masked else 0
         self.policy = mlp(features, hidden_dim, actions, nn.Tanh)
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Categorical:
-        return Categorical(self.policy(obs, activations))
+        states, mask = split_mask(obs, self.mask_size)
+        logits = self.policy(states, activations)
+        return Categorical(logits if mask is None else logits.masked_fill(~mask, FORBIDDEN))
 
     def draw_noise(self, rows: int, generator: torch.Generator) -> np.ndarray:
         return gumbel_noise((rows, self.actions), generator)

@@ -338,7 +338,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     what = config.env.normalize.split(",")
     shape = spec.observation.shape if "obs" in what else None
     discount = agent_config.discount if "reward" in what else None
-    return NormalizedAgent(agent, Normalizer(shape, discount))
+    return NormalizedAgent(agent, Normalizer(shape, discount, spec.mask_size))
 
 
 def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:
