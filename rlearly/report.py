@@ -21,9 +21,9 @@ from rlearly.system.command import as_command, importing
 USAGE = """
 python -m rlearly.report run=RUN_DIR [out=report.png]
 python -m rlearly.report RUN_DIR ... [out=curve.png] [title=TEXT]
-python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv]
+python -m rlearly.report sweep=SWEEP_DIR [out=FOLDER] [compare=A,B.csv] [normalise=atari]
 """
-ONLY = {"title": "runs", "compare": "sweep", "threshold": "sweep"}
+ONLY = {"title": "runs", "compare": "sweep", "threshold": "sweep", "normalise": "sweep"}
 """Keys that apply to only one kind of report."""
 
 
@@ -49,6 +49,13 @@ class ReportConfig:
         None,
         "sweep: the return that counts as reached; null: 80 % of the way from the lowest return of "
         "any evaluation on that env (0 for dm_control) to the final IQM of its best arm",
+    )
+    normalise: str | None = setting(
+        None,
+        "sweep: what scores over several envs are normalised by: atari (0: random play, 1: a "
+        "human; the final score is the last evaluation), or the range of returns; null: atari if "
+        "all envs are atari/NAME, otherwise range",
+        choices=("atari", "range"),
     )
     bootstrap_seed: int = setting(0, "sweep: seed of the intervals", at_least=0)
 
@@ -106,7 +113,11 @@ def report(config: ReportConfig, command: str) -> list[str]:
         return write_runs_report(config.runs, out or Path("curve.png"), title)
     sweep = Path(config.sweep or "").absolute()
     results = load(
-        sweep, compared_paths(config.compare or ""), config.threshold, config.bootstrap_seed
+        sweep,
+        compared_paths(config.compare or ""),
+        config.threshold,
+        config.bootstrap_seed,
+        config.normalise,
     )
     return write(results, (out or sweep / "report").absolute(), command)
 

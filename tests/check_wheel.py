@@ -6,7 +6,7 @@ from pathlib import Path
 
 root = Path(__file__).parents[1]
 expected = {p.relative_to(root).as_posix() for p in (root / "rlearly").rglob("*.py")}
-for kind in ("*.yaml", "*.j2", "*.css"):
+for kind in ("*.yaml", "*.j2", "*.css", "*.csv"):
     expected |= {p.relative_to(root).as_posix() for p in (root / "rlearly").rglob(kind)}
 expected.add("rlearly/py.typed")
 (wheel,) = Path(sys.argv[1]).glob("*.whl")

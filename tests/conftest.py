@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: a second thread only waits
@@ -10,6 +11,7 @@ import torch
 from forked import Zygote
 from gymnasium.spaces import Box, Dict, Discrete
 
+from rlearly.agents import agent_spec
 from rlearly.core.types import Batch, EnvSpec, Rollout
 from rlearly.envs.gl_backend import choose_backend
 
@@ -40,6 +42,17 @@ TINY_STATE = {
     "td3": ["agent.hidden_dim=32", "agent.batch_size=64", "agent.lr=3e-3"],
     "sac": ["agent.hidden_dim=32", "agent.batch_size=64", "agent.policy_lr=3e-3"],
     "ppo": ["agent.rollout_steps=128", "agent.minibatches=4", "agent.lr=1e-2"],
+    "drq_eps": [
+        "agent.hidden_dim=32",
+        "agent.batch_size=64",
+        "agent.lr=3e-3",
+        "agent.target_every_updates=10",
+        "agent.learning_starts_steps=100",
+        "agent.epsilon_steps=300",
+        "env=tiny_envs:StepReach-v0",
+        "replay.capacity=5000",
+        "train_frames=1000",
+    ],
 }
 """For each agent that learns from states, what makes it learn StateReach in seconds."""
 
@@ -50,9 +63,10 @@ for name in ("td3", "sac"):
         "replay.capacity=5000",
     ]
 for name, words in TINY_STATE.items():
+    if not any(word.startswith("env=") for word in words):
+        words.append("env=tiny_envs:StateReach-v0")
     words += [
         f"agent={name}",
-        "env=tiny_envs:StateReach-v0",
         "env.action_repeat=1",
         "agent.discount=0.9",
         "eval_every_frames=0",
@@ -76,6 +90,20 @@ def pixel_spec():
 @pytest.fixture
 def state_spec():
     return EnvSpec(Box(-np.inf, np.inf, (7,), np.float32), Box(-1, 1, (3,), np.float32), 1)
+
+
+def with_actions_for(agent, spec):
+    """The spec with three discrete actions where the agent takes no others."""
+    if "continuous" in agent_spec(agent).actions:
+        return spec
+    return dataclasses.replace(spec, action=Discrete(3))
+
+
+def random_actions(space, generator, size):
+    """Actions [size, A], or numbers [size] of a discrete space."""
+    if isinstance(space, Discrete):
+        return generator.integers(space.n, size=size)
+    return generator.uniform(-1, 1, (size, *space.shape)).astype(np.float32)
 
 
 @pytest.fixture
@@ -102,15 +130,10 @@ def random_batch(spec, size=16, seed=0, discount=0.97):
             return torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
         return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
 
-    def actions(space):
-        if isinstance(space, Discrete):
-            return generator.integers(space.n, size=size)
-        return generator.uniform(-1, 1, (size, *space.shape)).astype(np.float32)
-
     obs = [observations(spec.observation) for _ in range(2)]
     return Batch(
         obs=obs[0],
-        action=torch.from_numpy(actions(spec.action)),
+        action=torch.from_numpy(random_actions(spec.action, generator, size)),
         reward=torch.from_numpy(generator.normal(size=(size, 1)).astype(np.float32)),
         discount=torch.full((size, 1), discount),
         next_obs=obs[1],

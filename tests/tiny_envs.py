@@ -92,6 +92,25 @@ class StateReach(gymnasium.Env):
         return np.array([self.goal, self.point], np.float32)
 
 
+class StepReach(StateReach):
+    """StateReach with three actions: left, stay and right. The best return is about 9.3."""
+
+    action_space = Discrete(3)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return super().step(np.array([action - 1.0], np.float32))
+
+
+class StepPixelReach(PixelReach):
+    """PixelReach with three actions: left, stay and right."""
+
+    action_space = Discrete(3)
+
+    def step(self, action):
+        return super().step(np.array([action - 1.0], np.float32))
+
+
 class Faulty(StateReach):
     """StateReach that fails at one of its steps, in one of several ways, unless it was mended."""
 
@@ -210,3 +229,5 @@ gymnasium.register("GreyReach-v0", GreyReach)
 gymnasium.register("MaskedReach-v0", MaskedReach)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)
+gymnasium.register("StepReach-v0", StepReach)
+gymnasium.register("StepPixelReach-v0", StepPixelReach)

@@ -8,6 +8,7 @@ from rlearly.agents.spec import AgentSpec
 
 AGENTS = {
     "drm": "DrM: minimise the dormant ratio, from pixels (arXiv 2310.19668)",
+    "drq_eps": "DrQ(eps): dueling double Q-learning, for discrete actions (arXiv 2108.13264)",
     "drqv2": "DrQ-v2: data-augmented actor-critic, from pixels (arXiv 2107.09645)",
     "ppo": "PPO: clipped policy gradients from rollouts, from states (arXiv 1707.06347)",
     "sac": "SAC: soft actor-critic with a learned entropy weight, from states (arXiv 1812.05905)",

@@ -35,9 +35,11 @@ def tuned(agent: str, env: str) -> list[str]:
 
     `drqv2` and `drm` share them, except for the settings that only DrM has.
     """
+    family, _, task = env.partition("/")
+    if agent == "drq_eps":
+        return [*(ATARI_100K if family == "atari" else Q_LEARNING)]
     if agent not in ("drqv2", "drm"):
         return []
-    family, _, task = env.partition("/")
     if family == "metaworld":
         return _metaworld(agent)
     if family == "adroit":
@@ -62,6 +64,32 @@ def tuned(agent: str, env: str) -> list[str]:
         alpha_max = HARD.get(env, 0.9) if level == "hard" else 1.0
         overrides += [f"agent.alpha_max={alpha_max}", "agent.lambda_max=0.6"]
     return overrides
+
+
+ATARI_100K = (
+    "train_frames=400000",
+    "replay.capacity=100000",
+    "eval_every_frames=400000",
+    "eval_episodes=100",
+    "adaptive_ratio.check_every_steps=2000",
+)
+"""The protocol of Atari-100k (arXiv 1903.00374) and the adaptive ratio's checks on it (arXiv
+2310.07418); the agent's own defaults are for it too."""
+
+Q_LEARNING = (
+    "train_frames=100000",
+    "replay.capacity=100000",
+    "agent.lr=1e-3",
+    "agent.adam_eps=1e-8",
+    "agent.batch_size=64",
+    "agent.nstep=3",
+    "agent.hidden_dim=128",
+    "agent.target_every_updates=200",
+    "agent.learning_starts_steps=1000",
+    "agent.epsilon_end=0.02",
+    "agent.epsilon_steps=10000",
+)
+"""Settings of ours for Q-learning in other envs; they solve CartPole."""
 
 
 def _metaworld(agent: str) -> list[str]:

@@ -366,12 +366,13 @@ def _check_keys(keys: set[str], agent: str) -> None:
 
 def _check_env(config: RunConfig, keys: set[str]) -> None:
     env = config.env
-    if env.kwargs and env.family not in ("gymnasium", "adroit"):
+    if env.kwargs and env.family not in ("gymnasium", "adroit", "atari"):
         raise ConfigError(
             f"env.kwargs: is passed to gymnasium.make, but env={env.name} is a {env.family} task, "
             f"which takes none; received {env.kwargs}: leave it out."
         )
-    if env.max_episode_steps is not None and env.family not in ("gymnasium", "adroit"):
+    limited = ("gymnasium", "adroit", "atari")
+    if env.max_episode_steps is not None and env.family not in limited:
         raise ConfigError(
             f"env.max_episode_steps: is passed to gymnasium.make, but env={env.name} is a "
             f"{env.family} task, whose episodes have a fixed limit: leave it out."
@@ -380,10 +381,16 @@ def _check_env(config: RunConfig, keys: set[str]) -> None:
         raise ConfigError(
             "env.kwargs.max_episode_steps: env.max_episode_steps is set too; keep only that one."
         )
-    if env.rules != "paper" and env.family != "adroit":
+    rules = {"adroit": ("paper", "package"), "atari": ("paper", "sticky")}
+    if env.rules not in rules.get(env.family, ("paper",)):
+        if env.family not in rules:
+            raise ConfigError(
+                "env.rules: applies only to Adroit's tasks and Atari games, and env="
+                f"{env.name} is neither; leave it out."
+            )
         raise ConfigError(
-            f"env.rules: applies only to Adroit's tasks, and env={env.name} is not one; "
-            "leave it out."
+            f"env.rules: expected {' or '.join(rules[env.family])} for env={env.name}, received "
+            f"{env.rules!r}."
         )
 
 

@@ -45,8 +45,9 @@ class EnvConfig:
     camera: int | None = setting(None, "camera number; null: the default of the env's family")
     rules: str = setting(
         "paper",
-        "Adroit tasks as in the DrM paper, or in the package gymnasium-robotics",
-        choices=("paper", "package"),
+        "Adroit: as in the DrM paper, or in the package gymnasium-robotics; Atari: as in "
+        "Atari-100k, or with sticky actions",
+        choices=("paper", "package", "sticky"),
     )
     max_episode_steps: int | None = setting(
         None,
@@ -54,7 +55,9 @@ class EnvConfig:
         "null: the limit that the env is registered with",
         at_least=1,
     )
-    kwargs: dict[str, Any] = setting({}, "extra arguments of gymnasium.make")
+    kwargs: dict[str, Any] = setting(
+        {}, "extra arguments of gymnasium.make; Atari: full_action_space, mode, difficulty"
+    )
     normalize: str | None = setting(
         None,
         "obs, reward or both (obs,reward): scale them by running statistics, for an off-policy "

@@ -25,16 +25,23 @@ from rlearly.envs.wrappers import notes as notes
 
 
 class Family(NamedTuple):
-    """`module`: the file in rlearly/envs, imported when needed; `names`: examples for --help."""
+    """A family of envs.
+
+    module: the file in rlearly/envs, imported when needed.
+    names: examples for --help.
+    own_evaluation: its envs differ in evaluations; `make` then takes `evaluation`.
+    """
 
     module: str
     names: str
+    own_evaluation: bool = False
 
 
 FAMILIES = {
     "gymnasium": Family("gymnasium_envs", "HalfCheetah-v5, CartPole-v1, ..., or module:EnvId"),
     "metaworld": Family("metaworld", "metaworld/coffee-push, metaworld/hammer, ... (50 tasks)"),
     "adroit": Family("adroit", "adroit/door, adroit/hammer, adroit/pen, adroit/relocate"),
+    "atari": Family("atari", "atari/Pong, atari/BankHeist, ... (104 games)", own_evaluation=True),
     "dm_control": Family("dm_control", "dog_run, ... (suite), reach_duplo, ... (manipulation)"),
 }
 """Family (`EnvConfig.family`) -> its file. Names are looked up in this order: dm_control is last
@@ -72,7 +79,12 @@ def config_for(name: str) -> EnvConfig:
 
 
 def make(
-    config: EnvConfig, *, pixels: bool | None, model_seed: int, videos: bool = False
+    config: EnvConfig,
+    *,
+    pixels: bool | None,
+    model_seed: int,
+    videos: bool = False,
+    evaluation: bool = False,
 ) -> gymnasium.Env:
     """Make the env that a config describes.
 
@@ -83,12 +95,14 @@ def make(
         pixels: observe images; None: the family's default (gymnasium: as the env is; others: yes).
         model_seed: seed of what a task draws when it is built.
         videos: frames will be rendered for videos, even if images are not observed.
+        evaluation: make the env for evaluations and teachers: Atari's is another than for training.
 
     Raises:
         ConfigError: the env cannot be made or rendered here.
     """
     module = _module(config.family)
-    return module.make(config, pixels=pixels, model_seed=model_seed, videos=videos)
+    more = {"evaluation": evaluation} if FAMILIES[config.family].own_evaluation else {}
+    return module.make(config, pixels=pixels, model_seed=model_seed, videos=videos, **more)
 
 
 def code_of(config: EnvConfig) -> list[str]:
@@ -121,7 +135,7 @@ def has_time_limit(env: gymnasium.Env, config: EnvConfig) -> bool:
 
     If not, only the env itself can end them.
     """
-    if config.family in ("dm_control", "metaworld"):
+    if config.family in ("dm_control", "metaworld", "atari"):
         return True
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):

@@ -35,10 +35,14 @@ from rlearly.envs.observations import (
     find_image,
     refuse_unflattenable,
     state_note,
+    without_mission,
 )
 from rlearly.envs.wrappers import MaskedObservation, agent_view, resized, supported_actions
 
 log = logging.getLogger(__name__)
+
+REGISTERED_BY = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+"""Beginning of ids -> the module of another package that registers them when it is imported."""
 
 NOT_OFFERED = ("GymV21Environment", "GymV26Environment")
 
@@ -58,16 +62,17 @@ def config_for(name: str) -> EnvConfig | None:
     """The config of a registered id or of `module:Id`, or None if there is no such env.
 
     Raises:
-        ConfigError: it is Atari, which a separate package registers.
+        ConfigError: another package registers it, which the message names.
     """
     module, _, env_id = name.rpartition(":")
     if module in ("", "__main__") and env_id not in gymnasium.registry:
-        if name.startswith("ALE/"):
-            raise ConfigError(
-                f"env={name}: this family comes with a package of its own: pip install ale-py, "
-                f"then env=ale_py:{name} env.kwargs.continuous=true (without that its actions are "
-                "discrete)."
-            )
+        registers = next((p for start, p in REGISTERED_BY.items() if name.startswith(start)), None)
+        if registers:
+            text = f"env={name}: is registered by a package, so name that too: env={registers}:"
+            text += f"{name} (pip install {registers.replace('_', '-')})"
+            if registers == "ale_py":
+                text += "; env=atari/Pong, ... are the games by the rules of Atari-100k"
+            raise ConfigError(f"{text}.")
         return None
     return EnvConfig(name=name, family="gymnasium", action_repeat=1)
 
@@ -304,6 +309,7 @@ def make(
         can_render = mujoco or _offers_rgb_array(config.name)
     renders_itself = (pixels or videos) and not mujoco and can_render
     base = make_registered(config, "rgb_array" if renders_itself else None)
+    base, left_out = without_mission(base)
     try:
         supported_actions(base)
         image = observed_image(base, config.name, pixels)
@@ -326,7 +332,8 @@ def make(
             base.close()
             raise
     if not pixels:
-        view = agent_view(env, config, None, note=state_note(base.observation_space, can_render))
+        note = state_note(base.observation_space, can_render) + left_out
+        view = agent_view(env, config, None, note=note)
         return MaskedObservation(view) if reports_masks(config, base.action_space) else view
     if image is None:
         return agent_view(env, config, env.render_frame)

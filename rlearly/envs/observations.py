@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, OneOf, Space, Text, Tuple, flatdim
 
@@ -276,6 +277,21 @@ def refuse_unflattenable(space: Space, name: str) -> None:
                 f"Box, Discrete, MultiBinary or MultiDiscrete, received {leaf}; gymnasium.wrappers."
                 f"{remedy}TransformObservation makes numbers of it."
             )
+
+
+def without_mission(env: gymnasium.Env) -> tuple[gymnasium.Env, str]:
+    """(the env without the text of MiniGrid's mission in its observations, an end for its note).
+
+    Other envs stay as they are, and the end is "".
+    """
+    space = env.observation_space
+    parts: dict[Any, Any] = dict(space.spaces) if isinstance(space, Dict) else {}
+    keep = [key for key in parts if type(parts[key]).__name__ != "MissionSpace"]
+    if len(keep) == len(parts):
+        return env, ""
+    env = gymnasium.wrappers.FilterObservation(env, keep)
+    note = "; the mission, a text, is left out: where it changes, wrap the env in minigrid's "
+    return env, note + "FlatObsWrapper"
 
 
 def state_note(space: Space, can_render: bool) -> str:

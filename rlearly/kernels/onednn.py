@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlearly.nn import layers as plain
-from rlearly.nn.layers import LayerSpec, compute_dtype
+from rlearly.nn.layers import LayerSpec, compute_dtype, same_padding
 
 LARGE = 500_000
 """Multiplications from which oneDNN's product, with its start-up, is faster than MKL's."""
@@ -44,11 +44,17 @@ def forward_stack(
 
 @dataclass
 class _Forward:
-    """Each layer's input and weight, in the format that it computed in, and its output."""
+    """Each layer's input and weight, in the format that it computed in, and its output.
+
+    added: zeros that the input has on the left, right, top and bottom. paddings: zeros that the
+    convolution itself adds, at top and bottom and on the left and right.
+    """
 
     inputs: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    added: list[list[int]] = field(default_factory=list)
+    paddings: list[list[int]] = field(default_factory=list)
 
 
 def _forward(
@@ -65,9 +71,19 @@ def _forward(
             weight = weight.to(dtype)
         if x.dtype != dtype:
             x = x.to(dtype)
+        padding = same_padding(x, weight, layer.stride) if layer.same else [0] * 4
+        if padding[::2] != padding[1::2]:  # the convolution can only add as much on both sides
+            x, added, padding = F.pad(x, padding), padding, [0] * 4
+        else:
+            added = [0] * 4
         done.inputs.append(x)
         done.weights.append(weight)
-        x = _conv(x, weight, bias, layer) if layer.stride else _linear(x, weight, bias, layer)
+        done.added.append(added)
+        done.paddings.append([padding[2], padding[0]])
+        if layer.stride:
+            x = _conv(x, weight, bias, layer, done.paddings[-1])
+        else:
+            x = _linear(x, weight, bias, layer)
         done.outputs.append(x)
     return done
 
@@ -78,7 +94,7 @@ class _StackFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layers: Any, hidden_dtype: Any, x: Tensor, *parameters: Tensor) -> Any:
         done = _forward(x, layers, parameters, hidden_dtype)
-        ctx.layers = layers
+        ctx.layers, ctx.added, ctx.paddings = layers, done.added, done.paddings
         ctx.dtypes = [x.dtype, *(p.dtype for p in parameters)]
         ctx.save_for_backward(*done.inputs, *done.weights, done.outputs[-1])
         hidden = [y for y, layer in zip(done.outputs[:-1], layers, strict=False) if layer.relu]
@@ -90,7 +106,7 @@ class _StackFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Any, *of_hidden: None) -> Any:  # pyright: ignore
         count = len(ctx.layers)
         inputs, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count : 2 * count]
-        outputs = [*inputs[1:], ctx.saved_tensors[-1]]
+        outputs = [*map(_without, inputs[1:], ctx.added[1:]), ctx.saved_tensors[-1]]
         needs = ctx.needs_input_grad[2:]
         found: list[Tensor | None] = [None] * len(needs)
         for at in range(count - 1, -1, -1):
@@ -105,13 +121,25 @@ class _StackFunction(torch.autograd.Function):
                     relu_backward.grad_input(gradient, outputs[at], 0, grad_input=gradient)
             input_needed = any(needs[: 1 + 2 * at])
             needed = (input_needed, needs[1 + 2 * at], needs[2 + 2 * at])
-            backward = _conv_backward if layer.stride else _linear_backward
-            gradient, *found[1 + 2 * at : 3 + 2 * at] = backward(gradient, x, weight, layer, needed)
+            if layer.stride:
+                by_all = _conv_backward(gradient, x, weight, layer, needed, ctx.paddings[at])
+            else:
+                by_all = _linear_backward(gradient, x, weight, layer, needed)
+            gradient, *found[1 + 2 * at : 3 + 2 * at] = by_all
             if not input_needed:
                 break
+            gradient = _without(gradient, ctx.added[at])
         found[0] = gradient if needs[0] else None
         cast = (g if g is None else g.to(d) for g, d in zip(found, ctx.dtypes, strict=True))
         return None, None, *cast
+
+
+def _without(x: Any, added: Sequence[int]) -> Any:
+    """A view of images [B, C, H, W] without what was added on the left, right, top and bottom."""
+    if not any(added):
+        return x
+    left, right, top, bottom = added
+    return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
 
 
 Needed = tuple[bool, bool, bool]
@@ -153,22 +181,27 @@ def _use_onednn(x: Tensor, multiplications: int) -> bool:
     return x.dtype == torch.bfloat16 and HAS_ONEDNN_BF16
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Tensor, layer: LayerSpec) -> Tensor:
+def _conv(x: Tensor, weight: Tensor, bias: Tensor, layer: LayerSpec, padding: list[int]) -> Tensor:
     if _use_onednn(x, LARGE):
         relu, stride = "relu" if layer.relu else "none", [layer.stride] * 2
         return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, [0, 0], stride, [1, 1], 1, relu, [], ""
+            x, weight, bias, padding, stride, [1, 1], 1, relu, [], ""
         )
-    y = F.conv2d(x, weight, bias.to(x.dtype), layer.stride)
+    y = F.conv2d(x, weight, bias.to(x.dtype), layer.stride, padding)
     return y.relu_() if layer.relu else y
 
 
 def _conv_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, layer: LayerSpec, needed: Needed
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    layer: LayerSpec,
+    needed: Needed,
+    padding: list[int],
 ) -> Gradients:
     biases, stride = [weight.shape[0]], [layer.stride] * 2
     return torch.ops.aten.convolution_backward(
-        gradient, x, weight, biases, stride, [0, 0], [1, 1], False, [0, 0], 1, list(needed)
+        gradient, x, weight, biases, stride, padding, [1, 1], False, [0, 0], 1, list(needed)
     )
 
 

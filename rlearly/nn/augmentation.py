@@ -36,6 +36,14 @@ def shift(images: Tensor, shifts: Tensor, pad: int) -> Tensor:
     return moved.permute(0, 3, 1, 2)
 
 
+def intensity_factors(noise: Tensor, scale: float) -> Tensor:
+    """Factors [B, 1, 1, 1] of each image's pixels: 1 + scale * noise, the noise clipped to +-2.
+
+    noise [B]: standard normal. As in Dopamine's DrQ(eps); pixels are not clipped afterwards.
+    """
+    return (1.0 + scale * noise.clamp(-2.0, 2.0))[:, None, None, None]
+
+
 def centred(images: Tensor, dtype: torch.dtype) -> Tensor:
     """uint8 [B, C, H, W] minus 127.5, in `dtype` and channels-last (faster to convolve).
 

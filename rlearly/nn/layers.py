@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -63,6 +63,26 @@ def draw_dropout_from(generator: torch.Generator, *networks: nn.Module) -> None:
                 part.generator = generator
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution with SAME padding: stride s gives ceil(side / s) outputs.
+
+    Zeros are added on both sides; if their number is odd, one more at the end.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x, same_padding(x, self.weight, self.stride[0]))
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+def same_padding(x: Tensor, weight: Tensor, stride: int) -> list[int]:
+    """SAME padding of images x [B, C, H, W]: left, right, top, bottom."""
+    padding: list[int] = []
+    for side, kernel in zip(reversed(x.shape[2:]), reversed(weight.shape[2:]), strict=True):
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        padding += [total // 2, total - total // 2]
+    return padding
+
+
 ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 
 
@@ -71,22 +91,27 @@ ACTIVATIONS = (nn.ReLU, nn.Tanh, CReLU)
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A linear layer (stride 0) or an unpadded convolution, and whether a ReLU follows it."""
+    """A linear layer (stride 0) or a convolution, and whether a ReLU follows it.
+
+    `same`: whether the convolution's padding is SAME; otherwise it has none.
+    """
 
     stride: int
     relu: bool
+    same: bool = False
 
 
-def layer_specs(modules: Sequence[nn.Module]) -> tuple[LayerSpec, ...] | None:
+def layer_specs(modules: Sequence[Any]) -> tuple[LayerSpec, ...] | None:
     """Describe linear layers or convolutions with ReLUs; None if there are any other modules."""
     found: list[LayerSpec] = []
     for module in modules:
         if type(module) is nn.Linear:
             found.append(LayerSpec(0, relu=False))
-        elif type(module) is nn.Conv2d:
-            found.append(LayerSpec(module.stride[0], relu=False))
+        elif type(module) in (nn.Conv2d, SameConv2d):
+            same = isinstance(module, SameConv2d)
+            found.append(LayerSpec(module.stride[0], relu=False, same=same))
         elif type(module) is nn.ReLU and found and not found[-1].relu:
-            found[-1] = LayerSpec(found[-1].stride, relu=True)
+            found[-1] = replace(found[-1], relu=True)
         else:
             return None
     return tuple(found)
@@ -115,6 +140,8 @@ def forward_stack(
     for at, layer in enumerate(layers):
         dtype = compute_dtype(layer, parameters[2 * at], hidden_dtype)
         x, weight, bias = (t.to(dtype) for t in (x, *parameters[2 * at : 2 * at + 2]))
+        if layer.same:
+            x = F.pad(x, same_padding(x, weight, layer.stride))
         x = F.conv2d(x, weight, bias, layer.stride) if layer.stride else F.linear(x, weight, bias)
         if layer.relu:
             x = torch.relu(x)

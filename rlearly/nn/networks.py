@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from rlearly.core.spaces import PIXELS, VECTOR, is_fused, is_image
 from rlearly.nn.augmentation import centred
-from rlearly.nn.layers import CReLU, Dropout, LayerSpec, RecordedStack, Stack, skip_init
+from rlearly.nn.layers import (
+    CReLU,
+    Dropout,
+    LayerSpec,
+    RecordedStack,
+    SameConv2d,
+    Stack,
+    skip_init,
+)
 
 
 def orthogonal_(module: nn.Module, generator: torch.Generator) -> None:
@@ -46,6 +54,16 @@ def fan_in_(module: nn.Module, generator: torch.Generator) -> None:
         with torch.no_grad():
             module.weight.uniform_(-bound, bound, generator=generator)
             module.bias.uniform_(-bound, bound, generator=generator)
+    else:
+        identity_(module)
+
+
+def xavier_(module: nn.Module, generator: torch.Generator) -> None:
+    """Initialise one layer as Dopamine does: Xavier-uniform weights, zero bias."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight, generator=generator)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     else:
         identity_(module)
 
@@ -173,6 +191,43 @@ class PixelEncoder(nn.Module):
             weight, *rest = stack.layer_parameters()
             maps = stack.forward_with([(weight / 255.0).to(dtype), *rest], images, activations)
         return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+class AtariEncoder(nn.Module):
+    """images [B, C, H, W] -> float [B, features]: Dopamine's encoder of Atari games.
+
+    Three convolutions with SAME padding and ReLUs: 8x8 with stride 4, 4x4 with stride 2 and 3x3.
+    uint8 pixels are divided by 255; floats are taken to be scaled already. The features are hidden
+    units, ordered by pixel and then channel, as in Dopamine.
+    """
+
+    vector = 0
+
+    def __init__(self, shape: tuple[int, ...], channels: int):
+        """`channels`: of the first convolution; the others have twice as many."""
+        super().__init__()
+        self.convolutions = RecordedStack(
+            skip_init(SameConv2d, shape[0], channels, 8, stride=4),
+            inplace_relu(),
+            skip_init(SameConv2d, channels, 2 * channels, 4, stride=2),
+            inplace_relu(),
+            skip_init(SameConv2d, 2 * channels, 2 * channels, 3),
+            inplace_relu(),
+        )
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        height, width = (math.ceil(math.ceil(side / 4) / 2) for side in shape[1:])
+        self.units = 2 * channels * height * width
+
+    @property
+    def features(self) -> int:
+        """Size of the output: a CReLU unit gives two numbers."""
+        doubled = any(isinstance(layer, CReLU) for layer in self.convolutions)
+        return (1 + doubled) * self.units
+
+    def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
+        if obs.dtype == torch.uint8:
+            obs = obs.to(torch.float32, memory_format=torch.channels_last).div_(255.0)
+        return self.convolutions(obs, activations).permute(0, 2, 3, 1).flatten(1)
 
 
 class VectorEncoder(nn.Module):
@@ -348,6 +403,23 @@ class Value(Head):
 
     def forward(self, features: Features, activations: list[Tensor] | None = None) -> Tensor:
         return self.v(self.read(features, activations), activations)
+
+
+class DuelingQ(nn.Module):
+    """features [B, F] -> Q [B, A] = V + advantage - mean advantage (arXiv 1511.06581, equation 9).
+
+    The stack's first output is V, and the others are the advantages: two linear layers on the same
+    hidden units.
+    """
+
+    def __init__(self, stack: RecordedStack):
+        super().__init__()
+        self.q = stack
+
+    def forward(self, features: Tensor, activations: list[Tensor] | None = None) -> Tensor:
+        output = self.q(features, activations)
+        advantage = output[:, 1:]
+        return output[:, :1] + advantage - advantage.mean(1, keepdim=True)
 
 
 class StateActor(nn.Module):

@@ -98,7 +98,7 @@ def use_crelu(network: nn.Module) -> None:
             elif doubled and isinstance(layer, nn.Conv2d):
                 size, stride = layer.kernel_size, layer.stride
                 inputs, outputs = 2 * layer.in_channels, layer.out_channels
-                layer = skip_init(nn.Conv2d, inputs, outputs, size, stride=stride)
+                layer = skip_init(type(layer), inputs, outputs, size, stride=stride)
             elif isinstance(layer, nn.ReLU):
                 layer, doubled = CReLU(), True
             parts.append(layer)

@@ -217,10 +217,19 @@ def check_rendering(config: RunConfig) -> None:
     envs.check_rendering(config.env, pixels=config.env.pixels, videos=videos)
 
 
-def make_env(config: RunConfig, *, videos: bool = False) -> gymnasium.Env:
-    """An env of a run. All of them are built alike; only the seeds of their episodes differ."""
+def make_env(config: RunConfig, *, videos: bool = False, evaluation: bool = False) -> gymnasium.Env:
+    """An env of a run, for training or for evaluations.
+
+    All of either kind are built alike; only the seeds of their episodes differ.
+    """
     seed = Seeds(config.seed).integer("env") % 2**32
-    return envs.make(config.env, pixels=config.env.pixels, model_seed=seed, videos=videos)
+    return envs.make(
+        config.env,
+        pixels=config.env.pixels,
+        model_seed=seed,
+        videos=videos,
+        evaluation=evaluation,
+    )
 
 
 def make_evaluation_env(
@@ -236,7 +245,7 @@ def make_evaluation_env(
         kept: returns what the training env keeps now; None: unknown, and a message
             says so if it matters.
     """
-    env = make_env(config, videos=videos)
+    env = make_env(config, videos=videos, evaluation=True)
     if keeps_nothing(env):
         return EvaluationEnv(env, None)
     if kept is None:
@@ -246,7 +255,7 @@ def make_evaluation_env(
             "the agent was trained in"
         )
         return EvaluationEnv(env, None)
-    other = make_env(config, videos=videos)
+    other = make_env(config, videos=videos, evaluation=True)
     evaluation_env = EvaluationEnv(env, kept, own_parts(env, other))
     close_env(other)
     why = evaluation_env.why_not_repeatable()
@@ -689,7 +698,8 @@ def replay_slots(config: RunConfig) -> int:
 def known_replay_bytes(config: RunConfig) -> int | None:
     """Bytes of the replay, as far as the config tells: 0 on policy, from pixels the frames' bytes.
 
-    Frames are taken to be in colour; those that a gymnasium env observes may have other planes.
+    Frames are taken to be in colour, Atari's to be grey; those that a gymnasium env observes may
+    have other planes.
     None if only the env knows the size of an observation.
     """
     if agent_spec(config.agent_name).on_policy:
@@ -697,7 +707,8 @@ def known_replay_bytes(config: RunConfig) -> int | None:
     if not config.env.pixels:
         return None
     size = config.env.image_size
-    frame = TransitionLayout((3, size, size), "uint8", config.env.frame_stack, actions=0)
+    planes = 1 if config.env.family == "atari" else 3
+    frame = TransitionLayout((planes, size, size), "uint8", config.env.frame_stack, actions=0)
     return replay_slots(config) * transition_bytes(config.replay, frame)
 
 

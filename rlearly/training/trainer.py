@@ -294,6 +294,8 @@ class Trainer:
             f"train/{kind}_length_steps": self.episode_steps[env_index],
             "train/episodes": self.episodes,
         }
+        if "game_return" in info:
+            row["train/game_return"] = info["game_return"]
         if "guide_steps" in info:
             row["train/guide_steps"] = info["guide_steps"] + info["guide_dropped_steps"]
         success = episode_success(info)

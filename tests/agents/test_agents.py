@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, random_rollout
+from conftest import random_batch, random_rollout, with_actions_for
+from gymnasium.spaces import Discrete
 
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
@@ -35,8 +36,9 @@ KINDS = [
     for agent in AGENTS
     for kind in ("pixels", "state", "fused", "metaworld")
     if kind == "state" or agent_spec(agent).observes_pixels
+    if agent != "drq_eps" or kind in ("pixels", "state")
 ] + [("ppo", "discrete")]
-"""fused: a dict of pixels and a vector; discrete: actions are numbers, from states."""
+"""fused: a dict of pixels and a vector; discrete: PPO's discrete actions, from states."""
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
@@ -47,7 +49,7 @@ def case(request):
 @pytest.fixture
 def spec(case, pixel_spec, state_spec, fused_spec, discrete_spec):
     others = {"state": state_spec, "fused": fused_spec, "discrete": discrete_spec}
-    return others.get(case[1], pixel_spec)
+    return with_actions_for(case[0], others.get(case[1], pixel_spec))
 
 
 @pytest.fixture
@@ -101,9 +103,9 @@ def test_actions_have_the_right_shape_and_bounds(build, spec, case):
     agent = build()
     for step, explore in ((0, True), (100, True), (100, False)):
         action = agent.act(observations(spec), step=step, explore=explore)
-        if case[1] == "discrete":
+        if isinstance(spec.action, Discrete):
             assert action.shape == (5,) and action.dtype == np.int64
-            assert (action >= 0).all() and (action < 3).all()
+            assert set(action.tolist()) <= {0, 1, 2}
             continue
         assert action.shape == (5, 3) and action.dtype == np.float32
         if not (explore and agent_spec(case[0]).on_policy):  # it learns from uncut samples
@@ -116,6 +118,9 @@ def test_first_steps_explore_uniformly(build, spec, case):
     agent = build(exploration_steps=1000, learning_starts_steps=1000)
     many = observations(spec, 400)
     actions = np.concatenate([agent.act(many, step=s, explore=True) for s in range(5)])
+    if isinstance(spec.action, Discrete):
+        np.testing.assert_allclose(np.bincount(actions) / len(actions), 1 / 3, atol=0.05)
+        return
     assert abs(actions.mean()) < 0.05
     assert abs(actions.std() - 3**-0.5) < 0.02
 
@@ -190,7 +195,8 @@ def test_every_network_that_learns_is_measured(build, learn, case):
     for i in range(2):
         metrics |= learn(agent, i, 20 + i)
     names = {k.removeprefix("now/plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
-    expected = {"actor", "critic"} | ({"value"} if case[0] == "drm" else set())
+    expected = {"critic"} if case[0] == "drq_eps" else {"actor", "critic"}
+    expected |= {"value"} if case[0] == "drm" else set()
     assert names == expected | (set() if case[1] in ("state", "discrete") else {"encoder"})
     for name in names:
         assert float(metrics[f"now/plasticity/distance_{name}"]) > 0
@@ -198,10 +204,12 @@ def test_every_network_that_learns_is_measured(build, learn, case):
         assert 0 <= float(metrics[f"now/plasticity/dormant_ratio_{name}"]) <= 1
         if case[0] != "ppo":
             assert 0 < float(metrics[f"now/plasticity/fau_{name}"]) < 1
-    recorded_stacks = ["critic"] if case[0] == "ppo" else ["critic_q1", "critic_q2"]
-    for head in ["actor", *recorded_stacks]:
+    single = case[0] in ("ppo", "drq_eps")
+    recorded_stacks = ["critic"] if single else ["critic_q1", "critic_q2"]
+    for head in [*names & {"actor"}, *recorded_stacks]:
         assert 1 <= float(metrics[f"now/plasticity/effective_rank_{head}"]) <= 16
-    assert {"plasticity/dormant_ratio", "now/plasticity/dormant_ratio"} & metrics.keys()
+    policy_measured = {"plasticity/dormant_ratio", "now/plasticity/dormant_ratio"} & metrics.keys()
+    assert bool(policy_measured) == ("actor" in names)
 
 
 def test_value_is_a_number_for_each_observation(build, spec):

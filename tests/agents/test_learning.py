@@ -102,7 +102,9 @@ def test_agent_learns_with_every_switch_on(tmp_path, agent):
 
 
 @pytest.mark.parametrize("num_envs", [1, 4])
-@pytest.mark.parametrize("agent, frames", [("td3", 900), ("sac", 900), ("ppo", 5000)])
+@pytest.mark.parametrize(
+    "agent, frames", [("td3", 900), ("sac", 900), ("ppo", 5000), ("drq_eps", 1600)]
+)
 def test_agent_learns_to_reach(tmp_path, agent, frames, num_envs):
     words = [f"train_frames={frames}", f"num_envs={num_envs}"]
     if agent == "ppo":

@@ -1,13 +1,12 @@
 """The agents against the official code's own numbers (three updates each, float32, CPU)."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from reference import REFERENCE, needs_reference
 
 from rlearly.agents import drm, drqv2
 from rlearly.core.types import Batch, EnvSpec
@@ -16,13 +15,7 @@ from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
 
-REFERENCE = Path(
-    os.environ.get("RLEARLY_REFERENCE", Path(__file__).parents[3] / "shared" / "reference")
-)
-pytestmark = pytest.mark.skipif(
-    not REFERENCE.is_dir() and "RLEARLY_REQUIRE_REFERENCE" not in os.environ,
-    reason=f"no reference vectors in {REFERENCE} (set RLEARLY_REFERENCE)",
-)
+pytestmark = needs_reference
 
 METRIC = {
     "batch_reward": "replay/batch_reward",

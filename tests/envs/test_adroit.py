@@ -439,11 +439,11 @@ def test_command_line_chooses_observations_and_rules():
     td3 = resolve.compose(["agent=td3", "env=adroit/pen", "env.rules=package"])
     assert (td3.env.pixels, td3.env.rules) == (False, "package")
     assert "env.rules" in help.train_help([]) and "adroit/door" in help.train_help([])
-    with pytest.raises(ConfigError, match=r"^env.rules: expected one of paper, package, received "):
-        resolve.compose(["env=adroit/pen", "env.rules=papers"])
     with pytest.raises(
-        ConfigError, match=r"^env.rules: applies only to Adroit's tasks, and env=dog"
+        ConfigError, match=r"^env.rules: expected one of paper, package, sticky, rec"
     ):
+        resolve.compose(["env=adroit/pen", "env.rules=papers"])
+    with pytest.raises(ConfigError, match=r"^env.rules: applies only to Adroit's tasks and Atari"):
         resolve.compose(["env=dog_run", "env.rules=package"])
     with pytest.raises(
         ConfigError, match=r"^env.kwargs.reward_type: .*add env.rules=package, or le"

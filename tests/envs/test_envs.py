@@ -588,8 +588,9 @@ def test_known_noise_is_silent_and_other_warnings_are_not(tmp_path, caplog):
 
 
 def test_family_of_another_package_names_it():
-    with pytest.raises(ConfigError, match=r"package of its own: pip install ale-py, then env=ale_"):
-        envs.config_for("ALE/Pong-v5")
+    for name, package in (("ALE/Pong-v5", "ale_py"), ("MiniGrid-Nothing-v0", "minigrid")):
+        with pytest.raises(ConfigError, match=rf"a package, so name that too: env={package}:"):
+            envs.config_for(name)
 
 
 def test_missing_module_and_missing_variant_are_one_sentence():

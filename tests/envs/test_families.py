@@ -24,7 +24,7 @@ from gymnasium.spaces import Box, Discrete, flatdim
 
 import rlearly
 from rlearly import envs
-from rlearly.envs import dm_control
+from rlearly.envs import atari, dm_control
 
 W = gymnasium.wrappers
 TEACHER_STEPS = 60
@@ -68,6 +68,14 @@ def suite(name):
     def make(steps, **settings):
         config = replace(envs.config_for(name), **settings)
         return W.TimeLimit(dm_control.DMControlEnv(config, pixels=False, model_seed=0), steps)
+
+    return make
+
+
+def atari_game(name, **fixed):
+    def make(steps, **settings):
+        config = replace(envs.config_for(name), **fixed, **settings)
+        return W.TimeLimit(atari.AtariGame(config, evaluation=True), steps)
 
     return make
 
@@ -154,6 +162,13 @@ for game in ("Breakout", "MsPacman", "Pong"):
     make = partial(registered, f"ALE/{game}-v5", "ale_py")
     FAMILIES[game] = Family(make(repeat_action_probability=0.0), SEEN)
     FAMILIES[f"{game} with sticky actions"] = Family(make(), SEEN, draws_inside=True)
+LONGER = {"max_episode_steps": 200_000}
+FAMILIES |= {
+    "atari/Breakout": Family(atari_game("atari/Breakout"), LONGER),
+    "atari/Assault": Family(atari_game("atari/Assault"), LONGER),
+    "atari/Othello": Family(atari_game("atari/Othello"), LONGER),
+    "atari/Pong with sticky actions": Family(atari_game("atari/Pong", rules="sticky"), LONGER),
+}
 FAMILIES |= {
     f"AdroitHand{task}-v1": Family(
         registered(f"AdroitHand{task}-v1", ROBOTICS), {"reward_type": "sparse"}
@@ -173,6 +188,7 @@ MANIPULATION = {
     for name in ("lift_brick", "place_cradle", "reach_duplo", "stack_2_bricks")
 }
 FAST = ("Hopper-v5", "CartPole-v1", "FrozenLake-v1", "MiniGrid-DoorKey-5x5-v0", "finger_spin")
+FAST += ("atari/Breakout",)
 
 
 class Tap(gymnasium.Wrapper):

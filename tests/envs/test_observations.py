@@ -19,8 +19,9 @@ from gymnasium.spaces import (
     Tuple,
     flatten,
 )
+from test_state import assert_same
 
-from rlearly import envs, train
+from rlearly import envs, restore, save, train
 from rlearly.core.errors import ConfigError, UserCodeFailed
 from rlearly.envs.observations import find_image, image_format
 from rlearly.envs.state.resumable import ResumableEnv
@@ -387,6 +388,30 @@ def test_images_of_an_env_made_by_a_function_need_no_render_mode(takes_render_mo
         assert asked == ["rgb_array"] * takes_render_mode
     finally:
         del gymnasium.registry["Made-v0"]
+
+
+@pytest.mark.skipif(not find_spec("minigrid"), reason="minigrid is not installed")
+def test_minigrid_is_observed_without_its_text():
+    import minigrid  # noqa: F401
+
+    name = "minigrid:MiniGrid-Empty-5x5-v0"
+    env = envs.make(envs.config_for(name), pixels=None, model_seed=0)
+    bare = gymnasium.make(name)
+    obs, _ = env.reset(seed=3)
+    expected, _ = bare.reset(seed=3)
+    for action in (2, 1, 2, 0, 2):
+        direction = np.eye(4)[expected["direction"]]
+        assert obs.tolist() == [*direction, *expected["image"].ravel()]  # 4 + 7 * 7 * 3
+        obs, reward, *_ = env.step(action)
+        expected, right, *_ = bare.step(action)
+        assert reward == right
+    (note,) = envs.notes(env)
+    assert "151 numbers" in note and "the mission, a text, is left out" in note
+    start = envs.make(envs.config_for(name), pixels=None, model_seed=0)
+    start.reset(seed=0)
+    restore(start, save(env))
+    for action in (0, 2, 2, 1):
+        assert_same(start.step(action), env.step(action))
 
 
 @pytest.mark.skipif(not find_spec("ale_py"), reason="ale-py is not installed")

@@ -5,6 +5,7 @@ import pytest
 
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.statistics import (
+    Estimate,
     broken,
     estimate,
     first_reaching,
@@ -19,6 +20,7 @@ from rlearly.experiments.report.statistics import (
     pooled_iqm,
     profile,
     resample,
+    rounded,
 )
 
 THRESHOLDS = np.linspace(0.0, 1.0, 11)
@@ -174,6 +176,30 @@ def test_estimate_has_an_interval_from_three_runs_of_every_task():
     assert found.text(3).startswith("2 [1")
     few = estimate(mean, [three, two], seed=0)
     assert few == (1.75, None, None) and few.text() == "1.75"
+
+
+def test_large_numbers_have_no_exponent_and_small_ones_keep_it():
+    assert [rounded(v) for v in (11211.43, -12345.6, 99999.5, 9999.6)] == [
+        "11211",
+        "-12346",
+        "100000",
+        "10000",
+    ]
+    assert [rounded(v) for v in (473.04, 0.00001234, -9.06)] == ["473", "1.234e-05", "-9.06"]
+    assert Estimate(11211.43, 10010.4, 12160.7).text() == "11211 [10010, 12161]"
+
+
+def test_interval_of_fewer_runs_is_that_of_their_sampling_distribution():
+    """Means of 5 of 100 runs: drawn here run by run, and by the square root of n."""
+    runs = generator(2).exponential(size=100)
+    low, high = interval(mean, [runs], random=generator(), runs=5)
+    random = generator(3)
+    means = [sum(random.choice(runs) for _ in range(5)) / 5 for _ in range(4000)]
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.06)
+    all_low, all_high = interval(mean, [runs], random=generator())
+    assert (high - low) / (all_high - all_low) == pytest.approx(np.sqrt(100 / 5), rel=0.1)
+    found = estimate(mean, [runs], seed=0, runs=5)
+    assert found == (runs.mean(), *interval(mean, [runs], random=generator(), runs=5))
 
 
 def test_threshold_that_is_not_reached_has_no_number():

@@ -260,7 +260,7 @@ def test_known_metrics_are_those_that_the_code_writes():
         (["agent=td3", "env=Hopper-v5", "seeds=1", "agent.lrr=1,2"], "did you mean agent.lr"),
         (
             ["study=nothing"],
-            "There is no study nothing; shipped studies: drm, drm_adroit, drm_metaworld, plast",
+            "There is no study nothing; shipped studies: adaptive_rr_atari_cpu, drm, drm_adroit",
         ),
         (["study=s3rl_cpu", "env=Hopper-v5"], "a study sets this itself"),
         (["agent=td3", "env=Hopper-v5", "seeds=1", "launcher=pbs"], "one of local, slurm, ray"),

@@ -131,7 +131,7 @@ def test_page_is_complete_and_names_unfinished_runs(rich):
     assert "1 waiting: DrM_1 on dog_run, seed 2" in page.words
     assert "done, broken" in page.words
     assert "SAC & <b>co</b>" in page.words, "names are text, not tags"
-    assert len(page.images) == 6
+    assert len(page.images) == 7
     assert any(link.endswith("eval_7.mp4") for link in page.links)
     assert "return / 1000 on dog_run; from the lowest return" in page.words
     assert f"python -m rlearly.report sweep={rich}" in page.words
@@ -186,7 +186,7 @@ def test_success_rates_are_drawn_and_tabulated_for_finished_runs(tmp_path):
 
 def test_figures_and_tables_are_files_too(rich):
     out = rich / "report"
-    for name in ("curves", "final", "profiles", "improvement", "metrics", "cost"):
+    for name in ("curves", "final", "pooled", "profiles", "improvement", "metrics", "cost"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     for name in ("final", "efficiency", "pooled", "improvement", "cost"):

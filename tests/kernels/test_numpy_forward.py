@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, random_rollout
+from conftest import random_batch, random_rollout, with_actions_for
 from torch import nn
 
 from rlearly.agents import agent_spec
@@ -25,6 +25,7 @@ SETTINGS = {
     "td3": {"hidden_dim": 32, "learning_starts_steps": 0, "exploration_noise": 0.3},
     "sac": {"hidden_dim": 32, "learning_starts_steps": 0},
     "ppo": {"hidden_dim": 32, "rollout_steps": 8, "minibatches": 2},
+    "drq_eps": {"hidden_dim": 32, "learning_starts_steps": 0, "epsilon_end": 0.2},
 }
 """For each agent that acts from states, what it is built with here."""
 
@@ -32,10 +33,17 @@ FORWARDS = {
     "td3": ("_mean", "_q1"),
     "sac": ("_policy_outputs", "_q1", "_q2"),
     "ppo": ("_policy", "_value"),
+    "drq_eps": ("_stack_outputs",),
 }
 """The networks that an agent acts and judges by, as functions of arrays."""
 
 agents = pytest.mark.parametrize("name", FORWARDS)
+
+
+@pytest.fixture
+def state_spec(request, state_spec):
+    params = getattr(request.node, "callspec", None)
+    return with_actions_for(params.params["name"], state_spec) if params else state_spec
 
 
 def make(name, spec, seed=3, interventions=()):
@@ -91,6 +99,7 @@ def test_plain_networks_act_in_numpy_and_all_others_are_called(name, state_spec)
 def test_acting_and_judging_equal_the_torch_path_within_rounding(name, state_spec):
     one, two = make(name, state_spec), make(name, state_spec)
     recorded_stacks = {"_q1": "critic.q1", "_q2": "critic.q2", "_value": "critic.v"}
+    recorded_stacks["_stack_outputs"] = "critic.q"
     for forward in FORWARDS[name]:
         head = two.networks[recorded_stacks.get(forward, "actor.policy").split(".")[0]]
         for part in recorded_stacks.get(forward, "actor.policy").split(".")[1:]:
@@ -105,7 +114,8 @@ def test_acting_and_judging_equal_the_torch_path_within_rounding(name, state_spe
             for a in (one, two)
         ]
         for ours, theirs in zip(*found, strict=True):
-            assert ours.shape == theirs.shape and ours.dtype == theirs.dtype == np.float32
+            assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+            assert ours.dtype in (np.float32, np.int64)
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     assert torch.equal(
         one.generators["exploration"].get_state(), two.generators["exploration"].get_state()
@@ -131,7 +141,8 @@ def test_answers_follow_whatever_changes_the_weights(name, state_spec):
         return make(name, state_spec, seed, [reset])
 
     def answers(agent):
-        return np.column_stack([agent.act(obs, step=9, explore=False), agent.value(obs)])
+        actions = [] if name == "drq_eps" else [agent.act(obs, step=9, explore=False)]
+        return np.column_stack([*actions, agent.value(obs)])
 
     def fresh_answers():
         """Of a twin that never acted before."""
@@ -145,7 +156,7 @@ def test_answers_follow_whatever_changes_the_weights(name, state_spec):
     learn(agent, state_spec)
     learnt = answers(agent)
     assert (learnt != before).all() and np.array_equal(learnt, fresh_answers())
-    for network in (agent.actor, agent.critic):
+    for network in agent.networks.values():
         for parameter in network.parameters():
             parameter.data = parameter.data.clone()  # lies elsewhere now
     learn(agent, state_spec, seed=7)

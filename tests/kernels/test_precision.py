@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_batch, random_rollout
+from conftest import random_batch, random_rollout, with_actions_for
 from test_agents import KINDS, METAWORLD, SMALL, observations
 from torch import nn
 
@@ -171,7 +171,7 @@ def case(request):
 @pytest.fixture
 def spec(case, pixel_spec, state_spec, fused_spec, discrete_spec):
     others = {"state": state_spec, "fused": fused_spec, "discrete": discrete_spec}
-    return others.get(case[1], pixel_spec)
+    return with_actions_for(case[0], others.get(case[1], pixel_spec))
 
 
 def build(
@@ -223,8 +223,8 @@ def test_bfloat16_learns_what_float32_does_but_for_rounding(case, spec):
         # Adam's first steps have one length, whatever the gradient's: a small one's sign may turn.
         assert (flat(network) - flat(exact.networks[name])).norm() < 0.5 * moved, name
     obs = observations(spec, 16)
-    actions = [agent.act(obs, step=50, explore=False) for agent in (short, exact)]
-    assert actions[0].dtype == actions[1].dtype and short.value(obs).dtype == "float32"
+    mean = short.act(obs, step=50, explore=False)
+    assert mean.dtype == spec.action.dtype and short.value(obs).dtype == "float32"
 
 
 def test_kernels_learn_what_the_plain_code_does_but_for_rounding(case, spec):

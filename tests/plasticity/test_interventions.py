@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, random_rollout
+from conftest import random_batch, random_rollout, with_actions_for
 from gymnasium.spaces import Box
 from torch import nn
 
@@ -601,7 +601,7 @@ def test_every_agent_takes_every_intervention(
     if each_update and agent_spec(agent).on_policy:
         pytest.skip("an agent on policy has no replay ratio")
     spec = pixel_spec if agent_spec(agent).observes_pixels else state_spec
-    spec = fused_spec if kind == "fused" else spec
+    spec = with_actions_for(agent, fused_spec if kind == "fused" else spec)
     settings = {
         key: dataclasses.replace(getattr(RunConfig(), key), **{field: 22})
         for key, field in (

@@ -25,7 +25,7 @@ def test_threads_are_those_asked_for_then_the_schedulers_then_all(monkeypatch):
 def test_default_is_what_helps_the_agent_and_the_machine_has(monkeypatch):
     assert [machine.set_threads(None, most) for most in (None, 1, 2, 7, 8)] == [7, 1, 2, 7, 7]
     defaults = {name: machine.set_threads(None, agent_spec(name).max_threads) for name in AGENTS}
-    assert defaults == {"drm": 7, "drqv2": 7, "td3": 2, "sac": 2, "ppo": 1}
+    assert defaults == {"drm": 7, "drq_eps": 7, "drqv2": 7, "td3": 2, "sac": 2, "ppo": 1}
 
 
 def test_what_is_asked_for_may_exceed_what_helps_the_agent(monkeypatch):

@@ -42,7 +42,7 @@ RATIO = {
 }
 AGENTS = {
     **{f"{agent} {obs}": list(RATIO) for agent in ("drqv2", "drm") for obs in ("state", "pixels")},
-    **{f"{agent} state": list(RATIO) for agent in ("td3", "sac")},
+    **{f"{agent} state": list(RATIO) for agent in ("td3", "sac", "drq_eps")},
     "ppo state": ["none"],
 }
 MATRIX = [
@@ -98,7 +98,8 @@ def words_of(case, snapshots):
         overrides += ["agent.perturb_every_steps=50"] if agent == "drm" else []
     overrides += [*RATIO.get(ratio, []), *OFTEN]
     if start == "snapshot":
-        overrides += [f"snapshot={snapshots[obs]}", "snapshot_phase.until_steps=150"]
+        taught = "steps" if agent == "drq_eps" else obs
+        overrides += [f"snapshot={snapshots[taught]}", "snapshot_phase.until_steps=150"]
         overrides += ["snapshot_phase.clusters=2", "snapshot_phase.truncate_steps=4"]
     return once(overrides)
 
@@ -112,12 +113,19 @@ def once(overrides):
 def snapshots(tmp_path_factory):
     folder = tmp_path_factory.mktemp("snapshots")
     files = {}
-    for obs, env_id in (("state", "StateReach-v0"), ("pixels", "PixelReach-v0")):
+    for obs, env_id in (
+        ("state", "StateReach-v0"),
+        ("pixels", "PixelReach-v0"),
+        ("steps", "StepReach-v0"),
+    ):
+        discrete = obs == "steps"
         env = gymnasium.make(f"tiny_envs:{env_id}")
         random = np.random.default_rng(0)
         taught = record(
             env,
-            policy=lambda obs, random=random: random.uniform(-0.2, 0.2, 1).astype(np.float32),
+            policy=lambda obs, random=random, discrete=discrete: (
+                random.integers(3) if discrete else random.uniform(-0.2, 0.2, 1).astype(np.float32)
+            ),
             value=lambda obs, random=random: random.random(),
             episodes=4,
             every_steps=2,

@@ -57,6 +57,7 @@ TIME_LIMITS = {
     "dm_control.rl.control:Environment": "_step_count",
     "dm_control.composer.environment:Environment": "_step_count",
     "rlearly.envs.dm_control:DMControlEnv": "_steps",
+    "rlearly.envs.atari:AtariGame": "played",
     "metaworld.sawyer_xyz_env:SawyerXYZEnv": "curr_path_length",
 }
 """Class -> the attribute in which it counts the steps of its own time limit. Like TimeLimit's, they

@@ -13,11 +13,17 @@ import numpy as np
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.plan import Run, finished
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, metric_series, read_rows
-from rlearly.experiments.report.statistics import estimate, pooled_iqm
+from rlearly.experiments.report.statistics import estimate, pooled_iqm, rounded
 from rlearly.system.atomic import replacing
 
 Series = tuple[np.ndarray, np.ndarray]
 """Frames [T] and values [T]."""
+
+PUBLISHED = Path(__file__).parents[1] / "published"
+"""The folder of the published results that ship with rlearly."""
+
+FINAL_EVALUATIONS = 3
+"""Averaged by default: one evaluation of ten episodes is noisy."""
 
 _Key = tuple[str, str, int | None]
 """Arm, env and seed."""
@@ -28,7 +34,8 @@ class Curve:
     """Evaluations of one run: frames [T] and mean undiscounted returns [T].
 
     `metrics` holds other metrics of the run by name. `seed` is None for a published curve, which is
-    already a mean over seeds. `folder` is the run's directory if it is known.
+    already a mean over seeds. `folder` is the run's directory if it is known. The final score is
+    the mean of the last `final_evaluations`.
     """
 
     arm: str
@@ -39,11 +46,12 @@ class Curve:
     metrics: dict[str, Series] = field(default_factory=dict)
     finished: bool = True
     folder: Path | None = None
+    final_evaluations: int = FINAL_EVALUATIONS
 
     @property
     def final(self) -> float:
-        """Mean of the last three evaluations: one evaluation of ten episodes is noisy."""
-        return mean_of_last(self.returns)
+        """Mean of the last evaluations."""
+        return mean_of_last(self.returns, self.final_evaluations)
 
     @property
     def area(self) -> float:
@@ -58,9 +66,9 @@ class Curve:
         return (self.frames, self.returns) if metric == RETURN else self.metrics.get(metric)
 
 
-def mean_of_last(values: np.ndarray) -> float:
-    """Mean of the last three values."""
-    return float(values[-3:].mean())
+def mean_of_last(values: np.ndarray, count: int = FINAL_EVALUATIONS) -> float:
+    """Mean of the last `count` values."""
+    return float(values[-count:].mean())
 
 
 def read_run(folder: Path, run: Run, metrics: Sequence[str] = ()) -> Curve | None:
@@ -86,6 +94,12 @@ def _as_series(points: Iterable[tuple[int, float]]) -> Series:
     return np.array(list(last)), np.array(list(last.values()), dtype=float)
 
 
+def published_file(path: Path) -> Path:
+    """The shipped file of published results with this name; the path itself if there is none."""
+    shipped = PUBLISHED / f"{path}.csv"
+    return shipped if shipped.is_file() and not path.exists() else path
+
+
 def read_curves(path: Path) -> list[Curve]:
     """Read a curves.csv from `write_curves`, with the metrics.csv beside it if there is one.
 
@@ -95,7 +109,11 @@ def read_curves(path: Path) -> list[Curve]:
         ConfigError: there is no such file, or it does not hold curves.
     """
     if not path.exists():
-        raise ConfigError(f"There is no file {path}; name a CSV file of curves or a sweep.")
+        names = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
+        raise ConfigError(
+            f"There is no file {path}; name a CSV file of curves or a sweep, or published results "
+            f"that ship with rlearly: {names}."
+        )
     columns = "arm, env, seed, frames, eval_episode_return"
     columns += ", or for published curves arm, env, frames, return"
     found = _read_csv(path, "curves", columns, ("eval_episode_return", "return"))
@@ -160,7 +178,7 @@ def summary(curves: Iterable[Curve], seed: int = 0) -> list[dict[str, Any]]:
             iqm = estimate(pooled_iqm, [np.array(values)], seed=seed)
             columns = (f"{name}_iqm", f"{name}_low", f"{name}_high")
             row |= {c: v if v is None else float(v) for c, v in zip(columns, iqm, strict=True)}
-        row["final_each_seed"] = " ".join(f"{c.final:.4g}" for c in members)
+        row["final_each_seed"] = " ".join(rounded(c.final) for c in members)
         rows.append(row)
     return rows
 

@@ -21,6 +21,7 @@ from rlearly.experiments.report.curves import Curve, group_curves
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS
 from rlearly.experiments.report.plotting import AS_TYPED, FRAMES, as_label, plot_line, save_figure
 from rlearly.experiments.report.results import SweepResults
+from rlearly.experiments.report.score_rows import STATISTICS, pooled_rows
 from rlearly.experiments.report.statistics import CURVE_RESAMPLES, Estimate, pooled_iqm
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A3C"]
@@ -50,6 +51,7 @@ class SweepFigure:
     """A figure with a panel for each title. `svg`: the drawn figure, empty before.
 
     `legend` holds the arms that have a line in a panel; it is empty if row labels name the arms.
+    `rows` is the number of these labels if it is not that of all arms.
     """
 
     name: str
@@ -58,6 +60,8 @@ class SweepFigure:
     x_label: str = FRAMES
     y_label: str = ""
     legend: Collection[str] = ()
+    rows: int = 0
+    columns: int = COLUMNS
     svg: str = ""
 
 
@@ -71,7 +75,7 @@ def draw_figures(results: SweepResults, folder: Path) -> list[SweepFigure]:
         _curves(results, styles, "curves", "Learning curves", [RETURN], "evaluation return"),
         _curves(results, styles, "success", "Success rates", [SUCCESS], "success rate"),
         _curves(results, styles, "metrics", "Plasticity and replay", results.metrics),
-        *(make(results, styles) for make in (_finals, _profiles, _improvements, _cost)),
+        *(make(results, styles) for make in (_finals, _pooled, _profiles, _improvements, _cost)),
     ]
     for figure in figures:
         if not figure.panels:  # an earlier report may have drawn it
@@ -95,7 +99,7 @@ def _curves(
     metrics: Sequence[str],
     y_label: str = "",
 ) -> SweepFigure:
-    """A panel for each metric and env with a curve of it."""
+    """A panel for each metric and env with a curve of it: not if all runs end with one point."""
     panels: dict[str, Panel] = {}
     legend: set[str] = set()
 
@@ -110,7 +114,8 @@ def _curves(
         for env in results.envs:
             found = [c for c in results.curves if c.env == env and c.series(metric)]
             arms = {arm: curves for (_, arm), curves in group_curves(found).items()}
-            if arms:
+            points = max((len(own[0]) for c in found if (own := c.series(metric))), default=0)
+            if points > 1 or not all(c.finished for c in found):
                 panels[env if y_label else f"{env}\n{metric}"] = partial(draw, arms, metric)
                 legend |= arms.keys()
     return SweepFigure(name, title, panels, FRAMES, y_label, legend)
@@ -135,7 +140,7 @@ def _draw_arm(axes: Any, curves: list[Curve], metric: str, style: PlotStyle, see
 def _draw_band(axes: Any, x: np.ndarray, estimate: Estimate, style: PlotStyle) -> None:
     """A line, and a band of its interval if it has one."""
     middle, low, high = estimate
-    axes.plot(x, middle, style.line, color=style.colour, linewidth=2)
+    plot_line(axes, x, middle, linestyle=style.line, color=style.colour, linewidth=2)
     if low is not None:
         axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
 
@@ -150,7 +155,13 @@ def _draw_bar(axes: Any, row: int, estimate: Estimate, style: PlotStyle) -> None
 
 def _finals(results: SweepResults, styles: Styles) -> SweepFigure:
     scores = {env: results.final_scores(env) for env in results.envs}
-    arms = [arm for arm in results.arms if any(arm in own for own in scores.values())]
+    printed = {env: dict(results.published.get(env, {})) for env in results.envs}
+    for env, arm in results.members:
+        curve = results.published_curve(env, arm)
+        if curve and len(curve.frames) == 1:
+            printed[env][arm] = float(curve.returns[-1])
+    known = [*scores.values(), *printed.values()]
+    arms = [arm for arm in results.arms if any(arm in own for own in known)]
 
     def draw(env: str, axes: Any) -> None:
         for row, arm in enumerate(arms):
@@ -159,8 +170,8 @@ def _finals(results: SweepResults, styles: Styles) -> SweepFigure:
             axes.plot(own, np.full(len(own), row), "o", color=colour, markersize=4, alpha=0.5)
             if len(own) > 1:
                 _draw_bar(axes, row, results.estimate(pooled_iqm, [own]), styles[arm])
-            if arm in results.published.get(env, {}):
-                axes.plot(results.published[env][arm], row, "x", color=INK, markersize=6)
+            if arm in printed[env]:
+                axes.plot(printed[env][arm], row, "x", color=INK, markersize=6)
         _name_rows(axes, arms)
 
     panels = {env: partial(draw, env) for env in results.envs if scores[env]}
@@ -172,13 +183,32 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _short(name: str, most: int = 34) -> str:
+def _short(name: str, most: int = 40) -> str:
     return as_label(name if len(name) <= most else f"{name[: most - 1]}…")
+
+
+def _pooled(results: SweepResults, styles: Styles) -> SweepFigure:
+    rows = pooled_rows(results)
+
+    def draw(name: str, axes: Any) -> None:
+        for at, row in enumerate(rows):
+            estimate = row.estimates.get(name)
+            if row.runs == "means" and estimate:
+                axes.plot(estimate.value, at, "x", color=styles[row.arm].colour, markersize=6)
+            elif estimate:
+                _draw_bar(axes, at, estimate, styles[row.arm])
+        _name_rows(axes, [row.label for row in rows])
+
+    panels = {name: partial(draw, name) for name in STATISTICS} if rows else {}
+    kind = "human-normalised" if results.reference else "normalised"
+    title = "Scores over all envs"
+    return SweepFigure("pooled", title, panels, f"{kind} score", rows=len(rows), columns=2)
 
 
 def _profiles(results: SweepResults, styles: Styles) -> SweepFigure:
     normalised = results.normalised_scores()
-    thresholds = np.linspace(0, 1, 101)
+    highest = max((scores.max() for own in normalised.values() for scores in own), default=0.0)
+    thresholds = np.linspace(0, max(1.0, highest), 101)
     profile = partial(statistics.profile, thresholds=thresholds)
 
     def draw(axes: Any) -> None:
@@ -187,7 +217,7 @@ def _profiles(results: SweepResults, styles: Styles) -> SweepFigure:
             shares = statistics.estimate(profile, scores, seed=seed, resamples=resamples)
             _draw_band(axes, thresholds, shares, styles[arm])
         axes.set_ylim(0, 1.02)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, thresholds[-1])
 
     labels = ("normalised final score", "share of runs above it")
     panels: dict[str, Panel] = {"all envs": draw} if normalised else {}
@@ -231,9 +261,9 @@ def _cost(results: SweepResults, styles: Styles) -> SweepFigure:
 
 def _draw(content: SweepFigure, styles: Styles, folder: Path) -> SweepFigure:
     """Draw a figure's panels in a grid and write its files."""
-    columns = min(COLUMNS, len(content.panels))
+    columns = min(content.columns, len(content.panels))
     rows = -(-len(content.panels) // columns)
-    height = 2.6 if content.legend else 0.9 + 0.22 * len(styles)
+    height = 2.6 if content.legend else 0.9 + 0.22 * (content.rows or len(styles))
     width = 6.4 if columns == 1 else 11.0
     figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
     figure.get_layout_engine().set(hspace=0.06)  # pyright: ignore

@@ -14,6 +14,7 @@ from rlearly.experiments.report import results as rules
 from rlearly.experiments.report import statistics
 from rlearly.experiments.report.figures import SweepFigure
 from rlearly.experiments.report.results import SweepResults, listed
+from rlearly.experiments.report.statistics import rounded
 from rlearly.experiments.report.tables import Table
 
 
@@ -57,8 +58,8 @@ def _run_rows(results: SweepResults, out: Path) -> list[list[str | list[tuple[st
         folder = results.sweep / run.name if results.sweep else None
         curve = curves.get(folder) if folder else None
         state = status.state + (", broken" if any(curve is c for c in broken) else "")
-        last = f"{curve.returns[-1]:.4g}" if curve else "none"
-        final = f"{curve.final:.4g}" if curve and curve.finished else ""
+        last = rounded(curve.returns[-1]) if curve else "none"
+        final = rounded(curve.final) if curve and curve.finished else ""
         cells = [run.env, run.arm, str(run.seed), state, f"{status.frames:,}", last, final]
         rows.append([*cells, _links(folder, out) if folder else []])
     return rows

@@ -34,6 +34,10 @@ class SweepResults:
     """Published final scores by env and arm."""
     bounded: frozenset[str] = frozenset()
     """Envs of dm_control, with returns between 0 and 1000."""
+    reference: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Scores of random play and of a human by env; empty if scores are not human-normalised."""
+    unscored: list[str] = field(default_factory=list)
+    """Envs whose scores were to be human-normalised, but have no human score."""
     threshold: float | None = None
     seed: int = 0
     """Of the bootstrap."""
@@ -71,12 +75,16 @@ class SweepResults:
             if (env, arm) in self.finished
         }
 
-    def estimate(self, statistic: statistics.Statistic, *groups: statistics.Tasks) -> Estimate:
+    def estimate(
+        self, statistic: statistics.Statistic, *groups: statistics.Tasks, runs: int | None = None
+    ) -> Estimate:
         """A statistic with its interval; the same seed gives the same interval."""
-        return statistics.estimate(statistic, *groups, seed=self.seed)
+        return statistics.estimate(statistic, *groups, seed=self.seed, runs=runs)
 
     def score_range(self, env: str) -> tuple[float, float]:
         """The returns that normalisation maps to 0 and to 1."""
+        if env in self.reference:
+            return self.reference[env]
         if env in self.bounded:
             return 0.0, 1000.0
         returns = np.concatenate([c.returns for c in self.curves if c.env == env])
@@ -122,13 +130,21 @@ class SweepResults:
         flags = statistics.broken(scores, best, worst, BROKEN_SHARE)
         return [c for c, flag in zip(members, flags, strict=True) if flag]
 
+    @cached_property
+    def normalised_envs(self) -> list[str]:
+        """All envs, or those with reference scores if scores are human-normalised."""
+        return [env for env in self.envs if env in self.reference or not self.reference]
+
     def normalised_scores(self) -> dict[str, list[np.ndarray]]:
-        """Normalised final scores [runs] on each env, of arms with finished runs on all envs."""
-        scores = {env: self.final_scores(env) for env in self.envs}
+        """Normalised final scores [runs] on each env, of arms with finished runs on all of these.
+
+        The envs are `normalised_envs`.
+        """
+        scores = {env: self.final_scores(env) for env in self.normalised_envs}
         return {
-            arm: [self.normalise(env, scores[env][arm]) for env in self.envs]
+            arm: [self.normalise(env, scores[env][arm]) for env in scores]
             for arm in self.arms
-            if self.envs and all(arm in scores[env] for env in self.envs)
+            if scores and all(arm in own for own in scores.values())
         }
 
     def improvements(self) -> dict[str, tuple[Estimate, int]]:

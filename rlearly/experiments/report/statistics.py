@@ -24,6 +24,12 @@ MIN_RUNS = 3
 _NUMBERS_AT_ONCE = 2_000_000
 
 
+def rounded(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits; a larger one as a whole number."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
 class Estimate(NamedTuple):
     """A statistic with its interval; `low` and `high` are None if there are too few runs."""
 
@@ -33,10 +39,10 @@ class Estimate(NamedTuple):
 
     def text(self, digits: int = 4) -> str:
         """The number with its interval, as in `473 [454.3, 501.8]`."""
-        value = f"{self.value:.{digits}g}"
+        value = rounded(self.value, digits)
         if self.low is None:
             return value
-        return f"{value} [{self.low:.{digits}g}, {self.high:.{digits}g}]"
+        return f"{value} [{rounded(self.low, digits)}, {rounded(self.high, digits)}]"
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
@@ -85,12 +91,15 @@ def improvement(ours: Tasks, theirs: Tasks) -> np.ndarray:
     return np.mean(chances, axis=0)
 
 
-def resample(scores: Tasks, count: int, random: np.random.Generator) -> list[np.ndarray]:
+def resample(
+    scores: Tasks, count: int, random: np.random.Generator, runs: int | None = None
+) -> list[np.ndarray]:
     """`count` stratified bootstrap samples: [runs, ...] -> [runs, count, ...] for each task.
 
-    Runs are drawn with replacement within each task, independently of the other tasks.
+    Runs are drawn with replacement within each task, independently of the other tasks: as many as
+    the task has, or `runs`.
     """
-    return [one[random.integers(len(one), size=(len(one), count))] for one in scores]
+    return [one[random.integers(len(one), size=(runs or len(one), count))] for one in scores]
 
 
 def interval(
@@ -99,18 +108,20 @@ def interval(
     random: np.random.Generator,
     resamples: int = RESAMPLES,
     level: float = 0.95,
+    runs: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The percentile bootstrap interval of a statistic of one or several groups of runs.
 
-    Groups are resampled independently of each other. Returns the lower and the upper end, each in
-    the shape of the statistic.
+    Groups are resampled independently of each other. With `runs`, it is the interval of experiments
+    with so many runs per task, of which the given ones are the population. Returns the lower and
+    the upper end, each in the shape of the statistic.
     """
-    runs = sum(len(one) for group in groups for one in group)
-    at_once = max(1, _NUMBERS_AT_ONCE // (runs * np.size(statistic(*groups))))
+    total = sum(runs or len(one) for group in groups for one in group)
+    at_once = max(1, _NUMBERS_AT_ONCE // (total * np.size(statistic(*groups))))
     parts = []
     for begin in range(0, resamples, at_once):
         count = min(at_once, resamples - begin)
-        parts.append(statistic(*(resample(group, count, random) for group in groups)))
+        parts.append(statistic(*(resample(group, count, random, runs) for group in groups)))
     samples = np.concatenate(parts)  # [resamples, ...]
     tail = (1 - level) / 2
     low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
@@ -118,14 +129,23 @@ def interval(
 
 
 def estimate(
-    statistic: Statistic, *groups: Tasks, seed: int, resamples: int = RESAMPLES
+    statistic: Statistic,
+    *groups: Tasks,
+    seed: int,
+    resamples: int = RESAMPLES,
+    runs: int | None = None,
 ) -> Estimate:
-    """A statistic with its interval, or without one if a task has fewer than `MIN_RUNS` runs."""
+    """A statistic with its interval, or without one if a task has fewer than `MIN_RUNS` runs.
+
+    `runs`: as for `interval`.
+    """
     value = statistic(*groups)
-    if any(len(runs) < MIN_RUNS for group in groups for runs in group):
+    if any(len(scores) < MIN_RUNS for group in groups for scores in group):
         return Estimate(value)
     random = np.random.default_rng(seed)
-    return Estimate(value, *interval(statistic, *groups, random=random, resamples=resamples))
+    return Estimate(
+        value, *interval(statistic, *groups, random=random, resamples=resamples, runs=runs)
+    )
 
 
 def first_reaching(frames: np.ndarray, returns: np.ndarray, threshold: float) -> int | None:

@@ -14,10 +14,17 @@ from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job
 from rlearly.experiments.plan import Plan, Run
-from rlearly.experiments.report.curves import Curve, read_curves, read_run, write_curves
+from rlearly.experiments.report.curves import (
+    Curve,
+    published_file,
+    read_curves,
+    read_run,
+    write_curves,
+)
 from rlearly.experiments.report.figures import draw_figures
+from rlearly.experiments.report.human_scores import reference_scores
 from rlearly.experiments.report.page import render_page
-from rlearly.experiments.report.results import SweepResults
+from rlearly.experiments.report.results import SweepResults, listed
 from rlearly.experiments.report.tables import tables
 from rlearly.experiments.status import Status, status_of
 from rlearly.system import atomic
@@ -29,16 +36,20 @@ def load(
     compare: Sequence[Path] = (),
     threshold: float | None = None,
     bootstrap_seed: int = 0,
+    normalise: str | None = None,
 ) -> SweepResults:
     """Read a sweep, and the curves to compare it with, each labelled by where it comes from.
 
+    With human-normalised scores, the final score is the last evaluation, as in Atari-100k.
+
     Raises:
-        ConfigError: it is not a sweep's directory, or a comparison cannot be read.
+        ConfigError: it is not a sweep's directory, a comparison cannot be read, or no env has the
+            scores that `normalise` needs.
     """
     plan, curves, bounded = _read_sweep(sweep)
     envs = {run.env for run in plan.runs}
     labels = {""}
-    for other in compare:
+    for other in map(published_file, compare):
         label = _label(other, labels)
         labels.add(label)
         if other.is_dir():
@@ -53,6 +64,9 @@ def load(
                 f"{', '.join(sorted({c.env for c in found})) or 'no evaluations'}; leave it out."
             )
         curves += shared
+    reference, unscored = reference_scores(envs, normalise)
+    if reference:
+        curves = [replace(curve, final_evaluations=1) for curve in curves]
     return SweepResults(
         title=plan.title,
         curves=curves,
@@ -64,6 +78,8 @@ def load(
         metrics=plan.metrics,
         published=plan.published,
         bounded=frozenset(bounded),
+        reference=reference,
+        unscored=unscored,
         threshold=threshold,
         seed=bootstrap_seed,
     )
@@ -122,6 +138,11 @@ def write(results: SweepResults, out: Path, command: str) -> list[str]:
             "No run has an evaluation yet, so there are no returns to report: either none was "
             "reached, or eval_every_frames is 0."
         )
+    if results.unscored:
+        instead = "left out of the human-normalised scores"
+        if not results.reference:
+            instead = "scores are normalised by the range of returns"
+        state.append(f"No human score is known for {listed(results.unscored)}: {instead}.")
     all_tables = tables(results)
     try:
         for folder in ("figures", "tables"):
@@ -138,4 +159,8 @@ def write(results: SweepResults, out: Path, command: str) -> list[str]:
         ) from None
     conclusions = [results.conclusion(env) for env in results.envs] if results.curves else []
     page_path = str(out / "index.html")
-    return [results.title, *state, "", all_tables[0].text(), "", *conclusions, page_path]
+    shown = [table for table in all_tables if table.name == "final"]
+    if results.reference:
+        shown += [table for table in all_tables if table.name == "pooled"]
+    texts = [line for table in shown for line in (table.text(), "")]
+    return [results.title, *state, "", *texts, *conclusions, page_path]

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from rlearly.experiments.report import statistics
-from rlearly.experiments.report.curves import mean_of_last, write_csv
+from rlearly.experiments.report.curves import Curve, mean_of_last, write_csv
 from rlearly.experiments.report.metrics_file import SUCCESS
 from rlearly.experiments.report.results import SweepResults
-from rlearly.experiments.report.statistics import MIN_RUNS, pooled_iqm
+from rlearly.experiments.report.score_rows import STATISTICS, pooled_rows, score_rows
+from rlearly.experiments.report.statistics import MIN_RUNS, Estimate, pooled_iqm, rounded
 from rlearly.system.atomic import write
 from rlearly.system.output import as_unicode
 from rlearly.training.display import duration
@@ -61,7 +62,7 @@ def _latex(text: str) -> str:
 def tables(results: SweepResults) -> list[Table]:
     """The table of final scores, and all others that have rows."""
     first, *others = (
-        make(results) for make in (final, success, efficiency, pooled, improvement, cost)
+        make(results) for make in (final, games, success, efficiency, pooled, improvement, cost)
     )
     return [first, *(table for table in others if table.rows)]
 
@@ -87,7 +88,11 @@ def _scores_of(results: SweepResults, env: str, arm: str) -> list[str]:
     """The cells from `finished` to `broken`."""
     curve = results.published_curve(env, arm)
     if curve is not None:
-        return ["a curve", f"{curve.returns[-1]:.4g} at {curve.frames[-1]:,} frames", *[""] * 4]
+        return [
+            _kind(curve),
+            f"{rounded(curve.returns[-1])} at {curve.frames[-1]:,} frames",
+            *[""] * 4,
+        ]
     begun = len(results.members.get((env, arm), []))
     total = sum((run.env, run.arm) == (env, arm) for run, _ in results.runs) or begun
     done = results.finished.get((env, arm), [])
@@ -95,9 +100,14 @@ def _scores_of(results: SweepResults, env: str, arm: str) -> list[str]:
     if not done:
         return [count, *[""] * 5]
     scores, areas = np.array([(c.final, c.area) for c in done]).T
-    means = [_iqm(results, scores), _iqm(results, areas)]
-    ends = [f"{scores.min():.4g}", f"{scores.max():.4g}"]
+    learning = any(len(curve.frames) > 1 for curve in done)
+    means = [_iqm(results, scores), _iqm(results, areas) if learning else ""]
+    ends = [rounded(scores.min()), rounded(scores.max())]
     return [count, *means, *ends, str(len(results.broken(env, arm)))]
+
+
+def _kind(published: Curve) -> str:
+    return "a curve" if len(published.frames) > 1 else "a mean"
 
 
 def _iqm(results: SweepResults, scores: np.ndarray) -> str:
@@ -107,7 +117,20 @@ def _iqm(results: SweepResults, scores: np.ndarray) -> str:
         return text
     if len(scores) == 1:
         return f"{text} [one seed]"
-    return f"{text} [{len(scores)} seeds: {scores.min():.4g} to {scores.max():.4g}]"
+    return f"{text} [{len(scores)} seeds: {rounded(scores.min())} to {rounded(scores.max())}]"
+
+
+def games(results: SweepResults) -> Table:
+    """Mean scores of each arm on each game, as the game gives them and human-normalised."""
+    rows = []
+    for env in results.normalised_envs if results.reference else []:
+        low, high = results.score_range(env)
+        for row in score_rows(results, [env], {"mean": statistics.mean}):
+            normalised = row.estimates["mean"]
+            raw = Estimate(*(v if v is None else low + v * (high - low) for v in normalised))
+            rows.append([env, row.label, row.runs, raw.text(), normalised.text(3)])
+    columns = ["game", "arm", "runs", "mean score [95 %]", "human-normalised [95 %]"]
+    return Table("games", "Mean scores per game", columns, rows)
 
 
 def success(results: SweepResults) -> Table:
@@ -137,28 +160,27 @@ def efficiency(results: SweepResults) -> Table:
             if curve is not None:
                 at = statistics.first_reaching(curve.frames, curve.returns, threshold)
                 frames = f"not reached in {curve.frames[-1]:,}" if at is None else f"{at:,}"
-                rows.append([env, arm, f"{threshold:.4g}", "a curve", frames])
+                rows.append([env, arm, rounded(threshold), _kind(curve), frames])
             elif reached:
                 middle = statistics.median_reaching(reached)
                 frames = "not reached" if middle is None else f"{middle:,.0f}"
                 count = f"{sum(at is not None for at in reached)} of {len(reached)}"
-                rows.append([env, arm, f"{threshold:.4g}", count, frames])
+                rows.append([env, arm, rounded(threshold), count, frames])
     columns = ["env", "arm", "threshold", "reached it", "median frames"]
     return Table("efficiency", "Sample efficiency", columns, rows)
 
 
 def pooled(results: SweepResults) -> Table:
     """Normalised final scores over all envs."""
-    measures = (pooled_iqm, statistics.mean, statistics.median, statistics.optimality_gap)
-    normalised = results.normalised_scores() if len(results.envs) > 1 else {}
     rows = []
-    for arm, scores in normalised.items():
-        estimates = [results.estimate(measure, scores) for measure in measures]
-        few = f" [under {MIN_RUNS} seeds]" if estimates[0].low is None else ""
-        cells = [estimate.text(3) + few for estimate in estimates]
-        rows.append([arm, str(sum(map(len, scores))), *cells])
-    columns = ["arm", "runs", "IQM [95 %]", "mean [95 %]", "median [95 %]", "gap [95 %]"]
-    return Table("pooled", "All envs together", columns, rows)
+    for row in pooled_rows(results):
+        texts = {name: estimate.text(3) for name, estimate in row.estimates.items()}
+        if row.runs != "means" and row.estimates["IQM"].low is None:
+            texts = {name: f"{text} [under {MIN_RUNS} seeds]" for name, text in texts.items()}
+        rows.append([row.label, row.runs, *(texts.get(name, "") for name in STATISTICS)])
+    columns = ["arm", "runs", *(f"{name} [95 %]" for name in STATISTICS)]
+    title = "Human-normalised scores" if results.reference else "All envs together"
+    return Table("pooled", title, columns, rows)
 
 
 def improvement(results: SweepResults) -> Table:

@@ -60,7 +60,8 @@ class ShrinkAndPerturb(PeriodicIntervention):
         return self.is_due(step)
 
     def after_update(self, step: int, activations: Mapping[str, list[Tensor]]) -> Metrics:
-        dormancy = dormant_ratio(activations["actor"], self.modules.monitor.threshold)
+        policy = "actor" if "actor" in activations else "critic"  # Q-learning acts by its critic
+        dormancy = dormant_ratio(activations[policy], self.modules.monitor.threshold)
         return self._apply(step, self._alpha(dormancy))
 
     def _alpha(self, dormancy: Tensor) -> Tensor:
