@@ -99,7 +99,7 @@ class Categorical(NamedTuple):
 
 
 FORBIDDEN = float(np.finfo(np.float32).min)
-"""The logit of an action that a mask forbids."""
+"""The logit, or the value, of an action that a mask forbids."""
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Masks of discrete actions: from an env's info into observations, and honoured by PPO."""
+"""Masks of discrete actions: from an env's info into observations, and honoured by the agents."""
 
 import gymnasium
 import numpy as np
@@ -10,24 +10,29 @@ from test_td3 import double
 from test_trainer import make_trainer, plain, rows
 
 from rlearly import envs, teacher, train
-from rlearly.agents import ppo
+from rlearly.agents import drq_eps, ppo
 from rlearly.core.errors import UserCodeFailed
 from rlearly.core.spaces import split_mask
-from rlearly.core.types import EnvSpec
+from rlearly.core.types import Batch, EnvSpec
 from rlearly.envs.wrappers import FlatObservation, MaskedObservation
 from rlearly.nn.running_stats import Normalizer
 from rlearly.system.seeding import Seeds
 
-MASKED = [
-    "agent=ppo",
+RUN = [
     "env=tiny_envs:MaskedReach-v0",
-    "agent.lr=1e-2",
-    "agent.rollout_steps=32",
     "agent.discount=0.9",
     "num_envs=4",
     "eval_every_frames=0",
     "checkpoint_every_frames=0",
+    "video_size=0",
 ]
+MASKED = {
+    "ppo": ["agent=ppo", *RUN, "agent.lr=1e-2", "agent.rollout_steps=32"],
+    "drq_eps": [
+        *("agent=drq_eps", *RUN, "agent.hidden_dim=32", "agent.lr=3e-3", "agent.nstep=1"),
+        *("agent.learning_starts_steps=200", "agent.epsilon_steps=1000", "replay.capacity=5000"),
+    ],
+}
 SPEC = EnvSpec(Box(-np.inf, np.inf, (5,), np.float32), Discrete(3), 1, action_mask=True)
 """States of two numbers."""
 
@@ -181,10 +186,11 @@ def test_normalised_observations_keep_their_masks():
     torch.testing.assert_close(tensors, torch.from_numpy(normal))
 
 
-def test_trained_policy_takes_allowed_actions_only_and_learns(tmp_path):
+@pytest.mark.parametrize("agent, frames", [("ppo", 6000), ("drq_eps", 2500)])
+def test_trained_policy_takes_allowed_actions_only_and_learns(tmp_path, agent, frames):
     """MaskedReach raises if it is given another one."""
-    words = ["train_frames=6000", "eval_every_frames=6000", "eval_episodes=50"]
-    trainer = make_trainer(tmp_path, *words, base=MASKED)
+    words = [f"train_frames={frames}", f"eval_every_frames={frames}", "eval_episodes=50"]
+    trainer = make_trainer(tmp_path, *words, base=MASKED[agent])
     assert trainer.run()
     (returned,) = [
         row["eval/episode_return"] for row in rows(tmp_path) if "eval/episode_return" in row
@@ -192,17 +198,52 @@ def test_trained_policy_takes_allowed_actions_only_and_learns(tmp_path):
     assert returned > 9.5
 
 
+def q_learner(target_every_updates=1):
+    config = drq_eps.Config(hidden_dim=16, target_every_updates=target_every_updates)
+    return drq_eps.DrQEps(config, SPEC, seeds=Seeds(0), device=torch.device("cpu"))
+
+
+def test_random_actions_are_the_allowed_ones_with_equal_odds():
+    agent = q_learner()
+    rows = np.tile(np.array([[0.3, 0.1, 1, 0, 1]], np.float32), (20_000, 1))
+    drawn = agent.act(rows, step=0, explore=True)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 20_000, [0.5, 0, 0.5], atol=0.02)
+
+
+@pytest.mark.parametrize("target_every_updates", [1, 5])
+def test_best_action_and_target_are_over_the_allowed_actions(target_every_updates):
+    agent, obs = q_learner(target_every_updates), masked_observations(16)
+    states, mask = split_mask(torch.from_numpy(obs), 3)
+    with torch.no_grad():
+        every_q = agent.critic(states)
+        if target_every_updates > 1:
+            agent.networks["critic_target"].q[4].bias.add_(torch.arange(4.0))
+            target_q = agent.networks["critic_target"](states)
+        else:
+            target_q = every_q
+    best = [
+        max((float(q), a) for a, q in enumerate(row) if mask[i, a])[1]
+        for i, row in enumerate(every_q)
+    ]
+    assert agent.act(obs, step=0, explore=False).tolist() == best
+    np.testing.assert_allclose(agent.value(obs), every_q[range(16), best], rtol=1e-5)
+    reward, discount = torch.ones(16, 1), torch.full((16, 1), 0.5)
+    batch = Batch(torch.from_numpy(obs), torch.zeros(16), reward, discount, torch.from_numpy(obs))
+    found = agent._target_q(batch, batch.next_obs)
+    torch.testing.assert_close(found[:, 0], 1 + 0.5 * target_q[range(16), best])
+
+
 def test_resumed_run_equals_uninterrupted_run(tmp_path):
     words = ["train_frames=330", "eval_every_frames=75", "eval_episodes=1"]
-    straight = make_trainer(tmp_path / "straight", *words, base=MASKED)
+    straight = make_trainer(tmp_path / "straight", *words, base=MASKED["ppo"])
     assert straight.run() and straight.updates == 2
     for stop_at in (5, 233):
         folder = tmp_path / f"at{stop_at}"
-        stopped = make_trainer(folder, *words, base=MASKED)
+        stopped = make_trainer(folder, *words, base=MASKED["ppo"])
         stopped.stop_requested = lambda trainer=stopped, at=stop_at: trainer.steps >= at
         assert not stopped.run()
         stopped.close()
-        resumed = make_trainer(folder, *words, base=MASKED)
+        resumed = make_trainer(folder, *words, base=MASKED["ppo"])
         resumed.resume()
         assert resumed.run()
         assert plain(straight.state_dict()) == plain(resumed.state_dict())
