@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_rollout
+from saved import rows
 from test_ppo import literal_advantage, literal_loss, make, tanh_mlp
 from test_td3 import double
 
+from rlearly import teacher, train
 from rlearly.agents import ppo
 
 
@@ -149,3 +151,31 @@ def test_observations_are_normalised_on_request(discrete_spec):
     everything = np.concatenate(history)
     expected = (history[-1] - everything.mean(0)) / everything.std(0)
     np.testing.assert_allclose(agent.acted[-1], expected, atol=2e-3)
+
+
+def final_return(folder):
+    return [row["eval/episode_return"] for row in rows(folder) if "eval/episode_return" in row][-1]
+
+
+@pytest.mark.slow
+def test_cartpole_is_solved(tmp_path):
+    words = ["agent=ppo", "env=CartPole-v1", "num_envs=4", "train_frames=250000", "video_size=0"]
+    words += ["eval_every_frames=250000", "eval_episodes=100", f"run_dir={tmp_path}"]
+    assert train.main(words) == 0
+    assert final_return(tmp_path) >= 475
+
+
+@pytest.mark.slow
+def test_minigrid_is_solved_and_from_snapshots_too(tmp_path):
+    """The return is 1 - 0.9 * steps / 100, and 5 steps suffice."""
+    words = ["agent=ppo", "env=minigrid:MiniGrid-Empty-5x5-v0", "num_envs=4", "video_size=0"]
+    words += ["train_frames=20000", "eval_every_frames=20000"]
+    run, student, recorded = tmp_path / "run", tmp_path / "student", tmp_path / "empty.h5"
+    assert train.main([*words, f"run_dir={run}"]) == 0
+    assert final_return(run) > 0.9
+    steps = ["episodes=20", "every_steps=1"]
+    assert teacher.main([f"run={run}", *steps, f"out={recorded}"]) == 0
+    phase = ["until_steps=10000", "truncate_steps=20", "clusters=4"]
+    words += [f"snapshot={recorded}", *(f"snapshot_phase.{word}" for word in phase)]
+    assert train.main([*words, f"run_dir={student}"]) == 0
+    assert final_return(student) > 0.9
