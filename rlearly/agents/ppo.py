@@ -122,9 +122,8 @@ class PPO:
     stored as they were normalised for acting, so the log-probabilities of a rollout are those of
     the policy that acted.
 
-    The loss is `_loss`, in plain autograd. Where `PPOGradient` supports the networks (a Gaussian
-    policy in plain tanh stacks on a CPU), its gradient is computed by hand, which is several times
-    faster.
+    The loss is `_loss`, in plain autograd. Where `PPOGradient` supports the networks (plain tanh
+    stacks on a CPU), its gradient is computed by hand, which is several times faster.
 
     Deviations from CleanRL: a truncated episode bootstraps with V(its final observation), where
     CleanRL treats truncation as termination. Final observations are normalised by the statistics
@@ -333,7 +332,7 @@ class PPO:
         data: the rollout's observations, actions, log-probabilities, values and advantages.
         """
         config, optimizer, fast = self.config, self.optimizers["both"], self.fast_gradient
-        rows = None if fast is None else RolloutRows.of(*data)
+        rows = None if fast is None else RolloutRows.of(*data, mask_size=self.mask_size)
         sums: dict[str, Tensor] = {}
         for _ in range(config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
