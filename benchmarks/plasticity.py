@@ -56,7 +56,7 @@ def learner(name: str, monitor: PlasticityMonitor) -> Callable[[], None]:
     config = declared.config_class()
     agent = declared.make(config, spec, seeds=Seeds(0), device=CPU, monitor=monitor)
     if declared.on_policy:
-        return lambda: _two_rollouts(agent, spec, config.rollout_steps)
+        return lambda: _two_rollouts(agent, spec, config.for_actions(spec.action).rollout_steps)
     batch = _batch(spec, config.batch_size)
     steps = iter(range(0, 10**9, 10**4))  # each update is in a measurement interval of its own
 

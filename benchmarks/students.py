@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from rlearly.config import resolve
 from rlearly.config.fields import setting
@@ -119,7 +120,10 @@ def run_config(config: StudentsConfig, seed: int) -> RunConfig:
     ]
     if config.learning_starts_steps is not None:
         overrides.append(f"agent.learning_starts_steps={config.learning_starts_steps}")
-    return resolve.compose(overrides)
+    run = resolve.compose(overrides)
+    if config.agent != "ppo":
+        return run
+    return replace(run, agent=run.agent.for_actions(Box(-1, 1)))
 
 
 def train_rlearly(run: RunConfig) -> tuple[Any, float]:

@@ -107,6 +107,17 @@ def random_actions(space, generator, size):
 
 
 @pytest.fixture
+def discrete_spec():
+    return EnvSpec(Box(-np.inf, np.inf, (7,), np.float32), Discrete(3), 1)
+
+
+@pytest.fixture
+def masked_spec():
+    """The last three numbers of a state are a mask of actions."""
+    return EnvSpec(Box(-np.inf, np.inf, (10,), np.float32), Discrete(3), 1, action_mask=True)
+
+
+@pytest.fixture
 def fused_spec():
     pixels = Box(0, 255, (3, 24, 24), np.uint8)
     vector = Box(-np.inf, np.inf, (5,), np.float32)
@@ -143,7 +154,11 @@ def random_rollout(agent, spec, seed=0, steps=8, num_envs=5, begun=()):
     generator = np.random.default_rng(seed)
 
     def states(*shape):
-        return generator.normal(size=(*shape, *spec.observation.shape)).astype(np.float32)
+        found = generator.normal(size=(*shape, *spec.observation.shape)).astype(np.float32)
+        if spec.action_mask:  # the last action is always allowed
+            found[..., -spec.mask_size :] = found[..., -spec.mask_size :] > 0
+            found[..., -1] = 1
+        return found
 
     obs = states(steps, num_envs)
     rest = range(len(begun), steps)

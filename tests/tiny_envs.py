@@ -184,10 +184,49 @@ class GreyReach(PixelReach):
         return np.maximum(image[..., 0] // 2, image[..., 1])
 
 
+class MaskedReach(gymnasium.Env):
+    """Move a point on five squares to a goal: left, not at all, or right.
+
+    The state is (goal, point), of -2 to 2, halved. `info["action_mask"]` forbids to leave the
+    squares, and to do so raises. The goal is drawn, the point starts in the middle; reward
+    1 - |point - goal| / 4 at each of 10 steps, then the time is up (truncated). Standing still
+    earns 7 on average, going straight to the goal and staying there 9.9.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    observation_space = Box(-1, 1, (2,), np.float32)
+    action_space = Discrete(3)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal = int(self.np_random.integers(-2, 3))
+        self.point = 0
+        self.steps = 0
+        return self._state(), self._info()
+
+    def step(self, action):
+        if not self._info()["action_mask"][action]:
+            raise ValueError(f"action {action} is forbidden at {self.point}")
+        self.point += int(action) - 1
+        self.steps += 1
+        reward = 1 - abs(self.point - self.goal) / 4
+        return self._state(), reward, False, self.steps == STEPS, self._info()
+
+    def _state(self):
+        return np.array([self.goal, self.point], np.float32) / 2
+
+    def _info(self):
+        return {"action_mask": np.array([self.point > -2, True, self.point < 2], np.int8)}
+
+
 gymnasium.register("Faulty-v0", Faulty)
 gymnasium.register("FusedReach-v0", FusedReach)
 gymnasium.register("GoalReach-v0", GoalReach)
 gymnasium.register("GreyReach-v0", GreyReach)
+gymnasium.register("MaskedReach-v0", MaskedReach)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)
 gymnasium.register("StepReach-v0", StepReach)

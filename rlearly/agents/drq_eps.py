@@ -20,9 +20,10 @@ from rlearly.agents.modules import AgentModules, NetworkBuilder
 from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import is_fused, is_image, on_device
+from rlearly.core.spaces import is_fused, is_image, on_device, split_mask
 from rlearly.core.types import Batch, EnvSpec, Metrics
 from rlearly.nn.augmentation import intensity_factors, shift
+from rlearly.nn.distributions import FORBIDDEN
 from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import (
     AtariEncoder,
@@ -108,6 +109,7 @@ class DrQEps:
         self.device = device
         self.actions = int(spec.action.n)
         self.images = is_image(spec.observation)
+        self.mask_size = spec.mask_size
         self.epsilon = Linear(1.0, config.epsilon_end, config.epsilon_steps)
         builder = NetworkBuilder(
             _initialise,
@@ -117,6 +119,8 @@ class DrQEps:
             compute or ComputeOptions(),
         )
         shape = spec.observation.shape
+        if self.mask_size:  # which the networks do not see
+            shape = (shape[0] - self.mask_size,)
         self.encoder: AtariEncoder | VectorEncoder = builder.build(
             "encoder",
             AtariEncoder(shape, config.encoder_channels) if self.images else VectorEncoder(shape),
@@ -163,24 +167,35 @@ class DrQEps:
             return self._q(obs).argmax(1)
         generator, count = self.generators["exploration"], len(obs)
         chance = torch.rand(count, generator=generator).numpy()
-        actions = torch.randint(self.actions, (count,), generator=generator).numpy()
+        actions = self._random_actions(obs)
         greedy = chance >= self.epsilon(step - self.config.learning_starts_steps)
         if greedy.any():
             actions[greedy] = self._q(obs)[greedy].argmax(1)
         return actions
+
+    def _random_actions(self, obs: np.ndarray) -> np.ndarray:
+        """int64 [N], each of those that are allowed with equal odds."""
+        generator, count = self.generators["exploration"], len(obs)
+        if not self.mask_size:
+            return torch.randint(self.actions, (count,), generator=generator).numpy()
+        _, mask = split_mask(obs, self.mask_size)
+        draws = torch.rand((count, self.actions), generator=generator).numpy()
+        return np.where(mask, draws, -1.0).argmax(1)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
         """max over a of Q(s, a) [N] for observations [N, *O]."""
         return self._q(obs).max(1)
 
     def _q(self, obs: np.ndarray) -> np.ndarray:
-        """Q [N, A], up to rounding."""
+        """Q [N, A], up to rounding; `FORBIDDEN` for actions that a mask forbids."""
         if self.images:
             with torch.no_grad():
                 return self.critic(self.encoder(on_device(obs, self.device))).cpu().numpy()
-        output = self._stack_outputs(obs.reshape(len(obs), -1))
+        states, mask = split_mask(obs.reshape(len(obs), -1), self.mask_size)
+        output = self._stack_outputs(states)
         advantage = output[:, 1:]
-        return output[:, :1] + advantage - advantage.mean(1, keepdims=True)
+        q = output[:, :1] + advantage - advantage.mean(1, keepdims=True)
+        return q if mask is None else np.where(mask, q, np.float32(FORBIDDEN))
 
     # --- learning ---
 
@@ -189,7 +204,8 @@ class DrQEps:
         self.modules.begin_update(step)
         obs, next_obs = self._augment(batch.obs), self._augment(batch.next_obs)
         target_q = self._target_q(batch, next_obs)
-        features = self.encoder(obs, self.modules.activations("encoder"))
+        states, _ = split_mask(obs, self.mask_size)
+        features = self.encoder(states, self.modules.activations("encoder"))
         every_q = self.critic(features, self.modules.activations("critic"))
         q = every_q.gather(1, batch.action[:, None])
         loss = F.huber_loss(q, target_q)
@@ -220,13 +236,19 @@ class DrQEps:
 
     @torch.no_grad()
     def _target_q(self, batch: Batch, next_obs: Tensor) -> Tensor:
-        """reward_n + discount_n * Q'(next_obs, argmax over a of Q(next_obs, a)), [B, 1]."""
+        """reward_n + discount_n * Q'(next_obs, argmax over a of Q(next_obs, a)), [B, 1].
+
+        Where a mask forbids actions, the argmax is over the others.
+        """
+        next_obs, mask = split_mask(next_obs, self.mask_size)
         q = target_q = self.critic(self.encoder(next_obs))
         if self.modules.targets:
             target_encoder, target_critic = (
                 self.networks[f"{name}_target"] for name in ("encoder", "critic")
             )
             target_q = target_critic(target_encoder(next_obs))
+        if mask is not None:
+            q = q.masked_fill(~mask, FORBIDDEN)
         best = q.argmax(1, keepdim=True)
         return batch.reward + batch.discount * target_q.gather(1, best)
 

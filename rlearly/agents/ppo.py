@@ -1,28 +1,32 @@
-"""PPO (arXiv 1707.06347) for states, with CleanRL's hyper-parameters and details."""
+"""PPO (arXiv 1707.06347) from states, with continuous or discrete actions, and with CleanRL's
+hyper-parameters and details."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
 from rlearly.agents.modules import AgentModules, NetworkBuilder
 from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
+from rlearly.core.spaces import split_mask
 from rlearly.core.types import EnvSpec, Metrics, Rollout
 from rlearly.kernels.ppo_gradient import PPOGradient, RolloutRows
-from rlearly.nn.distributions import gaussian_entropy, gaussian_log_prob
+from rlearly.nn.distributions import FORBIDDEN, Distribution
 from rlearly.nn.layers import RecordedStack
-from rlearly.nn.networks import GaussianActor, StateValue, layers
+from rlearly.nn.networks import StateValue, layers
 from rlearly.nn.optim import adam, optimize
+from rlearly.nn.policies import CategoricalActor, GaussianActor
 from rlearly.nn.precision import ComputeOptions
-from rlearly.nn.running_stats import CLIP, RunningMeanStd, standardized
+from rlearly.nn.running_stats import CLIP, RunningMeanStd, normalized_states, standardized
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system.seeding import Seeds
@@ -35,37 +39,88 @@ SINGLE_THREAD_WORK = 4_000_000
 """Multiplications in a minibatch's largest matrix product up to which an update uses one thread."""
 
 
+CONTINUOUS = {
+    "lr": 3e-4,
+    "rollout_steps": 2048,
+    "minibatches": 32,
+    "epochs": 10,
+    "entropy_weight": 0.0,
+    "normalize": True,
+}
+DISCRETE = {
+    "lr": 2.5e-4,
+    "rollout_steps": 128,
+    "minibatches": 4,
+    "epochs": 4,
+    "entropy_weight": 0.01,
+    "normalize": False,
+}
+"""The settings that differ, from CleanRL's ppo_continuous_action.py and ppo.py."""
+
+
 @dataclass(frozen=True)
 class Config:
-    """PPO's hyper-parameters; the defaults are CleanRL's."""
+    """PPO's hyper-parameters; the defaults are CleanRL's.
 
-    lr: float = setting(3e-4, "Adam's learning rate at the start; decays to 0", above=0)
+    Where None stands, the value depends on the action space, which only the env knows:
+    `for_actions` puts it there.
+    """
+
+    lr: float | None = setting(
+        None,
+        "Adam's learning rate at the start, decays to 0; null: 3e-4, discrete actions: 2.5e-4",
+        above=0,
+    )
     anneal_steps: int | None = setting(
         None, "agent steps of the linear decay of lr; null: the whole run", at_least=1
     )
-    rollout_steps: int = setting(2048, "agent steps per rollout and env", at_least=1)
-    minibatches: int = setting(32, "minibatches (gradient steps) per epoch", at_least=1)
-    epochs: int = setting(10, "passes over a rollout", at_least=1)
+    rollout_steps: int | None = setting(
+        None, "agent steps per rollout and env; null: 2048, discrete actions: 128", at_least=1
+    )
+    minibatches: int | None = setting(
+        None, "minibatches (gradient steps) per epoch; null: 32, discrete actions: 4", at_least=1
+    )
+    epochs: int | None = setting(
+        None, "passes over a rollout; null: 10, discrete actions: 4", at_least=1
+    )
     discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
     gae_lambda: float = setting(0.95, "lambda of GAE", at_least=0, at_most=1)
     clip: float = setting(0.2, "clip range of ratios and values", above=0)
     clip_value: bool = setting(True, "whether to clip the value loss")
-    entropy_weight: float = setting(0.0, "weight of the entropy bonus", at_least=0)
+    entropy_weight: float | None = setting(
+        None, "weight of the entropy bonus; null: 0, discrete actions: 0.01", at_least=0
+    )
     value_weight: float = setting(0.5, "weight of the value loss", at_least=0)
     max_grad_norm: float = setting(0.5, "the gradient is clipped to this norm", above=0)
     hidden_dim: int = setting(64, "units per hidden layer", at_least=1)
+    normalize: bool | None = setting(
+        None,
+        "whether to normalise observations and rewards by running statistics; null: true, discrete "
+        "actions: false",
+    )
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first rollout counts: 0."""
         return 0
 
+    def for_actions(self, space: Any) -> Config:
+        """These settings with CleanRL's values for an action space in the place of None."""
+        values = DISCRETE if isinstance(space, Discrete) else CONTINUOUS
+        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return replace(self, **missing)
+
 
 class PPO:
     """The agent. One instance learns on one device, from rollouts of its own actions.
 
-    Observations and rewards are normalised by running statistics, which are updated only when the
-    agent explores; an evaluation leaves them unchanged. Observations are stored as they were
-    normalised for acting, so the log-probabilities of a rollout are those of the policy that acted.
+    Continuous actions have a Gaussian distribution, discrete ones a categorical one, which is the
+    actor's part. Where observations end with a mask of actions, forbidden ones have the probability
+    0 in acting, in the loss and in the entropy; neither network sees the mask.
+
+    With `normalize`, observations and rewards are normalised by running statistics, which are
+    updated only when the agent explores; an evaluation leaves them unchanged. Observations are
+    stored as they were normalised for acting, so the log-probabilities of a rollout are those of
+    the policy that acted.
 
     The loss is `_loss`, in plain autograd. Where `PPOGradient` supports the networks (plain tanh
     stacks on a CPU), its gradient is computed by hand, which is several times faster.
@@ -90,23 +145,25 @@ class PPO:
         interventions: Sequence[Intervention] = (),
         compute: ComputeOptions | None = None,
     ):
-        if config.rollout_steps < 2 * config.minibatches:
+        settings: Any = config.for_actions(spec.action)  # where nothing is None
+        self.config = settings
+        if settings.rollout_steps < 2 * settings.minibatches:
             raise ConfigError(
                 "agent.minibatches: expected at most half of agent.rollout_steps = "
-                f"{config.rollout_steps}, since advantages are normalised in each; "
-                f"received {config.minibatches}."
+                f"{settings.rollout_steps}, since advantages are normalised in each; "
+                f"received {settings.minibatches}."
             )
-        self.config = config
         self.device = device
-        features, actions = int(np.prod(spec.observation.shape)), spec.action.shape[0]
+        self.mask_size = spec.mask_size
+        features = int(np.prod(spec.observation.shape)) - self.mask_size
         compute = compute or ComputeOptions()
         builder = NetworkBuilder(
             _initialise, seeds.torch("weights"), device, interventions, compute
         )
-        self.critic = builder.build("critic", StateValue(features, config.hidden_dim))
-        self.actor = builder.build("actor", GaussianActor(features, actions, config.hidden_dim))
+        self.critic = builder.build("critic", StateValue(features, settings.hidden_dim))
+        self.actor = builder.build("actor", _actor(features, spec, settings.hidden_dim))
         self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
-        self.optimizers = {"both": adam(nn.ModuleDict(self.networks), config.lr, eps=1e-5)}
+        self.optimizers = {"both": adam(nn.ModuleDict(self.networks), settings.lr, eps=1e-5)}
         self.generators = {
             "exploration": seeds.torch("exploration"),
             "minibatches": seeds.torch("minibatches"),
@@ -119,58 +176,62 @@ class PPO:
             monitor=monitor,
             on_policy=True,
         )
-        self._mean = self.modules.numpy_forward(self.actor.policy)
+        self._policy = self.modules.numpy_forward(self.actor.policy)
         self._value = self.modules.numpy_forward(self.critic.v)
         self.fast_gradient: PPOGradient | None = None
         if compute.kernels and compute.hidden_dtype is None:
             self.fast_gradient = PPOGradient.of(
                 self.actor,
                 self.critic,
-                clip=config.clip,
-                clip_value=config.clip_value,
-                entropy_weight=config.entropy_weight,
-                value_weight=config.value_weight,
+                clip=settings.clip,
+                clip_value=settings.clip_value,
+                entropy_weight=settings.entropy_weight,
+                value_weight=settings.value_weight,
             )
         self.obs_rms = RunningMeanStd((features,))
         self.return_rms = RunningMeanStd(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
         self.acted: list[np.ndarray] = []  # normalised [N, D] per step since the last rollout
-        self.noise = np.empty((0, actions), np.float32)  # for the next steps
+        self.noise = self._draw_noise(0)  # for the next steps
         self.learnt_steps = 0
 
     # --- acting ---
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
-        """Actions [N, A] for states [N, D]: a Gaussian sample, which may leave [-1, 1], or the
-        mean clipped to [-1, 1]."""
+        """Actions for states [N, D]: samples of the policy, which may leave [-1, 1], or its most
+        probable actions (the mean clipped to [-1, 1])."""
         flat = obs.reshape(len(obs), -1)
-        if explore:
-            self.obs_rms.update(flat)
+        if explore and self.config.normalize:
+            self.obs_rms.update(split_mask(flat, self.mask_size)[0])
         normal = self._normalize(flat)
-        mean = self._mean(normal)
+        states, mask = split_mask(normal, self.mask_size)
+        output = self._policy(states)
+        if mask is not None:
+            output[~mask] = FORBIDDEN
         if not explore:
-            return mean.clip(-1.0, 1.0)
+            return self.actor.most_probable(output)
         self.acted.append(normal)
-        num_envs = len(mean)
+        num_envs = len(output)
         if len(self.noise) < num_envs:
             self.noise = self._draw_noise(max(num_envs, NOISE_AHEAD))
-        mean += self.noise[:num_envs]
+        action = self.actor.sample(output, self.noise[:num_envs])
         self.noise = self.noise[num_envs:]
-        return mean
+        return action
 
     def _draw_noise(self, rows: int) -> np.ndarray:
-        """[rows, A] with the policy's std; valid until the policy changes."""
-        shape = (rows, self.noise.shape[1])
-        noise = torch.randn(shape, generator=self.generators["exploration"]).numpy()
-        noise *= np.exp(self.actor.log_std.numpy(force=True))
-        return noise
+        """For the actor's samples; valid until the policy changes."""
+        return self.actor.draw_noise(rows, self.generators["exploration"])
 
     def value(self, obs: np.ndarray) -> np.ndarray:
-        """V(s) [N] for states [N, D], in units of normalised reward."""
-        return self._value(self._normalize(obs.reshape(len(obs), -1)))[:, 0]
+        """V(s) [N] for states [N, D], in units of the reward that is learnt from."""
+        normal = self._normalize(obs.reshape(len(obs), -1))
+        return self._value(split_mask(normal, self.mask_size)[0])[:, 0]
 
     def _normalize(self, flat: np.ndarray) -> np.ndarray:
-        return self.obs_rms.normalized(flat)
+        """A new float32 [N, D]; a mask of actions at the end of a row stays as it is."""
+        if not self.config.normalize:
+            return flat.astype(np.float32)
+        return normalized_states(self.obs_rms, flat, self.mask_size)
 
     # --- learning ---
 
@@ -196,11 +257,11 @@ class PPO:
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
         action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
         with torch.no_grad():
-            mean, value = self._outputs(obs)
-            log_prob = gaussian_log_prob(mean, self.actor.log_std, action)
+            policy, value = self._outputs(obs)
+            log_prob = policy.log_prob(action)
         values = value.view(steps, num_envs).cpu().numpy()
         advantage = advantages(
-            self._scaled_rewards(batch),
+            self._scaled_rewards(batch) if config.normalize else batch.reward,
             values,
             self._next_values(batch, values),
             terminated=batch.terminated,
@@ -220,22 +281,22 @@ class PPO:
         self.learnt_steps += steps * num_envs
         metrics |= {
             "policy/lr": rate,
-            "policy/std": self.actor.log_std.detach().exp().mean(),
+            **self.actor.metrics(),
             "critic/explained_variance": 1 - unexplained,
             "critic/value": value.mean(),
         }
         return {**metrics, **self.modules.end_update()}
 
-    def _outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean actions [B, A] and values [B]; records activations if they are needed."""
+    def _outputs(self, obs: Tensor) -> tuple[Distribution, Tensor]:
+        """The policy in B states and their values [B]; records activations if they are needed."""
         fast = self.fast_gradient
         recorded = {name: self.modules.activations(name) for name in self.networks}
         if fast is None or any(units is not None for units in recorded.values()):
-            value = self.critic(obs, recorded["critic"])
-            mean, _ = self.actor(obs, recorded["actor"])
+            value = self.critic(split_mask(obs, self.mask_size)[0], recorded["critic"])
+            policy = self.actor(obs, recorded["actor"])
         if fast is not None:  # so that recording does not change what is learnt
-            mean, value = map(torch.from_numpy, fast.outputs(obs.numpy(), self.config.minibatches))
-        return mean, value
+            policy, value = fast.outputs(obs.numpy(), self.config.minibatches)
+        return policy, value
 
     def _lr_left(self) -> float:
         """The share of the learning rate that is left, in [0, 1]."""
@@ -271,7 +332,7 @@ class PPO:
         data: the rollout's observations, actions, log-probabilities, values and advantages.
         """
         config, optimizer, fast = self.config, self.optimizers["both"], self.fast_gradient
-        rows = None if fast is None else RolloutRows.of(*data)
+        rows = None if fast is None else RolloutRows.of(*data, mask_size=self.mask_size)
         sums: dict[str, Tensor] = {}
         for _ in range(config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
@@ -304,17 +365,17 @@ class PPO:
         advantage: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one minibatch (equation 9), and its parts, detached; advantage [B]."""
-        mean, log_std = self.actor(obs)
+        policy = self.actor(obs)
         terms = self._loss_terms(
-            gaussian_log_prob(mean, log_std, action),
-            self.critic(obs),
+            policy.log_prob(action),
+            self.critic(split_mask(obs, self.mask_size)[0]),
             old_log_prob=old_log_prob,
             old_value=old_value,
             advantage=standardized(advantage),
             target=advantage + old_value,
         )
         parts = {name: term.mean() for name, term in terms.items()}
-        parts["policy/entropy"] = gaussian_entropy(log_std)
+        parts["policy/entropy"] = policy.entropy().mean()
         loss = (
             parts["loss/actor"]
             - self.config.entropy_weight * parts["policy/entropy"]
@@ -378,6 +439,14 @@ class PPO:
         self.learnt_steps = state["learnt_steps"]
 
 
+def _actor(features: int, spec: EnvSpec, hidden_dim: int) -> GaussianActor | CategoricalActor:
+    """The policy for an env's actions."""
+    if isinstance(spec.action, Discrete):
+        actions = int(spec.action.n)
+        return CategoricalActor(features, actions, hidden_dim, masked=spec.action_mask)
+    return GaussianActor(features, spec.action.shape[0], hidden_dim)
+
+
 def advantages(
     reward: np.ndarray,
     value: np.ndarray,
@@ -434,6 +503,7 @@ SPEC = AgentSpec(
     config_class=Config,
     make=PPO,
     networks=("actor", "critic"),
+    actions=("continuous", "discrete"),
     on_policy=True,
     max_threads=1,  # its matrices are too small for a second thread
     run_defaults=("video_size=0",),

@@ -21,6 +21,8 @@ class AgentSpec:
     actions: the kinds of action spaces that it supports: "continuous" (Box), "discrete" (Discrete).
     observes_pixels: learns from images, and gets them where an env offers images and states.
     on_policy: learns once from each rollout of its own policy, rather than from a replay buffer.
+        Its settings have `rollout_steps`, `anneal_steps` and `for_actions(space)`, which completes
+        those that depend on the action space.
     max_threads: threads beyond which its updates get no faster; None: it can use every core.
     run_defaults: overrides of `RunConfig`'s defaults, as on the command line.
     refused_interventions: interventions that it does not support -> the reason.

@@ -270,7 +270,7 @@ def _resolve_normalize(config: RunConfig) -> RunConfig:
     if names and agent_spec(config.agent_name).on_policy:
         raise ConfigError(
             f"env.normalize: agent={config.agent_name} already normalises observations and "
-            "rewards; leave it out."
+            "rewards by itself, as agent.normalize says; leave it out."
         )
     normalize = ",".join(sorted(set(names))) or None
     return replace(config, env=replace(config.env, normalize=normalize))

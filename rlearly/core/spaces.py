@@ -82,6 +82,19 @@ def mismatch(obs: Observation, space: Any) -> tuple[str, str] | None:
     return None
 
 
+def split_mask(obs: Any, mask_size: int) -> tuple[Any, Any]:
+    """(states [N, D], mask [N, n]) of observations [N, D + n], arrays or tensors.
+
+    The mask is True for the actions that are allowed, of which each row has at least one.
+
+    Args:
+        mask_size: n, as in `EnvSpec.mask_size`; 0: the observations are states, and the mask None.
+    """
+    if not mask_size:
+        return obs, None
+    return obs[:, :-mask_size], obs[:, -mask_size:] > 0
+
+
 LOWEST, HIGHEST = np.array(-1.0, np.float32), np.array(1.0, np.float32)
 
 

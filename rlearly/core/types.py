@@ -26,11 +26,19 @@ class EnvSpec:
         "vector", one of each.
     action: Box of float32 [A] in [-1, 1], or Discrete with the numbers 0 .. n - 1.
     frames_per_step: simulator frames per agent step (the action repeat).
+    action_mask: a state's last n numbers are a mask of the n discrete actions, 1 for those that are
+        allowed and 0 for the others (see `rlearly.core.spaces.split_mask`).
     """
 
     observation: Any
     action: Any
     frames_per_step: int
+    action_mask: bool = False
+
+    @property
+    def mask_size(self) -> int:
+        """How many numbers of a state are the mask of actions; 0: there is none."""
+        return int(self.action.n) if self.action_mask else 0
 
 
 @dataclass(frozen=True)

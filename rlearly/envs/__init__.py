@@ -20,6 +20,7 @@ from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec
 from rlearly.envs.gl_backend import check_rendering as check_rendering
+from rlearly.envs.wrappers import masks_actions
 from rlearly.envs.wrappers import notes as notes
 
 
@@ -126,7 +127,7 @@ def env_spec(env: gymnasium.Env, config: EnvConfig) -> EnvSpec:
     observation, action = env.observation_space, env.action_space
     assert isinstance(observation, gymnasium.spaces.Box | gymnasium.spaces.Dict)
     assert isinstance(action, gymnasium.spaces.Box | gymnasium.spaces.Discrete)
-    return EnvSpec(observation, action, config.action_repeat)
+    return EnvSpec(observation, action, config.action_repeat, masks_actions(env))
 
 
 def has_time_limit(env: gymnasium.Env, config: EnvConfig) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError, UserCodeFailed, raised
@@ -36,7 +37,7 @@ from rlearly.envs.observations import (
     state_note,
     without_mission,
 )
-from rlearly.envs.wrappers import agent_view, resized, supported_actions
+from rlearly.envs.wrappers import MaskedObservation, agent_view, resized, supported_actions
 
 log = logging.getLogger(__name__)
 
@@ -332,7 +333,8 @@ def make(
             raise
     if not pixels:
         note = state_note(base.observation_space, can_render) + left_out
-        return agent_view(env, config, None, note=note)
+        view = agent_view(env, config, None, note=note)
+        return MaskedObservation(view) if reports_masks(config, base.action_space) else view
     if image is None:
         return agent_view(env, config, env.render_frame)
     return agent_view(
@@ -344,6 +346,22 @@ def make(
         planes=image.format.planes,
         note=image.note(config.frame_stack, config.image_size),
     )
+
+
+def reports_masks(config: EnvConfig, actions: Any) -> bool:
+    """Whether an env with discrete actions says in `info["action_mask"]` which ones are allowed.
+
+    Another env is made and reset to find out: the first reset of the run's own is the run's.
+    """
+    if not isinstance(actions, Discrete):
+        return False
+    other = make_registered(config)
+    try:
+        return "action_mask" in other.reset(seed=0)[1]
+    except UserCodeFailed:  # the run's own reset reports it
+        return False
+    finally:
+        other.close()
 
 
 def observed_image(env: gymnasium.Env, name: str, pixels: bool | None) -> ImageObservation | None:

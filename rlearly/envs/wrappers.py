@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
 from rlearly.config.schema import EnvConfig
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, UserCodeFailed
 from rlearly.core.spaces import PIXELS, VECTOR, clip_actions
 from rlearly.envs.guard import as_float
 
@@ -52,8 +52,8 @@ def notes(env: gymnasium.Env) -> list[str]:
     """Lines for the user on how an env from `agent_view` is observed and acted in."""
     found: list[str] = []
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, ScaledActions | FlatObservation | PixelObservation) and env.note:
-            found.append(env.note)
+        if isinstance(env, ScaledActions | FlatObservation | MaskedObservation | PixelObservation):
+            found += [env.note] if env.note else []
         env = env.env
     return found
 
@@ -225,6 +225,72 @@ def flat(space: Space, observation: Any) -> np.ndarray:
     if isinstance(space, Dict):
         return np.concatenate([flat(s, observation[key]) for key, s in space.spaces.items()])
     return np.asarray(flatten(space, observation), dtype=np.float32)
+
+
+class MaskedObservation(gymnasium.Wrapper):
+    """A flat state [D] and the mask of the allowed discrete actions after it: float32 [D + n].
+
+    The mask is `info["action_mask"]`, n numbers of which 1 allows an action and 0 forbids it, as in
+    gymnasium's Taxi. In the observation it is stored, saved and evaluated with the state that it
+    belongs to. An episode's last step may have none, or one that forbids everything: no action
+    follows, and then all are allowed.
+
+    Raises:
+        UserCodeFailed: the mask is missing, has another shape or other numbers, or forbids all.
+    """
+
+    note = "actions: info['action_mask'] says which ones are allowed; no others will be taken"
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        space: Any = env.observation_space
+        actions: Any = env.action_space
+        self.shape = (int(actions.n),)
+        self.observation_space = Box(-np.inf, np.inf, (space.shape[0] + actions.n,), np.float32)
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        return self._with_mask(obs, info, "reset()"), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        over = terminated or truncated
+        return self._with_mask(obs, info, "step(action)", over), reward, terminated, truncated, info
+
+    def _with_mask(
+        self, obs: np.ndarray, info: dict[str, Any], call: str, over: bool = False
+    ) -> np.ndarray:
+        mask = info.get("action_mask")
+        if mask is None:
+            if not over:
+                raise self._failed(call, "returned an info without it, after one that had it")
+            mask = np.ones(self.shape)
+        mask = np.asarray(mask)
+        if mask.shape != self.shape or not ((mask == 0) | (mask == 1)).all():
+            other = mask.shape != self.shape
+            what = f"the shape {list(mask.shape)}" if other else "numbers other than 0 and 1"
+            raise self._failed(call, f"returned one with {what}")
+        if not mask.any():
+            if not over:
+                raise self._failed(call, "returned one that forbids every action")
+            mask = np.ones(self.shape)
+        return np.concatenate([obs, mask], dtype=np.float32)
+
+    def _failed(self, call: str, did: str) -> UserCodeFailed:
+        return UserCodeFailed(
+            f"env={name_of(self.env)}: info['action_mask']: {call} {did}",
+            remedy=f"expected {self.shape[0]} numbers, 1 for each action that is allowed and 0 for "
+            "the others, after every reset and step",
+        )
+
+
+def masks_actions(env: gymnasium.Env) -> bool:
+    """Whether the env's observations end with a mask of the allowed actions."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, MaskedObservation):
+            return True
+        env = env.env
+    return False
 
 
 class PixelObservation(gymnasium.Wrapper):

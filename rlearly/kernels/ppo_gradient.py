@@ -15,18 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlearly.core.spaces import split_mask
 from rlearly.kernels.numpy_forward import DenseLayer, dense_layers
-from rlearly.nn.distributions import HALF_LOG_TAU, gaussian_entropy
-from rlearly.nn.networks import GaussianActor, StateValue
+from rlearly.nn.distributions import (
+    FORBIDDEN,
+    HALF_LOG_TAU,
+    Categorical,
+    Distribution,
+    Gaussian,
+    gaussian_entropy,
+)
+from rlearly.nn.networks import StateValue
 from rlearly.nn.optim import Adam, FlatParameters
+from rlearly.nn.policies import CategoricalActor, GaussianActor
 from rlearly.nn.running_stats import standardized
 
 
 @dataclass(frozen=True)
 class RolloutRows:
-    """Rows of a rollout in numpy: obs [n, D], action [A, n], all others [n]."""
+    """Rows of a rollout in numpy: obs [n, D], action [A, n], or [n] if discrete, all others [n].
+
+    mask: bool [A, n] of the actions that are allowed; None: all.
+    """
 
     obs: np.ndarray
+    mask: np.ndarray | None
     action: np.ndarray
     old_log_prob: np.ndarray
     old_value: np.ndarray
@@ -35,12 +48,24 @@ class RolloutRows:
 
     @classmethod
     def of(
-        cls, obs: Tensor, action: Tensor, old_log_prob: Tensor, old_value: Tensor, advantage: Tensor
+        cls,
+        obs: Tensor,
+        action: Tensor,
+        old_log_prob: Tensor,
+        old_value: Tensor,
+        advantage: Tensor,
+        *,
+        mask_size: int = 0,
     ) -> RolloutRows:
-        """From tensors [n, ...] on the CPU; the advantages are not normalised."""
+        """From tensors [n, ...] on the CPU; the advantages are not normalised.
+
+        mask_size: how many numbers at the end of `obs` are a mask of actions.
+        """
         target = advantage + old_value
-        rows = (obs, action.T, old_log_prob, old_value, advantage, target)
-        return cls(*(tensor.numpy() for tensor in rows))
+        action = action.T if action.ndim == 2 else action
+        states, mask = split_mask(obs.numpy(), mask_size)
+        rows = (action, old_log_prob, old_value, advantage, target)
+        return cls(states, None if mask is None else mask.T, *(tensor.numpy() for tensor in rows))
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -56,7 +81,8 @@ class RolloutRows:
         advantage[split:] = standardized(advantage[split:].view(-1, size)).view(-1)
         return RolloutRows(
             self.obs.take(rows, axis=0),
-            self.action.take(rows, axis=1),
+            None if self.mask is None else self.mask.take(rows, axis=1),
+            self.action.take(rows, axis=-1),
             self.old_log_prob.take(rows),
             self.old_value.take(rows),
             advantage.numpy(),
@@ -67,7 +93,8 @@ class RolloutRows:
         """A view of some rows."""
         return RolloutRows(
             self.obs[start:end],
-            self.action[:, start:end],
+            None if self.mask is None else self.mask[:, start:end],
+            self.action[..., start:end],
             self.old_log_prob[start:end],
             self.old_value[start:end],
             self.advantage[start:end],
@@ -87,9 +114,8 @@ class PPOGradient:
         loss = mean(-min(A r, A clip(r))) - w_e H + w_v mean(max(e, e') / 2),
         e = (v - t)^2, e' = (old v + clip(v - old v) - t)^2
 
-    - d loss / d l = -A r / B where A r <= A clip(r); else 0, as the clipped ratio is constant.
-    - l = sum over actions of -n^2 / 2 - log std + constants, with n = (a - mean) / std, so
-      d l / d mean = n / std and d l / d log std = n^2 - 1. The entropy H = sum of log std + ...
+    - d loss / d l = -A r / B where A r <= A clip(r); else 0, as the clipped ratio is constant. From
+      there to the policy's outputs, and the entropy H: see `_GaussianHead` and `_CategoricalHead`.
     - d loss / d v = w_v (v - t) / B where e >= e' or v - old v is not clipped; else 0.
     - Where h = tanh(z), z = W x + b: dz = dh (1 - h^2), dW = dz x^T, db = dz 1, dx = W^T dz.
 
@@ -103,20 +129,19 @@ class PPOGradient:
     def __init__(
         self,
         stacks: tuple[list[DenseLayer], list[DenseLayer]],
-        log_std: Tensor,
+        head: _GaussianHead | _CategoricalHead,
         *,
         clip: float,
         clip_value: bool,
-        entropy_weight: float,
         value_weight: float,
     ):
         """`stacks`: the layers of the policy and of the value function; see `of`."""
+        self.head = head
         self.clip_value = clip_value
-        self.entropy_weight = entropy_weight
         self.value_weight = value_weight
         pairs = [[layer.linear for layer in both] for both in zip(*stacks, strict=True)]
         each = (p for both in pairs for p in (*(o.weight for o in both), *(o.bias for o in both)))
-        self.flat = FlatParameters([*each, log_std])
+        self.flat = FlatParameters([*each, *head.parameters])
         self.parameters = self.flat.parameters
         self.gradients = self.flat.gradients.numpy()
         values, start = self.flat.values.numpy(), 0
@@ -125,19 +150,30 @@ class PPOGradient:
             layer = _LayerPair(one, other, values[start:], self.gradients[start:])
             self._layers.append(layer)
             start += layer.size
-        self._log_std, self._log_std_gradient = values[start:], self.gradients[start:]
+        head.bind(values[start:], self.gradients[start:])
         self._workspaces: dict[int, _Workspace] = {}
         self._ratio_bounds = _float32(1 - clip), _float32(1 + clip)
         self._value_bounds = _float32(-clip), _float32(clip)
 
     @classmethod
-    def of(cls, actor: GaussianActor, critic: StateValue, **weights: Any) -> PPOGradient | None:
+    def of(
+        cls,
+        actor: GaussianActor | CategoricalActor,
+        critic: StateValue,
+        *,
+        entropy_weight: float,
+        **weights: Any,
+    ) -> PPOGradient | None:
         """For these networks, with the keyword arguments of the constructor.
 
         None unless they are plain stacks of tanh layers of the same widths, on the CPU.
         """
         stacks = _tanh_stacks(actor, critic)
-        return None if stacks is None else cls(stacks, actor.log_std, **weights)
+        if stacks is None:
+            return None
+        if isinstance(actor, GaussianActor):
+            return cls(stacks, _GaussianHead(actor.log_std, entropy_weight), **weights)
+        return cls(stacks, _CategoricalHead(actor.mask_size, entropy_weight), **weights)
 
     def begin(self) -> None:
         """Point the parameters at `flat` again if something has moved them in memory."""
@@ -149,16 +185,17 @@ class PPOGradient:
         if not share >= 1:  # or it is NaN
             np.multiply(self.gradients, np.float32(share), out=self.gradients)
 
-    def outputs(self, obs: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean actions [n, A] and values [n] of states [n, D], computed in `parts` minibatches."""
-        mean = np.empty((len(self._log_std), len(obs)), np.float32)
-        value = np.empty(len(obs), np.float32)
+    def outputs(self, obs: np.ndarray, parts: int) -> tuple[Distribution, Tensor]:
+        """The policy and values [n] of observations [n, D], computed in `parts` minibatches."""
+        states, mask = split_mask(obs, self.head.mask_size)
+        output = np.empty((self._layers[-1].split, len(states)), np.float32)
+        value = np.empty(len(states), np.float32)
         with np.errstate(all="ignore"):
-            for start, end in minibatches(len(obs), parts):
+            for start, end in minibatches(len(states), parts):
                 workspace = self._workspace(end - start)
-                self._forward(obs[start:end].T, workspace)
-                mean[:, start:end], value[start:end] = workspace.nets[-1]
-        return mean.T, value
+                self._forward(states[start:end].T, workspace)
+                output[:, start:end], value[start:end] = workspace.nets[-1]
+        return self.head.distribution(output.T, mask), torch.from_numpy(value)
 
     def run_epoch(
         self,
@@ -173,11 +210,10 @@ class PPOGradient:
         loss_terms: gives each row's metrics; called once, for all rows together.
         """
         log_prob, value, share = np.empty((3, len(rows)), np.float32)
-        log_stds = np.empty((parts, len(self._log_std)), np.float32)
+        self.head.entropies.clear()
         with np.errstate(all="ignore"):  # the trainer reports numbers that are not finite
-            for at, (start, end) in enumerate(minibatches(len(rows), parts)):
+            for start, end in minibatches(len(rows), parts):
                 share[start:end] = 1 / (end - start)
-                log_stds[at] = self._log_std
                 self.differentiate(
                     rows.minibatch(start, end), log_prob[start:end], value[start:end]
                 )
@@ -186,13 +222,15 @@ class PPOGradient:
         found = map(torch.from_numpy, (log_prob, value))
         terms = loss_terms(*found, **rows.loss_inputs())
         sums = {name: term @ torch.from_numpy(share) for name, term in terms.items()}
-        return sums | {"policy/entropy": gaussian_entropy(torch.from_numpy(log_stds)).sum()}
+        return sums | {"policy/entropy": self.head.entropy_sum()}
 
     def differentiate(self, rows: RolloutRows, log_prob: np.ndarray, value: np.ndarray) -> None:
         """Fill `gradients`, and the rows' current log pi(a|s) [B] and v [B]."""
         workspace = self._workspace(len(rows))
         self._forward(rows.obs.T, workspace)
-        self._differentiate_policy(rows, workspace, log_prob)
+        self.head.evaluate(rows, workspace, log_prob)
+        by_log_prob = self._by_log_prob(rows, workspace, log_prob)
+        self.head.differentiate(rows, workspace, by_log_prob)
         self._differentiate_value(rows, workspace, value)
         self._backward(rows.obs, workspace)
 
@@ -213,18 +251,10 @@ class PPOGradient:
             if layer is not self._layers[-1]:
                 np.tanh(units, units)
 
-    def _differentiate_policy(
+    def _by_log_prob(
         self, rows: RolloutRows, workspace: _Workspace, log_prob: np.ndarray
-    ) -> None:
-        """From the mean action to the derivatives by it and by log std."""
-        log_std, mean, by_mean = self._log_std, workspace.nets[-1][0], workspace.by_nets[-1][0]
-        noise, squares = workspace.noise, workspace.squares
-        precision = np.exp(-log_std)[:, None]
-        np.subtract(rows.action, mean, noise)
-        np.multiply(noise, precision, noise)
-        np.square(noise, squares)
-        np.dot(workspace.minus_halves, squares, log_prob)
-        log_prob -= np.add.reduce(log_std) + np.float32(HALF_LOG_TAU * len(log_std))
+    ) -> np.ndarray:
+        """d loss / d l [B]."""
         ratio = np.subtract(log_prob, rows.old_log_prob, workspace.one)
         np.exp(ratio, ratio)
         unclipped = np.multiply(rows.advantage, ratio, workspace.two)
@@ -232,11 +262,7 @@ class PPOGradient:
         np.multiply(rows.advantage, clipped, clipped)
         np.less_equal(unclipped, clipped, workspace.moves)
         by_log_prob = np.multiply(unclipped, workspace.moves, unclipped)
-        np.multiply(by_log_prob, workspace.policy_share, by_log_prob)
-        np.multiply(noise, by_log_prob, by_mean)
-        np.multiply(by_mean, precision, by_mean)
-        by_log_std = np.dot(squares, by_log_prob, self._log_std_gradient)
-        by_log_std -= by_log_prob.dot(workspace.ones) + np.float32(self.entropy_weight)
+        return np.multiply(by_log_prob, workspace.policy_share, by_log_prob)
 
     def _differentiate_value(
         self, rows: RolloutRows, workspace: _Workspace, value: np.ndarray
@@ -276,6 +302,108 @@ class PPOGradient:
                 layer.weights[net].T.dot(dz, workspace.by_nets[at - 1][net])
 
 
+class _GaussianHead:
+    """From the mean action and log std to the log-probability and the entropy, and back.
+
+    l = sum over actions of -n^2 / 2 - log std + constants, with n = (a - mean) / std, so
+    d l / d mean = n / std and d l / d log std = n^2 - 1. The entropy H = sum of log std + ...
+
+    entropies: for each minibatch of an epoch, its log std.
+    """
+
+    mask_size = 0
+
+    def __init__(self, log_std: nn.Parameter, entropy_weight: float):
+        self.parameters = [log_std]
+        self.entropies: list[np.ndarray] = []
+        self._entropy_weight = np.float32(entropy_weight)
+
+    def bind(self, values: np.ndarray, gradients: np.ndarray) -> None:
+        """Where the parameters and their gradients are."""
+        self._log_std, self._log_std_gradient = values, gradients
+
+    def distribution(self, output: np.ndarray, mask: None) -> Gaussian:
+        return Gaussian(torch.from_numpy(output), torch.from_numpy(self._log_std))
+
+    def entropy_sum(self) -> Tensor:
+        """The sum of the epoch's minibatches' entropies."""
+        return gaussian_entropy(torch.from_numpy(np.stack(self.entropies))).sum()
+
+    def evaluate(self, rows: RolloutRows, workspace: _Workspace, log_prob: np.ndarray) -> None:
+        """Fill log pi(a|s) [B]."""
+        log_std, mean = self._log_std, workspace.nets[-1][0]
+        noise, squares = workspace.noise, workspace.squares
+        self.entropies.append(log_std.copy())
+        np.subtract(rows.action, mean, noise)
+        np.multiply(noise, np.exp(-log_std)[:, None], noise)
+        np.square(noise, squares)
+        np.dot(workspace.minus_halves, squares, log_prob)
+        log_prob -= np.add.reduce(log_std) + np.float32(HALF_LOG_TAU * len(log_std))
+
+    def differentiate(
+        self, rows: RolloutRows, workspace: _Workspace, by_log_prob: np.ndarray
+    ) -> None:
+        """From the derivative by l to those by the mean action and log std."""
+        by_mean = workspace.by_nets[-1][0]
+        np.multiply(workspace.noise, by_log_prob, by_mean)
+        np.multiply(by_mean, np.exp(-self._log_std)[:, None], by_mean)
+        by_log_std = np.dot(workspace.squares, by_log_prob, self._log_std_gradient)
+        by_log_std -= by_log_prob.dot(workspace.ones) + self._entropy_weight
+
+
+class _CategoricalHead:
+    """From the logits z to the log-probability and the entropy, and back.
+
+    With p = softmax(z) and H = -sum of p log p, d l / d z = [action = a] - p and
+    d H / d z = -p (log p + H). A forbidden action has p = 0 and no gradient.
+
+    entropies: for each minibatch of an epoch, its mean H.
+    """
+
+    def __init__(self, mask_size: int, entropy_weight: float):
+        self.mask_size = mask_size
+        self.parameters: list[nn.Parameter] = []
+        self.entropies: list[np.ndarray] = []
+        self._entropy_weight = np.float32(entropy_weight)
+
+    def bind(self, values: np.ndarray, gradients: np.ndarray) -> None:
+        """There are no parameters."""
+
+    def distribution(self, output: np.ndarray, mask: np.ndarray | None) -> Categorical:
+        logits = output if mask is None else np.where(mask, output, np.float32(FORBIDDEN))
+        return Categorical(torch.from_numpy(logits))
+
+    def entropy_sum(self) -> Tensor:
+        """The sum of the epoch's minibatches' entropies."""
+        return torch.from_numpy(np.stack(self.entropies)).sum()
+
+    def evaluate(self, rows: RolloutRows, workspace: _Workspace, log_prob: np.ndarray) -> None:
+        """Fill log pi(a|s) [B]."""
+        logits, log_p, p = workspace.nets[-1][0], workspace.noise, workspace.squares
+        if rows.mask is not None:
+            np.copyto(logits, np.float32(FORBIDDEN), where=~rows.mask)
+        np.subtract(logits, np.maximum.reduce(logits), log_p)
+        np.exp(log_p, p)
+        total = np.add.reduce(p, out=workspace.one)
+        np.divide(p, total, p)
+        np.subtract(log_p, np.log(total, total), log_p)
+        log_prob[:] = log_p[rows.action, workspace.numbers]
+        entropy = np.einsum("ab,ab->b", p, log_p, out=workspace.entropy)
+        np.negative(entropy, entropy)
+        self.entropies.append(entropy.mean())
+
+    def differentiate(
+        self, rows: RolloutRows, workspace: _Workspace, by_log_prob: np.ndarray
+    ) -> None:
+        """From the derivative by l to that by the logits."""
+        log_p, p, by_logits = workspace.noise, workspace.squares, workspace.by_nets[-1][0]
+        np.add(log_p, workspace.entropy, by_logits)
+        np.multiply(by_logits, self._entropy_weight / np.float32(len(by_log_prob)), by_logits)
+        np.subtract(by_logits, by_log_prob, by_logits)
+        np.multiply(by_logits, p, by_logits)
+        by_logits[rows.action, workspace.numbers] += by_log_prob
+
+
 def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
     """Start and end of each part of `torch.tensor_split`."""
     size, larger = divmod(rows, parts)
@@ -287,7 +415,7 @@ def minibatches(rows: int, parts: int) -> Iterator[tuple[int, int]]:
 
 
 def _tanh_stacks(
-    actor: GaussianActor, critic: StateValue
+    actor: GaussianActor | CategoricalActor, critic: StateValue
 ) -> tuple[list[DenseLayer], list[DenseLayer]] | None:
     policy, value = dense_layers(actor.policy), dense_layers(critic.v)
     if policy is None or value is None:
@@ -344,7 +472,8 @@ class _Workspace:
         )
         actions = layers[-1].split
         self.noise, self.squares = empty(actions), empty(actions)
-        self.one, self.two, self.three = empty(), empty(), empty()
+        self.one, self.two, self.three, self.entropy = empty(), empty(), empty(), empty()
+        self.numbers = np.arange(size)
         self.moves, self.inside = np.empty((2, size), bool)
         self.ones = np.ones(size, np.float32)
         self.minus_halves = np.full(actions, -0.5, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,3 +53,61 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Entropy [...] of Gaussians in nats; log_std [..., A]."""
     return (log_std + HALF_LOG_TAU + 0.5).sum(-1)
+
+
+class Distribution(Protocol):
+    """The distributions of actions in B states, one each."""
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-probabilities (of continuous actions: densities) [B]."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """In nats: [B], or one number if it is the same in all states."""
+        ...
+
+
+class Gaussian(NamedTuple):
+    """Independent Gaussians: mean [B, A], and log std [A], the same in all states."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return gaussian_log_prob(self.mean, self.log_std, action)
+
+    def entropy(self) -> Tensor:
+        return gaussian_entropy(self.log_std)
+
+
+class Categorical(NamedTuple):
+    """Probabilities of n actions in proportion to exp(logits [B, n]).
+
+    A logit of `FORBIDDEN` is a probability of exactly 0, and neither entropy nor gradients become
+    NaN, as they would with minus infinity.
+    """
+
+    logits: Tensor
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Of actions int64 [B]."""
+        return self.logits.log_softmax(-1).gather(-1, action[:, None])[:, 0]
+
+    def entropy(self) -> Tensor:
+        log_prob = self.logits.log_softmax(-1)
+        return -(log_prob.exp() * log_prob).sum(-1)
+
+
+FORBIDDEN = float(np.finfo(np.float32).min)
+"""The logit, or the value, of an action that a mask forbids."""
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> np.ndarray:
+    """Standard Gumbel noise, float32, at most 37.
+
+    The largest of logits + noise is a sample of their categorical distribution (the Gumbel-max
+    trick). Drawn in float64: in float32 improbable actions would never be taken.
+    """
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    uniform.clamp_(min=torch.finfo(torch.float64).tiny)
+    return uniform.log_().neg_().log_().neg_().float().numpy()

@@ -448,20 +448,6 @@ class StateCritic(nn.Module):
         return self.q1(joined, activations), self.q2(joined, activations)
 
 
-class GaussianActor(nn.Module):
-    """state [B, D] -> mean [B, A] and log std [A], the same for all states; tanh layers."""
-
-    def __init__(self, features: int, actions: int, hidden_dim: int):
-        super().__init__()
-        self.policy = mlp(features, hidden_dim, actions, nn.Tanh)
-        self.log_std = nn.Parameter(torch.zeros(actions))
-
-    def forward(
-        self, features: Tensor, activations: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self.policy(features, activations), self.log_std
-
-
 class StateValue(nn.Module):
     """state [B, D] -> V [B], with tanh layers."""
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlearly.core.spaces import split_mask
+
 CLIP = 10.0
 """Normalised observations are clipped to +-CLIP, as by Stable-Baselines3's VecNormalize."""
 
@@ -77,6 +79,14 @@ class RunningMeanStd:
         self.count = state["count"]
 
 
+def normalized_states(statistics: RunningMeanStd, obs: np.ndarray, mask_size: int) -> np.ndarray:
+    """Observations [N, D + mask_size] with normalised states; their masks of actions stay as they
+    are (see `rlearly.core.spaces.split_mask`)."""
+    states, mask = split_mask(obs, mask_size)
+    normal = statistics.normalized(states)
+    return normal if mask is None else np.concatenate([normal, mask], 1, dtype=np.float32)
+
+
 def standardized(values: Tensor) -> Tensor:
     """Values [..., B] with mean 0 and standard deviation 1 along the last dimension."""
     return (values - values.mean(-1, keepdim=True)) / (values.std(-1, keepdim=True) + 1e-8)
@@ -92,9 +102,14 @@ class Normalizer:
     Args:
         shape: of one observation; None: observations stay as they are.
         discount: gamma of the discounted return; None: rewards stay as they are.
+        mask_size: numbers at the end of an observation that are a mask of actions, and stay as they
+            are (see `rlearly.core.spaces.split_mask`).
     """
 
-    def __init__(self, shape: tuple[int, ...] | None, discount: float | None):
+    def __init__(self, shape: tuple[int, ...] | None, discount: float | None, mask_size: int = 0):
+        if shape is not None and mask_size:
+            shape = (shape[0] - mask_size,)
+        self.mask_size = mask_size
         self.obs = None if shape is None else RunningMeanStd(shape)
         self.returns = None if discount is None else RunningMeanStd(())
         self.discount = discount
@@ -114,12 +129,14 @@ class Normalizer:
 
     def _see(self, obs: np.ndarray) -> None:
         if self.obs is not None:
-            self.obs.update(obs[None])
+            self.obs.update(split_mask(obs[None], self.mask_size)[0])
             self._tensors = None
 
     def normalized(self, obs: np.ndarray) -> np.ndarray:
         """Observations [N, *O], float32."""
-        return obs if self.obs is None else self.obs.normalized(obs)
+        if self.obs is None:
+            return obs
+        return normalized_states(self.obs, obs, self.mask_size)
 
     def normalized_tensor(self, obs: Tensor) -> Tensor:
         """Observations [B, *O] on their device, in their dtype."""
@@ -130,7 +147,9 @@ class Normalizer:
             std = torch.as_tensor(np.sqrt(self.obs.variance + EPSILON))
             self._tensors = mean.to(obs.device), std.to(obs.device)
         mean, std = self._tensors
-        return ((obs - mean) / std).clamp_(-CLIP, CLIP).to(obs.dtype)
+        states, mask = split_mask(obs, self.mask_size)
+        normal = ((states - mean) / std).clamp_(-CLIP, CLIP).to(obs.dtype)
+        return normal if mask is None else torch.cat([normal, mask.to(obs.dtype)], 1)
 
     @property
     def reward_scale(self) -> float:

@@ -320,10 +320,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
             f"env.normalize: the observations of env={config.env.name} are images, which the "
             "networks scale by themselves; leave it out, or add obs=state."
         )
-    agent_config = config.agent
-    if declared.on_policy and agent_config.anneal_steps is None:
-        whole_run = -(-config.train_frames // spec.frames_per_step)
-        agent_config = replace(agent_config, anneal_steps=whole_run)
+    agent_config = on_policy_settings(config, spec) if declared.on_policy else config.agent
     try:
         agent = declared.make(
             agent_config,
@@ -350,7 +347,16 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
     what = config.env.normalize.split(",")
     shape = spec.observation.shape if "obs" in what else None
     discount = agent_config.discount if "reward" in what else None
-    return NormalizedAgent(agent, Normalizer(shape, discount))
+    return NormalizedAgent(agent, Normalizer(shape, discount, spec.mask_size))
+
+
+def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:
+    """The agent's settings, completed by what the env and the length of the run say."""
+    settings = config.agent.for_actions(spec.action)
+    if settings.anneal_steps is None:
+        whole_run = -(-config.train_frames // spec.frames_per_step)
+        settings = replace(settings, anneal_steps=whole_run)
+    return settings
 
 
 def _agents_for_images(actions: str) -> str:
@@ -631,7 +637,7 @@ def make_data_pipeline(
         ConfigError: the replay does not fit.
     """
     if agent_spec(config.agent_name).on_policy:
-        steps, num_envs = config.agent.rollout_steps, config.num_envs
+        steps, num_envs = on_policy_settings(config, spec).rollout_steps, config.num_envs
         return DataPipeline(
             RolloutBuffer(spec, steps=steps, num_envs=num_envs),
             OncePerRollout(steps * num_envs),

@@ -37,8 +37,8 @@ KINDS = [
     for kind in ("pixels", "state", "fused", "metaworld")
     if kind == "state" or agent_spec(agent).observes_pixels
     if agent != "drq_eps" or kind in ("pixels", "state")
-]
-"""fused: a dict of pixels and a vector."""
+] + [("ppo", "discrete")]
+"""fused: a dict of pixels and a vector; discrete: PPO's discrete actions, from states."""
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
@@ -47,9 +47,9 @@ def case(request):
 
 
 @pytest.fixture
-def spec(case, pixel_spec, state_spec, fused_spec):
-    observed = {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
-    return with_actions_for(case[0], observed)
+def spec(case, pixel_spec, state_spec, fused_spec, discrete_spec):
+    others = {"state": state_spec, "fused": fused_spec, "discrete": discrete_spec}
+    return with_actions_for(case[0], others.get(case[1], pixel_spec))
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_every_network_that_learns_is_measured(build, learn, case):
     names = {k.removeprefix("now/plasticity/weight_norm_") for k in metrics if "weight_norm" in k}
     expected = {"critic"} if case[0] == "drq_eps" else {"actor", "critic"}
     expected |= {"value"} if case[0] == "drm" else set()
-    assert names == expected | (set() if case[1] == "state" else {"encoder"})
+    assert names == expected | (set() if case[1] in ("state", "discrete") else {"encoder"})
     for name in names:
         assert float(metrics[f"now/plasticity/distance_{name}"]) > 0
         assert float(metrics[f"now/plasticity/gradient_norm_{name}"]) > 0

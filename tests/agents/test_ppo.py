@@ -88,19 +88,22 @@ def literal_log_prob(weights, obs, action):
     return density.log().sum(-1)
 
 
-def literal_loss(actor, critic, obs, action, old_log_prob, old_value, gain):
+def literal_entropy(weights):
+    return sum(0.5 * math.log(2 * math.pi * math.e) + s for s in weights["log_std"])
+
+
+def literal_loss(log_prob, entropy, critic, obs, old_log_prob, old_value, gain):
     """CleanRL's loss, clip 0.2, entropy 0.01, value 0.5."""
     target = gain + old_value
     gain = (gain - gain.mean()) / (((gain - gain.mean()) ** 2).sum() / (len(gain) - 1)).sqrt()
-    ratio = literal_log_prob(actor, obs, action).exp() / old_log_prob.exp()
+    ratio = log_prob.exp() / old_log_prob.exp()
     near = torch.where(ratio > 1.2, 1.2, torch.where(ratio < 0.8, 0.8, ratio))
     policy_loss = torch.maximum(-gain * ratio, -gain * near).mean()
     value = tanh_mlp(critic, "v", obs)[:, 0]
     moved = torch.clamp(value - old_value, -0.2, 0.2)
     errors = torch.maximum((value - target) ** 2, (old_value + moved - target) ** 2)
     value_loss = 0.5 * errors.mean()
-    entropy = sum(0.5 * math.log(2 * math.pi * math.e) + s for s in actor["log_std"])
-    return policy_loss, value_loss, entropy, policy_loss - 0.01 * entropy + 0.5 * value_loss, ratio
+    return policy_loss, value_loss, policy_loss - 0.01 * entropy + 0.5 * value_loss, ratio
 
 
 def test_loss_of_a_minibatch_equals_the_formula(state_spec):
@@ -118,8 +121,11 @@ def test_loss_of_a_minibatch_equals_the_formula(state_spec):
     gain = noise[2]
     total, parts = agent._loss(obs, action, old_log_prob, old_value, gain)
     actor, critic = double(agent.actor), double(agent.critic)
-    data = [t.double() for t in (obs, action, old_log_prob, old_value, gain)]
-    policy_loss, value_loss, entropy, loss, ratio = literal_loss(actor, critic, *data)
+    obs, action, *old = [t.double() for t in (obs, action, old_log_prob, old_value, gain)]
+    entropy = literal_entropy(actor)
+    policy_loss, value_loss, loss, ratio = literal_loss(
+        literal_log_prob(actor, obs, action), entropy, critic, obs, *old
+    )
     assert 0.2 < (ratio.sub(1).abs() > 0.2).double().mean() < 0.8, "both sides of the clip"
     assert total.item() == pytest.approx(loss.item(), rel=1e-5)
     expected = {
@@ -193,9 +199,9 @@ def test_one_update_equals_the_formula(state_spec):
     ]
     gain = torch.tensor(gain).double().flatten()
     obs, action = acted.flatten(0, 1), torch.from_numpy(rollout.action).double().flatten(0, 1)
-    old = literal_log_prob(actor, obs, action).detach()
-    policy_loss, value_loss, _, loss, _ = literal_loss(
-        actor, critic, obs, action, old, value.flatten(), gain
+    log_prob, entropy = literal_log_prob(actor, obs, action), literal_entropy(actor)
+    policy_loss, value_loss, loss, _ = literal_loss(
+        log_prob, entropy, critic, obs, log_prob.detach(), value.flatten(), gain
     )
     assert metrics["loss/critic"].item() == pytest.approx(value_loss.item(), rel=1e-4)
     assert metrics["loss/actor"].item() == pytest.approx(policy_loss.item(), abs=1e-6)

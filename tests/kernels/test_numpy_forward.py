@@ -32,7 +32,7 @@ SETTINGS = {
 FORWARDS = {
     "td3": ("_mean", "_q1"),
     "sac": ("_policy_outputs", "_q1", "_q2"),
-    "ppo": ("_mean", "_value"),
+    "ppo": ("_policy", "_value"),
     "drq_eps": ("_stack_outputs",),
 }
 """The networks that an agent acts and judges by, as functions of arrays."""

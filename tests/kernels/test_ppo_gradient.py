@@ -17,7 +17,7 @@ from rlearly.config.interventions import (
     WeightDecayConfig,
 )
 from rlearly.kernels.ppo_gradient import RolloutRows, minibatches
-from rlearly.nn.distributions import gaussian_log_prob
+from rlearly.nn.policies import CategoricalActor
 from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm
 from rlearly.plasticity.interventions.injection import PlasticityInjection
 from rlearly.plasticity.interventions.redo import ReDo
@@ -26,6 +26,12 @@ from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPertur
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.system import threads
 from rlearly.system.seeding import Seeds
+
+
+@pytest.fixture(params=["state_spec", "discrete_spec", "masked_spec"])
+def spec(request):
+    """Continuous actions, discrete ones, and discrete ones with masks."""
+    return request.getfixturevalue(request.param)
 
 
 def make(spec, by="hand", interventions=(), monitor=None, **settings):
@@ -46,7 +52,8 @@ def make(spec, by="hand", interventions=(), monitor=None, **settings):
 def unsettle(agent):
     """Let means, values and deviations be far from what they are at the start."""
     with torch.no_grad():
-        agent.actor.log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]))
+        for _, log_std in agent.actor.named_parameters(recurse=False):
+            log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]))
         for network, advantage in ((agent.actor.policy, 40), (agent.critic.v, 2)):
             network[4].weight.mul_(advantage)
             for layer in (network[0], network[2], network[4]):
@@ -59,8 +66,15 @@ def random_data(agent, rows, seed=0):
     """obs, action, old log-probability, old value and advantage, near enough to be of a rollout."""
     generator = torch.Generator().manual_seed(seed)
     obs, action, noise = (torch.randn(rows, n, generator=generator) for n in (7, 3, 3))
-    old_log_prob = gaussian_log_prob(*agent.actor(obs), action)
-    old_value = agent.critic(obs) + 0.4 * noise[:, 1]
+    states = obs
+    if isinstance(agent.actor, CategoricalActor):
+        mask = torch.ones(rows, 3)
+        if agent.mask_size:
+            mask[:, :2] = action[:, :2] > 0
+            obs = torch.cat([states, mask], 1)
+        action = mask.multinomial(1, generator=generator)[:, 0]
+    old_log_prob = agent.actor(obs).log_prob(action)
+    old_value = agent.critic(states) + 0.4 * noise[:, 1]
     return obs, action, old_log_prob + 0.3 * noise[:, 0], old_value, noise[:, 2]
 
 
@@ -68,9 +82,9 @@ def random_data(agent, rows, seed=0):
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
 @pytest.mark.parametrize("value_weight", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("clip_value", [True, False])
-def test_gradient_by_hand_is_autograds(state_spec, rows, entropy_weight, value_weight, clip_value):
+def test_gradient_by_hand_is_autograds(spec, rows, entropy_weight, value_weight, clip_value):
     agent = make(
-        state_spec,
+        spec,
         entropy_weight=entropy_weight,
         value_weight=value_weight,
         clip_value=clip_value,
@@ -81,16 +95,18 @@ def test_gradient_by_hand_is_autograds(state_spec, rows, entropy_weight, value_w
         total, parts = agent._loss(*data)
         expected = torch.autograd.grad(total, list(agent.fast_gradient.parameters))
         log_prob, value = np.empty((2, rows), np.float32)
-        shuffled = RolloutRows.of(*data).shuffled(torch.arange(rows), 1)
+        own_rows = RolloutRows.of(*data, mask_size=agent.mask_size)
+        shuffled = own_rows.shuffled(torch.arange(rows), 1)
         agent.fast_gradient.begin()
         agent.fast_gradient.differentiate(shuffled, log_prob, value)
         for parameter, gradient in zip(agent.fast_gradient.parameters, expected, strict=True):
             scale = float(gradient.abs().max())
             assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-5 * scale + 1e-9)
         with torch.no_grad():
-            ours = gaussian_log_prob(*agent.actor(data[0]), data[1])
+            ours = agent.actor(data[0]).log_prob(data[1])
             assert torch.allclose(torch.from_numpy(log_prob), ours, atol=1e-5)
-            assert torch.allclose(torch.from_numpy(value), agent.critic(data[0]), atol=1e-5)
+            critic = agent.critic(data[0][:, :7])
+            assert torch.allclose(torch.from_numpy(value), critic, atol=1e-5)
     if rows == 64:  # every case of both clips is tested
         ratio, moved = np.exp(log_prob - data[2].numpy()), value - data[3].numpy()
         advantage = shuffled.advantage
@@ -104,13 +120,14 @@ def test_gradient_by_hand_is_autograds(state_spec, rows, entropy_weight, value_w
 
 
 @torch.no_grad()
-def test_outputs_are_the_networks(state_spec):
-    agent = make(state_spec)
+def test_outputs_are_the_networks(spec):
+    agent = make(spec)
     unsettle(agent)
-    obs = torch.randn(37, 7, generator=torch.Generator().manual_seed(0))
-    mean, value = agent.fast_gradient.outputs(obs.numpy(), 4)
-    assert torch.allclose(torch.from_numpy(mean), agent.actor(obs)[0], atol=1e-5)
-    assert torch.allclose(torch.from_numpy(value), agent.critic(obs), atol=1e-5)
+    obs = random_data(agent, 37)[0]
+    policy, value = agent.fast_gradient.outputs(obs.numpy(), 4)
+    for ours, theirs in zip(policy, agent.actor(obs), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.allclose(value, agent.critic(obs[:, :7]), atol=1e-5)
 
 
 def test_gradients_are_clipped_as_torch_does(state_spec):
@@ -158,18 +175,18 @@ def same_learning(one, two, spec, num_envs, updates=4):
 
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("clip_value", [True, False])
-def test_learning_is_the_same_by_either_path(state_spec, num_envs, clip_value):
+def test_learning_is_the_same_by_either_path(spec, num_envs, clip_value):
     settings = {"clip_value": clip_value, "entropy_weight": 0.01, "lr": 1e-3}
-    one = make(state_spec, monitor=PlasticityMonitor(every_steps=2), **settings)
-    two = make(state_spec, by="autograd", monitor=PlasticityMonitor(every_steps=2), **settings)
+    one = make(spec, monitor=PlasticityMonitor(every_steps=2), **settings)
+    two = make(spec, by="autograd", monitor=PlasticityMonitor(every_steps=2), **settings)
     assert one.fast_gradient is not None and two.fast_gradient is None
     before = [p.detach().clone() for p in one.actor.parameters()]
-    one.update(random_rollout(one, state_spec, steps=9), step=0)
+    one.update(random_rollout(one, spec, steps=9), step=0)
     one.load_state_dict(two.state_dict())
     for network in one.networks.values():
         for parameter in network.parameters():
             parameter.data = parameter.data.clone()  # lies elsewhere now
-    metrics = same_learning(one, two, state_spec, num_envs)
+    metrics = same_learning(one, two, spec, num_envs)
     moved = max(
         float((p.detach() - q).abs().max())
         for p, q in zip(one.actor.parameters(), before, strict=True)

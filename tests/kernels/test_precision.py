@@ -169,9 +169,9 @@ def case(request):
 
 
 @pytest.fixture
-def spec(case, pixel_spec, state_spec, fused_spec):
-    observed = {"state": state_spec, "fused": fused_spec}.get(case[1], pixel_spec)
-    return with_actions_for(case[0], observed)
+def spec(case, pixel_spec, state_spec, fused_spec, discrete_spec):
+    others = {"state": state_spec, "fused": fused_spec, "discrete": discrete_spec}
+    return with_actions_for(case[0], others.get(case[1], pixel_spec))
 
 
 def build(

@@ -436,10 +436,12 @@ def test_spectral_norm_holds_when_weights_are_replaced(state_spec, agent, kind):
             assert norms(network) == pytest.approx([1.0] * len(norms(network)), abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["reset", "shrink_perturb", "spectral_norm", "injection", "redo"])
-def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec, name):
-    from rlearly.nn.distributions import gaussian_log_prob
-
+@pytest.mark.parametrize(
+    "name", ["reset", "shrink_perturb", "spectral_norm", "layer_norm", "injection", "redo"]
+)
+@pytest.mark.parametrize("actions", ["state_spec", "discrete_spec"])
+def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(request, actions, name):
+    spec = request.getfixturevalue(actions)
     settings = {
         "reset": dataclasses.replace(RunConfig().reset, every_steps=1),
         "redo": dataclasses.replace(RunConfig().redo, every_steps=1, threshold=0.9),
@@ -447,16 +449,16 @@ def test_rollout_is_learnt_from_by_the_networks_that_took_its_actions(state_spec
         "injection": dataclasses.replace(RunConfig().injection, at_step=1),
     }
     config = RunConfig(intervention=[name], **settings)
-    agent = build("ppo", state_spec, *registry.build_interventions(config, Seeds(0)))
+    agent = build("ppo", spec, *registry.build_interventions(config, Seeds(0)))
     used = []
     optimize = agent._run_epochs
     agent._run_epochs = lambda data: used.append(data) or optimize(data)
     for step in (1, 2, 3):
-        rollout = random_rollout(agent, state_spec, step)
+        rollout = random_rollout(agent, spec, step)
         obs = torch.from_numpy(np.concatenate(agent.acted))
         with torch.no_grad():
             action = torch.from_numpy(rollout.action).flatten(0, 1)
-            expected = gaussian_log_prob(*agent.actor(obs), action)
+            expected = agent.actor(obs).log_prob(action)
         used.clear()
         agent.update(rollout, step=step)
         ((_, _, log_prob, _, _),) = used

@@ -44,6 +44,7 @@ AGENTS = {
     **{f"{agent} {obs}": list(RATIO) for agent in ("drqv2", "drm") for obs in ("state", "pixels")},
     **{f"{agent} state": list(RATIO) for agent in ("td3", "sac", "drq_eps")},
     "ppo state": ["none"],
+    "ppo steps": ["none"],
 }
 MATRIX = [
     f"{agent} {ratio} {start}"
@@ -92,6 +93,7 @@ def words_of(case, snapshots):
         overrides += TINY_STATE[agent]
         overrides += ["num_envs=2"] if agent == "ppo" else ["replay.capacity=150"]
         overrides += ["agent.rollout_steps=32"] if agent == "ppo" else ["agent.batch_size=16"]
+        overrides += ["env=tiny_envs:StepReach-v0"] if obs == "steps" else []
     else:
         overrides += [w for w in VISUAL if obs == "pixels" or not w.startswith(PIXELS_ONLY)]
         overrides += ["env=tiny_envs:StateReach-v0", "obs=state"] if obs == "state" else []
