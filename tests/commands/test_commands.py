@@ -83,7 +83,7 @@ def test_forbidden_gl_is_to_be_unset_and_each_command_names_its_own_key(tmp_path
     assert "obs=state video_size=0" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists(), "a run that could not start leaves nothing behind"
     automatic = rlearly("train", "env=CartPole-v1", cwd=tmp_path)
-    assert automatic.returncode == 2 and "expected a Box action space" in automatic.stderr
+    assert automatic.returncode == 2 and "use agent=drq_eps or agent=ppo" in automatic.stderr
     assert "->" not in automatic.stdout, "a run is announced once it can start"
     assert not (tmp_path / "runs").exists()
     overrides = ("env=cartpole_balance", "obs=state", "run_dir=r")
