@@ -159,8 +159,8 @@ def final_return(folder):
 
 @pytest.mark.slow
 def test_cartpole_is_solved(tmp_path):
-    words = ["agent=ppo", "env=CartPole-v1", "num_envs=4", "train_frames=250000", "video_size=0"]
-    words += ["eval_every_frames=250000", "eval_episodes=100", f"run_dir={tmp_path}"]
+    words = ["agent=ppo", "env=CartPole-v1", "num_envs=4", "train_frames=500000", "video_size=0"]
+    words += ["eval_every_frames=500000", "eval_episodes=100", f"run_dir={tmp_path}"]
     assert train.main(words) == 0
     assert final_return(tmp_path) >= 475
 
