@@ -55,9 +55,7 @@ class Config:
         32, "channels of the first convolution; the others have twice as many", at_least=1
     )
     hidden_dim: int = setting(512, "units per hidden layer", at_least=1)
-    target_every_updates: int = setting(
-        1, "updates between copies of the networks to their targets", at_least=1
-    )
+    target_every_updates: int = setting(1, "updates between target-network syncs", at_least=1)
     learning_starts_steps: int = setting(
         1600, "agent steps of uniform random actions before the first update", at_least=0
     )
@@ -65,9 +63,9 @@ class Config:
         0.01, "final probability of a random action", at_least=0, at_most=1
     )
     epsilon_steps: int = setting(
-        5000, "agent steps, once learning has started, from epsilon 1 to the end", at_least=1
+        5000, "agent steps to decay epsilon from 1, after learning starts", at_least=1
     )
-    shift_pixels: int = setting(4, "padding of images, which are then cropped", at_least=0)
+    shift_pixels: int = setting(4, "padding for the random crop, in pixels", at_least=0)
     intensity: float = setting(0.05, "scale of the random brightness of images", at_least=0)
 
     def seed_frames(self, frames_per_step: int) -> int:
@@ -78,12 +76,12 @@ class Config:
 class DrQEps:
     """The agent. One instance learns on one device.
 
-    With `target_every_updates` 1, as published, a target network would always equal the network
-    that is about to be updated: there is none then, and double Q-learning has no effect.
+    With `target_every_updates` 1, as published, a target network would be synced after every
+    update: double DQN has no effect then, and there is no target network.
 
     Deviations from Dopamine's replay: near a termination its accumulator omits the terminal reward,
     repeats transitions with empty frames, and starts no transition at the terminal step; here these
-    windows are shorter, and complete. Both networks' hidden units are measured and changed as
+    windows are shorter, and complete. Both networks are named, for metrics and interventions,
     "encoder" (the convolutions) and "critic" (the dense layers); "critic" decides on an adaptive
     replay ratio, as in the paper's code for DMC. The value of a state is max over a of Q(s, a).
     """
@@ -174,7 +172,7 @@ class DrQEps:
         return actions
 
     def _random_actions(self, obs: np.ndarray) -> np.ndarray:
-        """int64 [N], each of those that are allowed with equal odds."""
+        """int64 [N], uniform over the allowed actions."""
         generator, count = self.generators["exploration"], len(obs)
         if not self.mask_size:
             return torch.randint(self.actions, (count,), generator=generator).numpy()
@@ -187,7 +185,7 @@ class DrQEps:
         return self._q(obs).max(1)
 
     def _q(self, obs: np.ndarray) -> np.ndarray:
-        """Q [N, A], up to rounding; `FORBIDDEN` for actions that a mask forbids."""
+        """Q [N, A]; `FORBIDDEN` for actions that a mask forbids."""
         if self.images:
             with torch.no_grad():
                 return self.critic(self.encoder(on_device(obs, self.device))).cpu().numpy()
@@ -200,7 +198,7 @@ class DrQEps:
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
-        """One step of both networks on the Huber loss of the double-Q n-step error."""
+        """One step of both networks on the Huber loss of the n-step double-DQN TD error."""
         self.modules.begin_update(step)
         obs, next_obs = self._augment(batch.obs), self._augment(batch.next_obs)
         target_q = self._target_q(batch, next_obs)

@@ -198,8 +198,8 @@ class PPO:
     # --- acting ---
 
     def act(self, obs: np.ndarray, *, step: int, explore: bool) -> np.ndarray:
-        """Actions for states [N, D]: samples of the policy, which may leave [-1, 1], or its most
-        probable actions (the mean clipped to [-1, 1])."""
+        """Actions for states [N, D]: samples of the policy, which may leave [-1, 1], or its mode
+        (of a Gaussian, the mean clipped to [-1, 1])."""
         flat = obs.reshape(len(obs), -1)
         if explore and self.config.normalize:
             self.obs_rms.update(split_mask(flat, self.mask_size)[0])
@@ -209,7 +209,7 @@ class PPO:
         if mask is not None:
             output[~mask] = FORBIDDEN
         if not explore:
-            return self.actor.most_probable(output)
+            return self.actor.mode(output)
         self.acted.append(normal)
         num_envs = len(output)
         if len(self.noise) < num_envs:

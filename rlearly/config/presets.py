@@ -74,7 +74,8 @@ ATARI_100K = (
     "adaptive_ratio.check_every_steps=2000",
 )
 """The protocol of Atari-100k (arXiv 1903.00374) and the adaptive ratio's checks on it (arXiv
-2310.07418); the agent's own defaults are for it too."""
+2310.07418); the agent's own defaults are for it too. The replay never overflows, as in
+Dopamine (capacity 1,000,000)."""
 
 Q_LEARNING = (
     "train_frames=100000",

@@ -45,8 +45,7 @@ class EnvConfig:
     camera: int | None = setting(None, "camera number; null: the default of the env's family")
     rules: str = setting(
         "paper",
-        "Adroit: as in the DrM paper, or in the package gymnasium-robotics; Atari: as in "
-        "Atari-100k, or with sticky actions",
+        "Adroit: paper (DrM) or package (gymnasium-robotics); Atari: paper (Atari-100k) or sticky",
         choices=("paper", "package", "sticky"),
     )
     max_episode_steps: int | None = setting(

@@ -37,7 +37,7 @@ class EnvSpec:
 
     @property
     def mask_size(self) -> int:
-        """How many numbers of a state are the mask of actions; 0: there is none."""
+        """Length of the action mask in a state; 0: there is none."""
         return int(self.action.n) if self.action_mask else 0
 
 
@@ -46,7 +46,7 @@ class Batch:
     """B transitions of up to n steps, sampled from a replay buffer.
 
     obs, next_obs: [B, *O] as stored, or a dict of such tensors.
-    action: [B, A] in [-1, 1]; int64 [B] of a discrete action space.
+    action: [B, A] in [-1, 1]; int64 [B] for a discrete action space.
     reward: [B, 1] discounted sum of the rewards of the k <= n steps from obs to next_obs.
     discount: [B, 1] gamma^k; 0 if next_obs is terminal. A truncated episode still bootstraps.
     """
@@ -62,7 +62,7 @@ class Batch:
 class Rollout:
     """T consecutive steps of each of N envs, all taken by the current policy; numpy arrays.
 
-    action: [T, N, A] as the agent returned it; int64 [T, N] of a discrete action space.
+    action: [T, N, A] as the agent returned it; int64 [T, N] for a discrete action space.
     reward, terminated, truncated: [T, N].
     next_obs: [T, N, *O] the observation after each step; at an episode's end, its final one.
     """
@@ -99,9 +99,9 @@ class Agent(Stateful, Protocol):
     def act(self, obs: Any, *, step: int, explore: bool) -> np.ndarray:
         """Actions [N, A] in [-1, 1] for observations [N, *O], an array or a dict of arrays.
 
-        Of a discrete action space they are int64 [N]. Without `explore` they are the policy's mean
-        actions, or the most probable ones. An on-policy agent may exceed [-1, 1]
-        when it explores, because it must learn from the action that it drew: the trainer and
+        For a discrete action space they are int64 [N]. Without `explore` they are the policy's
+        mode (tanh of the mean for a squashed Gaussian). An on-policy agent may exceed [-1, 1] when
+        it explores, because it must learn from the action that it drew: the trainer and
         `ScaledActions` clip what the env receives.
         """
         ...

@@ -1,12 +1,12 @@
 """Atari games by the Arcade Learning Environment (ale-py), with the rules of Atari-100k.
 
 `env.rules=paper` follows what DrQ(eps) was published with (github.com/google/dopamine: atari_lib.py
-and labs/atari_100k, DrQ_eps.gin and MaxEpisodeEvalRunner), which are the rules of NoFrameskip-v4:
+and labs/atari_100k, DrQ_eps.gin and MaxEpisodeEvalRunner), on the NoFrameskip-v4 games:
 
 - No sticky actions, and the game's minimal set of actions. FIRE is never pressed by the env.
-- A step repeats its action for 4 frames and shows the maximum of the last two, in grey, resized to
-  84x84 by area averages (cv2.INTER_AREA). Four images are stacked.
-- A game begins with 0 to 29 frames without action, drawn from the env's generator.
+- A step repeats its action for 4 frames and shows the maximum of the last two, in greyscale,
+  resized to 84x84 by area interpolation (cv2.INTER_AREA). Four images are stacked.
+- A game begins with 0 to 29 no-ops, drawn from the env's generator.
 - In training a lost life ends the episode, terminated, and the next reset continues the game.
   Rewards of a step are clipped to [-1, 1].
 - In evaluation an episode is a whole game, rewards are the game's, and one action in 1000 is
@@ -15,7 +15,7 @@ and labs/atari_100k, DrQ_eps.gin and MaxEpisodeEvalRunner), which are the rules 
 
 `env.rules=sticky` follows Machado et al. (arXiv 1709.06009): each frame repeats the action of the
 frame before with probability 0.25, only the end of the game ends an episode, and there are no
-frames without action. Images, the frame limit and clipping in training are as above (Dopamine's
+no-ops at its beginning. Images, the frame limit and clipping in training are as above (Dopamine's
 defaults). Their full set of 18 actions is `env.kwargs.full_action_space=true`.
 
 States (`obs=state`) are the console's 128 bytes of RAM, divided by 255. That is not all of a game's
@@ -24,12 +24,13 @@ state: cartridges have registers, and some have memory, of their own.
 Deviations from the official code:
 
 - An episode's first image fills the stack, after a lost life too, in acting and in the replay; the
-  official stack is filled with zeros.
-- The first image shows the game after the frames without action. The official one is from before
-  them.
-- Every game begins in the state in which the console was switched on, so that a game follows from
-  its seed and actions. In some games (Assault, BeamRider, ...) ALE's own reset leaves something of
-  the game before. ALE's seed has no effect without its sticky actions.
+  official stack is filled with zeros, after lost lives in evaluations too.
+- The first image shows the game after the no-ops. The official one is from before them.
+- A terminal step's image shows its last frame. The official code leaves that frame out, and its
+  image is partly or wholly that of the step before.
+- Every game begins from the same power-on state, so it is deterministic given its seed and actions.
+  In some games (Assault, BeamRider, ...) ALE's reset keeps some state of the previous game. ALE's
+  seed has no effect without its sticky actions.
 - Sticky actions are drawn here, from the env's generator, and not inside ALE, whose random numbers
   cannot be saved.
 """
@@ -56,7 +57,7 @@ PREFIX = "atari/"
 FRAME_SKIP = 4
 STACK = 4
 NOOP_FRAMES = 29
-"""Most frames without action at the beginning of a game."""
+"""Most no-ops at the beginning of a game."""
 GAME_FRAMES = 108_000
 STICKINESS = 0.25
 EVALUATION_EPSILON = 0.001

@@ -280,9 +280,9 @@ def refuse_unflattenable(space: Space, name: str) -> None:
 
 
 def without_mission(env: gymnasium.Env) -> tuple[gymnasium.Env, str]:
-    """(the env without the text of MiniGrid's mission in its observations, an end for its note).
+    """(the env without MiniGrid's mission in its observations, text to append to its note).
 
-    Other envs stay as they are, and the end is "".
+    Other envs stay as they are, and the text is "".
     """
     space = env.observation_space
     parts: dict[Any, Any] = dict(space.spaces) if isinstance(space, Dict) else {}

@@ -1,5 +1,5 @@
-"""Wrappers that give agents scaled or numbered actions, action repeat, stacked images and flat
-states."""
+"""Wrappers that give agents scaled or zero-based discrete actions, action repeat, stacked images
+and flat states."""
 
 from __future__ import annotations
 
@@ -73,20 +73,20 @@ def supported_actions(env: gymnasium.Env) -> Box | Discrete:
     if isinstance(space, Box | Discrete):
         return space
     raise ConfigError(
-        f"env={name_of(env)}: expected a Box or Discrete action space, received {space}: number "
-        "the combinations of its parts, as Discrete, with gymnasium.wrappers.TransformAction."
+        f"env={name_of(env)}: expected a Box or Discrete action space, received {space}: map "
+        "it to Discrete, one number per combination, with gymnasium.wrappers.TransformAction."
     )
 
 
 def agent_actions(env: gymnasium.Env) -> gymnasium.Env:
     """The env with actions as agents give them; raises as `supported_actions` does."""
     if isinstance(supported_actions(env), Discrete):
-        return NumberedActions(env)
+        return ZeroBasedActions(env)
     return ScaledActions(env)
 
 
-class NumberedActions(gymnasium.ActionWrapper):
-    """Discrete actions as int64 numbers from 0, whatever the env's own first number is."""
+class ZeroBasedActions(gymnasium.ActionWrapper):
+    """Discrete actions as int64 indices from 0, whatever the env's own first number is."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
@@ -263,16 +263,16 @@ class MaskedObservation(gymnasium.Wrapper):
         mask = info.get("action_mask")
         if mask is None:
             if not over:
-                raise self._failed(call, "returned an info without it, after one that had it")
+                raise self._failed(call, "returned no mask, though earlier calls did")
             mask = np.ones(self.shape)
         mask = np.asarray(mask)
         if mask.shape != self.shape or not ((mask == 0) | (mask == 1)).all():
             other = mask.shape != self.shape
             what = f"the shape {list(mask.shape)}" if other else "numbers other than 0 and 1"
-            raise self._failed(call, f"returned one with {what}")
+            raise self._failed(call, f"returned a mask with {what}")
         if not mask.any():
             if not over:
-                raise self._failed(call, "returned one that forbids every action")
+                raise self._failed(call, "returned a mask that forbids every action")
             mask = np.ones(self.shape)
         return np.concatenate([obs, mask], dtype=np.float32)
 
@@ -280,7 +280,7 @@ class MaskedObservation(gymnasium.Wrapper):
         return UserCodeFailed(
             f"env={name_of(self.env)}: info['action_mask']: {call} {did}",
             remedy=f"expected {self.shape[0]} numbers, 1 for each action that is allowed and 0 for "
-            "the others, after every reset and step",
+            "the others, after every reset and every step but an episode's last",
         )
 
 

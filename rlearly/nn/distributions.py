@@ -56,7 +56,7 @@ def gaussian_entropy(log_std: Tensor) -> Tensor:
 
 
 class Distribution(Protocol):
-    """The distributions of actions in B states, one each."""
+    """A batch of B action distributions, one for each state."""
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-probabilities (of continuous actions: densities) [B]."""
@@ -81,7 +81,7 @@ class Gaussian(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """Probabilities of n actions in proportion to exp(logits [B, n]).
+    """Categorical distributions of n actions from logits [B, n].
 
     A logit of `FORBIDDEN` is a probability of exactly 0, and neither entropy nor gradients become
     NaN, as they would with minus infinity.

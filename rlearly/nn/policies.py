@@ -1,4 +1,4 @@
-"""Stochastic policies for states: a network and the distribution over actions that it gives."""
+"""Stochastic policies for states: a network and the distribution over actions that it outputs."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class StochasticActor(Protocol):
         """An action of the distribution for each row; may change `output`."""
         ...
 
-    def most_probable(self, output: np.ndarray) -> np.ndarray:
-        """The action of the highest probability for each row."""
+    def mode(self, output: np.ndarray) -> np.ndarray:
+        """The policy's mode, its most probable action, for each row."""
         ...
 
     def metrics(self) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ class StochasticActor(Protocol):
 class GaussianActor(nn.Module):
     """state [B, D] -> Gaussian: mean [B, A] and log std [A], the same in all states; tanh layers.
 
-    A sample may leave [-1, 1]; the most probable action is the mean, clipped to it.
+    A sample may leave [-1, 1]; the mode is the mean, clipped to it.
     """
 
     def __init__(self, features: int, actions: int, hidden_dim: int):
@@ -70,7 +70,7 @@ class GaussianActor(nn.Module):
         output += noise
         return output
 
-    def most_probable(self, output: np.ndarray) -> np.ndarray:
+    def mode(self, output: np.ndarray) -> np.ndarray:
         return output.clip(-1.0, 1.0)
 
     def metrics(self) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class CategoricalActor(nn.Module):
     def sample(self, output: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return (output + noise).argmax(-1)
 
-    def most_probable(self, output: np.ndarray) -> np.ndarray:
+    def mode(self, output: np.ndarray) -> np.ndarray:
         return output.argmax(-1)
 
     def metrics(self) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from rlearly.envs.state.between_episodes import (
 )
 from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.serialization import from_bytes
-from rlearly.envs.wrappers import NumberedActions, ScaledActions
+from rlearly.envs.wrappers import ScaledActions, ZeroBasedActions
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.running_stats import Normalizer
 from rlearly.nn.schedules import Linear
@@ -220,7 +220,7 @@ def check_rendering(config: RunConfig) -> None:
 def make_env(config: RunConfig, *, videos: bool = False, evaluation: bool = False) -> gymnasium.Env:
     """An env of a run, for training or for evaluations.
 
-    All of either kind are built alike; only the seeds of their episodes differ.
+    Envs of one kind are built alike; only the seeds of their episodes differ.
     """
     seed = Seeds(config.seed).integer("env") % 2**32
     return envs.make(
@@ -351,7 +351,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
 
 
 def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:
-    """The agent's settings, completed by what the env and the length of the run say."""
+    """The agent's settings, completed from the action space and the run's length."""
     settings = config.agent.for_actions(spec.action)
     if settings.anneal_steps is None:
         whole_run = -(-config.train_frames // spec.frames_per_step)
@@ -528,7 +528,7 @@ def add_jump_start(
             "steps are not counted as this run's"
         )
         for env in train_envs:
-            view = _wrapper(env, ScaledActions | NumberedActions)
+            view = _wrapper(env, ScaledActions | ZeroBasedActions)
             view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
         return train_envs
     policy = teacher_policy(config, spec)

@@ -130,7 +130,7 @@ def test_one_update_equals_the_formula(discrete_spec):
         assert torch.allclose(p.double(), weight - 1e-3 * change, atol=2e-5)
 
 
-def test_acting_samples_the_softmax_and_evaluation_takes_the_most_probable(discrete_spec):
+def test_acting_samples_the_softmax_and_evaluation_takes_the_mode(discrete_spec):
     agent = make(discrete_spec)
     with torch.no_grad():
         agent.actor.policy[4].weight.zero_()

@@ -109,10 +109,10 @@ def test_other_envs_stay_as_they_are(name):
 @pytest.mark.parametrize(
     "mask, said",
     [
-        (None, "step(action) returned an info without it"),
-        (np.ones(2, np.int8), "step(action) returned one with the shape [2]"),
-        (np.array([0, 2, 1]), "step(action) returned one with numbers other than 0 and 1"),
-        (np.zeros(3, np.int8), "step(action) returned one that forbids every action"),
+        (None, "step(action) returned no mask, though earlier calls did"),
+        (np.ones(2, np.int8), "step(action) returned a mask with the shape [2]"),
+        (np.array([0, 2, 1]), "step(action) returned a mask with numbers other than 0 and 1"),
+        (np.zeros(3, np.int8), "step(action) returned a mask that forbids every action"),
     ],
 )
 def test_unusable_masks_are_one_sentence(mask, said):
@@ -151,7 +151,7 @@ def test_policy_is_the_softmax_over_the_allowed_actions():
     assert (entropy[mask.sum(1) == 1] == 0).all() and (entropy[mask.sum(1) > 1] > 0).all()
 
 
-def test_forbidden_actions_are_neither_sampled_nor_the_most_probable():
+def test_forbidden_actions_are_neither_sampled_nor_the_mode():
     agent, obs = make(), masked_observations()
     mask = split_mask(obs, 3)[1]
     with torch.no_grad():  # the forbidden ones would be

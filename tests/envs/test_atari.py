@@ -299,8 +299,8 @@ def test_sticky_rules_repeat_the_last_frames_action_a_quarter_of_the_time():
     env.action_space.seed(2)
     env.reset(seed=7)
     coin, held, repeats, frames, lives = np_random(7)[0], 0, 0, 0, {5}
-    coin.integers(1)  # the number of frames without action, which is 0
-    assert env.ale.getRAM().tobytes() == plain.ale.getRAM().tobytes(), "no frame without action"
+    coin.integers(1)  # the number of no-ops, which is 0
+    assert env.ale.getRAM().tobytes() == plain.ale.getRAM().tobytes(), "no no-op"
     while not plain.ale.game_over():
         action = env.action_space.sample()
         _, _, terminated, _, info = env.step(action)

@@ -44,15 +44,16 @@ def test_shipped_files_hold_every_published_run_and_mean():
     assert {curve.frames[-1] for curve in [*runs, *means]} == {400_000}
 
 
-def test_papers_ratio_1_is_the_mean_of_the_published_runs_except_on_pong():
-    """Within the paper's rounding, which is not a separate measurement then."""
+def test_papers_ratio_1_is_the_mean_of_the_published_runs_rounded_up_or_down():
+    """So it is not a separate measurement."""
     runs = {game: [] for game in SHARED}
     for curve in read_curves(PUBLISHED / f"{RUNS}.csv"):
         runs.setdefault(curve.env.removeprefix("atari/"), []).append(curve.returns[-1])
     means = read_curves(PUBLISHED / f"{MEANS}.csv")
     paper = {c.env.removeprefix("atari/"): c.returns[-1] for c in means if c.arm == "RR 1"}
-    differ = [game for game in SHARED if abs(np.mean(runs[game]) - paper[game]) >= 0.9]
-    assert differ == ["Pong"]
+    for game in SHARED:
+        mean = np.mean(runs[game])
+        assert paper[game] in (np.floor(mean), np.ceil(mean)), game
 
 
 def test_atari_study_has_its_runs_control_and_the_papers_means():

@@ -46,8 +46,8 @@ def reference_scores(
     found = {env: human_scores()[game] for env, game in games.items() if game in human_scores()}
     if normalise == "atari" and not found:
         raise ConfigError(
-            f"normalise: expected envs with human scores, received {', '.join(envs)}; leave it "
-            f"out. Atari games with human scores: {', '.join(human_scores())}."
+            f"normalise: expected envs with human scores, received {', '.join(envs)}; leave "
+            f"normalise out. Atari games with human scores: {', '.join(human_scores())}."
         )
     wanted = normalise == "atari" or all(env.startswith("atari/") for env in envs)
     if normalise == "range" or not wanted:

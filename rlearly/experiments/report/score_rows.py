@@ -18,15 +18,15 @@ STATISTICS: dict[str, Statistic] = {
     "gap": statistics.optimality_gap,
 }
 OF_MEANS = ("mean", "median")
-"""Those that the means of each env determine."""
+"""Statistics that per-env means determine."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
     """Estimates of an arm's normalised scores by the name of the statistic.
 
-    `label` is the arm's name, and what the estimates are of if not of all its runs. `runs` is the
-    number of runs; "means" stands for published means.
+    `label` is the arm's name, and which runs it covers, if not all. `runs` is the number of runs;
+    "means" stands for published means.
     """
 
     arm: str
@@ -40,8 +40,8 @@ def score_rows(
 ) -> list[ScoreRow]:
     """The rows of all arms with scores on all of these envs, in the order of the arms.
 
-    An arm from elsewhere with more runs than the sweep's own arms has a second row, of as many
-    runs as those have. A published mean has neither an interval nor the statistics of single runs.
+    An arm from elsewhere with more runs than the sweep's own arms has a second row, resampled to as
+    many runs as those. A published mean has neither an interval nor the statistics of single runs.
     """
     scores = {env: results.final_scores(env) for env in envs}
     own = {run.arm for run, _ in results.runs}
