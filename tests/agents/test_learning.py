@@ -41,9 +41,21 @@ def make_trainer(folder, config):
     )
 
 
-@pytest.mark.parametrize("agent", ["drqv2", "drm"])
+TINY_Q = [
+    word
+    for word in TINY
+    if not word.startswith(("agent.feature_dim", "agent.std_", "agent.exploration", "env="))
+]
+TINY_Q += ["env=tiny_envs:StepPixelReach-v0", "agent.epsilon_steps=300"]
+"""For drq_eps, with its own n = 10 and the target network synced at every update."""
+
+
+@pytest.mark.parametrize("agent", ["drqv2", "drm", "drq_eps"])
 def test_agent_learns_to_look(tmp_path, agent):
-    config = resolve.compose([*TINY, f"agent={agent}", "train_frames=1500", "replay_ratio=1"])
+    own = TINY
+    if agent == "drq_eps":
+        own = [*TINY_Q, "agent.nstep=10", "agent.target_every_updates=1", "agent.discount=0.9"]
+    config = resolve.compose([*own, f"agent={agent}", "train_frames=1500", "replay_ratio=1"])
     trainer = make_trainer(tmp_path, config)
     env = builder.make_env(config)
     assert min(returns(trainer, env)) <= BLIND_BOUND + 0.5, "an untrained agent must not pass"
