@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 RUNS = {
     "update-visual": ["update.py", "agents=[drm,drqv2]", "threads=2"],
     "update-state": ["update.py", "agents=[td3,sac]"],
+    "update-discrete": ["update.py", "agents=[drq_eps,drq_eps_state]"],
     "act": ["act.py"],
     "loop": ["loop.py"],
     "loop-bf16": ["loop.py", "agents=[td3,sac,drm]", "precision=bf16"],

@@ -271,7 +271,8 @@ def report(config: HotspotsConfig) -> None:
     print(f"{peaks.table(best_rates)}\n", flush=True)
     overrides = turns.given(precision=config.precision)
     compiled = turns.given(compile=config.compile)
-    each = {"td3": 1, "sac": 1, "ppo": 2048}.get(config.agent, 2)  # agent steps per update
+    steps_per_update = {"td3": 1, "sac": 1, "ppo": 2048, "drq_eps": 1}
+    each = steps_per_update.get(config.agent, 2)
     begin = loops.STARTS_STEPS.get(config.agent, 0) + 2 * each
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         where = (config.agent, config.env)

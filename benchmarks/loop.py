@@ -5,9 +5,11 @@
 numbers. `precision=`, `compile=` and `overrides=['num_envs=4']` apply only to rlearly.
 
 Every side steps the same env with the same hyper-parameters, batch size 256, and an update at every
-step (from images at every second step; PPO: 2048 steps, then 10 epochs of 32 minibatches). Every
-side logs as it usually does, and has begun to learn before it is timed. rlearly's side is a real
-run: `builder.build` with all sinks, but without evaluations, videos and checkpoints.
+step (from images at every second step; PPO: 2048 steps, then 10 epochs of 32 minibatches).
+`drq_eps` and `drq_eps_state` (on `atari_env=` and `discrete_env=`) have the batches and networks
+that discrete.py describes, an update at every step, and one action in 100 at random. Every side
+logs as it usually does, and has begun to learn before it is timed. rlearly's side is a real run:
+`builder.build` with all sinks, but without evaluations, videos and checkpoints.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import discrete
 import turns
 
 from rlearly.config.fields import setting
@@ -32,11 +35,15 @@ from rlearly.core.errors import ConfigError
 SB3 = "Stable-Baselines3"
 MEMORY_KEPT = "plain, memory kept"
 STATE, VISUAL = ("td3", "sac", "ppo"), ("drm", "drqv2")
+DISCRETE = tuple(discrete.ENVS)
 UNIT_STEPS = {"td3": 50, "sac": 50, "ppo": 2048, "drm": 2, "drqv2": 2}
+UNIT_STEPS |= {"drq_eps": 4, "drq_eps_state": 50}
 """Agent steps per unit of work: a rollout for PPO, one update for agents that see images."""
 
 SLICES = {"td3": 4, "sac": 4, "ppo": 1, "drm": 1, "drqv2": 1}
+SLICES |= {"drq_eps": 2, "drq_eps_state": 4}
 STARTS_STEPS = {"td3": 500, "sac": 500, "drm": 20, "drqv2": 20}
+STARTS_STEPS |= {"drq_eps": 100, "drq_eps_state": 500}
 """Random steps before learning."""
 
 PPO_STEPS = 10**7
@@ -47,9 +54,11 @@ PPO_STEPS = 10**7
 class BenchmarkConfig:
     """Settings of the benchmark."""
 
-    agents: list[str] = field(default_factory=lambda: [*STATE, "drm"])
+    agents: list[str] = field(default_factory=lambda: [*STATE, "drm", *DISCRETE])
     env: str = setting("HalfCheetah-v5", "env of the agents that see states")
     visual_env: str = setting("dog_run", "env of the agents that see images")
+    atari_env: str = setting(discrete.ENVS["drq_eps"], "env of drq_eps: an Atari game")
+    discrete_env: str = setting(discrete.ENVS["drq_eps_state"], "env of drq_eps_state")
     threads: int = setting(1, "CPU threads of each side", at_least=1)
     rounds: int = setting(5, "timed turns of each side", at_least=1)
     slices: int = setting(0, "units of work per turn; 0: the default of each agent", at_least=0)
@@ -101,14 +110,18 @@ def build(
     from rlearly.training.sinks import TensorBoard, make_sinks
 
     usual = ["eval_every_frames=0", "checkpoint_every_frames=0", "video_size=0", "device=cpu"]
-    if agent in STATE:
+    if agent in STATE + DISCRETE:
         usual += [f"train_frames={PPO_STEPS}"]
     else:
         usual += ["replay.capacity=20000", f"seed_frames={2 * STARTS_STEPS[agent]}"]
         usual += [f"agent.exploration_steps={STARTS_STEPS[agent]}"]
-    if agent in ("td3", "sac"):
+    if agent in DISCRETE:
+        usual += [f"replay.capacity={discrete.CAPACITY}", f"agent.epsilon_end={discrete.EPSILON}"]
+        usual += ["agent.epsilon_steps=1"]
+    if agent in ("td3", "sac", *DISCRETE):
         usual += [f"agent.learning_starts_steps={STARTS_STEPS[agent]}"]
-    config = resolve.compose([f"agent={agent}", f"env={env}", *usual, *overrides])
+    name = discrete.agent_of(agent)
+    config = resolve.compose([f"agent={name}", f"env={env}", *usual, *overrides])
     machine.set_threads(threads)
     callback = SliceWatcher(config.train_frames)
     events = TensorBoard(folder / "events")
@@ -137,6 +150,9 @@ def plainly(agent: str, env: str, folder: Path) -> Any:
     loop: Iterator[None]
     if agent == "ppo":
         loop = plain_loops.ppo(env, folder=folder, train_steps=PPO_STEPS)
+    elif agent in DISCRETE:
+        starts = STARTS_STEPS[agent]
+        loop = plain_loops.q_learning(agent, env, starts_steps=starts, folder=folder)
     elif agent in STATE:
         starts = STARTS_STEPS[agent]
         loop = plain_loops.off_policy(agent, env, starts_steps=starts, folder=folder)
@@ -166,6 +182,10 @@ def stable_baselines(agent: str, env: str) -> Any:
     from stable_baselines3.common.noise import NormalActionNoise
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+    if agent in DISCRETE:
+        config, starts = discrete.agent_config(agent, env), STARTS_STEPS[agent]
+        learner: Any = discrete.dqn(discrete.make_env(env), config, learning_starts_steps=starts)
+        return lambda steps: learner.learn(steps, reset_num_timesteps=False, log_interval=1)
     kind = {
         "td3": stable_baselines3.TD3,
         "sac": stable_baselines3.SAC,
@@ -234,13 +254,18 @@ def words_of(config: BenchmarkConfig) -> list[str]:
     return [*turns.given(precision=config.precision, compile=config.compile), *config.overrides]
 
 
+def env_of(agent: str, config: BenchmarkConfig) -> str:
+    if agent in DISCRETE:
+        return config.atari_env if agent == "drq_eps" else config.discrete_env
+    return config.visual_env if agent in VISUAL else config.env
+
+
 def measure(agent: str, config: BenchmarkConfig) -> list[turns.Row]:
-    images = agent in VISUAL
-    env = config.visual_env if images else config.env
+    env = env_of(agent, config)
     return turns.compare(
         __file__,
         " ".join([f"{agent}:{env}", *words_of(config)]),
-        ["plain", MEMORY_KEPT if images else SB3, turns.OURS],
+        ["plain", MEMORY_KEPT if agent in VISUAL else SB3, turns.OURS],
         threads=config.threads,
         rounds=config.rounds,
         times=config.slices or SLICES[agent],
@@ -272,11 +297,11 @@ def check(config: BenchmarkConfig) -> None:
     from rlearly.config import resolve
 
     for agent in config.agents:
-        if agent not in STATE + VISUAL:
-            known = ", ".join(STATE + VISUAL)
+        if agent not in STATE + VISUAL + DISCRETE:
+            known = ", ".join(STATE + VISUAL + DISCRETE)
             raise ConfigError(f"agents: expected some of {known}, received {agent!r}.")
-        env = config.visual_env if agent in VISUAL else config.env
-        resolve.compose([f"agent={agent}", f"env={env}", *words_of(config)])
+        name, env = discrete.agent_of(agent), env_of(agent, config)
+        resolve.compose([f"agent={name}", f"env={env}", *words_of(config)])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from rlearly.kernels.onednn import HAS_ONEDNN, HAS_ONEDNN_BF16
+
 PRODUCTS = ((256, 256, 256), (256, 1024, 1024), (256, 39200, 100), (1024, 1024, 1024))
 """(rows, inner, columns): hidden layers of state and image agents, a trunk, a cube."""
 
@@ -52,7 +54,7 @@ def products(seconds: float) -> Iterator[Peak]:
         ways: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
             "product, torch.mm": lambda x, w: torch.mm(x, w.t())
         }
-        if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        if HAS_ONEDNN if name == "fp32" else HAS_ONEDNN_BF16:
             ways["product, oneDNN"] = lambda x, w: torch.ops.mkldnn._linear_pointwise(
                 x, w, None, "none", [], ""
             )

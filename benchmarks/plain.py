@@ -1,9 +1,10 @@
 """Plain baselines of the agents' updates: the published operations, written straightforwardly.
 
-They have the architecture, sizes and order of operations of the official code (DrQ-v2, DrM) and of
-the usual single-file implementations (TD3, SAC), and none of what rlearly does to be faster: images
-as floats in NCHW, bilinear augmentation, a forward pass wherever a value is wanted, gradients of
-whatever backward reaches, one optimizer a network, losses read out at every update.
+They have the architecture, sizes and order of operations of the official code (DrQ-v2, DrM,
+DrQ(eps)) and of the usual single-file implementations (TD3, SAC), and none of what rlearly does to
+be faster: images as floats in NCHW, bilinear augmentation (DrQ(eps): crops), a forward pass
+wherever a value is wanted, gradients of whatever backward reaches, one optimizer a network
+(DrQ(eps): one for both), losses read out at every update.
 """
 
 from __future__ import annotations
@@ -253,6 +254,88 @@ class SAC:
                 alpha = self.log_alpha.exp().item()
         follow(self.q, self.q_target, 0.005)
         return {"loss": loss.detach()}
+
+
+# --- discrete actions ---
+
+
+def atari_convnet(channels: int = 4) -> nn.Sequential:
+    """Dopamine's convolutions with SAME padding: [B, C, 84, 84] -> [B, 64 * 11 * 11]."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 8, stride=4, padding=2),
+        nn.ReLU(),
+        nn.ZeroPad2d((1, 2, 1, 2)),
+        nn.Conv2d(32, 64, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+
+
+def random_crop(images: Tensor, pad: int) -> Tensor:
+    """Crops of padded images, at offsets below 2 * pad."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (pad,) * 4, "replicate")
+    offsets = torch.randint(0, 2 * pad, (len(images), 2)).tolist()
+    crops = [
+        image[:, y : y + height, x : x + width]
+        for image, (x, y) in zip(padded, offsets, strict=True)
+    ]
+    return torch.stack(crops)
+
+
+class DuelingQ(nn.Module):
+    def __init__(self, shape: tuple[int, ...], actions: int, hidden: int):
+        super().__init__()
+        if len(shape) == 3:
+            self.hidden = nn.Sequential(atari_convnet(), nn.Linear(64 * 11 * 11, hidden), nn.ReLU())
+        else:
+            layers = (nn.Linear(shape[0], hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+            self.hidden = nn.Sequential(*layers)
+        self.value, self.advantage = nn.Linear(hidden, 1), nn.Linear(hidden, actions)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        hidden = self.hidden(obs)
+        advantage = self.advantage(hidden)
+        return self.value(hidden) + advantage - advantage.mean(1, keepdim=True)
+
+
+class DrQEps:
+    """Dopamine's DrQ(eps) from images, or from states without augmentation.
+
+    config: drq_eps's. shape: of an observation.
+    """
+
+    def __init__(self, config: Any, shape: tuple[int, ...], actions: int):
+        self.images, self.target_every_updates = len(shape) == 3, config.target_every_updates
+        self.online = DuelingQ(shape, actions, config.hidden_dim)
+        self.target = copy.deepcopy(self.online)
+        self.step = torch.optim.Adam(self.online.parameters(), lr=config.lr, eps=config.adam_eps)
+        self.turns = itertools.count(1)
+
+    def augment(self, obs: Tensor) -> Tensor:
+        if not self.images:
+            return obs
+        factors = 1 + 0.05 * torch.randn(len(obs), 1, 1, 1).clamp(-2, 2)
+        return random_crop(obs.float() / 255.0, 4) * factors
+
+    def act(self, obs: Tensor) -> Tensor:
+        """The best actions [B] for observations [B, *O]."""
+        return self.online(obs / 255.0 if self.images else obs).argmax(1)
+
+    def update(self, batch: Batch) -> dict[str, Any]:
+        obs, next_obs = self.augment(batch.obs), self.augment(batch.next_obs)
+        with torch.no_grad():
+            best = self.online(next_obs).argmax(1, keepdim=True)
+            goal = batch.reward + batch.discount * self.target(next_obs).gather(1, best)
+        loss = F.huber_loss(self.online(obs).gather(1, batch.action[:, None]), goal)
+        self.step.zero_grad()
+        loss.backward()
+        self.step.step()
+        if next(self.turns) % self.target_every_updates == 0:
+            self.target.load_state_dict(self.online.state_dict())
+        return {"loss": loss.detach()}  # read out now and then
 
 
 BASELINES = {

@@ -4,7 +4,8 @@ TD3, SAC and PPO follow CleanRL's documented order of operations: gymnasium's ve
 with recorded episode statistics, Stable-Baselines3's replay buffer, torch's Adam, nothing compiled,
 TensorBoard's scalars every 100 steps. DrM and DrQ-v2 follow the official loop: dm_control stepped
 and rendered directly, frames stacked before they are stored, batches put together sample by sample
-from whole episodes. The learners are those of plain.py; PPO's is here.
+from whole episodes. DrQ(eps) acts, stores, samples and updates at every step, with
+Stable-Baselines3's n-step replay buffer. The learners are those of plain.py; PPO's is here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import discrete
 import gymnasium
 import numpy as np
 import plain
@@ -96,6 +98,53 @@ def off_policy(agent: str, env_id: str, *, starts_steps: int, folder: Path) -> I
                 rows.observations, rows.actions, rows.rewards, goes_on, rows.next_observations
             )
             metrics = learner.update(batch)
+            if step % LOG_EVERY_STEPS == 0:
+                for name, value in metrics.items():
+                    writer.add_scalar(f"losses/{name}", value.item(), step)
+        step += 1
+        yield
+
+
+# --- discrete actions ---
+
+
+def q_learning(case: str, env_id: str, *, starts_steps: int, folder: Path) -> Iterator[None]:
+    """drq_eps's loop: act, step, store, sample, update, at every step."""
+    from stable_baselines3.common.buffers import NStepReplayBuffer
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    env, config = discrete.make_env(env_id), discrete.agent_config(case, env_id)
+    actions: Any = env.action_space
+    learner = plain.DrQEps(config, env.observation_space.shape or (), int(actions.n))
+    replay = NStepReplayBuffer(
+        discrete.CAPACITY,
+        env.observation_space,
+        actions,
+        "cpu",
+        n_steps=config.nstep,
+        gamma=config.discount,
+    )
+    obs, _ = env.reset(seed=0)
+    step = 0
+    while True:
+        if step < starts_steps or random.random() < discrete.EPSILON:
+            action = actions.sample()
+        else:
+            with torch.no_grad():
+                action = learner.act(torch.as_tensor(obs).unsqueeze(0)).numpy()[0]
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        is_over, info = terminated or truncated, {"TimeLimit.truncated": truncated}
+        row = (np.array([action]), np.array([reward]), np.array([is_over]))
+        replay.add(obs, next_obs, *row, [info])
+        obs = env.reset()[0] if is_over else next_obs
+        if step >= starts_steps:
+            rows = replay.sample(config.batch_size)
+            goes_on = (1 - rows.dones) * torch.as_tensor(rows.discounts)
+            action = rows.actions.flatten()
+            metrics = learner.update(
+                Batch(rows.observations, action, rows.rewards, goes_on, rows.next_observations)
+            )
             if step % LOG_EVERY_STEPS == 0:
                 for name, value in metrics.items():
                     writer.add_scalar(f"losses/{name}", value.item(), step)

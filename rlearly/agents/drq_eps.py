@@ -125,9 +125,8 @@ class DrQEps:
         )
         stack = small_mlp if self.images else mlp
         outputs = 1 + self.actions
-        self.critic = builder.build(
-            "critic", DuelingQ(stack(self.encoder.features, config.hidden_dim, outputs))
-        )
+        head = stack(self.encoder.features, config.hidden_dim, outputs)
+        self.critic = builder.build("critic", DuelingQ(head, self.actions))
         self.networks: dict[str, nn.Module] = {"encoder": self.encoder, "critic": self.critic}
         targets: dict[str, str] = {}
         if config.target_every_updates > 1:

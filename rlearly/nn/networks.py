@@ -409,17 +409,19 @@ class DuelingQ(nn.Module):
     """features [B, F] -> Q [B, A] = V + advantage - mean advantage (arXiv 1511.06581, equation 9).
 
     The stack's first output is V, and the others are the advantages: two linear layers on the same
-    hidden units.
+    hidden units. They are combined by one product with a constant matrix, which is faster on a CPU
+    than the five operations of the equation.
     """
 
-    def __init__(self, stack: RecordedStack):
+    def __init__(self, stack: RecordedStack, actions: int):
         super().__init__()
         self.q = stack
+        self.combine: Tensor
+        combine = torch.cat([torch.ones(1, actions), torch.eye(actions) - 1 / actions])
+        self.register_buffer("combine", combine, persistent=False)
 
     def forward(self, features: Tensor, activations: list[Tensor] | None = None) -> Tensor:
-        output = self.q(features, activations)
-        advantage = output[:, 1:]
-        return output[:, :1] + advantage - advantage.mean(1, keepdim=True)
+        return self.q(features, activations) @ self.combine
 
 
 class StateActor(nn.Module):

@@ -7,8 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import TINY_STATE
+
+from rlearly.agents import agent_spec
+from rlearly.core.types import EnvSpec
+from rlearly.system.seeding import Seeds
 
 HOME = Path(__file__).parents[2]
 
@@ -85,6 +91,44 @@ def test_both_sides_act_once_from_one_observation(scripts, agent):
         assert action.shape == (1, 6) and (abs(action) <= 1).all()
 
 
+@pytest.mark.parametrize("case", ["drq_eps", "drq_eps_state"])
+def test_every_side_acts_and_updates_on_discrete_actions(scripts, case):
+    act, update = importlib.import_module("act"), importlib.import_module("update")
+    for side in ("plain", "Stable-Baselines3", "rlearly"):
+        action = act.prepare(side, case, 1)()
+        action = action[0] if side == "Stable-Baselines3" else action
+        assert action.size == 1 and 0 <= action.item() < (6 if case == "drq_eps" else 2)
+        update.prepare(side if side != "rlearly" else "rlearly fp32", case, 1)()
+
+
+@pytest.mark.parametrize("case", ["drq_eps", "drq_eps_state"])
+def test_all_sides_compute_the_same_advantages_from_the_same_weights(scripts, case):
+    discrete = importlib.import_module("discrete")
+    config, (observation, action) = discrete.agent_config(case), discrete.SPACES[case]
+    agent = agent_spec("drq_eps").make(
+        config, EnvSpec(observation, action, 1), seeds=Seeds(0), device=torch.device("cpu")
+    )
+    plain = discrete.plain_learner(case).online
+    dqn = discrete.dqn(discrete.SpacesOnly(case), config).q_net
+    own = [p for name in ("encoder", "critic") for p in agent.networks[name].parameters()]
+    with torch.no_grad():
+        if case == "drq_eps":  # ours orders features by pixel, torch by channel
+            own[6] = own[6].view(512, 11, 11, 64).permute(0, 3, 1, 2).flatten(1)
+        *hidden, weight, bias = own
+        value, advantages = [weight[:1], bias[:1]], [weight[1:], bias[1:]]
+        for network, weights in ((plain, hidden + value + advantages), (dqn, hidden + advantages)):
+            for theirs, ours in zip(network.parameters(), weights, strict=True):
+                theirs.copy_(ours)
+        obs = np.stack([observation.sample() for _ in range(3)])
+        q, pixels = agent._q(obs), torch.from_numpy(obs)
+        np.testing.assert_allclose(
+            plain(pixels / (255.0 if case == "drq_eps" else 1.0)), q, rtol=1e-4, atol=1e-5
+        )
+        theirs = dqn(pixels)
+        centred = theirs - theirs.mean(1, keepdim=True)
+        np.testing.assert_allclose(centred, q - q.mean(1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_acting_is_measured_beside_both_baselines(tmp_path):
     words = ("agents=[td3]", "rounds=1", "times=2", f"json={tmp_path / 'act.json'}")
@@ -126,7 +170,7 @@ def test_no_benchmark_hides_a_module_of_pythons_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["td3", "sac", "ppo", "drm"])
+@pytest.mark.parametrize("agent", ["td3", "sac", "ppo", "drm", "drq_eps", "drq_eps_state"])
 def test_a_whole_loop_is_measured_beside_its_baselines(agent, tmp_path):
     file = tmp_path / "loop.json"
     words = (f"agents=[{agent}]", "visual_env=cheetah_run", "rounds=1", "slices=1")
