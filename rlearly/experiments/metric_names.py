@@ -11,12 +11,13 @@ _NAMES = {
     "gradient_norm distance",
     "train": "episode_return episode_length_steps episode_success snapshot_episode_return "
     "snapshot_episode_length_steps snapshot_episode_success guided_episode_return "
-    "guided_episode_length_steps guided_episode_success guide_steps episodes updates replay_ratio",
+    "guided_episode_length_steps guided_episode_success guide_steps game_return episodes updates "
+    "replay_ratio",
     "eval": "episode_return episode_return_std episode_length_steps success_rate episodes seconds",
     "loss": "critic actor alpha value",
-    "critic": "q1 q2 target_q explained_variance value",
+    "critic": "q q1 q2 target_q explained_variance value",
     "policy": "entropy alpha lr std kl clip_fraction",
-    "exploration": "std awaken_step",
+    "exploration": "std epsilon awaken_step",
     "replay": "transitions batch_reward nstep discount",
     "speed": "frames_per_second updates_per_second elapsed_seconds checkpoint_seconds",
     "event": "replay_ratio fau_critic fau_critic_before injection freeze_encoder augmentation "
