@@ -52,6 +52,7 @@ TINY_STATE = {
         "env=tiny_envs:StepReach-v0",
         "replay.capacity=5000",
         "train_frames=1000",
+        "video_size=0",
     ],
 }
 """For each agent that learns from states, what makes it learn StateReach in seconds."""

@@ -419,13 +419,14 @@ def test_console_that_has_just_been_switched_on_takes_over_any_state(name, frame
     def played(game):
         return [game.step(i % game.action_space.n)[0].tolist() for i in range(60)]  # RAM
 
-    game = ours(name, evaluation=True, action_repeat=1, max_episode_steps=10_000)
+    game, another = (ours(name, evaluation=True, action_repeat=1) for _ in range(2))
+    game.epsilon = another.epsilon = 0.0
     game._switch_on()
     for i in range(frames):
         game.step(i % game.action_space.n)
     state = simulators.save("ale", game.ale)
     expected = played(game)
-    for other in (ours(name, evaluation=True, action_repeat=1), game):
+    for other in (another, game):
         simulators.restore(other.ale, state)
         assert played(other) == expected
 

@@ -587,7 +587,8 @@ def test_known_noise_is_silent_and_other_warnings_are_not(tmp_path, caplog):
     assert caplog.messages == ["MuJoCo: Nan, Inf or huge value in QACC"]
 
 
-def test_family_of_another_package_names_it():
+def test_family_of_another_package_names_it(monkeypatch):
+    monkeypatch.delitem(gymnasium.registry, "ALE/Pong-v5", raising=False)
     for name, package in (("ALE/Pong-v5", "ale_py"), ("MiniGrid-Nothing-v0", "minigrid")):
         with pytest.raises(ConfigError, match=rf"a package, so name that too: env={package}:"):
             envs.config_for(name)
