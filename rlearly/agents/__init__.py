@@ -20,3 +20,18 @@ AGENTS = {
 def agent_spec(name: str) -> AgentSpec:
     """The SPEC of a registered agent; its module is imported only when asked for."""
     return importlib.import_module(f"rlearly.agents.{name}").SPEC
+
+
+def agents_for(*, actions: str | None = None, images: bool = False) -> str:
+    """The agents that fit, for an error message: "agent=drm or agent=drqv2". Imports all of them.
+
+    Args:
+        actions: the kind of action space that they support, as in `AgentSpec.actions`; None: any.
+        images: they learn from images.
+    """
+    specs = {name: agent_spec(name) for name in AGENTS}
+    return " or ".join(
+        f"agent={name}"
+        for name, spec in specs.items()
+        if (actions is None or actions in spec.actions) and (spec.observes_pixels or not images)
+    )

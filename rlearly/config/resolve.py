@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly import envs
-from rlearly.agents import AGENTS, agent_spec
+from rlearly.agents import AGENTS, agent_spec, agents_for
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import (
@@ -227,13 +227,12 @@ def _newest_runs_inside(folder: Path, most: int = 3) -> list[str]:
 
 def _resolve_pixels(config: RunConfig) -> RunConfig:
     """Set env.pixels from obs and the agent; None where only the env can tell."""
-    observers = [name for name in AGENTS if agent_spec(name).observes_pixels]
-    takes_pixels = config.agent_name in observers
+    takes_pixels = agent_spec(config.agent_name).observes_pixels
     pixels, obs = config.env.pixels, config.obs
     if not takes_pixels and (pixels or obs == "pixels"):
         raise ConfigError(
             f"agent={config.agent_name} learns only from states, but pixels were asked for; add "
-            f"obs=state, or use {' or '.join(f'agent={name}' for name in observers)}."
+            f"obs=state, or use {agents_for(images=True)}."
         )
     if obs != "auto":
         if pixels is not None and pixels != (obs == "pixels"):
@@ -367,13 +366,13 @@ def _check_keys(keys: set[str], agent: str) -> None:
 
 def _check_env(config: RunConfig, keys: set[str]) -> None:
     env = config.env
-    if env.kwargs and env.family not in ("gymnasium", "adroit", "atari"):
+    takes_both = env.family in ("gymnasium", "adroit", "atari")
+    if env.kwargs and not takes_both:
         raise ConfigError(
             f"env.kwargs: is passed to gymnasium.make, but env={env.name} is a {env.family} task, "
             f"which takes none; received {env.kwargs}: leave it out."
         )
-    limited = ("gymnasium", "adroit", "atari")
-    if env.max_episode_steps is not None and env.family not in limited:
+    if env.max_episode_steps is not None and not takes_both:
         raise ConfigError(
             f"env.max_episode_steps: is passed to gymnasium.make, but env={env.name} is a "
             f"{env.family} task, whose episodes have a fixed limit: leave it out."

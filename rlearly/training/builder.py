@@ -17,7 +17,7 @@ import torch
 from gymnasium.spaces import Discrete
 
 from rlearly import envs
-from rlearly.agents import AGENTS, agent_spec
+from rlearly.agents import agent_spec, agents_for
 from rlearly.agents.normalized import NormalizedAgent
 from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
@@ -296,17 +296,16 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
         )
     kind = "discrete" if isinstance(spec.action, Discrete) else "continuous"
     if kind not in declared.actions:
-        others = [name for name in AGENTS if kind in agent_spec(name).actions]
         raise ConfigError(
             f"agent={config.agent_name} takes {' or '.join(declared.actions)} actions, but those "
-            f"of env={config.env.name} are {kind}: use agent={' or agent='.join(others)}."
+            f"of env={config.env.name} are {kind}: use {agents_for(actions=kind)}."
         )
     pixels = has_images(spec.observation)
     if pixels and not declared.observes_pixels:
         raise ConfigError(
             f"agent={config.agent_name} learns from states only, but the observations of "
-            f"env={config.env.name} are images: use agent={_agents_for_images(kind)}, or add "
-            "obs=state to learn from all the numbers."
+            f"env={config.env.name} are images: use {agents_for(actions=kind, images=True)}, or "
+            "add obs=state to learn from all the numbers."
         )
     for name in config.intervention or () if not pixels else ():
         networks = getattr(getattr(config, name), "networks", None) or ()
@@ -357,13 +356,6 @@ def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:
         whole_run = -(-config.train_frames // spec.frames_per_step)
         settings = replace(settings, anneal_steps=whole_run)
     return settings
-
-
-def _agents_for_images(actions: str) -> str:
-    """The agents that learn from images with this kind of actions, as in an override."""
-    specs = {name: agent_spec(name) for name in AGENTS}
-    fit = [name for name, s in specs.items() if s.observes_pixels and actions in s.actions]
-    return " or agent=".join(fit)
 
 
 # --- snapshot starts ---
