@@ -335,7 +335,8 @@ class _GaussianHead:
         noise, squares = workspace.noise, workspace.squares
         self.entropies.append(log_std.copy())
         np.subtract(rows.action, mean, noise)
-        np.multiply(noise, np.exp(-log_std)[:, None], noise)
+        self._precision = np.exp(-log_std)[:, None]
+        np.multiply(noise, self._precision, noise)
         np.square(noise, squares)
         np.dot(workspace.minus_halves, squares, log_prob)
         log_prob -= np.add.reduce(log_std) + np.float32(HALF_LOG_TAU * len(log_std))
@@ -346,7 +347,7 @@ class _GaussianHead:
         """From the derivative by l to those by the mean action and log std."""
         by_mean = workspace.by_nets[-1][0]
         np.multiply(workspace.noise, by_log_prob, by_mean)
-        np.multiply(by_mean, np.exp(-self._log_std)[:, None], by_mean)
+        np.multiply(by_mean, self._precision, by_mean)
         by_log_std = np.dot(workspace.squares, by_log_prob, self._log_std_gradient)
         by_log_std -= by_log_prob.dot(workspace.ones) + self._entropy_weight
 

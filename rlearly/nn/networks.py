@@ -147,6 +147,12 @@ class Trunk(Stack):
         return self.squash(self.project(features))
 
 
+def outputs_of(convolutions: RecordedStack, units: int) -> int:
+    """Size of the output of a stack with so many units: a CReLU unit gives two numbers."""
+    doubled = any(isinstance(layer, CReLU) for layer in convolutions)
+    return (1 + doubled) * units
+
+
 class PixelEncoder(nn.Module):
     """uint8 [B, C, H, W] -> float [B, features]: four 3x3 convolutions, strides 2, 1, 1, 1.
 
@@ -176,9 +182,7 @@ class PixelEncoder(nn.Module):
 
     @property
     def features(self) -> int:
-        """Size of the output: a CReLU unit gives two numbers."""
-        doubled = any(isinstance(layer, CReLU) for layer in self.convolutions)
-        return (1 + doubled) * self.units
+        return outputs_of(self.convolutions, self.units)
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         """Encode images. Dividing the first layer's weights by 255 is cheaper than the pixels."""
@@ -220,9 +224,7 @@ class AtariEncoder(nn.Module):
 
     @property
     def features(self) -> int:
-        """Size of the output: a CReLU unit gives two numbers."""
-        doubled = any(isinstance(layer, CReLU) for layer in self.convolutions)
-        return (1 + doubled) * self.units
+        return outputs_of(self.convolutions, self.units)
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         if obs.dtype == torch.uint8:

@@ -106,6 +106,19 @@ def literal_loss(log_prob, entropy, critic, obs, old_log_prob, old_value, gain):
     return policy_loss, value_loss, policy_loss - 0.01 * entropy + 0.5 * value_loss, ratio
 
 
+def check_loss(agent, total, parts, loss, expected, weights):
+    """The loss, its parts and its gradients by the weights of actor and critic."""
+    assert total.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, value in expected.items():
+        assert parts[name].item() == pytest.approx(value.item(), rel=1e-4), name
+    total.backward()
+    for network, literal in zip((agent.actor, agent.critic), weights, strict=True):
+        gradients = torch.autograd.grad(loss, list(literal.values()), retain_graph=True)
+        own = dict(network.named_parameters())
+        for key, gradient in zip(literal, gradients, strict=True):
+            assert torch.allclose(own[key].grad.double(), gradient, atol=1e-5), key
+
+
 def test_loss_of_a_minibatch_equals_the_formula(state_spec):
     agent = make(state_spec, entropy_weight=0.01)
     generator = torch.Generator().manual_seed(0)
@@ -127,7 +140,6 @@ def test_loss_of_a_minibatch_equals_the_formula(state_spec):
         literal_log_prob(actor, obs, action), entropy, critic, obs, *old
     )
     assert 0.2 < (ratio.sub(1).abs() > 0.2).double().mean() < 0.8, "both sides of the clip"
-    assert total.item() == pytest.approx(loss.item(), rel=1e-5)
     expected = {
         "loss/actor": policy_loss,
         "loss/critic": value_loss,
@@ -135,14 +147,7 @@ def test_loss_of_a_minibatch_equals_the_formula(state_spec):
         "policy/kl": (ratio - 1 - ratio.log()).mean(),
         "policy/clip_fraction": (ratio.sub(1).abs() > 0.2).double().mean(),
     }
-    for name, value in expected.items():
-        assert parts[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    total.backward()
-    for network, weights in ((agent.actor, actor), (agent.critic, critic)):
-        gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
-        own = dict(network.named_parameters())
-        for key, gradient in zip(weights, gradients, strict=True):
-            assert torch.allclose(own[key].grad.double(), gradient, atol=1e-5), key
+    check_loss(agent, total, parts, loss, expected, (actor, critic))
 
 
 def test_one_update_equals_the_formula(state_spec):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import random_rollout
 from saved import rows
-from test_ppo import literal_advantage, literal_loss, make, tanh_mlp
+from test_ppo import check_loss, literal_advantage, literal_loss, make, tanh_mlp
 from test_td3 import double
 
 from rlearly import teacher, train
@@ -66,16 +66,8 @@ def test_loss_of_a_minibatch_equals_the_formula(discrete_spec):
     )
     assert 0.2 < (ratio.sub(1).abs() > 0.2).double().mean() < 0.8, "both sides of the clip"
     assert 0.3 < entropy < 0.9 * math.log(3), "not nearly uniform"
-    assert total.item() == pytest.approx(loss.item(), rel=1e-5)
     expected = {"loss/actor": policy_loss, "loss/critic": value_loss, "policy/entropy": entropy}
-    for name, value in expected.items():
-        assert parts[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    total.backward()
-    for network, weights in ((agent.actor, actor), (agent.critic, critic)):
-        gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
-        own = dict(network.named_parameters())
-        for key, gradient in zip(weights, gradients, strict=True):
-            assert torch.allclose(own[key].grad.double(), gradient, atol=1e-5), key
+    check_loss(agent, total, parts, loss, expected, (actor, critic))
 
 
 def test_one_update_equals_the_formula(discrete_spec):
