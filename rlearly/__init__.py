@@ -9,6 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlearly.api.run import Run as Run
+    from rlearly.api.run import load as load
+    from rlearly.api.training import train as train
+    from rlearly.core.errors import ConfigError as ConfigError
+    from rlearly.core.errors import RunFailed as RunFailed
     from rlearly.envs.snapshots.curricula import DemonstrationWindow as DemonstrationWindow
     from rlearly.envs.snapshots.curricula import ReverseForward as ReverseForward
     from rlearly.envs.snapshots.dataset import Snapshots as Snapshots
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "api.run": "Run load",
+    "core.errors": "ConfigError RunFailed",
     "envs.snapshots.curricula": "DemonstrationWindow ReverseForward",
     "envs.snapshots.dataset": "Snapshots",
     "envs.snapshots.jump_start": "GuideCurriculum JumpStart RandomGuide",
@@ -46,14 +53,18 @@ _MODULES = {
     "envs.state.save_restore": "EnvState restore save self_test",
 }
 """Module -> its public names. The imports above say the same to type checkers and docs."""
+_COMMANDS = ("train",)
+"""Public functions that are the modules of commands: calling the module calls the function."""
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _COMMANDS:
+        return importlib.import_module(f"rlearly.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'rlearly' has no attribute {name!r}")
     return getattr(importlib.import_module(f"rlearly.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted([*globals(), *_COMMANDS, *_PUBLIC])

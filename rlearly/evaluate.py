@@ -9,22 +9,14 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled duri
 
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides, refuse_folders
-from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import DONE, STATUS_HELP
 from rlearly.system.command import as_command, importing
-
-if TYPE_CHECKING:
-    import gymnasium
-    import torch
-
-    from rlearly.config.schema import RunConfig
 
 PROGRESS_SECONDS = 15.0
 """Seconds between the progress lines of a long evaluation."""
@@ -70,16 +62,12 @@ def main(overrides: list[str]) -> int:
 
 
 def evaluate(config: EvaluateConfig) -> list[float]:
-    """Play episodes, print one line for each, and return the returns.
-
-    Raises:
-        ConfigError: the path is not a run, or the run has no undamaged checkpoint.
-        RunFailed: the env failed, or the agent's action is NaN.
-    """
+    """Play episodes, print one line for each, and return the returns; raises as `play` does."""
     with importing():
-        from rlearly.config import resolve
-        from rlearly.system import machine
-        from rlearly.training import builder, checkpoint, evaluation
+        import numpy as np
+
+        from rlearly.api.play import PlayConfig, play
+        from rlearly.training.evaluation import LONG_EPISODE_STEPS
 
     if config.video and not Path(config.video).parent.is_dir():
         raise ConfigError(
@@ -91,45 +79,6 @@ def evaluate(config: EvaluateConfig) -> list[float]:
             f"video: expected a path that ends in .mp4, received {config.video}; video_size=0 "
             "switches videos off."
         )
-    run = Path(config.run)
-    run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
-    run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
-    threads = machine.thread_count(run_config.threads)
-    device = machine.choose_device(run_config.device)
-    with machine.computing(threads, device, tf32=run_config.precision == "tf32"):
-        frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-        env = builder.make_evaluation_env(
-            run_config, videos=bool(config.video_size), kept=builder.kept_in(state), message=print
-        )
-        try:
-            return play(config, run_config, env, device, frames, state)
-        finally:
-            evaluation.close_env(env)
-
-
-def play(
-    config: EvaluateConfig,
-    run_config: RunConfig,
-    env: gymnasium.Env,
-    device: torch.device,
-    frames: int,
-    state: Mapping[str, Any],
-) -> list[float]:
-    """Play a run's checkpoint at `frames` in an env that was made for it; see `evaluate`."""
-    from contextlib import ExitStack
-
-    import numpy as np
-
-    from rlearly import envs
-    from rlearly.system.seeding import Seeds
-    from rlearly.training import builder, evaluation, failure
-    from rlearly.training.video import Video
-
-    run = Path(config.run)
-    agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
-    agent.load_state_dict(state["agent"])
-    print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
-
     last_line = time.monotonic()
 
     def on_step(episode: int, length: int) -> None:
@@ -138,7 +87,7 @@ def play(
             last_line = time.monotonic()
             progress = f"playing episode {episode + 1} of {config.episodes}, step {length}"
             print(progress, file=sys.stderr, flush=True)
-        if length == evaluation.LONG_EPISODE_STEPS:
+        if length == LONG_EPISODE_STEPS:
             print(
                 f"episode {episode + 1} has taken {length:,} steps and is still running; if the "
                 "env never ends it, press Ctrl-C and add max_episode_steps=N",
@@ -146,31 +95,10 @@ def play(
                 flush=True,
             )
 
-    failure.clear_beside(run / "evaluate")
-    path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
-    render = envs.frame_renderer(env) if config.video_size else None
-    with ExitStack() as stack:
-        try:
-            video = stack.enter_context(Video(path)) if render else None
-        except OSError as error:
-            raise ConfigError(
-                f"video: {path} cannot be written ({error.strerror or error}); name another with "
-                "video=, or add video_size=0."
-            ) from None
-        record_frame = (lambda: video.add(render(config.video_size))) if video and render else None
-        try:
-            result = evaluation.evaluate(
-                agent,
-                env,
-                episodes=config.episodes,
-                seeds=Seeds(config.seed).sequence("evaluation"),
-                step=state["trainer"]["steps"],
-                record_frame=record_frame,
-                on_step=on_step,
-            )
-        except RunFailed as failed:
-            details = failure.dump_beside(run / "evaluate", failed)
-            raise RunFailed(f"{run}: {failed}. {details}.") from failed
+    video = Path(config.video) if config.video else None
+    settings = PlayConfig(**{**vars(config), "run": Path(config.run), "video": video})
+    played = play(settings, message=print, on_step=on_step)
+    result = played.evaluation
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):
         success = ""
@@ -183,6 +111,6 @@ def play(
         f"min {np.min(returns):.2f}, max {np.max(returns):.2f}"
         + ("" if rate is None else f"; success in {rate:.0%}")
     )
-    if video:
-        print(f"video: {path}")
+    if played.video:
+        print(f"video: {played.video}")
     return returns

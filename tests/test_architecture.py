@@ -48,8 +48,9 @@ MAY_IMPORT = {
     "training.builder": "core config config.resolve system nn plasticity replay agents envs "
     "training",
     "experiments": "core config config.resolve system training training.builder",
+    "api": "core config config.resolve system agents envs training training.builder experiments",
     "commands": "core config config.resolve config.help system agents envs training "
-    "training.builder experiments",
+    "training.builder experiments api",
 }
 """Folder, or module with a rule of its own -> the folders and such modules that it may import,
 besides its own folder."""

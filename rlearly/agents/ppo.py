@@ -204,13 +204,27 @@ class PPO:
         if explore and self.config.normalize:
             self.obs_rms.update(split_mask(flat, self.mask_size)[0])
         normal = self._normalize(flat)
+        output = self._policy_output(normal)
+        if not explore:
+            return self.actor.mode(output)
+        self.acted.append(normal)
+        return self._drawn(output)
+
+    def sample(self, obs: np.ndarray) -> np.ndarray:
+        """Actions for states [N, D], drawn as `act` draws them; they are not learned from."""
+        return self._drawn(self._policy_output(self._normalize(obs.reshape(len(obs), -1))))
+
+    def _policy_output(self, normal: np.ndarray) -> np.ndarray:
+        """The actor's output [N, ...] for normalised states, which end with a mask if there is
+        one."""
         states, mask = split_mask(normal, self.mask_size)
         output = self._policy(states)
         if mask is not None:
             output[~mask] = FORBIDDEN
-        if not explore:
-            return self.actor.mode(output)
-        self.acted.append(normal)
+        return output
+
+    def _drawn(self, output: np.ndarray) -> np.ndarray:
+        """Actions drawn from the policy with this output."""
         num_envs = len(output)
         if len(self.noise) < num_envs:
             self.noise = self._draw_noise(max(num_envs, NOISE_AHEAD))

@@ -19,6 +19,7 @@ from rlearly.config.schema import EnvConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec
+from rlearly.envs.entry_points import gymnasium_id
 from rlearly.envs.gl_backend import check_rendering as check_rendering
 from rlearly.envs.wrappers import masks_actions
 from rlearly.envs.wrappers import notes as notes
@@ -112,12 +113,13 @@ def code_of(config: EnvConfig) -> list[str]:
     """
     if config.family != "gymnasium":
         return []
-    named, _, env_id = config.name.rpartition(":")
+    named = config.name.rpartition(":")[0]
+    env_id = gymnasium_id(config.name)
     entry_point = gymnasium.registry[env_id].entry_point if env_id in gymnasium.registry else ""
     if isinstance(entry_point, str):
         defined = entry_point.partition(":")[0]
     else:
-        defined = entry_point.__module__
+        defined = getattr(entry_point, "__module__", "")
     found = dict.fromkeys(name for name in (named, defined) if name)
     return [name for name in found if name.split(".")[0] != "gymnasium"]
 

@@ -18,6 +18,7 @@ from gymnasium.spaces import Discrete
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError, UserCodeFailed, raised
+from rlearly.envs.entry_points import GIVEN, given_is_missing, gymnasium_id
 from rlearly.envs.gl_backend import (
     FAST_NEEDS_MUJOCO_IMAGES,
     WITHOUT_PIXELS,
@@ -59,12 +60,15 @@ def names() -> list[str]:
 
 
 def config_for(name: str) -> EnvConfig | None:
-    """The config of a registered id or of `module:Id`, or None if there is no such env.
+    """The config of a registered id, `module:Id` or `module:NAME`; None if there is no such env.
 
     Raises:
-        ConfigError: another package registers it, which the message names.
+        ConfigError: another package registers it, which the message names, or it was given as an
+            object in another process.
     """
     module, _, env_id = name.rpartition(":")
+    if name.startswith(GIVEN) and name not in gymnasium.registry:
+        raise given_is_missing(name)
     if module in ("", "__main__") and env_id not in gymnasium.registry:
         registers = next((p for start, p in REGISTERED_BY.items() if name.startswith(start)), None)
         if registers:
@@ -237,11 +241,8 @@ def _offers_rgb_array(name: str) -> bool:
     False if what makes it takes no `render_mode`, or is a class that declares no such mode.
     """
     try:
-        module, _, env_id = name.rpartition(":")
-        if module:
-            importlib.import_module(module)
         registration: Any = importlib.import_module("gymnasium.envs.registration")
-        creator: Any = gymnasium.spec(env_id).entry_point
+        creator: Any = gymnasium.spec(gymnasium_id(name)).entry_point
         if isinstance(creator, str):
             creator = registration.load_env_creator(creator)
         parameters = inspect.signature(creator).parameters
@@ -264,7 +265,8 @@ def make_registered(config: EnvConfig, render_mode: str | None = None) -> gymnas
         kwargs["max_episode_steps"] = config.max_episode_steps
     try:
         with _gl_settled(config), without_known_noise():
-            env = gymnasium.make(config.name, disable_env_checker=True, **kwargs, **config.kwargs)
+            name = gymnasium_id(config.name)
+            env = gymnasium.make(name, disable_env_checker=True, **kwargs, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         box2d = "box2d" in str(error).lower()
         remedy = "pip install 'rlearly[box2d]'" if box2d else str(error)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from rlearly.core.errors import ConfigError, RunFailed
@@ -116,6 +117,34 @@ def out_of_memory(error: BaseException) -> str:
         f"memory ran out{f' ({text})' if text else ''}; free some, or use smaller sizes, as with "
         "agent.batch_size= or replay.capacity="
     )
+
+
+# --- called from Python ---
+
+
+class CallableModule(ModuleType):
+    """A command's module that is also a function: `rlearly.train(...)` beside `rlearly.train.main`.
+
+    `function`: "MODULE:NAME" of what a call calls; it is imported by the first call.
+    """
+
+    function: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function; `inspect.signature` and `help` show its signature."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def call_instead(module: str, function: str) -> None:
+    """Make the module of a command callable; see `CallableModule`."""
+    found: Any = sys.modules[module]
+    found.__class__ = CallableModule
+    found.function = function
 
 
 # --- a process of its own ---

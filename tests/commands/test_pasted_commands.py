@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY_STATE
 
 from rlearly import evaluate, report, teacher, train
+from rlearly.api import session
 from rlearly.config import resolve
 from rlearly.core.exit_status import BAD_REQUEST, DONE, SAVED
 from rlearly.core.types import Progress
@@ -44,7 +45,7 @@ def pasted(command):
 def test_stopped_run_continues_with_the_printed_command(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "StopRequests", StopsSoon)
+        patch.setattr(session, "StopRequests", StopsSoon)
         assert train.main([*RUN, f"run_dir={name}"]) == SAVED
     assert [path.name for path in tmp_path.iterdir()] == [name]
     words = pasted(capsys.readouterr().out.partition("continue with: ")[2].strip())

@@ -11,7 +11,8 @@ import torch
 from conftest import TINY_STATE
 from tiny_envs import StateReach
 
-from rlearly import doctor, train
+from rlearly import doctor
+from rlearly.api import session
 from rlearly.core.tree_diff import first_difference
 from rlearly.nn.optim import Adam
 from rlearly.replay.buffer import ReplayBuffer
@@ -135,7 +136,7 @@ def small(monkeypatch):
     monkeypatch.setattr(
         doctor, "REPEATED", {"td3": " ".join([*base, overrides, "eval_episodes=1"])}
     )
-    monkeypatch.setattr(doctor, "_train", lambda *overrides: train.train(list(overrides)))
+    monkeypatch.setattr(doctor, "_train", lambda *overrides: session.train(list(overrides)).status)
 
 
 def test_doctor_finds_runs_that_repeat_and_resume_equal(small, monkeypatch):

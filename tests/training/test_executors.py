@@ -12,10 +12,12 @@ from conftest import TINY, TINY_STATE
 from saved import plain, rows
 from test_trainer import make_trainer
 
-from rlearly import envs, train
+from rlearly import envs
 from rlearly import evaluate as command
+from rlearly.api import session
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError, RunFailed
+from rlearly.core.exit_status import DONE
 from rlearly.envs.dm_control import DMControlEnv
 from rlearly.envs.snapshots.recording import record
 from rlearly.training import builder
@@ -329,7 +331,7 @@ def test_evaluating_and_filming_change_nothing_in_training(tmp_path, filmed):
 
 def test_evaluate_command_repeats_and_says_where_it_is(tmp_path, monkeypatch, capsys, filmed):
     overrides = [*TINY, "train_frames=110", "threads=1", f"run_dir={tmp_path / 'run'}"]
-    assert train.train([*overrides, "wandb.mode=disabled"]) == train.DONE
+    assert session.train([*overrides, "wandb.mode=disabled"]).status == DONE
     printed = []
     for _ in range(2):
         filmed.clear()

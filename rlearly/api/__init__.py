@@ -1,0 +1,1 @@
+"""The Python API, which the commands are built on: train, load, play, sweep, report and export."""
