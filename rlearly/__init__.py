@@ -9,8 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlearly.api.report import report as report
     from rlearly.api.run import Run as Run
     from rlearly.api.run import load as load
+    from rlearly.api.sweep import Sweep as Sweep
+    from rlearly.api.sweep import sweep as sweep
     from rlearly.api.training import train as train
     from rlearly.core.errors import ConfigError as ConfigError
     from rlearly.core.errors import RunFailed as RunFailed
@@ -40,6 +43,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "api.run": "Run load",
+    "api.sweep": "Sweep",
     "core.errors": "ConfigError RunFailed",
     "envs.snapshots.curricula": "DemonstrationWindow ReverseForward",
     "envs.snapshots.dataset": "Snapshots",
@@ -53,7 +57,7 @@ _MODULES = {
     "envs.state.save_restore": "EnvState restore save self_test",
 }
 """Module -> its public names. The imports above say the same to type checkers and docs."""
-_COMMANDS = ("train",)
+_COMMANDS = ("report", "sweep", "train")
 """Public functions that are the modules of commands: calling the module calls the function."""
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names.split()}
 

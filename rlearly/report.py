@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlearly.config.fields import setting
-from rlearly.config.overrides import parse_text, python_command, split_values
+from rlearly.config.overrides import parse_text, split_values
 from rlearly.config.structured import from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import BAD_REQUEST, DONE, STATUS_HELP
-from rlearly.system.command import as_command, importing
+from rlearly.system.command import as_command, call_instead
 
+call_instead(__name__, "rlearly.api.report:report")
 USAGE = """
 python -m rlearly.report run=RUN_DIR [out=report.png]
 python -m rlearly.report RUN_DIR ... [out=curve.png] [title=TEXT]
@@ -68,7 +69,7 @@ def main(args: list[str]) -> int:
 
         print(command_help(USAGE, ReportConfig), STATUS_HELP, sep="\n")
         return DONE if args else BAD_REQUEST
-    lines = report(parse(args), python_command("rlearly.report", *args))
+    lines = report(parse(args))
     print("\n".join(lines))
     return DONE
 
@@ -99,27 +100,19 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
     return config
 
 
-def report(config: ReportConfig, command: str) -> list[str]:
+def report(config: ReportConfig) -> list[str]:
     """Write the report that a config asks for; returns the lines that a terminal shows."""
-    with importing():
-        from rlearly.experiments.report.run_report import write_run_report, write_runs_report
-        from rlearly.experiments.report.sweep_report import load, write
+    from rlearly.api.report import report as written
 
-    out = Path(config.out) if config.out else None
-    if config.run:
-        return write_run_report(Path(config.run), out or Path(config.run) / "report.png")
-    if config.runs:
-        title = config.title or "evaluation returns"
-        return write_runs_report(config.runs, out or Path("curve.png"), title)
-    sweep = Path(config.sweep or "").absolute()
-    results = load(
-        sweep,
-        compared_paths(config.compare or ""),
-        config.threshold,
-        config.bootstrap_seed,
-        config.normalise,
-    )
-    return write(results, (out or sweep / "report").absolute(), command)
+    runs = [config.run] if config.run else config.runs or []
+    sweep_only = {
+        "compare": compared_paths(config.compare or ""),
+        "threshold": config.threshold,
+        "normalise": config.normalise,
+        "bootstrap_seed": config.bootstrap_seed,
+    }
+    where = {"sweep": config.sweep, **sweep_only} if config.sweep else {}
+    return written(*runs, out=config.out, title=config.title, **where).lines
 
 
 def compared_paths(text: str) -> list[Path]:

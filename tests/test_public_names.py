@@ -55,7 +55,7 @@ def test_examples_in_docstrings_run(module, tmp_path):
     check_examples(importlib.import_module(f"rlearly.{module}"), tmp_path)
 
 
-@pytest.mark.parametrize("module", ["api.policy", "api.training"])
+@pytest.mark.parametrize("module", ["api.policy", "api.training", "api.sweep", "api.report"])
 def test_examples_of_functions_behind_commands_run(module, tmp_path):
     check_examples(importlib.import_module(f"rlearly.{module}"), tmp_path)
 

@@ -23,6 +23,7 @@ from saved import agent_state, equal
 
 from rlearly import envs, report, sweep
 from rlearly.agents import AGENTS, agent_spec
+from rlearly.api import launch
 from rlearly.config.overrides import sweep_values
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, Record, commands, jobs_of, log_of
@@ -79,12 +80,12 @@ class Ended:
 
 
 def test_seeds_are_a_number_or_a_list():
-    assert sweep.seeds_of("3") == [0, 1, 2]
-    assert sweep.seeds_of("3,5,8") == [3, 5, 8]
-    assert sweep.seeds_of("[7]") == [7]
+    assert launch.seeds_of("3") == [0, 1, 2]
+    assert launch.seeds_of("3,5,8") == [3, 5, 8]
+    assert launch.seeds_of("[7]") == [7]
     for bad in ("0", "", "-1", "3,x", "2,2", "[]", "1.5"):
         with pytest.raises(ConfigError, match="seeds: expected"):
-            sweep.seeds_of(bad)
+            launch.seeds_of(bad)
 
 
 def test_commas_list_values_and_brackets_are_one():
@@ -149,7 +150,7 @@ def test_grid_joined_to_a_study_keeps_its_teachers(tmp_path):
     both = more.joined(study, tmp_path)
     assert (both.teacher, both.metrics[-1]) == (study.teacher, "loss/critic")
     both.save(tmp_path)
-    both, jobs = sweep.joined(more, tmp_path)
+    both, jobs = launch.joined(more, tmp_path)
     assert [job.name for job in jobs] == ["runs/sac/Pendulum-v1/0"], "and needs no teacher"
     assert study.joined(both, tmp_path).teacher == study.teacher
     other = Study.load(file)
@@ -220,7 +221,7 @@ def test_directories_are_taken_as_they_are_typed(tmp_path, capsys):
     out = tmp_path / "td3 a=1,2 [b], 'c'"
     grid(TINY, [0]).save(out)
     assert sweep.main([f"status={out}"]) == 0 and "1 waiting" in capsys.readouterr().out
-    assert sweep.split([f"sweep_dir={out}"])[0].sweep_dir == str(out)
+    assert launch.split([f"sweep_dir={out}"])[0].sweep_dir == str(out)
     assert report.main([f"sweep={out}", f"out={tmp_path / 'a=1'}"]) == 0
     assert (tmp_path / "a=1" / "index.html").exists()
 
@@ -318,7 +319,7 @@ def test_refused_launch_leaves_no_trace(tmp_path, monkeypatch, capsys, there):
         grid(TINY, [0]).save(out)
         (out / "mine.txt").touch()
     before = {p: p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file()}
-    monkeypatch.setattr(sweep, "make_launcher", lambda config: Refusing())
+    monkeypatch.setattr(launch, "make_launcher", lambda config: Refusing())
     assert sweep.main([*TINY, "seeds=2", f"sweep_dir={out}"]) == 2
     assert "SLURM refused" in capsys.readouterr().err
     assert {p: p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file()} == before
@@ -368,7 +369,7 @@ def test_help_names_every_key_of_a_study(capsys):
 def test_grids_print_where_an_arm_is_stored_that_no_folder_can_be_named_after(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(sweep, "dry_run", lambda *arguments: 0)
+    monkeypatch.setattr(launch, "dry_run", lambda *arguments: 0)
     overrides = [
         *TINY,
         "seeds=1",
@@ -531,10 +532,10 @@ def test_sweep_of_which_all_runs_failed_at_once_is_repeated_with_other_settings(
     for run in failed.runs:
         Record("failed", "local", "here", 1, 1, 0.0, 1.0, 1).save(tmp_path, run.name)
         (tmp_path / run.name).mkdir(parents=True)
-    assert sweep.joined(mended, tmp_path)[0] == mended
+    assert launch.joined(mended, tmp_path)[0] == mended
     (tmp_path / failed.runs[0].name / "checkpoints" / "000000000030").mkdir(parents=True)
     with pytest.raises(ConfigError, match="has other settings for"):
-        sweep.joined(mended, tmp_path)
+        launch.joined(mended, tmp_path)
 
 
 def test_runs_of_a_failed_teacher_are_skipped(tmp_path, capsys):
@@ -560,10 +561,10 @@ def test_teachers_of_ones_own_are_taken(tmp_path, capsys):
 
 
 def test_tracked_runs_are_grouped_by_sweep(tmp_path):
-    config, overrides = sweep.split([*TINY, "seeds=1", f"sweep_dir={tmp_path / 'my sweep'}"])
-    plan, _ = sweep.plan_of(config, [*overrides, "wandb.mode=offline"])
+    config, overrides = launch.split([*TINY, "seeds=1", f"sweep_dir={tmp_path / 'my sweep'}"])
+    plan, _ = launch.plan_of(config, [*overrides, "wandb.mode=offline"])
     assert plan.runs[0].overrides[-1] == "wandb.group=my sweep"
-    assert sweep.plan_of(config, overrides)[0] == grid(TINY, [0])
+    assert launch.plan_of(config, overrides)[0] == grid(TINY, [0])
 
 
 def test_runs_of_a_sweep_do_not_share_the_wandb_id_of_the_environment(tmp_path, monkeypatch):
@@ -583,11 +584,11 @@ def test_moved_sweep_keeps_its_group_and_its_runs_find_its_teachers(tmp_path):
     study = tmp_path / "tiny.yaml"
     study.write_text(STUDY, encoding="utf-8")
     words = [f"study={study}", "wandb.mode=offline"]
-    first, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={tmp_path / 'first'}"]))
+    first, _ = launch.plan_of(*launch.split([*words, f"sweep_dir={tmp_path / 'first'}"]))
     first.save(tmp_path / "first")
-    sweep.identify(first, tmp_path / "first")
+    launch.identify(first, tmp_path / "first")
     moved = (tmp_path / "first").rename(tmp_path / "moved")
-    plan, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={moved}"]))
+    plan, _ = launch.plan_of(*launch.split([*words, f"sweep_dir={moved}"]))
     assert plan == first
     name = plan.runs[-1].name
     saved_run(moved / name, {"snapshot": f"{tmp_path}/first/teachers/Pendulum-v1.h5"})
@@ -597,21 +598,21 @@ def test_moved_sweep_keeps_its_group_and_its_runs_find_its_teachers(tmp_path):
 
 def test_copied_sweep_says_so_and_has_a_group_and_jobs_of_its_own(tmp_path, capsys):
     words = [*TINY, "wandb.mode=offline", "seeds=1"]
-    first, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={tmp_path / 'first'}"]))
+    first, _ = launch.plan_of(*launch.split([*words, f"sweep_dir={tmp_path / 'first'}"]))
     first.save(tmp_path / "first")
-    sweep.identify(first, tmp_path / "first")
+    launch.identify(first, tmp_path / "first")
     (tmp_path / "first" / "slurm").mkdir()
     (tmp_path / "first" / "slurm" / "jobs.json").write_text('{"7_0": "runs/x"}', encoding="utf-8")
     assert capsys.readouterr().out == ""
     copy = shutil.copytree(tmp_path / "first", tmp_path / "copy")
     assert submitted(copy) == {} and submitted(tmp_path / "first") == {"7_0": "runs/x"}
-    plan, _ = sweep.plan_of(*sweep.split([*words, f"sweep_dir={copy}"]))
-    joined, _ = sweep.joined(plan, copy)
+    plan, _ = launch.plan_of(*launch.split([*words, f"sweep_dir={copy}"]))
+    joined, _ = launch.joined(plan, copy)
     assert joined == first, "the settings of its runs are those of the original"
-    own = sweep.identify(joined, copy)
+    own = launch.identify(joined, copy)
     assert f"{copy} is a copy of {tmp_path / 'first'}: " in capsys.readouterr().out
     assert own == plan and own.runs[0].overrides[-1] == "wandb.group=copy"
-    assert submitted(copy) == {} and sweep.identify(own, copy) == own
+    assert submitted(copy) == {} and launch.identify(own, copy) == own
     assert capsys.readouterr().out == "", "it is a copy only once"
     saved_run(copy / own.runs[0].name, {"wandb": {"group": "first", "mode": "offline"}})
     (command,) = commands(own, copy, own.runs[0].name)
