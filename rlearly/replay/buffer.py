@@ -406,6 +406,9 @@ class VectorReplayBuffer:
             action, reward, next_obs, terminated=terminated, truncated=truncated
         )
 
+    def skip(self, *, env_index: int) -> None:
+        """Does nothing: a step that was not taken leaves no trace."""
+
     def sample(self, batch_size: int) -> Batch:
         """Transitions drawn uniformly with replacement, grouped by buffer.
 
