@@ -202,9 +202,9 @@ class Trainer:
     def _step(self) -> None:
         """One agent step in every env that does not reset itself."""
         first_step = self.steps
-        everyone = range(len(self.envs))
-        resetting = [env_index for env_index in everyone if self.is_resetting(env_index)]
-        acting = [env_index for env_index in everyone if env_index not in resetting]
+        resetting, acting = [], []
+        for env_index in range(len(self.envs)):
+            (resetting if self.is_resetting(env_index) else acting).append(env_index)
         obs = [self._current_obs(env_index) for env_index in acting]
         actions = self.agent.act(stack_observations(obs), step=first_step, explore=True)
         results = [
