@@ -26,13 +26,13 @@ def ends(index, episode, step):
 
 
 def reward_of(index, episode, step, action):
-    return 100.0 * index + 10.0 * episode + step + float(action[0]) / 4
+    return 100.0 * index + 10.0 * episode + step + float(np.ravel(action)[0]) / 4
 
 
 class Count(gymnasium.Env):
     """Observes (its index, its episodes so far, the episode's step); actions from -2 to 6."""
 
-    observation_space = Box(-np.inf, np.inf, (3,), np.float64)
+    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
     action_space = Box(-2, 6, (1,), np.float32)
 
     def __init__(self, index=0):
@@ -55,7 +55,7 @@ class Count(gymnasium.Env):
         return self._obs(), reward, terminated, truncated, info
 
     def _obs(self):
-        return np.array([self.index, self.episode, self.steps], float)
+        return np.array([self.index, self.episode, self.steps], np.float32)
 
 
 class CountVector(VectorEnv):
@@ -76,8 +76,8 @@ class CountVector(VectorEnv):
         self.action_space = batch_space(Count.action_space, num_envs)
         self.envs = [Count(index) for index in range(num_envs)]
         self.over = np.zeros(num_envs, bool)
-        self.array = np.zeros((num_envs, 3))
-        self.final = np.full((num_envs, 3), np.nan)
+        self.array = np.zeros((num_envs, 3), np.float32)
+        self.final = np.full((num_envs, 3), np.nan, np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

@@ -21,7 +21,7 @@ def obstacle(vector: VectorEnv) -> str | None:
     """Why a vector env cannot be saved and restored; None: it can, if the envs in it can."""
     base = vector.unwrapped
     if type(base) is not SyncVectorEnv:
-        return f"only a SyncVectorEnv can be saved, and this is a {type(base).__name__}"
+        return f"only a SyncVectorEnv can be saved, not {type(base).__name__}"
     for wrapper in wrappers_of(vector):
         if not trusted(type(wrapper)) and not _has_own_state(wrapper):
             return (
