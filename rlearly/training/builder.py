@@ -179,7 +179,7 @@ def build_on_vector_env(
     Raises:
         ConfigError: the vector env, or a setting with it, is not supported.
     """
-    from rlearly.envs.vector.evaluation import evaluation_view, find_single_env, renders
+    from rlearly.envs.vector.evaluation import evaluation_view, find_single_env
     from rlearly.envs.vector.members import MemberExecutor, VectorMembers
 
     refuse_for_vector_env(config, vector_env)
@@ -199,8 +199,6 @@ def build_on_vector_env(
                 "that makes one such env"
             )
         config = replace(config, eval_every_frames=0)
-    elif config.eval_every_frames and config.video_size and not renders(make):
-        config = replace(config, video_size=0)
 
     def view() -> gymnasium.Env:
         assert make is not None
@@ -221,6 +219,9 @@ def build_on_vector_env(
         if config.eval_every_frames:
             env = view()
             warn_of_no_time_limit(config, env, callback.message)
+            if config.video_size and env.render_mode != "rgb_array":
+                config = replace(config, video_size=0)
+                callback.message("videos: there are none: make envs with render_mode='rgb_array'")
             close_env(env)
         return make_trainer(
             config,
@@ -431,9 +432,9 @@ def make_evaluation_env(
         return EvaluationEnv(env, None)
     if kept is None:
         message(
-            f"{config.env.name} may keep something from one episode to the next that this "
-            "checkpoint does not hold: it starts as a new env, which may differ from the one that "
-            "the agent was trained in"
+            f"{config.env.name} may keep something from one episode to the next, which is not at "
+            "hand: it starts as a new env, which may differ from the one that the agent was "
+            "trained in"
         )
         return EvaluationEnv(env, None)
     other = make()

@@ -223,6 +223,37 @@ def test_env_for_evaluations_must_be_like_the_members(tmp_path):
     trainer_on(vector, tmp_path, config, make_eval_env=other).close()
 
 
+def normalised():
+    return gymnasium.wrappers.NormalizeObservation(Count())
+
+
+def test_evaluations_take_over_what_the_first_member_keeps(tmp_path):
+    """Here the statistics that its observations are normalised by."""
+    vector = SyncVectorEnv([normalised] * 2)
+    words = ["train_frames=40", "eval_every_frames=20", "eval_episodes=1", "video_size=32"]
+    trainer = trainer_on(vector, tmp_path, composed(vector, "td3", *words))
+    trainer.try_evaluation()
+    trainer.run()
+    assert any(line.startswith("videos: there are none") for line in trainer.callback.messages)
+    env = trainer.make_eval_env()
+    env.reset(seed=0)
+    kept = [one.get_wrapper_attr("obs_rms") for one in (env, vector.envs[0])]
+    assert kept[0].count == kept[1].count > 15
+    assert np.array_equal(kept[0].mean, kept[1].mean)
+    trainer.close()
+
+
+def test_where_members_are_in_other_processes_it_is_said_that_evaluations_lack_what_they_keep(
+    tmp_path,
+):
+    vector = AsyncVectorEnv([normalised] * 2)
+    trainer = trainer_on(vector, tmp_path, composed(vector, "td3", "eval_every_frames=20"))
+    trainer.try_evaluation()
+    assert any("which is not at hand" in line for line in trainer.callback.messages)
+    trainer.close()
+    vector.close()
+
+
 # --- refusals ---
 
 

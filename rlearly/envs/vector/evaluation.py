@@ -74,10 +74,3 @@ def evaluation_view(make: Make, config: EnvConfig, spec: EnvSpec, name: str) -> 
             f"{observes.shape} numbers and the actions {acts}."
         )
     return view
-
-
-def renders(make: Make) -> bool:
-    """Whether the envs that a function makes render images."""
-    env = make()
-    env.close()
-    return env.render_mode == "rgb_array"
