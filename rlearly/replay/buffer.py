@@ -145,7 +145,10 @@ class ReplayBuffer:
 
     @property
     def agent_steps(self) -> int:
-        """Steps taken so far by all envs."""
+        """Steps taken so far by all envs, if each has taken as many as this one.
+
+        On a vector env that resets in the next step they differ by a few.
+        """
         return self.steps * self.num_envs
 
     # --- adding ---

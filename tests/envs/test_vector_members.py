@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 
 import gymnasium
 import numpy as np
@@ -472,6 +473,15 @@ def test_where_envs_cannot_be_saved_a_resumed_run_begins_new_episodes(
     assert resumed.obs == [None] * 3 and resumed.episode_steps == [0] * 3
     assert resumed.run() and resumed.steps >= 80
     resumed.close()
+    vector.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
+def test_ctrl_c_in_a_terminal_does_not_reach_forked_workers():
+    vector = AsyncVectorEnv(makers(2), context="fork")
+    assert {os.getpgid(process.pid) for process in vector.processes} == {os.getpgid(0)}
+    members_of(vector)
+    assert os.getpgid(0) not in {os.getpgid(process.pid) for process in vector.processes}
     vector.close()
 
 

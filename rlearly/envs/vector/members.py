@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -103,6 +105,7 @@ class VectorMembers:
         self._first: list[Any] = [None] * self.num_envs  # (obs, info) that nobody has asked for yet
         self._ended = np.zeros(self.num_envs, bool)  # their episode is over and they are not reset
         self.mask_size = 0
+        keep_interrupts_from_workers(self.base)
         try:
             if type(self.base) is SyncVectorEnv:
                 self._original_envs = list(self.base.envs)
@@ -550,6 +553,20 @@ def vector_name(vector: VectorEnv) -> str:
     first = base.envs[0].spec if isinstance(base, SyncVectorEnv) else None
     spec = vector.spec or first
     return str(spec.id) if spec is not None else type(base).__name__
+
+
+def keep_interrupts_from_workers(base: VectorEnv) -> None:
+    """Let Ctrl-C reach this process alone, which then saves the run, and not end the workers too.
+
+    A terminal interrupts its whole process group, so the workers of an AsyncVectorEnv get groups of
+    their own. That is possible where they were forked, as by default on Linux. They still end with
+    this process, as their pipes close.
+    """
+    if isinstance(base, AsyncVectorEnv) and hasattr(os, "setpgid"):
+        for process in base.processes:
+            with contextlib.suppress(OSError):  # it was spawned, or has ended
+                if process.pid is not None:
+                    os.setpgid(process.pid, process.pid)
 
 
 def autoreset_mode(vector: VectorEnv) -> tuple[AutoresetMode, list[str]]:
