@@ -6,9 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 import test_trainer
-import tiny_envs as tiny_envs
 from conftest import TINY_STATE
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import (
     NormalizeObservation,
     NormalizeReward,
@@ -16,6 +15,7 @@ from gymnasium.wrappers.vector import (
 )
 from saved import plain, rows
 from test_learning import STANDING_STILL, returns
+from tiny_envs import StateReach
 from vector_envs import KINDS, MODES, Count, ends, length_of, reward_of, trainer_on
 
 from rlearly.config import resolve
@@ -167,23 +167,38 @@ def test_agent_learns_to_reach_from_each_mode(tmp_path, agent, mode):
     trainer.close()
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-@pytest.mark.parametrize("agent", ["td3", "ppo"])
-def test_run_on_a_sync_vector_env_equals_one_with_as_many_envs(tmp_path, agent, mode):
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        (SyncVectorEnv, AutoresetMode.SAME_STEP),
+        (SyncVectorEnv, AutoresetMode.DISABLED),
+        (AsyncVectorEnv, AutoresetMode.DISABLED),
+    ],
+)
+@pytest.mark.parametrize("agent", ["td3", "ppo", "drm"])
+def test_run_on_a_vector_env_equals_one_with_as_many_envs(tmp_path, agent, make, mode):
     words = ["train_frames=300", "seed=5"]
     words += ["agent.rollout_steps=32"] if agent == "ppo" else ["env.normalize=obs,reward"]
-    ours = test_trainer.make_trainer(
-        tmp_path / "ours", "num_envs=4", *words, base=TINY_STATE[agent]
-    )
+    base = TINY_STATE[agent] if agent != "drm" else DRM
+    ours = test_trainer.make_trainer(tmp_path / "ours", "num_envs=4", *words, base=base)
     ours.run()
-    theirs = trainer_on(reach(mode), tmp_path / "theirs", reach_config(agent, *words))
+    base = [word for word in base if not word.startswith(("env=", "obs="))]
+    config = resolve.compose([*base, "env=vector/StateReach-v0", *words])
+    vector = make([StateReach] * 4, autoreset_mode=mode)
+    theirs = trainer_on(vector, tmp_path / "theirs", config)
     theirs.run()
+    vector.close()
     one, two = plain(ours.state_dict()), plain(theirs.state_dict())
     for part in ("agent", "replay", "update_schedule", "means"):
         assert one[part] == two[part], part
     assert ours.steps == theirs.steps and ours.updates == theirs.updates >= 2
     ours.close()
     theirs.close()
+
+
+DRM = ["agent=drm", "env=tiny_envs:StateReach-v0", "obs=state", "seed_frames=100"]
+DRM += ["agent.hidden_dim=32", "agent.batch_size=32", "agent.exploration_steps=100"]
+DRM += ["eval_every_frames=0", "replay.capacity=5000", "video_size=0"]
 
 
 def wrapped(mode):
