@@ -232,6 +232,7 @@ def build_on_vector_env(
             [MemberExecutor() for _ in range(num_envs)],
             make_eval_env=make_evaluation,
             is_resetting=vector.is_resetting,
+            vector_env=vector.name,
             make_sinks=make_sinks,
             callback=callback,
             device=device,
@@ -291,12 +292,19 @@ def make_trainer(
     *,
     make_eval_env: Callable[[], gymnasium.Env],
     is_resetting: Callable[[int], bool] = lambda env_index: False,
+    vector_env: str | None = None,
     make_sinks: Callable[[], Sinks],
     callback: Callback,
     device: torch.device,
     stop_requested: Callable[[], bool],
 ) -> Trainer:
-    """The trainer of an agent in envs that resume."""
+    """The trainer of an agent in envs that resume.
+
+    Args:
+        vector_env: the name of the vector env whose members they are; its run continues on no other
+            kind of envs.
+    """
+    members_of = {} if vector_env is None else {"vector_env": vector_env}
     data = make_data_pipeline(config, spec, device, folder)
     memory = data.memory
     if isinstance(agent, NormalizedAgent):
@@ -335,7 +343,7 @@ def make_trainer(
         callback=callback,
         seeds=Seeds(config.seed),
         folder=folder,
-        fixed_config=fixed_settings(config),
+        fixed_config=fixed_settings(config) | members_of,
         stop_requested=stop_requested,
     )
 
