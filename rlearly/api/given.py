@@ -12,9 +12,9 @@ from gymnasium.vector import VectorEnv
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.entry_points import GIVEN, name_of_env, name_of_factory, register_given
+from rlearly.envs.vector.declared import vector_name
 from rlearly.envs.vector.evaluation import find_single_env
 from rlearly.envs.vector.family import PREFIX, config_of
-from rlearly.envs.vector.members import vector_name
 
 EXPECTED = "an env's name, a gymnasium.Env, a function that makes one, or a VectorEnv"
 

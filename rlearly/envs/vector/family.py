@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv
 
 from rlearly.config.schema import EnvConfig
 from rlearly.core.errors import ConfigError
-from rlearly.envs.vector.members import vector_name
+from rlearly.envs.vector.declared import vector_name
 
 FAMILY = "vector"
 PREFIX = f"{FAMILY}/"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -20,25 +18,30 @@ from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
 from rlearly.core.spaces import copy_observation
 from rlearly.core.types import EnvSpec
 from rlearly.envs.guard import OURS, STEP_VALUES, guarded, misfit
-from rlearly.envs.observations import find_image, refuse_unflattenable, state_note
+from rlearly.envs.observations import state_note
 from rlearly.envs.state.action_replay import InexactState
 from rlearly.envs.state.between_episodes import Kept, kept_by
 from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.serialization import DamagedState, from_bytes, to_bytes
 from rlearly.envs.vector import bookkeeping
+from rlearly.envs.vector.declared import (
+    AUTORESET,
+    autoreset_mode,
+    member_actions,
+    refuse_unsupported,
+    vector_name,
+)
 from rlearly.envs.vector.infos import final_info, final_observation, member_info
+from rlearly.envs.vector.workers import failed_worker, keep_interrupts_from_workers
 from rlearly.envs.wrappers import (
     MaskedObservation,
     ScaledActions,
-    agent_actions,
     flat,
     state_with_mask,
 )
 from rlearly.system.seeding import episode_seed
 
 log = logging.getLogger(__name__)
-
-AUTORESET = "https://farama.org/Vector-Autoreset-Mode"
 
 
 class Executor(Protocol):
@@ -95,7 +98,7 @@ class VectorMembers:
         self.mode, self.notes = autoreset_mode(vector)
         self._actions = member_actions(vector, self.name)
         self._observation: Any = vector.single_observation_space
-        _refuse_unsupported(self._observation, self.name)
+        refuse_unsupported(self._observation, self.name)
         self.obstacle = bookkeeping.obstacle(vector)
         self._original_envs: list[gymnasium.Env] = []
         self._chosen: list[Any] = [None] * self.num_envs
@@ -344,16 +347,8 @@ class VectorMembers:
         except OURS:
             raise
         except BaseException as error:
-            failed = self._failed(call, raised(error), index=self._failed_worker())
+            failed = self._failed(call, raised(error), index=failed_worker(self.base))
             raise failed from error
-
-    def _failed_worker(self) -> int | None:
-        """The member whose process has ended, if one has."""
-        if not isinstance(self.base, AsyncVectorEnv):
-            return None
-        workers = enumerate(zip(self.base.parent_pipes, self.base.processes, strict=True))
-        gone = (i for i, (pipe, process) in workers if pipe is None or not process.is_alive())
-        return next(gone, None)
 
     # --- checks ---
 
@@ -530,88 +525,3 @@ class MemberExecutor:
 
     def close(self) -> None:
         """Does nothing: `VectorMembers` closes what it runs calls with."""
-
-
-# --- what a vector env is like ---
-
-
-class _Spaces(gymnasium.Env):
-    """The spaces of one member, for wrappers that ask for an env."""
-
-    def __init__(self, vector: VectorEnv, name: str):
-        self.observation_space = vector.single_observation_space
-        self.action_space = vector.single_action_space
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def vector_name(vector: VectorEnv) -> str:
-    """The registered id of a vector env or of the envs in it; otherwise the class."""
-    base: Any = vector.unwrapped
-    first = base.envs[0].spec if isinstance(base, SyncVectorEnv) else None
-    spec = vector.spec or first
-    return str(spec.id) if spec is not None else type(base).__name__
-
-
-def keep_interrupts_from_workers(base: VectorEnv) -> None:
-    """Let Ctrl-C reach this process alone, which then saves the run, and not end the workers too.
-
-    A terminal interrupts its whole process group, so the workers of an AsyncVectorEnv get groups of
-    their own. That is possible where they were forked, as by default on Linux. They still end with
-    this process, as their pipes close.
-    """
-    if isinstance(base, AsyncVectorEnv) and hasattr(os, "setpgid"):
-        for process in base.processes:
-            with contextlib.suppress(OSError):  # it was spawned, or has ended
-                if process.pid is not None:
-                    os.setpgid(process.pid, process.pid)
-
-
-def autoreset_mode(vector: VectorEnv) -> tuple[AutoresetMode, list[str]]:
-    """How a vector env resets its members, and notes for the user.
-
-    Raises:
-        ConfigError: its metadata names no mode of gymnasium's.
-    """
-    base: Any = vector.unwrapped
-    if isinstance(base, SyncVectorEnv | AsyncVectorEnv):  # their metadata may be shared
-        return base.autoreset_mode, []
-    mode = vector.metadata.get("autoreset_mode")
-    if mode is None:
-        return AutoresetMode.NEXT_STEP, [
-            f"{vector_name(vector)}: metadata['autoreset_mode'] is missing: NEXT_STEP is assumed, "
-            "as by gymnasium: the step after an episode's end only resets"
-        ]
-    try:
-        return AutoresetMode(mode), []
-    except ValueError:
-        valid = ", ".join(f"AutoresetMode.{mode.name}" for mode in AutoresetMode)
-        raise ConfigError(
-            f"env={vector_name(vector)}: metadata['autoreset_mode']: expected one of {valid}, "
-            f"received {mode!r}."
-        ) from None
-
-
-def member_actions(vector: VectorEnv, name: str) -> Any:
-    """An action wrapper from agents' actions to a member's.
-
-    Raises:
-        ConfigError: the members' actions are not supported.
-    """
-    return agent_actions(_Spaces(vector, name))
-
-
-def _refuse_unsupported(space: Any, name: str) -> None:
-    """Check that observations are states.
-
-    Raises:
-        ConfigError: they are images, or cannot be flattened.
-    """
-    if find_image(space, name) is not None:
-        raise ConfigError(
-            f"env={name}: the observations of this vector env are images; from a VectorEnv agents "
-            "learn from states only: give the env's id and num_envs=N instead."
-        )
-    refuse_unflattenable(space, name)
