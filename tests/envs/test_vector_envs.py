@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import test_trainer
 from conftest import TINY_STATE
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import (
     NormalizeObservation,
     NormalizeReward,
@@ -201,29 +201,66 @@ DRM += ["agent.hidden_dim=32", "agent.batch_size=32", "agent.exploration_steps=1
 DRM += ["eval_every_frames=0", "replay.capacity=5000", "video_size=0"]
 
 
+class Forgetful(VectorWrapper):
+    """Rewards that shrink with the steps taken, which nothing saves."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.steps = 0
+
+    def step(self, actions):
+        obs, rewards, *rest = self.env.step(actions)
+        self.steps += 1
+        return obs, rewards * 0.999**self.steps, *rest
+
+
+class Fading(Forgetful):
+    """The same, with a state."""
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
 def wrapped(mode):
     """With wrappers that have states of their own."""
-    made = RecordEpisodeStatistics(NormalizeReward(reach(mode)))
+    made = Fading(RecordEpisodeStatistics(NormalizeReward(reach(mode))))
     return NormalizeObservation(made) if mode is AutoresetMode.NEXT_STEP else made
 
 
-@pytest.mark.parametrize("make", [reach, wrapped])
+def test_vector_wrapper_of_the_users_without_a_state_is_said_to_prevent_resuming(tmp_path):
+    vector = Forgetful(reach(AutoresetMode.NEXT_STEP))
+    trainer = trainer_on(vector, tmp_path, reach_config("td3", "train_frames=40"))
+    (line,) = [line for line in trainer.callback.messages if "begins new episodes" in line]
+    assert "its wrapper Forgetful cannot be saved; give it state_dict()" in line
+    trainer.run()
+    trainer.close()
+
+
+def stops(trainer, first_step, least_between):
+    """Whether so many envs are between episodes, but not all."""
+    between = sum(obs is None for obs in trainer.obs)
+    return trainer.steps >= first_step and least_between <= between < 4
+
+
 @pytest.mark.parametrize("agent", ["td3", "ppo"])
-def test_resumed_run_on_a_sync_vector_env_equals_uninterrupted_run(tmp_path, agent, mode, make):
-    words = ["train_frames=330", "log_every_frames=40"]
-    words += ["replay.capacity=200"] if agent != "ppo" else ["agent.rollout_steps=16"]
+def test_resumed_run_on_a_sync_vector_env_equals_uninterrupted_run(tmp_path, agent, mode):
+    words = ["train_frames=240", "log_every_frames=40"]
+    words += ["replay.capacity=160"] if agent != "ppo" else ["agent.rollout_steps=16"]
     config = reach_config(agent, *words)
-    straight = trainer_on(make(mode), tmp_path / "straight", config)
+    straight = trainer_on(wrapped(mode), tmp_path / "straight", config)
     assert straight.run() and straight.updates >= 3
-    for stop_at in (4, 44, 93, 177):  # at an episode's end, while envs reset, and in its middle
-        stopped = trainer_on(make(mode), tmp_path / f"{stop_at}", config)
-        stopped.stop_requested = lambda stopped=stopped, at=stop_at: stopped.steps >= at
+    for name, first_step, between in (("mid-episode", 44, 0), ("some between", 60, 1)):
+        stopped = trainer_on(wrapped(mode), tmp_path / name, config)
+        stopped.stop_requested = lambda at=(stopped, first_step, between): stops(*at)
         assert not stopped.run()
         stopped.close()
-        resumed = trainer_on(make(mode), tmp_path / f"{stop_at}", config)
+        resumed = trainer_on(wrapped(mode), tmp_path / name, config)
         resumed.resume()
         assert resumed.run()
         assert plain(resumed.state_dict()) == plain(straight.state_dict())
-        assert rows(tmp_path / f"{stop_at}") == rows(tmp_path / "straight")
+        assert rows(tmp_path / name) == rows(tmp_path / "straight")
         resumed.close()
     straight.close()
