@@ -192,7 +192,7 @@ class PPO:
         self.obs_rms = RunningMeanStd((features,))
         self.return_rms = RunningMeanStd(())
         self.returns: np.ndarray | None = None  # [N], discounted, of the running episodes
-        self.acted: list[np.ndarray] = []  # normalised [N, D] per step since the last rollout
+        self.acted: list[np.ndarray] = []  # per step since the last rollout: normalised [n, D]
         self.noise = self._draw_noise(0)  # for the next steps
         self.learnt_steps = 0
 
@@ -267,6 +267,9 @@ class PPO:
     def update(self, batch: Rollout, *, step: int) -> Metrics:
         """All epochs over one rollout, which must hold the agent's own last actions, in order.
 
+        Entries of the rollout that are no steps are left out of minibatches, advantages, statistics
+        and metrics.
+
         Raises:
             ValueError: the agent has not acted this number of steps since the last update.
         """
@@ -277,18 +280,18 @@ class PPO:
 
     def _update(self, batch: Rollout, step: int) -> Metrics:
         config = self.config
-        steps, num_envs = batch.reward.shape
+        steps, valid = len(batch.reward), batch.valid
         if len(self.acted) != steps:
             raise ValueError(f"expected a rollout of {len(self.acted)} steps, received {steps}")
         self.modules.begin_update(step)
         if self.fast_gradient is not None:
             self.fast_gradient.begin()
         obs = torch.from_numpy(np.concatenate(self.acted)).to(self.device)
-        action = torch.from_numpy(batch.action).to(self.device).flatten(0, 1)
+        action = torch.from_numpy(_rows(batch.action, valid)).to(self.device)
         with torch.no_grad():
             policy, value = self._outputs(obs)
             log_prob = policy.log_prob(action)
-        values = value.view(steps, num_envs).cpu().numpy()
+        values = _columns(value.cpu().numpy(), batch)
         advantage = advantages(
             self._scaled_rewards(batch) if config.normalize else batch.reward,
             values,
@@ -298,7 +301,7 @@ class PPO:
             discount=config.discount,
             gae_lambda=config.gae_lambda,
         )
-        advantage = torch.from_numpy(advantage.astype(np.float32)).to(self.device).flatten()
+        advantage = torch.from_numpy(_rows(advantage.astype(np.float32), valid)).to(self.device)
         rate = config.lr * self._lr_left()
         for group in self.optimizers["both"].param_groups:
             group["lr"] = rate
@@ -307,7 +310,7 @@ class PPO:
         spread = target.var(unbiased=False)
         unexplained = (target - value).var(unbiased=False) / spread.clamp(min=1e-12)
         self.acted, self.noise = [], self.noise[:0]
-        self.learnt_steps += steps * num_envs
+        self.learnt_steps += len(obs)
         metrics |= {
             "policy/lr": rate,
             **self.actor.metrics(),
@@ -324,8 +327,12 @@ class PPO:
             value = self.critic(split_mask(obs, self.mask_size)[0], recorded["critic"])
             policy = self.actor(obs, recorded["actor"])
         if fast is not None:  # so that recording does not change what is learnt
-            policy, value = fast.outputs(obs.numpy(), self.config.minibatches)
+            policy, value = fast.outputs(obs.numpy(), self._minibatches(len(obs)))
         return policy, value
+
+    def _minibatches(self, rows: int) -> int:
+        """How many there are; each has at least two rows, since advantages are normalised in it."""
+        return min(self.config.minibatches, max(1, rows // 2))
 
     def _lr_left(self) -> float:
         """The share of the learning rate that is left, in [0, 1]."""
@@ -338,20 +345,22 @@ class PPO:
         steps, num_envs = batch.reward.shape
         running = np.zeros(num_envs) if self.returns is None else self.returns
         over = batch.terminated | batch.truncated
+        if batch.valid is not None:
+            over = over | ~batch.valid
         keep = np.full((steps, num_envs), self.config.discount)
         keep[1:] *= ~over[:-1]
         returns = _discounted_sums(batch.reward, keep, running)
         self.returns = np.where(over[-1], 0.0, returns[-1])
-        variance = self.return_rms.update_in_order(returns)
+        variance = self.return_rms.update_in_order(returns, batch.valid)
         return np.clip(batch.reward / np.sqrt(variance + 1e-8)[:, None], -CLIP, CLIP)
 
     @torch.no_grad()
     def _next_values(self, batch: Rollout, values: np.ndarray) -> np.ndarray:
         """V [T, N] of each step's next state: the next row's, or the final observation's."""
-        after = np.empty_like(values)
+        after = np.zeros_like(values)
         after[:-1] = values[1:]
         final = batch.truncated.copy()
-        final[-1] = True
+        final[-1] = True if batch.valid is None else batch.valid[-1]
         after[final] = self.value(batch.next_obs[final])
         return after
 
@@ -362,24 +371,25 @@ class PPO:
         """
         config, optimizer, fast = self.config, self.optimizers["both"], self.fast_gradient
         rows = None if fast is None else RolloutRows.of(*data, mask_size=self.mask_size)
+        minibatches = self._minibatches(len(data[0]))
         sums: dict[str, Tensor] = {}
         for _ in range(config.epochs):
             order = torch.randperm(len(data[0]), generator=self.generators["minibatches"])
             if fast is not None and rows is not None:
-                shuffled = rows.shuffled(order, config.minibatches)
+                shuffled = rows.shuffled(order, minibatches)
                 parts = fast.run_epoch(
-                    shuffled, config.minibatches, optimizer, config.max_grad_norm, self._loss_terms
+                    shuffled, minibatches, optimizer, config.max_grad_norm, self._loss_terms
                 )
             else:
                 parts = self._run_epoch(data, order)
             _add(sums, parts)
-        count = config.epochs * config.minibatches
+        count = config.epochs * minibatches
         return {name: value / count for name, value in sums.items()}
 
     def _run_epoch(self, data: tuple[Tensor, ...], order: Tensor) -> dict[str, Tensor]:
         """A gradient step per minibatch; returns the sums of their metrics."""
         sums: dict[str, Tensor] = {}
-        for rows in order.to(self.device).tensor_split(self.config.minibatches):
+        for rows in order.to(self.device).tensor_split(self._minibatches(len(order))):
             loss, parts = self._loss(*(tensor[rows] for tensor in data))
             optimize(loss, self.optimizers["both"], max_norm=self.config.max_grad_norm)
             _add(sums, parts)
@@ -453,19 +463,39 @@ class PPO:
             "obs_rms": self.obs_rms.state_dict(),
             "return_rms": self.return_rms.state_dict(),
             "returns": self.returns,
-            "acted": np.stack(self.acted) if self.acted else None,
+            "acted": self._acted_state(),
             "noise": self.noise,
             "learnt_steps": self.learnt_steps,
         }
+
+    def _acted_state(self) -> np.ndarray | list[np.ndarray] | None:
+        """`acted` as one array, if it has as many rows at each step."""
+        if len({len(rows) for rows in self.acted}) > 1:
+            return list(self.acted)
+        return np.stack(self.acted) if self.acted else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.modules.load_state_dict(state["modules"])
         self.obs_rms.load_state_dict(state["obs_rms"])
         self.return_rms.load_state_dict(state["return_rms"])
         self.returns = None if state["returns"] is None else np.array(state["returns"])
-        self.acted = [] if state["acted"] is None else [*np.array(state["acted"])]
+        self.acted = [] if state["acted"] is None else [np.array(a) for a in state["acted"]]
         self.noise = np.array(state.get("noise", self.noise[:0]))  # absent in old checkpoints
         self.learnt_steps = state["learnt_steps"]
+
+
+def _rows(array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """The steps [n, ...] of an array [T, N, ...], in the order in which they were taken."""
+    return array.reshape(-1, *array.shape[2:]) if valid is None else array[valid]
+
+
+def _columns(rows: np.ndarray, batch: Rollout) -> np.ndarray:
+    """Invert `_rows`: numbers [n] of a rollout's steps as [T, N], 0 where it has none."""
+    if batch.valid is None:
+        return rows.reshape(batch.reward.shape)
+    columns = np.zeros(batch.valid.shape, rows.dtype)
+    columns[batch.valid] = rows
+    return columns
 
 
 def _actor(features: int, spec: EnvSpec, hidden_dim: int) -> GaussianActor | CategoricalActor:

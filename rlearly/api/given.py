@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
 from rlearly.core.errors import ConfigError
 from rlearly.envs.entry_points import GIVEN, name_of_env, name_of_factory, register_given
+from rlearly.envs.vector.declared import vector_name
+from rlearly.envs.vector.evaluation import find_single_env
+from rlearly.envs.vector.family import PREFIX, config_of
 
-EXPECTED = "an env's name, a gymnasium.Env, or a function that makes one"
+EXPECTED = "an env's name, a gymnasium.Env, a function that makes one, or a VectorEnv"
 
 
-def settings_for(env: Any) -> dict[str, Any]:
-    """The settings `env=` and `env.*` for an env's name, an env, or a function that makes one.
+def single_env_of(
+    env: Any, make_eval_env: Callable[[], gymnasium.Env] | None
+) -> Callable[[], gymnasium.Env] | None:
+    """A function that makes one env like the members of a VectorEnv, if there is one.
+
+    Raises:
+        ConfigError: `make_eval_env` was given with an env that is no VectorEnv.
+    """
+    if isinstance(env, VectorEnv):
+        return make_eval_env or find_single_env(env)[0]
+    if make_eval_env is not None:
+        raise ConfigError(
+            "make_eval_env: has no effect without env=THE_VECTOR_ENV; evaluations are played in an "
+            "env that is made as the others are: leave it out."
+        )
+    return None
+
+
+def settings_for(env: Any, single: Callable[[], gymnasium.Env] | None = None) -> dict[str, Any]:
+    """The settings `env=` and `env.*` for an env's name, an env, a function that makes one, or a
+    VectorEnv with the function `single` that makes one env like its members.
 
     Raises:
         ConfigError: it is something else, or an env that cannot be made again.
@@ -25,13 +49,19 @@ def settings_for(env: Any) -> dict[str, Any]:
     if isinstance(env, gymnasium.Env):
         name, settings = name_of_env(env)
         return {"env": name, **settings}
+    if isinstance(env, VectorEnv):
+        name = config_of(env).name
+        return {
+            "env": name if single is None else register_given(vector_name(env), single),
+            "num_envs": env.num_envs,
+        }
     if callable(env):
         factory: Any = env
         return {"env": name_of_factory(factory)}
     raise ConfigError(f"env: expected {EXPECTED}, received {env!r}.")
 
 
-def give_again(run: Path, env: Any) -> None:
+def give_again(run: Path, env: Any, single: Callable[[], gymnasium.Env] | None = None) -> None:
     """Let this process make the env of an existing run that was started with an object.
 
     Raises:
@@ -43,12 +73,19 @@ def give_again(run: Path, env: Any) -> None:
     if not file.is_file():
         return  # what reads the run reports it
     name = str(read_yaml(file).env.name)
+    if isinstance(env, VectorEnv) and name.startswith(PREFIX):
+        return
     if not name.startswith(GIVEN):
         raise ConfigError(
             f"env: {run} was trained on env={name}, which is made again by its name; leave env "
             "out, or begin a new run from this one with start_from=."
         )
-    register_given(name.removeprefix(GIVEN), _factory(env))
+    if isinstance(env, VectorEnv) and single is None:
+        raise ConfigError(
+            f"make_eval_env: {run} was started with an env of which single ones are made, and this "
+            f"{vector_name(env)} does not tell how: give make_eval_env too."
+        )
+    register_given(name.removeprefix(GIVEN), single or _factory(env))
 
 
 def _factory(env: Any) -> Any:

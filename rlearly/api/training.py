@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlearly.api.given import give_again, settings_for
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from rlearly.api.given import give_again, settings_for, single_env_of
 from rlearly.api.run import Run
 from rlearly.api.settings import overrides_of
 from rlearly.core.errors import RunFailed
@@ -13,7 +17,13 @@ from rlearly.core.exit_status import FAILED
 from rlearly.system.process import restored_process
 
 
-def train(*overrides: str, env: Any = None, progress: bool = True, **settings: Any) -> Run:
+def train(
+    *overrides: str,
+    env: Any = None,
+    make_eval_env: Callable[[], gymnasium.Env] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
     """Train an agent, in this process, and return the run.
 
     Ctrl-C, or a notebook's interrupt, saves and returns the unfinished run; `resume=run.path`
@@ -22,7 +32,10 @@ def train(*overrides: str, env: Any = None, progress: bool = True, **settings: A
     Args:
         overrides: as on the command line, `"agent.lr=1e-4"`.
         env: the env's name; or an env, which stays as it is; or a function that makes one. A run
-            whose env only this program can make is resumed with `env=` too.
+            whose env only this program can make is resumed with `env=` too. Or a
+            `gymnasium.vector.VectorEnv`, whose members are then trained on; it stays open.
+        make_eval_env: makes one env like the members of a VectorEnv, for evaluations; None: the
+            VectorEnv tells how, or there are none.
         progress: print what the command prints.
         settings: all keys of `python -m rlearly.train --help`. Write two underscores for a dot, as
             in `agent__lr=1e-4`, or a dict for a group, as in `replay={"capacity": 100_000}`.
@@ -45,11 +58,16 @@ def train(*overrides: str, env: Any = None, progress: bool = True, **settings: A
     with restored_process:
         named: dict[str, Any] = {}
         resumed = settings.get("resume")
+        single = single_env_of(env, make_eval_env)
         if env is not None and resumed is not None:
-            give_again(Path(resumed), env)
+            give_again(Path(resumed), env, single)
         elif env is not None:
-            named = settings_for(env)
-        ended = session.train([*overrides, *overrides_of(named | settings)], quiet=not progress)
+            named = settings_for(env, single)
+        parts: dict[str, Any] = {}
+        if isinstance(env, VectorEnv):
+            parts = {"vector_env": env, "make_eval_env": make_eval_env}
+        words = [*overrides, *overrides_of(named | settings)]
+        ended = session.train(words, quiet=not progress, parts=parts)
     if ended.status == FAILED:
         raise RunFailed(f"{ended.failure}.".replace("..", "."))
     return Run(ended.folder)

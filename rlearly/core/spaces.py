@@ -51,7 +51,9 @@ def stack_observations(many: Sequence[Observation]) -> Observation:
 def copy_observation(obs: Observation) -> Observation:
     """A copy that shares no memory with `obs`."""
     if isinstance(obs, Mapping):
-        return {key: np.array(part) for key, part in obs.items()}
+        return {key: copy_observation(part) for key, part in obs.items()}
+    if isinstance(obs, tuple):
+        return tuple(map(copy_observation, obs))
     return np.array(obs)
 
 

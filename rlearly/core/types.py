@@ -65,6 +65,8 @@ class Rollout:
     action: [T, N, A] as the agent returned it; int64 [T, N] for a discrete action space.
     reward, terminated, truncated: [T, N].
     next_obs: [T, N, *O] the observation after each step; at an episode's end, its final one.
+    valid: bool [T, N], False where an env reset itself instead of taking a step, after the end of
+        its episode: this entry of the other arrays is 0 and no transition. None: all are steps.
     """
 
     action: np.ndarray
@@ -72,6 +74,7 @@ class Rollout:
     terminated: np.ndarray
     truncated: np.ndarray
     next_obs: np.ndarray
+    valid: np.ndarray | None = None
 
 
 class Progress(NamedTuple):
@@ -147,6 +150,10 @@ class Memory(Stateful, Protocol):
         """Add the step that one env took from its last observation: action [A] or a number."""
         ...
 
+    def skip(self, *, env_index: int) -> None:
+        """Called where an env resets itself while the others take a step, which it does not."""
+        ...
+
     def sample(self, batch_size: int) -> Any:
         """The argument of `Agent.update`: a `Batch` or a `Rollout`."""
         ...
@@ -170,6 +177,9 @@ class UpdateSchedule(Stateful, Protocol):
     def updates_due(self, step: int) -> int:
         """The number of updates after this agent step; call once per step."""
         ...
+
+    def skip(self) -> None:
+        """Called where an env resets itself while the others take a step, which it does not."""
 
     def observe(self, metrics: Metrics) -> None:
         """Called with the metrics of every update."""

@@ -49,7 +49,13 @@ FAMILIES = {
 because listing its tasks imports it."""
 
 
+GIVEN_AS_OBJECTS = {"vector": "vector.family"}
+"""Family -> the file of envs that a Python program hands over: they are made from no name."""
+
+
 def _module(family: str) -> Any:
+    if family in GIVEN_AS_OBJECTS:
+        return importlib.import_module(f"rlearly.envs.{GIVEN_AS_OBJECTS[family]}")
     if family not in FAMILIES:
         raise ConfigError(
             f"env.family: expected one of {', '.join(FAMILIES)}, received {family!r}: the run was "
@@ -64,6 +70,8 @@ def config_for(name: str) -> EnvConfig:
     Raises:
         ConfigError: no family knows the name. The message suggests the closest names.
     """
+    if name.partition("/")[0] in GIVEN_AS_OBJECTS:
+        return _module(name.partition("/")[0]).config_for(name)
     modules = [_module(family) for family in FAMILIES]
     found = next(filter(None, (module.config_for(name) for module in modules)), None)
     if found is None:
@@ -102,7 +110,8 @@ def make(
         ConfigError: the env cannot be made or rendered here.
     """
     module = _module(config.family)
-    more = {"evaluation": evaluation} if FAMILIES[config.family].own_evaluation else {}
+    family = FAMILIES.get(config.family)
+    more = {"evaluation": evaluation} if family and family.own_evaluation else {}
     return module.make(config, pixels=pixels, model_seed=model_seed, videos=videos, **more)
 
 

@@ -242,7 +242,7 @@ def _choose_or_warn(warn: bool) -> None:
 def is_rendered_by_mujoco(config: EnvConfig) -> bool:
     """Whether MuJoCo renders an env. Of other packages' envs this is known only once it is made."""
     if config.family != "gymnasium":
-        return config.family != "atari"
+        return config.family not in ("atari", "vector")
     import gymnasium
 
     spec = gymnasium.registry.get(config.name)

@@ -4,7 +4,7 @@ and flat states."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -260,28 +260,48 @@ class MaskedObservation(gymnasium.Wrapper):
     def _with_mask(
         self, obs: np.ndarray, info: dict[str, Any], call: str, over: bool = False
     ) -> np.ndarray:
-        mask = info.get("action_mask")
-        if mask is None:
-            if not over:
-                raise self._failed(call, "returned no mask, though earlier calls did")
-            mask = np.ones(self.shape)
-        mask = np.asarray(mask)
-        if mask.shape != self.shape or not ((mask == 0) | (mask == 1)).all():
-            other = mask.shape != self.shape
-            what = f"the shape {list(mask.shape)}" if other else "numbers other than 0 and 1"
-            raise self._failed(call, f"returned a mask with {what}")
-        if not mask.any():
-            if not over:
-                raise self._failed(call, "returned a mask that forbids every action")
-            mask = np.ones(self.shape)
-        return np.concatenate([obs, mask], dtype=np.float32)
+        return state_with_mask(obs, info, self.shape, name_of(self.env), call, over=over)
 
-    def _failed(self, call: str, did: str) -> UserCodeFailed:
+
+def state_with_mask(
+    obs: np.ndarray,
+    info: Mapping[str, Any],
+    shape: tuple[int, ...],
+    name: str,
+    call: str,
+    *,
+    over: bool,
+) -> np.ndarray:
+    """A state [D] with the mask in its info after it; see `MaskedObservation`.
+
+    Args:
+        shape: of the mask.
+        name: of the env, for messages, as is `call`.
+        over: the episode has ended.
+    """
+
+    def failed(did: str) -> UserCodeFailed:
         return UserCodeFailed(
-            f"env={name_of(self.env)}: info['action_mask']: {call} {did}",
-            remedy=f"expected {self.shape[0]} numbers, 1 for each action that is allowed and 0 for "
+            f"env={name}: info['action_mask']: {call} {did}",
+            remedy=f"expected {shape[0]} numbers, 1 for each action that is allowed and 0 for "
             "the others, after every reset and every step but an episode's last",
         )
+
+    mask = info.get("action_mask")
+    if mask is None:
+        if not over:
+            raise failed("returned no mask, though earlier calls did")
+        mask = np.ones(shape)
+    mask = np.asarray(mask)
+    if mask.shape != shape or not ((mask == 0) | (mask == 1)).all():
+        other = mask.shape != shape
+        what = f"the shape {list(mask.shape)}" if other else "numbers other than 0 and 1"
+        raise failed(f"returned a mask with {what}")
+    if not mask.any():
+        if not over:
+            raise failed("returned a mask that forbids every action")
+        mask = np.ones(shape)
+    return np.concatenate([obs, mask], dtype=np.float32)
 
 
 def masks_actions(env: gymnasium.Env) -> bool:

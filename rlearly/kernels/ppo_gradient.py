@@ -30,6 +30,9 @@ from rlearly.nn.optim import Adam, FlatParameters
 from rlearly.nn.policies import CategoricalActor, GaussianActor
 from rlearly.nn.running_stats import standardized
 
+MOST_WORKSPACES = 8
+"""Minibatch sizes whose buffers are kept; rollouts with skipped steps differ in size."""
+
 
 @dataclass(frozen=True)
 class RolloutRows:
@@ -178,6 +181,8 @@ class PPOGradient:
     def begin(self) -> None:
         """Point the parameters at `flat` again if something has moved them in memory."""
         self.flat.gather()
+        if len(self._workspaces) > MOST_WORKSPACES:
+            self._workspaces.clear()
 
     def clip_gradients(self, max_norm: float) -> None:
         """Limit the norm of the whole gradient, as torch's `clip_grad_norm_` does."""

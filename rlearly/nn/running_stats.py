@@ -54,10 +54,16 @@ class RunningMeanStd:
         np.maximum(normal, LOWEST, out=normal)
         return np.minimum(normal, HIGHEST, out=normal).astype(np.float32)
 
-    def update_in_order(self, batches: np.ndarray) -> np.ndarray:
-        """Add numbers [T, B] row by row; returns the variance [T] after each row."""
+    def update_in_order(self, batches: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Add numbers [T, B] row by row; returns the variance [T] after each row.
+
+        valid: bool [T, B] of the numbers that count; None: all.
+        """
         counts = self.count + batches.shape[1] * np.arange(1, len(batches) + 1)
         away = batches - self.mean  # relative to the old mean, or large squares would cancel
+        if valid is not None:
+            counts = self.count + np.cumsum(valid.sum(axis=1))
+            away = np.where(valid, away, 0.0)
         sums = np.cumsum(away.sum(axis=1))
         squares = self.variance * self.count + np.cumsum(np.square(away).sum(axis=1))
         variances = (squares - sums**2 / counts) / counts

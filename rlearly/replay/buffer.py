@@ -145,7 +145,10 @@ class ReplayBuffer:
 
     @property
     def agent_steps(self) -> int:
-        """Steps taken so far by all envs."""
+        """Steps taken so far by all envs, if each has taken as many as this one.
+
+        On a vector env that resets in the next step they differ by a few.
+        """
         return self.steps * self.num_envs
 
     # --- adding ---
@@ -405,6 +408,9 @@ class VectorReplayBuffer:
         self.buffers[env_index].add(
             action, reward, next_obs, terminated=terminated, truncated=truncated
         )
+
+    def skip(self, *, env_index: int) -> None:
+        """Does nothing: a step that was not taken leaves no trace."""
 
     def sample(self, batch_size: int) -> Batch:
         """Transitions drawn uniformly with replacement, grouped by buffer.

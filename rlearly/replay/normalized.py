@@ -34,6 +34,9 @@ class NormalizedReplay:
         self.normalizer.add(reward, next_obs, env_index)
         self.memory.add(action, reward, next_obs, env_index=env_index, **ends)
 
+    def skip(self, *, env_index: int) -> None:
+        self.memory.skip(env_index=env_index)
+
     def sample(self, batch_size: int) -> Batch:
         batch = self.memory.sample(batch_size)
         return replace(

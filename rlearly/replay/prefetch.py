@@ -74,6 +74,9 @@ class PrefetchedReplay:
         self._added += 1
         self._prefetch_for_series()
 
+    def skip(self, *, env_index: int) -> None:
+        """As `VectorReplayBuffer.skip`."""
+
     def sample(self, batch_size: int) -> Batch:
         """As `VectorReplayBuffer.sample`."""
         if self._prefetched and self._prefetched[0].batch_size != batch_size:

@@ -31,16 +31,18 @@ class RolloutBuffer:
             "truncated": np.zeros(size, bool),
             "next_obs": np.zeros((*size, *spec.observation.shape), spec.observation.dtype),
         }
-        self.taken = [0] * num_envs  # steps of each env so far
+        self.valid = np.ones(size, bool)  # False where an env took no step
+        self.taken = [0] * num_envs  # steps of each env so far, with those that were skipped
 
     def __len__(self) -> int:
-        return sum(self.taken)
+        return sum(self.taken) - int((~self.valid).sum())
 
     def begin_episode(self, obs: np.ndarray, *, env_index: int) -> None:
         """Start an episode; one that was abandoned without an end counts as truncated."""
         last = self.taken[env_index] - 1
-        if last >= 0 and not self.arrays["terminated"][last, env_index]:
-            self.arrays["truncated"][last, env_index] = True
+        at = last, env_index
+        if last >= 0 and self.valid[at] and not self.arrays["terminated"][at]:
+            self.arrays["truncated"][at] = True
 
     def add(
         self,
@@ -60,6 +62,14 @@ class RolloutBuffer:
             array[at] = value
         self.taken[env_index] += 1
 
+    def skip(self, *, env_index: int) -> None:
+        """Leave out a step of one env, which reset itself instead."""
+        at = self.taken[env_index], env_index
+        for array in self.arrays.values():
+            array[at] = 0
+        self.valid[at] = False
+        self.taken[env_index] += 1
+
     def sample(self, batch_size: int) -> Rollout:
         """The whole rollout, which is then removed.
 
@@ -72,10 +82,12 @@ class RolloutBuffer:
                 f"batch_size: expected steps * num_envs = {self.steps * self.num_envs}, "
                 f"received {batch_size}"
             )
-        if len(self) != batch_size:
-            raise RolloutNotFull(f"{len(self)} of {batch_size} steps have been taken")
+        if sum(self.taken) != batch_size:
+            raise RolloutNotFull(f"{sum(self.taken)} of {batch_size} steps have been taken")
         self.taken = [0] * self.num_envs
-        return Rollout(**{name: array.copy() for name, array in self.arrays.items()})
+        valid = None if self.valid.all() else self.valid.copy()
+        self.valid[:] = True
+        return Rollout(**{name: array.copy() for name, array in self.arrays.items()}, valid=valid)
 
     def clear(self) -> None:
         """Does nothing: a rollout is used only once anyway, and must be whole."""
@@ -87,9 +99,11 @@ class RolloutBuffer:
         """Does nothing: it has no threads."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"taken": list(self.taken), "arrays": dict(self.arrays)}
+        state: dict[str, Any] = {"taken": list(self.taken), "arrays": dict(self.arrays)}
+        return state if self.valid.all() else state | {"valid": self.valid.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.taken = list(state["taken"])
+        self.valid[:] = state.get("valid", True)
         for name, array in self.arrays.items():
             array[:] = state["arrays"][name]

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium
 import torch
 from gymnasium.spaces import Discrete
+from gymnasium.vector import VectorEnv
 
 from rlearly import envs
 from rlearly.agents import agent_spec, agents_for
@@ -65,12 +66,32 @@ def build(
     callback: Callback,
     device: torch.device,
     stop_requested: Callable[[], bool] = lambda: False,
+    vector_env: VectorEnv | None = None,
+    make_eval_env: Callable[[], gymnasium.Env] | None = None,
 ) -> Trainer:
     """The trainer of a run, with all its parts.
 
+    Args:
+        vector_env: train on its members instead of envs made from the config, whose `env` is
+            `rlearly.envs.vector.family.config_of` it. It is the caller's, and stays open.
+        make_eval_env: makes one env like the members of `vector_env`, for evaluations; None: the
+            vector env tells how, or there are none.
+
     Raises:
-        ConfigError: the env cannot be made, or the replay does not fit into memory.
+        ConfigError: the env cannot be made or is not supported, or the replay does not fit into
+            memory.
     """
+    if vector_env is not None:
+        return build_on_vector_env(
+            config,
+            folder,
+            vector_env,
+            make_eval_env,
+            make_sinks=make_sinks,
+            callback=callback,
+            device=device,
+            stop_requested=stop_requested,
+        )
     executors = env_executors(config)
     train_envs: list[gymnasium.Env] = []
     try:
@@ -111,13 +132,179 @@ def assemble(
     agent = make_agent(config, spec, device)
     for line in envs.notes(train_envs[0]):
         callback.message(line)
-    if not envs.has_time_limit(train_envs[0], config.env):
-        callback.message(
-            f"env={config.env.name} has no time limit: if it does not end its episodes "
-            "itself, evaluations never end; set one, as in env.max_episode_steps=1000"
-        )
+    warn_of_no_time_limit(config, train_envs[0], callback.message)
     train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
     train_envs = add_jump_start(config, train_envs, spec, callback.message)
+    resumable: list[Any] = [
+        ResumableEnv(
+            env,
+            seeds.numpy("env", *([env_index] if env_index else [])),
+            make_another=lambda: make_env(config),
+        )
+        for env_index, env in enumerate(train_envs)
+    ]
+    return make_trainer(
+        config,
+        folder,
+        agent,
+        spec,
+        resumable,
+        executors,
+        make_eval_env=lambda: make_evaluation_env(
+            config,
+            videos=bool(config.video_size),
+            kept=lambda: executors[0].run(kept_by, train_envs[0]),
+            message=callback.message,
+        ),
+        make_sinks=make_sinks,
+        callback=callback,
+        device=device,
+        stop_requested=stop_requested,
+    )
+
+
+def build_on_vector_env(
+    config: RunConfig,
+    folder: Path,
+    vector_env: VectorEnv,
+    make_eval_env: Callable[[], gymnasium.Env] | None,
+    *,
+    make_sinks: Callable[[], Sinks],
+    callback: Callback,
+    device: torch.device,
+    stop_requested: Callable[[], bool],
+) -> Trainer:
+    """The trainer of a run on the members of a vector env; see `build`.
+
+    Raises:
+        ConfigError: the vector env, or a setting with it, is not supported.
+    """
+    from rlearly.envs.vector.evaluation import evaluation_view, find_single_env
+    from rlearly.envs.vector.members import MemberExecutor, VectorMembers
+
+    refuse_for_vector_env(config, vector_env)
+    num_envs = int(vector_env.num_envs)
+    config = replace(config, num_envs=num_envs)
+    seeds = Seeds(config.seed)
+    generators = [seeds.numpy("env", *([index] if index else [])) for index in range(num_envs)]
+    calls = ThreadExecutor() if config.overlap else InlineExecutor()
+    vector = VectorMembers(vector_env, generators, calls)
+    make, lacking = make_eval_env, ""
+    if make is None:
+        make, lacking = find_single_env(vector_env)
+    if make is None:
+        if config.eval_every_frames:
+            callback.message(
+                f"evaluations: there are none, since {lacking}: give make_eval_env, a function "
+                "that makes one such env"
+            )
+        config = replace(config, eval_every_frames=0)
+
+    def view() -> gymnasium.Env:
+        assert make is not None
+        return evaluation_view(make, config.env, vector.spec, vector.name)
+
+    def make_evaluation() -> gymnasium.Env:
+        return make_evaluation_env(
+            config,
+            videos=False,
+            kept=vector.kept_by_first,
+            message=callback.message,
+            make=view,
+        )
+
+    try:
+        for line in vector.notes:
+            callback.message(line)
+        if config.eval_every_frames:
+            env = view()
+            warn_of_no_time_limit(config, env, callback.message)
+            if config.video_size and env.render_mode != "rgb_array":
+                config = replace(config, video_size=0)
+                callback.message("videos: there are none: make envs with render_mode='rgb_array'")
+            close_env(env)
+        return make_trainer(
+            config,
+            folder,
+            make_agent(config, vector.spec, device),
+            vector.spec,
+            vector.members,
+            [MemberExecutor() for _ in range(num_envs)],
+            make_eval_env=make_evaluation,
+            is_resetting=vector.is_resetting,
+            vector_env=vector.name,
+            make_sinks=make_sinks,
+            callback=callback,
+            device=device,
+            stop_requested=stop_requested,
+        )
+    except BaseException:
+        vector.close()
+        raise
+
+
+def refuse_for_vector_env(config: RunConfig, vector_env: Any) -> None:
+    """Check that the settings go with a vector env.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    name = config.env.name
+    if not isinstance(vector_env, VectorEnv):
+        raise ConfigError(
+            "vector_env: expected a gymnasium.vector.VectorEnv, received a "
+            f"{type(vector_env).__name__}."
+        )
+    if config.num_envs not in (1, vector_env.num_envs):
+        raise ConfigError(
+            f"num_envs: {name} has {vector_env.num_envs} envs, received {config.num_envs}: leave "
+            "num_envs out."
+        )
+    if config.env.action_repeat != 1:
+        raise ConfigError(
+            f"env.action_repeat: expected 1 for the VectorEnv {name}, received "
+            f"{config.env.action_repeat}: repeat actions in its envs, with a wrapper of your own."
+        )
+    if config.env.pixels:
+        raise ConfigError(
+            f"env.pixels: agents learn from states of the VectorEnv {name}: leave it out, or give "
+            "the env's id and num_envs=N."
+        )
+    if config.snapshot is not None:
+        raise ConfigError(
+            f"snapshot: the episodes of the VectorEnv {name} begin where it begins them: wrap its "
+            "envs in rlearly.SnapshotRL when you make it, or give the env's id and num_envs=N."
+        )
+    if config.jump_start.run is not None or config.jump_start.model is not None:
+        raise ConfigError(
+            f"jump_start: nobody can begin the episodes of the VectorEnv {name}: give the env's id "
+            "and num_envs=N."
+        )
+
+
+def make_trainer(
+    config: RunConfig,
+    folder: Path,
+    agent: Agent,
+    spec: EnvSpec,
+    train_envs: list[Any],
+    executors: Sequence[EnvExecutor],
+    *,
+    make_eval_env: Callable[[], gymnasium.Env],
+    is_resetting: Callable[[int], bool] = lambda env_index: False,
+    vector_env: str | None = None,
+    make_sinks: Callable[[], Sinks],
+    callback: Callback,
+    device: torch.device,
+    stop_requested: Callable[[], bool],
+) -> Trainer:
+    """The trainer of an agent in envs that resume.
+
+    Args:
+        vector_env: the name of the vector env whose members they are; its run continues on no other
+            kind of envs.
+    """
+    members_of = {} if vector_env is None else {"vector_env": vector_env}
     data = make_data_pipeline(config, spec, device, folder)
     memory = data.memory
     if isinstance(agent, NormalizedAgent):
@@ -145,29 +332,18 @@ def assemble(
     return Trainer(
         config=trainer_config,
         agent=agent,
-        envs=[
-            ResumableEnv(
-                env,
-                seeds.numpy("env", *([env_index] if env_index else [])),
-                make_another=lambda: make_env(config),
-            )
-            for env_index, env in enumerate(train_envs)
-        ],
-        executors=executors,
-        make_eval_env=lambda: make_evaluation_env(
-            config,
-            videos=bool(config.video_size),
-            kept=lambda: executors[0].run(kept_by, train_envs[0]),
-            message=callback.message,
-        ),
+        envs=train_envs,
+        executors=list(executors),
+        make_eval_env=make_eval_env,
+        is_resetting=is_resetting,
         frame_renderer=envs.frame_renderer,
         memory=memory,
         update_schedule=data.update_schedule,
         sinks=make_sinks(),
         callback=callback,
-        seeds=seeds,
+        seeds=Seeds(config.seed),
         folder=folder,
-        fixed_config=fixed_settings(config),
+        fixed_config=fixed_settings(config) | members_of,
         stop_requested=stop_requested,
     )
 
@@ -207,6 +383,17 @@ def _obstacle_to_overlap(config: RunConfig) -> str | None:
     return None
 
 
+def warn_of_no_time_limit(
+    config: RunConfig, env: gymnasium.Env, message: Callable[[str], None]
+) -> None:
+    """Say so if nothing limits an env's episodes."""
+    if not envs.has_time_limit(env, config.env):
+        message(
+            f"env={config.env.name} has no time limit: if it does not end its episodes "
+            "itself, evaluations never end; set one, as in env.max_episode_steps=1000"
+        )
+
+
 def check_rendering(config: RunConfig) -> None:
     """Check that the images and videos of a run can be rendered here, before anything is made.
 
@@ -238,24 +425,27 @@ def make_evaluation_env(
     videos: bool,
     kept: Callable[[], Kept] | None,
     message: Callable[[str], None],
+    make: Callable[[], gymnasium.Env] | None = None,
 ) -> EvaluationEnv:
     """An env for evaluations, which begins each episode with what the training env keeps.
 
     Args:
         kept: returns what the training env keeps now; None: unknown, and a message
             says so if it matters.
+        make: makes the env, as agents see it; None: it is made from the config.
     """
-    env = make_env(config, videos=videos, evaluation=True)
+    make = make or (lambda: make_env(config, videos=videos, evaluation=True))
+    env = make()
     if keeps_nothing(env):
         return EvaluationEnv(env, None)
     if kept is None:
         message(
-            f"{config.env.name} may keep something from one episode to the next that this "
-            "checkpoint does not hold: it starts as a new env, which may differ from the one that "
-            "the agent was trained in"
+            f"{config.env.name} may keep something from one episode to the next, which is not at "
+            "hand: it starts as a new env, which may differ from the one that the agent was "
+            "trained in"
         )
         return EvaluationEnv(env, None)
-    other = make_env(config, videos=videos, evaluation=True)
+    other = make()
     evaluation_env = EvaluationEnv(env, kept, own_parts(env, other))
     close_env(other)
     why = evaluation_env.why_not_repeatable()

@@ -94,6 +94,9 @@ class Trainer:
     3. update from what the memory holds;
     4. store the transitions, in the order of the envs.
 
+    An env for which `is_resetting` takes no part in a step: it resets itself meanwhile, which is no
+    transition and no agent step.
+
     With `update_last` (on-policy agents) 3 comes after 4. Because transitions are stored after the
     update and in env order, results do not depend on which thread is faster. `steps` counts the
     steps of all envs; the last round may overshoot the end by fewer steps than there are envs.
@@ -118,6 +121,9 @@ class Trainer:
     stop_requested: Callable[[], bool]
     fixed_config: Mapping[str, Any]
     """Settings, as plain values, that may not change when the run is resumed."""
+    is_resetting: Callable[[int], bool] = lambda env_index: False
+    """Whether an env can neither act nor be reset, because it resets itself while the others take
+    their next step (some vector envs do)."""
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
@@ -194,25 +200,31 @@ class Trainer:
                 last_to_first.callback(executor.run, close_env, env)
 
     def _step(self) -> None:
-        """One agent step in every env."""
+        """One agent step in every env that does not reset itself."""
         first_step = self.steps
-        obs = [self._current_obs(env_index) for env_index in range(len(self.envs))]
+        resetting, acting = [], []
+        for env_index in range(len(self.envs)):
+            (resetting if self.is_resetting(env_index) else acting).append(env_index)
+        obs = [self._current_obs(env_index) for env_index in acting]
         actions = self.agent.act(stack_observations(obs), step=first_step, explore=True)
         results = [
-            executor.submit(checked_step, env, action, "a training step")
-            for executor, env, action in zip(
-                self.executors, self.envs, clip_actions(actions), strict=True
+            self.executors[env_index].submit(
+                checked_step, self.envs[env_index], action, "a training step"
             )
+            for env_index, action in zip(acting, clip_actions(actions), strict=True)
         ]
+        for env_index in resetting:
+            self.memory.skip(env_index=env_index)
+            self.update_schedule.skip()
         if not self.config.update_last:
-            self._update(first_step)
-        for env_index, result in enumerate(results):
-            self._store(env_index, actions[env_index], result())
+            self._update(first_step, len(acting))
+        for env_index, action, result in zip(acting, actions, results, strict=True):
+            self._store(env_index, action, result())
         clear_at = self.config.clear_replay_at_steps
         if clear_at is not None and first_step < clear_at <= self.steps:
             self.memory.clear()
         if self.config.update_last:
-            self._update(first_step)
+            self._update(first_step, len(acting))
         self.callback.on_progress(self.at, self.updates, self.latest)
 
     def _current_obs(self, env_index: int) -> Observation:
@@ -241,9 +253,9 @@ class Trainer:
         if terminated or truncated:
             self._end_episode(env_index, info)
 
-    def _update(self, first_step: int) -> None:
+    def _update(self, first_step: int, steps: int) -> None:
         """Do the updates that are due in this round; the schedule is called once per env step."""
-        for step in range(first_step, first_step + len(self.envs)):
+        for step in range(first_step, first_step + steps):
             if step * self.config.frames_per_step < self.config.seed_frames:
                 continue
             due = self.update_schedule.updates_due(step)

@@ -16,7 +16,7 @@ from rlearly.nn.schedules import Decay, Schedule, Step, schedule_of, values_of
 
 
 class OncePerRollout(UpdateSchedule):
-    """One update after every `steps` agent steps, when a rollout is full."""
+    """One update after every `steps` agent steps and skipped ones, when a rollout is full."""
 
     def __init__(self, steps: int):
         self.steps = steps
@@ -25,6 +25,9 @@ class OncePerRollout(UpdateSchedule):
     def updates_due(self, step: int) -> int:
         self.taken = (self.taken + 1) % self.steps
         return int(self.taken == 0)
+
+    def skip(self) -> None:
+        self.taken += 1
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}

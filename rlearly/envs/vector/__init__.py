@@ -1,0 +1,1 @@
+"""Train on somebody's `gymnasium.vector.VectorEnv`, whichever way it resets its envs."""
