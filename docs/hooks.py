@@ -218,6 +218,7 @@ def configuration_page() -> str:
         lines += [*key_rows(agent_config(agent), "agent."), *TAIL]
     for command, name in (
         ("sweep", "SweepConfig"),
+        ("tune", "TuneConfig"),
         ("evaluate", "EvaluateConfig"),
         ("report", "ReportConfig"),
         ("teacher", "TeacherConfig"),
