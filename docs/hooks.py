@@ -155,6 +155,7 @@ def bounds_of(metadata: Any) -> str:
     words += [f"a multiple of {metadata['multiple_of']}"] if "multiple_of" in metadata else []
     if "choices" in metadata:
         words.append("one of " + ", ".join(f"`{choice}`" for choice in metadata["choices"]))
+    words += [f"tuned in `{metadata['search']}`"] if "search" in metadata else []
     return ", ".join(words)
 
 
@@ -217,6 +218,7 @@ def configuration_page() -> str:
         lines += [*key_rows(agent_config(agent), "agent."), *TAIL]
     for command, name in (
         ("sweep", "SweepConfig"),
+        ("tune", "TuneConfig"),
         ("evaluate", "EvaluateConfig"),
         ("report", "ReportConfig"),
         ("teacher", "TeacherConfig"),

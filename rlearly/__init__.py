@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rlearly.api.sweep import Sweep as Sweep
     from rlearly.api.sweep import sweep as sweep
     from rlearly.api.training import train as train
+    from rlearly.api.tuning import tune as tune
     from rlearly.core.errors import ConfigError as ConfigError
     from rlearly.core.errors import RunFailed as RunFailed
     from rlearly.envs.snapshots.curricula import DemonstrationWindow as DemonstrationWindow
@@ -57,7 +58,7 @@ _MODULES = {
     "envs.state.save_restore": "EnvState restore save self_test",
 }
 """Module -> its public names. The imports above say the same to type checkers and docs."""
-_COMMANDS = ("report", "sweep", "train")
+_COMMANDS = ("report", "sweep", "train", "tune")
 """Public functions that are the modules of commands: calling the module calls the function."""
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -35,7 +35,9 @@ AWAKE_BELOW = 0.2
 class Config(drqv2.Config):
     """DrQ-v2's hyper-parameters and DrM's own; the defaults are the paper's for medium tasks."""
 
-    perturb_every_steps: int = setting(100_000, "agent steps between perturbations", at_least=1)
+    perturb_every_steps: int = setting(
+        100_000, "agent steps between perturbations", at_least=1, search="log(25000,400000)"
+    )
     perturb_scope: str = setting(
         "linear",
         "linear: as in the official code; all: as in the paper",
@@ -51,7 +53,9 @@ class Config(drqv2.Config):
         10.0, "slope of the noise as a function of the dormant ratio", above=0
     )
     expectile: float = setting(0.9, "expectile of Q that V fits", above=0, at_most=1)
-    lambda_max: float = setting(0.6, "largest weight of V in the target", at_least=0, at_most=1)
+    lambda_max: float = setting(
+        0.6, "largest weight of V in the target", at_least=0, at_most=1, search="uniform(0,0.9)"
+    )
     lambda_slope: float = setting(
         50.0, "slope of that weight as a function of the dormant ratio", above=0
     )

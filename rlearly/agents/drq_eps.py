@@ -47,10 +47,14 @@ from rlearly.system.seeding import Seeds
 class Config:
     """DrQ(eps)'s hyper-parameters; the defaults are Dopamine's for Atari-100k."""
 
-    lr: float = setting(1e-4, "Adam's learning rate, for both networks", above=0)
+    lr: float = setting(
+        1e-4, "Adam's learning rate, for both networks", above=0, search="log(2e-5,1e-3)"
+    )
     adam_eps: float = setting(1.5e-4, "Adam's epsilon, outside the root", above=0)
-    batch_size: int = setting(32, "transitions per update", at_least=1)
-    nstep: int = setting(10, "steps of reward before bootstrapping", at_least=1)
+    batch_size: int = setting(
+        32, "transitions per update", at_least=1, search="choice(16,32,64,128)"
+    )
+    nstep: int = setting(10, "steps of reward before bootstrapping", at_least=1, search="int(1,20)")
     discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
     encoder_channels: int = setting(
         32, "channels of the first convolution; the others have twice as many", at_least=1
@@ -61,7 +65,7 @@ class Config:
         1600, "agent steps of uniform random actions before the first update", at_least=0
     )
     epsilon_end: float = setting(
-        0.01, "final probability of a random action", at_least=0, at_most=1
+        0.01, "final probability of a random action", at_least=0, at_most=1, search="log(1e-3,0.1)"
     )
     epsilon_steps: int = setting(
         5000, "agent steps to decay epsilon from 1, after learning starts", at_least=1

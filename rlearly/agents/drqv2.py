@@ -48,9 +48,15 @@ from rlearly.system.seeding import Seeds
 class Config:
     """DrQ-v2's hyper-parameters; the defaults are the paper's."""
 
-    lr: float = setting(1e-4, "Adam's learning rate, for all networks", above=0)
-    batch_size: int = setting(256, "transitions per update", at_least=1)
-    nstep: int = setting(3, "agent steps of reward before bootstrapping", at_least=1)
+    lr: float = setting(
+        1e-4, "Adam's learning rate, for all networks", above=0, search="log(2e-5,1e-3)"
+    )
+    batch_size: int = setting(
+        256, "transitions per update", at_least=1, search="choice(128,256,512)"
+    )
+    nstep: int = setting(
+        3, "agent steps of reward before bootstrapping", at_least=1, search="int(1,5)"
+    )
     discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
     nstep_schedule: str | None = setting(
         None,
@@ -70,12 +76,18 @@ class Config:
     )
     encoder_channels: int = setting(32, "channels of each convolution", at_least=1)
     target_tau: float = setting(
-        0.01, "EMA step of the target critic towards the critic", above=0, at_most=1
+        0.01,
+        "EMA step of the target critic towards the critic",
+        above=0,
+        at_most=1,
+        search="log(2e-3,5e-2)",
     )
     shift_pixels: int = setting(4, "largest random shift of an image", at_least=0)
     exploration_steps: int = setting(2000, "agent steps of uniform random actions", at_least=0)
     std_start: float = setting(1.0, "exploration noise at the start", at_least=0)
-    std_end: float = setting(0.1, "exploration noise at the end", at_least=0)
+    std_end: float = setting(
+        0.1, "exploration noise at the end", at_least=0, search="uniform(0.05,0.3)"
+    )
     std_duration_steps: int = setting(500_000, "agent steps from std_start to std_end", at_least=1)
     std_clip: float = setting(0.3, "clip range of the noise in updates", at_least=0)
     dormant_threshold: float = setting(0.025, "largest score of a dormant neuron", at_least=0)

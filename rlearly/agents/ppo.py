@@ -71,6 +71,7 @@ class Config:
         None,
         "Adam's learning rate at the start, decays to 0; null: 3e-4, discrete actions: 2.5e-4",
         above=0,
+        search="log(3e-5,3e-3)",
     )
     anneal_steps: int | None = setting(
         None, "agent steps of the linear decay of lr; null: the whole run", at_least=1
@@ -82,14 +83,23 @@ class Config:
         None, "minibatches (gradient steps) per epoch; null: 32, discrete actions: 4", at_least=1
     )
     epochs: int | None = setting(
-        None, "passes over a rollout; null: 10, discrete actions: 4", at_least=1
+        None, "passes over a rollout; null: 10, discrete actions: 4", at_least=1, search="int(3,15)"
     )
-    discount: float = setting(0.99, "gamma per agent step", at_least=0, at_most=1)
-    gae_lambda: float = setting(0.95, "lambda of GAE", at_least=0, at_most=1)
-    clip: float = setting(0.2, "clip range of ratios and values", above=0)
+    discount: float = setting(
+        0.99, "gamma per agent step", at_least=0, at_most=1, search="choice(0.95,0.98,0.99,0.995)"
+    )
+    gae_lambda: float = setting(
+        0.95, "lambda of GAE", at_least=0, at_most=1, search="uniform(0.9,1)"
+    )
+    clip: float = setting(
+        0.2, "clip range of ratios and values", above=0, search="uniform(0.1,0.4)"
+    )
     clip_value: bool = setting(True, "whether to clip the value loss")
     entropy_weight: float | None = setting(
-        None, "weight of the entropy bonus; null: 0, discrete actions: 0.01", at_least=0
+        None,
+        "weight of the entropy bonus; null: 0, discrete actions: 0.01",
+        at_least=0,
+        search="choice(0,1e-4,1e-3,1e-2)",
     )
     value_weight: float = setting(0.5, "weight of the value loss", at_least=0)
     max_grad_norm: float = setting(0.5, "the gradient is clipped to this norm", above=0)

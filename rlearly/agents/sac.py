@@ -30,14 +30,26 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 class Config:
     """SAC's hyper-parameters; the defaults are CleanRL's."""
 
-    policy_lr: float = setting(3e-4, "Adam's learning rate, actor", above=0)
-    q_lr: float = setting(1e-3, "Adam's learning rate, critic and entropy weight", above=0)
-    batch_size: int = setting(256, "transitions per update", at_least=1)
-    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    policy_lr: float = setting(
+        3e-4, "Adam's learning rate, actor", above=0, search="log(3e-5,3e-3)"
+    )
+    q_lr: float = setting(
+        1e-3, "Adam's learning rate, critic and entropy weight", above=0, search="log(1e-4,1e-2)"
+    )
+    batch_size: int = setting(
+        256, "transitions per update", at_least=1, search="choice(64,128,256,512)"
+    )
+    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1, search="int(1,5)")
+    discount: float = setting(
+        0.99, "gamma, per agent step", at_least=0, at_most=1, search="choice(0.95,0.98,0.99,0.995)"
+    )
     hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
     target_tau: float = setting(
-        0.005, "EMA step of the target critic towards the critic", above=0, at_most=1
+        0.005,
+        "EMA step of the target critic towards the critic",
+        above=0,
+        at_most=1,
+        search="log(1e-3,5e-2)",
     )
     learning_starts_steps: int = setting(
         5000, "agent steps of uniform random actions before the first update", at_least=0

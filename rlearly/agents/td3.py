@@ -28,16 +28,26 @@ from rlearly.system.seeding import Seeds
 class Config:
     """TD3's hyper-parameters; the defaults are CleanRL's."""
 
-    lr: float = setting(3e-4, "Adam's learning rate, for both networks", above=0)
-    batch_size: int = setting(256, "transitions per update", at_least=1)
-    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1)
-    discount: float = setting(0.99, "gamma, per agent step", at_least=0, at_most=1)
+    lr: float = setting(
+        3e-4, "Adam's learning rate, for both networks", above=0, search="log(3e-5,3e-3)"
+    )
+    batch_size: int = setting(
+        256, "transitions per update", at_least=1, search="choice(64,128,256,512)"
+    )
+    nstep: int = setting(1, "steps of reward before bootstrapping", at_least=1, search="int(1,5)")
+    discount: float = setting(
+        0.99, "gamma, per agent step", at_least=0, at_most=1, search="choice(0.95,0.98,0.99,0.995)"
+    )
     hidden_dim: int = setting(256, "units per hidden layer", at_least=1)
-    target_tau: float = setting(0.005, "EMA step of the target networks", above=0, at_most=1)
+    target_tau: float = setting(
+        0.005, "EMA step of the target networks", above=0, at_most=1, search="log(1e-3,5e-2)"
+    )
     learning_starts_steps: int = setting(
         25_000, "agent steps of uniform random actions before the first update", at_least=0
     )
-    exploration_noise: float = setting(0.1, "std of the noise when acting", at_least=0)
+    exploration_noise: float = setting(
+        0.1, "std of the noise when acting", at_least=0, search="uniform(0.05,0.4)"
+    )
     policy_noise: float = setting(0.2, "std of the noise in the critic's target", at_least=0)
     noise_clip: float = setting(0.5, "clip range of that noise", at_least=0)
     policy_every_updates: int = setting(2, "critic updates per actor update", at_least=1)

@@ -39,7 +39,7 @@ from rlearly.experiments.launchers.slurm import (
 )
 from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failed_at_once, failures, overview, statuses, totals
-from rlearly.experiments.study import Study, grid
+from rlearly.experiments.study import Study, grid, seeds_of
 from rlearly.system.machine import can_ask_to_save, gigabytes, usable_cores
 from rlearly.system.signals import handled
 from rlearly.training import run_directory
@@ -101,22 +101,6 @@ def split(arguments: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     if config.watch and not config.status:
         raise ConfigError("watch: has no effect without status=SWEEP_DIR; add it.")
     return config, overrides
-
-
-def seeds_of(text: str) -> list[int]:
-    """`10` as 0 to 9, `3,5,8` and `[3,5]` as these numbers.
-
-    Raises:
-        ConfigError: it is none of these, or empty, or names a seed twice.
-    """
-    listed = text.startswith("[") or "," in text
-    parts = [part.strip() for part in text.strip("[]").split(",") if part.strip() or not listed]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"seeds: expected a number or a list like 3,5,8, received {text!r}.")
-    seeds = [int(part) for part in parts] if listed else list(range(int(text)))
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds: expected at least one, each once, received {text!r}.")
-    return seeds
 
 
 def plan_of(config: SweepConfig, overrides: Sequence[str]) -> tuple[Plan, Path]:

@@ -16,8 +16,13 @@ def setting(
     at_most: float | None = None,
     multiple_of: int | None = None,
     choices: Sequence[str] | None = None,
+    search: str | None = None,
 ) -> Any:
-    """A config field with a one-line description and optional bounds."""
+    """A config field with a one-line description and optional bounds.
+
+    `search`: the range in which `rlearly.tune` looks for a value unless it is told otherwise, as in
+    "log(1e-5,1e-2)"; a setting without it is tuned only if asked for.
+    """
     metadata = {
         "help": help,
         "above": above,
@@ -25,6 +30,7 @@ def setting(
         "at_most": at_most,
         "multiple_of": multiple_of,
         "choices": choices,
+        "search": search,
     }
     metadata = {name: value for name, value in metadata.items() if value is not None}
     if isinstance(default, dict):

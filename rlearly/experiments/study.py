@@ -150,8 +150,8 @@ class Study:
             numbers = range(count) if seeds is None else seeds
             for seed, (arm, own), env in itertools.product(numbers, arms.items(), envs):
                 complete = [*self.common, *own, *overrides, f"env={env}", f"seed={seed}"]
-                runs.append(Run(arm, env, seed, _pinned(complete)))
-        teacher = self.teacher and _pinned(self.teacher)
+                runs.append(Run(arm, env, seed, pinned(complete)))
+        teacher = self.teacher and pinned(self.teacher)
         tables = self.metrics, self.published
         return Plan(self.title, runs, *tables, teacher, self.teacher_snapshots, teachers)
 
@@ -200,13 +200,29 @@ def grid(overrides: Sequence[str], seeds: Iterable[int]) -> Plan:
             arm = " ".join([agent, *(f"{key}={chosen[key]}" for key in vary)])
             own = [f"{key}={value}" for key, value in chosen.items()]
             complete = [f"agent={agent}", f"env={env}", *own, f"seed={seed}"]
-            runs.append(Run(arm, env, seed, _pinned(complete)))
+            runs.append(Run(arm, env, seed, pinned(complete)))
     title = f"{', '.join(agents)} on {', '.join(envs)}"
     metrics = [*(f"plasticity/{name}" for name in GRID_METRICS), "train/replay_ratio"]
     return Plan(title, runs, metrics)
 
 
-def _pinned(overrides: Sequence[str]) -> list[str]:
+def seeds_of(text: str, key: str = "seeds") -> list[int]:
+    """`10` as 0 to 9, `3,5,8` and `[3,5]` as these numbers. `key`: for the error message.
+
+    Raises:
+        ConfigError: it is none of these, or empty, or names a seed twice.
+    """
+    listed = text.startswith("[") or "," in text
+    parts = [part.strip() for part in text.strip("[]").split(",") if part.strip() or not listed]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"{key}: expected a number or a list like 3,5,8, received {text!r}.")
+    seeds = [int(part) for part in parts] if listed else list(range(int(text)))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{key}: expected at least one, each once, received {text!r}.")
+    return seeds
+
+
+def pinned(overrides: Sequence[str]) -> list[str]:
     """Add a thread count and make the paths of snapshots and of a jump start's teacher absolute.
 
     A run may start on another machine, or in another folder, than the sweep.

@@ -12,7 +12,7 @@ from rlearly.core.errors import ConfigError
 log = logging.getLogger(__name__)
 STREAMS = (
     "env", "evaluation", "replay", "weights", "exploration", "policy_noise", "augmentation",
-    "perturbation", "minibatches", "interventions", "dropout",
+    "perturbation", "minibatches", "interventions", "dropout", "tuner",
 )  # fmt: skip
 """Append only: a stream is identified by its index, so an inserted name would change every run."""
 

@@ -259,7 +259,9 @@ def test_paper_sized_runs_train_evaluate_and_checkpoint(overrides, tmp_path):
     assert list((tmp_path / "r" / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "teacher", "report", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "sweep", "tune", "teacher", "report", "doctor"]
+)
 def test_help_into_a_closed_pipe_ends_without_a_word(command):
     read, write = os.pipe()
     os.close(read)

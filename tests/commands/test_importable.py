@@ -17,7 +17,7 @@ import torch
 from conftest import TINY, TINY_STATE
 from saved import agent_state, equal, rows
 
-from rlearly import evaluate, report, sweep, teacher, train
+from rlearly import evaluate, report, sweep, teacher, train, tune
 from rlearly.training import display, run_directory
 from rlearly.training.display import Display
 from rlearly.training.trainer import Trainer
@@ -92,6 +92,8 @@ def test_commands_leave_the_process_as_they_found_it(run, tmp_path, monkeypatch)
         (report.main, ["run=again"], 0),
         (sweep.main, [*RUN, "seeds=2", "dry_run=true"], 0),
         (sweep.main, ["status=nowhere"], 2),
+        (tune.main, [*RUN, "eval_every_frames=50", "trials=1", "dry_run=true"], 0),
+        (tune.main, ["status=nowhere"], 2),
     ]
     before = footprint()
     for main, arguments, status in calls:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlearly import evaluate, report, sweep, teacher
+from rlearly import evaluate, report, sweep, teacher, tune
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.overrides import (
     format_command,
@@ -60,6 +60,7 @@ CONFIGS = {
     "teacher": teacher.TeacherConfig(),
     "report": report.ReportConfig(),
     "sweep": sweep.SweepConfig(),
+    "tune": tune.TuneConfig(),
 }
 
 

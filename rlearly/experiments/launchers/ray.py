@@ -44,14 +44,8 @@ class Ray:
 
     def launch(self, sweep: Path, jobs: Sequence[Job], report: Report) -> None:
         ray = self.ray
-        self._connect()
-        memory = self.config.memory_gb
-        task = ray.remote(
-            num_cpus=self.config.cpus,
-            num_gpus=self.config.gpus,
-            max_retries=-1,
-            **({} if memory is None else {"memory": int(memory * 1e9)}),
-        )(_run_job)
+        self.connect()
+        task = self.job_task()
         tasks: dict[str, Any] = {}
         for job in jobs:
             needed = tasks.get(job.needs) if job.needs else None
@@ -72,19 +66,52 @@ class Ray:
         for task in self._tasks:
             self.ray.cancel(task)
 
-    def _ending(self, sweep: Path, job: Job, task: Any) -> str:
+    def job_task(self) -> Any:
+        """The remote function that runs a job: `.remote(sweep, name, needed)`."""
+        memory = self.config.memory_gb
+        return self.ray.remote(
+            num_cpus=self.config.cpus,
+            num_gpus=self.config.gpus,
+            max_retries=-1,
+            **({} if memory is None else {"memory": int(memory * 1e9)}),
+        )(_run_job)
+
+    def capacity(self) -> int:
+        """The number of jobs that the cluster can run at once, at least 1; after `connect`."""
+        config, count = self.config, 0
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                resources = node["Resources"]
+                fit = resources.get("CPU", 0) / config.cpus
+                if config.gpus:
+                    fit = min(fit, resources.get("GPU", 0) / config.gpus)
+                count += int(fit)
+        return max(1, count)
+
+    def status_of(self, task: Any) -> int:
+        """The exit status of a task that has ended.
+
+        Raises:
+            RayError: it was lost.
+        """
         errors = self.ray.exceptions
         try:
-            return ending(sweep, job, self.ray.get(task))
+            return self.ray.get(task)
         except errors.TaskCancelledError:
-            return ending(sweep, job, SAVED)
+            return SAVED
         except errors.RayError as error:
             if isinstance(getattr(error, "cause", None), KeyboardInterrupt):
-                return ending(sweep, job, SAVED)
+                return SAVED
+            raise
+
+    def _ending(self, sweep: Path, job: Job, task: Any) -> str:
+        try:
+            return ending(sweep, job, self.status_of(task))
+        except self.ray.exceptions.RayError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             return f"FAILED {job.title}: {reason}"
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         """Connect to the cluster, or start Ray on this machine.
 
         Raises:

@@ -77,6 +77,11 @@ def draw_figures(results: SweepResults, folder: Path) -> list[SweepFigure]:
         _curves(results, styles, "metrics", "Plasticity and replay", results.metrics),
         *(make(results, styles) for make in (_finals, _pooled, _profiles, _improvements, _cost)),
     ]
+    return drawn(figures, styles, folder)
+
+
+def drawn(figures: Sequence[SweepFigure], styles: Styles, folder: Path) -> list[SweepFigure]:
+    """Draw the figures that have panels, each also as NAME.png and NAME.pdf in the folder."""
     for figure in figures:
         if not figure.panels:  # an earlier report may have drawn it
             (folder / f"{figure.name}.png").unlink(missing_ok=True)
@@ -105,7 +110,7 @@ def _curves(
 
     def draw(arms: dict[str, list[Curve]], metric: str, axes: Any) -> None:
         for arm, curves in arms.items():
-            _draw_arm(axes, curves, metric, styles[arm], results.seed)
+            draw_arm(axes, curves, metric, styles[arm], results.seed)
         axes.set_xlim(left=0)
         if metric == SUCCESS:
             axes.set_ylim(-0.03, 1.03)
@@ -121,7 +126,7 @@ def _curves(
     return SweepFigure(name, title, panels, FRAMES, y_label, legend)
 
 
-def _draw_arm(axes: Any, curves: list[Curve], metric: str, style: PlotStyle, seed: int) -> None:
+def draw_arm(axes: Any, curves: list[Curve], metric: str, style: PlotStyle, seed: int) -> None:
     """A thin line per seed, and the IQM with its interval over finished runs (or all runs)."""
     every = [(curve, series) for curve in curves if (series := curve.series(metric))]
     for curve, series in every:
@@ -145,7 +150,7 @@ def _draw_band(axes: Any, x: np.ndarray, estimate: Estimate, style: PlotStyle) -
         axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
 
 
-def _draw_bar(axes: Any, row: int, estimate: Estimate, style: PlotStyle) -> None:
+def draw_bar(axes: Any, row: int, estimate: Estimate, style: PlotStyle) -> None:
     """A stroke, and a bar of its interval if it has one."""
     middle, low, high = estimate
     if low is not None:
@@ -169,16 +174,16 @@ def _finals(results: SweepResults, styles: Styles) -> SweepFigure:
             colour = styles[arm].colour
             axes.plot(own, np.full(len(own), row), "o", color=colour, markersize=4, alpha=0.5)
             if len(own) > 1:
-                _draw_bar(axes, row, results.estimate(pooled_iqm, [own]), styles[arm])
+                draw_bar(axes, row, results.estimate(pooled_iqm, [own]), styles[arm])
             if arm in printed[env]:
                 axes.plot(printed[env][arm], row, "x", color=INK, markersize=6)
-        _name_rows(axes, arms)
+        name_rows(axes, arms)
 
     panels = {env: partial(draw, env) for env in results.envs if scores[env]}
     return SweepFigure("final", "Final scores", panels, "final return")
 
 
-def _name_rows(axes: Any, names: Sequence[str]) -> None:
+def name_rows(axes: Any, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [_short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
 
@@ -196,8 +201,8 @@ def _pooled(results: SweepResults, styles: Styles) -> SweepFigure:
             if row.runs == "means" and estimate:
                 axes.plot(estimate.value, at, "x", color=styles[row.arm].colour, markersize=6)
             elif estimate:
-                _draw_bar(axes, at, estimate, styles[row.arm])
-        _name_rows(axes, [row.label for row in rows])
+                draw_bar(axes, at, estimate, styles[row.arm])
+        name_rows(axes, [row.label for row in rows])
 
     panels = {name: partial(draw, name) for name in STATISTICS} if rows else {}
     kind = "human-normalised" if results.reference else "normalised"
@@ -231,8 +236,8 @@ def _improvements(results: SweepResults, styles: Styles) -> SweepFigure:
     def draw(axes: Any) -> None:
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
         for row, (arm, (chance, _)) in enumerate(chances.items()):
-            _draw_bar(axes, row, chance, styles[arm])
-        _name_rows(axes, list(chances))
+            draw_bar(axes, row, chance, styles[arm])
+        name_rows(axes, list(chances))
         axes.set_xlim(-0.03, 1.03)
 
     panels: dict[str, Panel] = {f"against {first}": draw} if chances else {}
@@ -252,7 +257,7 @@ def _cost(results: SweepResults, styles: Styles) -> SweepFigure:
                 fill = None if status.state == "done" else "none"
                 look = {"color": styles[run.arm].colour, "markersize": 5, "alpha": 0.7, "mfc": fill}
                 axes.plot(status.seconds / seconds, arms.index(run.arm), "o", **look)
-        _name_rows(axes, arms)
+        name_rows(axes, arms)
         axes.set_xlim(left=0)
 
     panels = {env: partial(draw, env) for env in sorted({run.env for run, _ in runs})}

@@ -1,0 +1,1 @@
+"""Search for the settings of an agent that score highest on an env."""
