@@ -295,7 +295,10 @@ def api_pages() -> dict[str, str]:
     import rlearly
 
     public = ["# The public names", "", "`from rlearly import ...` offers these.", ""]
-    offered = {name: getattr(rlearly, name) for name in dir(rlearly) if not name.startswith("_")}
+    names = [name for name in dir(rlearly) if not name.startswith("_")]
+    offered = {name: getattr(rlearly, name) for name in names}
+    for name in rlearly._COMMANDS:  # modules that are functions too
+        offered[name] = offered[name].__wrapped__
     public += [
         f"::: {value.__module__}.{name}\n    options:\n      show_root_full_path: false\n"
         for name, value in sorted(offered.items())
