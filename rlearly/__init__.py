@@ -9,7 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlearly.api.export import Exported as Exported
+    from rlearly.api.export import export as export
+    from rlearly.api.report import Report as Report
     from rlearly.api.report import report as report
+    from rlearly.api.policy import Policy as Policy
     from rlearly.api.run import Run as Run
     from rlearly.api.run import load as load
     from rlearly.api.sweep import Sweep as Sweep
@@ -43,6 +47,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "api.export": "Exported",
+    "api.policy": "Policy",
+    "api.report": "Report",
     "api.run": "Run load",
     "api.sweep": "Sweep",
     "core.errors": "ConfigError RunFailed",
@@ -58,7 +65,7 @@ _MODULES = {
     "envs.state.save_restore": "EnvState restore save self_test",
 }
 """Module -> its public names. The imports above say the same to type checkers and docs."""
-_COMMANDS = ("report", "sweep", "train", "tune")
+_COMMANDS = ("export", "report", "sweep", "train", "tune")
 """Public functions that are the modules of commands: calling the module calls the function."""
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names.split()}
 
