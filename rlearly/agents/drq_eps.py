@@ -35,6 +35,7 @@ from rlearly.nn.networks import (
     xavier_,
 )
 from rlearly.nn.optim import adam, optimize
+from rlearly.nn.policy_module import PolicyModule
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions.base import Intervention
@@ -194,6 +195,17 @@ class DrQEps:
         q = output[:, :1] + advantage - advantage.mean(1, keepdims=True)
         return q if mask is None else np.where(mask, q, np.float32(FORBIDDEN))
 
+    def policy_module(self) -> PolicyModule:
+        """Observations [N, *O] -> the numbers int64 [N] of the best allowed actions."""
+        mask_size = self.mask_size
+
+        def best(nets: Any, obs: Tensor) -> Tensor:
+            states, mask = split_mask(obs, mask_size)
+            q = nets["critic"](nets["encoder"](states))
+            return (q if mask is None else q.masked_fill(~mask, FORBIDDEN)).argmax(1)
+
+        return PolicyModule({"encoder": self.encoder, "critic": self.critic}, best)
+
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
@@ -290,4 +302,5 @@ SPEC = AgentSpec(
     actions=("discrete",),
     observes_pixels=True,
     run_defaults=("replay_ratio=1",),
+    policy_module=DrQEps.policy_module,
 )

@@ -35,6 +35,7 @@ from rlearly.nn.networks import (
     orthogonal_,
 )
 from rlearly.nn.optim import Adam, adam, frozen, optimize, polyak_update_
+from rlearly.nn.policy_module import PolicyModule
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Linear, Schedule
 from rlearly.plasticity.interventions.base import Intervention
@@ -258,6 +259,11 @@ class DrQv2:
             action = truncated_normal(action, std, noise)
         return action.numpy()
 
+    def policy_module(self) -> PolicyModule:
+        """Observations [N, *O] -> the policy's mean actions [N, A]."""
+        networks = {"encoder": self.encoder, "actor": self.actor}
+        return PolicyModule(networks, lambda nets, obs: nets["actor"](nets["encoder"](obs)))
+
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
@@ -390,4 +396,5 @@ SPEC = AgentSpec(
     make=make,
     networks=("encoder", "actor", "critic"),
     observes_pixels=True,
+    policy_module=DrQv2.policy_module,
 )

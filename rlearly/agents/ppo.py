@@ -20,11 +20,12 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import split_mask
 from rlearly.core.types import EnvSpec, Metrics, Rollout
 from rlearly.kernels.ppo_gradient import PPOGradient, RolloutRows
-from rlearly.nn.distributions import FORBIDDEN, Distribution
+from rlearly.nn.distributions import FORBIDDEN, Categorical, Distribution
 from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import StateValue, layers
 from rlearly.nn.optim import adam, optimize
 from rlearly.nn.policies import CategoricalActor, GaussianActor
+from rlearly.nn.policy_module import NormalizedStates, PolicyModule
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.running_stats import CLIP, RunningMeanStd, normalized_states, standardized
 from rlearly.plasticity.interventions.base import Intervention
@@ -246,6 +247,20 @@ class PPO:
         if not self.config.normalize:
             return flat.astype(np.float32)
         return normalized_states(self.obs_rms, flat, self.mask_size)
+
+    def policy_module(self) -> PolicyModule:
+        """States [N, D] -> the mode of the policy: actions [N, A] in [-1, 1], or int64 [N]."""
+        networks: dict[str, nn.Module] = {"actor": self.actor, "normalize": nn.Identity()}
+        if self.config.normalize:
+            networks["normalize"] = NormalizedStates(self.obs_rms, self.mask_size)
+
+        def mode(nets: Any, obs: Tensor) -> Tensor:
+            policy = nets["actor"](nets["normalize"](obs))
+            if isinstance(policy, Categorical):
+                return policy.logits.argmax(-1)
+            return policy.mean.clamp(-1.0, 1.0)
+
+        return PolicyModule(networks, mode)
 
     # --- learning ---
 
@@ -519,6 +534,7 @@ SPEC = AgentSpec(
     networks=("actor", "critic"),
     actions=("continuous", "discrete"),
     on_policy=True,
+    policy_module=PPO.policy_module,
     max_threads=1,  # its matrices are too small for a second thread
     run_defaults=("video_size=0",),
     refused_interventions={

@@ -17,6 +17,7 @@ from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
 from rlearly.nn.distributions import squashed_gaussian, uniform_actions
 from rlearly.nn.optim import adam, frozen, optimize, polyak_update_
+from rlearly.nn.policy_module import PolicyModule
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
@@ -143,6 +144,13 @@ class SAC:
         noise = torch.empty_like(mean).normal_(generator=self.generators["policy_noise"])
         return squashed_gaussian(mean, log_std, noise)
 
+    def policy_module(self) -> PolicyModule:
+        """States [N, D] -> tanh of the policy's means, [N, A]."""
+        size = self.actions
+        return PolicyModule(
+            {"actor": self.actor}, lambda nets, obs: torch.tanh(nets["actor"](obs)[:, :size])
+        )
+
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
@@ -227,4 +235,5 @@ SPEC = AgentSpec(
         "augmentation": "it learns from states, which are not augmented",
         "freeze_encoder": "it has no encoder",
     },
+    policy_module=SAC.policy_module,
 )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rlearly.core.types import Agent
 
 
@@ -26,6 +28,7 @@ class AgentSpec:
     max_threads: threads beyond which its updates get no faster; None: it can use every core.
     run_defaults: overrides of `RunConfig`'s defaults, as on the command line.
     refused_interventions: interventions that it does not support -> the reason.
+    policy_module: agent -> its policy's mode as one network, for exports; None: it has none.
     """
 
     config_class: type[Any]
@@ -37,3 +40,4 @@ class AgentSpec:
     max_threads: int | None = None
     run_defaults: tuple[str, ...] = ()
     refused_interventions: Mapping[str, str] = field(default_factory=dict)
+    policy_module: Callable[[Any], nn.Module] | None = None

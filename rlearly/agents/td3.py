@@ -17,6 +17,7 @@ from rlearly.config.fields import setting
 from rlearly.core.types import Batch, EnvSpec, Metrics
 from rlearly.nn.distributions import uniform_actions
 from rlearly.nn.optim import adam, frozen, optimize, polyak_update_
+from rlearly.nn.policy_module import PolicyModule
 from rlearly.nn.precision import ComputeOptions
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
@@ -116,6 +117,10 @@ class TD3:
         state = obs.reshape(len(obs), -1)
         return self._q1(np.concatenate([state, np.tanh(self._mean(state))], axis=1))[:, 0]
 
+    def policy_module(self) -> PolicyModule:
+        """States [N, D] -> the policy's actions [N, A]."""
+        return PolicyModule({"actor": self.actor}, lambda nets, obs: torch.tanh(nets["actor"](obs)))
+
     # --- learning ---
 
     def update(self, batch: Batch, *, step: int) -> Metrics:
@@ -175,4 +180,5 @@ SPEC = AgentSpec(
         "augmentation": "it learns from states, which are not augmented",
         "freeze_encoder": "it has no encoder",
     },
+    policy_module=TD3.policy_module,
 )

@@ -14,8 +14,11 @@ from rlearly.core.errors import ConfigError
 from rlearly.system.process import restored_process
 
 if TYPE_CHECKING:
+    from rlearly.api.export import Exported
     from rlearly.api.figure import InlineFigure
     from rlearly.api.policy import Policy
+    from rlearly.core.types import Agent
+    from rlearly.envs.raw_view import RawEnv, RawView
     from rlearly.training.evaluation import Evaluation
 
 
@@ -132,11 +135,46 @@ class Run:
         Raises:
             ConfigError: there is no whole checkpoint, or the env cannot be made here.
         """
+        from rlearly.agents import agent_spec
+        from rlearly.api.policy import Policy
+
+        agent, view, step = self._agent()
+        return Policy(
+            agent,
+            view,
+            step=step,
+            threads=self.config.threads or 1,
+            on_policy=agent_spec(self.config.agent_name).on_policy,
+        )
+
+    def make_env(self, *, videos: bool = False) -> RawEnv:
+        """The env that the policy plays: it observes what the policy takes, and takes its actions.
+
+        An action is repeated as in training. Unlike in evaluations, what the training env kept from
+        earlier episodes is not in it.
+
+        Args:
+            videos: `render()` will be called.
+
+        Raises:
+            ConfigError: it cannot be made or rendered here.
+        """
+        from rlearly.envs.raw_view import RawEnv
+        from rlearly.training import builder
+
+        with restored_process:
+            return RawEnv(builder.make_env(self.config, evaluation=True, videos=videos))
+
+    def _agent(self, *, kernels: bool = True, **changes: Any) -> tuple[Agent, RawView, int]:
+        """The trained agent on the CPU, how it sees the env, and the agent steps of its training.
+
+        Args:
+            kernels: see `builder.make_agent`.
+            changes: settings that differ from the run's.
+        """
         import torch
 
         from rlearly import envs
-        from rlearly.agents import agent_spec
-        from rlearly.api.policy import Policy
         from rlearly.envs.raw_view import RawView
         from rlearly.training import builder
         from rlearly.training.evaluation import close_env
@@ -144,21 +182,16 @@ class Run:
         _, state = self._load()
         precision = "fp32" if self.config.precision == "tf32" else self.config.precision
         config = replace(self.config, device="cpu", compile=False, precision=precision)
+        config = replace(config, **changes)
         with restored_process:
             env = builder.make_env(config, evaluation=True)
             try:
                 spec, view = envs.env_spec(env, config.env), RawView.of(env)
             finally:
                 close_env(env)
-            agent = builder.make_agent(config, spec, torch.device("cpu"))
+            agent = builder.make_agent(config, spec, torch.device("cpu"), kernels=kernels)
         agent.load_state_dict(state["agent"])
-        return Policy(
-            agent,
-            view,
-            step=state["trainer"]["steps"],
-            threads=config.threads or 1,
-            on_policy=agent_spec(config.agent_name).on_policy,
-        )
+        return agent, view, state["trainer"]["steps"]
 
     def evaluate(
         self,
@@ -196,6 +229,12 @@ class Run:
         )
         with restored_process:
             return play(settings, message=lambda text: None).evaluation
+
+    def export(self, path: str | Path, **settings: Any) -> Exported:
+        """Write the policy as one file, ONNX or TorchScript; see `rlearly.export`."""
+        from rlearly.api.export import export
+
+        return export(self, path, **settings)
 
     def plot(self) -> InlineFigure:
         """The figure of `python -m rlearly.report run=...`, which a notebook shows."""

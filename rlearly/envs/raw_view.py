@@ -13,9 +13,11 @@ from gymnasium.spaces import Box, Dict, Space, Tuple
 
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, stack_observations
+from rlearly.envs.guard import as_float
 from rlearly.envs.gymnasium_envs import RenderWrapper
 from rlearly.envs.observations import ImageObservation, describe
 from rlearly.envs.wrappers import (
+    ActionRepeat,
     FlatObservation,
     MaskedObservation,
     PixelObservation,
@@ -192,3 +194,51 @@ def _shape_of(value: Any) -> str:
         return f"a dict of {', '.join(f'{k!r}: {_shape_of(v)}' for k, v in value.items())}"
     array = np.asarray(value)
     return f"{array.dtype} {list(array.shape)}"
+
+
+class RawEnv(gymnasium.Env):
+    """An env as a `RawView` describes it: its own observations and actions, each repeated.
+
+    Where rlearly renders the images, an observation is a frame.
+
+    Args:
+        env: from `rlearly.envs.make`; it is used no other way from then on.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        self.view = RawView.of(env)
+        actions: Any = _find(env, ScaledActions | ZeroBasedActions)
+        pixels: Any = _find(env, PixelObservation)
+        self.env: gymnasium.Env = actions.env
+        self.outer = env
+        self.repeat = _find(env, ActionRepeat).times
+        self.camera = pixels.camera if pixels is not None and self.view.image is None else None
+        self.observation_space = self.view.observation
+        self.action_space = self.view.action
+        self.render_mode = self.env.render_mode
+        self.metadata = self.env.metadata
+        self.spec = self.env.spec
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._seen(obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total, terminated, truncated, obs, info = 0.0, False, False, None, {}
+        for _ in range(self.repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += as_float(reward)
+            if terminated or truncated:
+                break
+        return self._seen(obs), total, terminated, truncated, info
+
+    def _seen(self, obs: Any) -> Any:
+        return obs if self.camera is None else np.array(self.camera())
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.outer.close()

@@ -172,7 +172,9 @@ class Stack(nn.Sequential):
 
     def hidden_dtype_for(self, x: Tensor) -> torch.dtype | None:
         """The format of the hidden layers for input `x` [B, ...]; None: the weights' own."""
-        return None if x.device.type == "cpu" and len(x) < FEW_ROWS else self.hidden_dtype
+        if self.hidden_dtype is None or (x.device.type == "cpu" and len(x) < FEW_ROWS):
+            return None
+        return self.hidden_dtype
 
 
 def configure_stacks(

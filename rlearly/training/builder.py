@@ -276,8 +276,13 @@ def kept_in(state: Mapping[str, Any]) -> Callable[[], Kept] | None:
 # --- agent ---
 
 
-def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
+def make_agent(
+    config: RunConfig, spec: EnvSpec, device: torch.device, *, kernels: bool = True
+) -> Agent:
     """A new agent.
+
+    Args:
+        kernels: use the faster CPU code, as training does.
 
     Raises:
         ConfigError: the agent does not support this device or this env's observations or actions,
@@ -332,7 +337,7 @@ def make_agent(config: RunConfig, spec: EnvSpec, device: torch.device) -> Agent:
                 critic_each_update=config.replay_ratio == "adaptive",
             ),
             interventions=registry.build_interventions(config, Seeds(config.seed)),
-            compute=ComputeOptions(config.precision, config.compile),
+            compute=ComputeOptions(config.precision, config.compile, kernels),
         )
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
