@@ -179,7 +179,7 @@ class Session:
             self.config,
             self.folder,
             make_sinks=lambda: make_sinks(self.config, self.folder, events),
-            callback=self.display,
+            display=self.display,
             device=self.device,
             stop_requested=self.stop,
             **self.parts,

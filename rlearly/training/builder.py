@@ -53,7 +53,7 @@ from rlearly.training import checkpoint, run_directory
 from rlearly.training.evaluation import close_env
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
-from rlearly.training.trainer import Callback, Trainer, TrainerConfig
+from rlearly.training.trainer import ProgressDisplay, Trainer, TrainerConfig
 from rlearly.training.update_schedule import OncePerRollout, off_policy_schedule
 
 
@@ -62,7 +62,7 @@ def build(
     folder: Path,
     *,
     make_sinks: Callable[[], Sinks],
-    callback: Callback,
+    display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trainer:
@@ -82,7 +82,7 @@ def build(
             train_envs,
             executors,
             make_sinks=make_sinks,
-            callback=callback,
+            display=display,
             device=device,
             stop_requested=stop_requested,
         )
@@ -101,7 +101,7 @@ def assemble(
     executors: list[EnvExecutor],
     *,
     make_sinks: Callable[[], Sinks],
-    callback: Callback,
+    display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool],
 ) -> Trainer:
@@ -110,14 +110,14 @@ def assemble(
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
     for line in envs.notes(train_envs[0]):
-        callback.message(line)
+        display.message(line)
     if not envs.has_time_limit(train_envs[0], config.env):
-        callback.message(
+        display.message(
             f"env={config.env.name} has no time limit: if it does not end its episodes "
             "itself, evaluations never end; set one, as in env.max_episode_steps=1000"
         )
-    train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
-    train_envs = add_jump_start(config, train_envs, spec, callback.message)
+    train_envs = add_snapshot_starts(config, train_envs, agent, display.message, executors)
+    train_envs = add_jump_start(config, train_envs, spec, display.message)
     data = make_data_pipeline(config, spec, device, folder)
     memory = data.memory
     if isinstance(agent, NormalizedAgent):
@@ -139,9 +139,9 @@ def assemble(
         keep_checkpoints=config.keep_checkpoints,
         clear_replay_at_steps=None if keep_replay else phase.until_steps,
     )
-    callback.message(data.summary)
+    display.message(data.summary)
     for line in _notes(config, trainer_config, spec, device):
-        callback.message(line)
+        display.message(line)
     return Trainer(
         config=trainer_config,
         agent=agent,
@@ -158,13 +158,13 @@ def assemble(
             config,
             videos=bool(config.video_size),
             kept=lambda: executors[0].run(kept_by, train_envs[0]),
-            message=callback.message,
+            message=display.message,
         ),
         frame_renderer=envs.frame_renderer,
         memory=memory,
         update_schedule=data.update_schedule,
         sinks=make_sinks(),
-        callback=callback,
+        display=display,
         seeds=seeds,
         folder=folder,
         fixed_config=fixed_settings(config),

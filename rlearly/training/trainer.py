@@ -56,8 +56,8 @@ class TrainerConfig:
     """The agent step at which everything stored so far is removed from the replay; None: never."""
 
 
-class Callback(Protocol):
-    """Observes a run, as the display does. Nothing it does affects training."""
+class ProgressDisplay(Protocol):
+    """What shows a run to its user. Nothing it does affects training."""
 
     def on_progress(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
         """Called after every round of env steps and during evaluations, with the newest metrics."""
@@ -112,7 +112,7 @@ class Trainer:
     memory: Memory
     update_schedule: UpdateSchedule
     sinks: Sinks
-    callback: Callback
+    display: ProgressDisplay
     seeds: Seeds
     folder: Path
     stop_requested: Callable[[], bool]
@@ -213,7 +213,7 @@ class Trainer:
             self.memory.clear()
         if self.config.update_last:
             self._update(first_step)
-        self.callback.on_progress(self.at, self.updates, self.latest)
+        self.display.on_progress(self.at, self.updates, self.latest)
 
     def _current_obs(self, env_index: int) -> Observation:
         """The newest observation of an env's episode; resets the env if its episode has ended."""
@@ -277,7 +277,7 @@ class Trainer:
             if name.startswith("event/") and name != "event/recycled_units"  # ReDo's: too frequent
         ]
         if events:
-            self.callback.message(f"at {self.at.frames} frames: {', '.join(events)}")
+            self.display.message(f"at {self.at.frames} frames: {', '.join(events)}")
 
     def _end_episode(self, env_index: int, info: Mapping[str, Any]) -> None:
         """Write an episode's row.
@@ -333,7 +333,7 @@ class Trainer:
             try:
                 self.save()
             except OSError as error:
-                self.callback.message(f"could not save a checkpoint ({error}); training continues")
+                self.display.message(f"could not save a checkpoint ({error}); training continues")
 
     def _is_due(self, what: str, every_frames: int, frames: int, *, at_end: bool = False) -> bool:
         """Whether a multiple of `every_frames` was passed since the last time, or, `at_end`, any
@@ -397,10 +397,10 @@ class Trainer:
         self.latest["eval/episode_return"] = mean
         self.sinks.write(self.at, row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
-        self.callback.message(
+        self.display.message(
             f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){success}"
         )
-        self.callback.on_progress(self.at, self.updates, self.latest)
+        self.display.on_progress(self.at, self.updates, self.latest)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
@@ -415,13 +415,13 @@ class Trainer:
                 raise Interrupted
             if length == LONG_EPISODE_STEPS and not self._said_long_episode:
                 self._said_long_episode = True
-                self.callback.message(
+                self.display.message(
                     f"an episode of this evaluation has taken {length:,} steps and is still "
                     "running; if the env never ends it, stop the run, then resume it with "
                     "eval_every_frames=0 or start a new one with env.max_episode_steps=N"
                 )
             status = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
-            self.callback.on_progress(self.at, self.updates, self.latest | status)
+            self.display.on_progress(self.at, self.updates, self.latest | status)
 
         def play(record_frame: Callable[[], None] | None) -> Evaluation:
             return evaluate(
