@@ -38,8 +38,8 @@ class TeacherConfig:
     """Which agent to record, named by exactly one of `run`, `model` and `hub`."""
 
     run: str | None = setting(None, "run directory of an rlearly agent")
-    checkpoint: int | None = setting(
-        None, "checkpoint of the run, by its number of frames; null: the newest"
+    checkpoint: Any = setting(
+        None, "checkpoint of the run, by its number of frames, or best; null: the newest"
     )
     model: str | None = setting(
         None, "model file of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"

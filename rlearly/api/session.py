@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,9 +65,9 @@ def train(
         folder = Path(resumed)
         changed = [word for word in overrides if not word.startswith("resume=")]
         config = resolve.load(folder, changed)
-        if run_directory.is_done(folder) and "train_frames" not in given:
+        if finished := run_directory.why_finished(folder, given):
             if not quiet:
-                print(f"{folder} is finished; add train_frames= to train on.")
+                print(finished)
             return Ended(folder, DONE)
         run_directory.refuse_to_shrink(folder, config)
         if "threads" not in given:
@@ -200,7 +198,7 @@ class Session:
         Args:
             origin: what provenance.json says of this start.
         """
-        from rlearly.system import atomic, machine
+        from rlearly.system import machine
         from rlearly.training import run_directory
 
         config, folder, display = self.config, self.folder, self.display
@@ -254,8 +252,7 @@ class Session:
                 f"saved at {frames:,} frames; continue with: {run_directory.resume_command(folder)}"
             )
             return Ended(folder, SAVED)
-        summary = {"frames": frames, "updates": updates, "time": time.time()}
-        atomic.write(folder / run_directory.DONE, json.dumps(summary))
+        run_directory.record_end(folder, frames, updates, trainer.stop_reason)
         display.message(f"done: {frames:,} frames, {updates:,} updates -> {folder}")
         return Ended(folder, DONE)
 

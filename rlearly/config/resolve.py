@@ -16,6 +16,7 @@ from rlearly import envs
 from rlearly.agents import AGENTS, agent_spec, agents_for
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
+from rlearly.config.metric_names import check_metric
 from rlearly.config.overrides import (
     format_override,
     parse_text,
@@ -35,6 +36,7 @@ from rlearly.config.structured import (
 from rlearly.core.errors import ConfigError
 
 DEFAULT_AGENT = "drm"
+RETURN = "eval/episode_return"
 
 SET_BY_OTHER_KEYS = {
     "agent_name": "agent=NAME",
@@ -54,9 +56,10 @@ LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 
 RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
-    "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
-    "snapshot", "wandb.mode", "wandb.group", "replay.compression", "replay.storage",
-    "replay.folder", "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
+    "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "keep_best", "stop_when",
+    "device", "threads", "snapshot", "wandb.mode", "wandb.group", "replay.compression",
+    "replay.storage", "replay.folder", "replay.device", "replay.prefetch", "jump_start.run",
+    "jump_start.model",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 
@@ -96,6 +99,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     resolved = _resolve_pixels(resolved)
     resolved = replace(resolved, seed_frames=seed_frames(resolved))
     resolved = _resolve_normalize(_resolve_interventions(resolved))
+    resolved = _resolve_evaluated(resolved)
     for check in CHECKS:
         check(resolved, keys)
     return _resolve_jump_start(_resolve_snapshot(resolved))
@@ -127,7 +131,7 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
                 f"{', '.join(RESUMABLE)}."
             )
     set_keys(config, overrides)
-    loaded = as_dataclass(config)
+    loaded = _resolve_evaluated(as_dataclass(config))
     if loaded.snapshot is not None:
         loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
     return replace(loaded, jump_start=_with_absolute_paths(loaded.jump_start))
@@ -273,6 +277,37 @@ def _resolve_normalize(config: RunConfig) -> RunConfig:
         )
     normalize = ",".join(sorted(set(names))) or None
     return replace(config, env=replace(config.env, normalize=normalize))
+
+
+def _resolve_evaluated(config: RunConfig) -> RunConfig:
+    """Make keep_best the name of a metric or None, and stop_when a tuple of rules or None.
+
+    Raises:
+        ConfigError: a metric does not exist, a rule does not parse, or the run has no evaluations.
+    """
+    from rlearly.training.continuing import stop_rules
+
+    best = {"true": RETURN, "false": None, "none": None}.get(
+        str(config.keep_best).lower(), config.keep_best
+    )
+    if best is not None:
+        check_metric(best, "keep_best")
+        if not best.startswith("eval/"):
+            raise ConfigError(
+                f"keep_best: expected true or a metric of evaluations, as in {RETURN}, received "
+                f"{best!r}."
+            )
+    rules = [text for text in config.stop_when or () if text not in ("null", "none", "")]
+    for rule in map(stop_rules.parse, rules):
+        check_metric(rule.metric, "stop_when")
+    if not config.eval_every_frames:
+        for key, value in (("keep_best", best), ("stop_when", rules)):
+            if value:
+                raise ConfigError(
+                    f"{key}: has no effect with eval_every_frames=0, as it is judged after each "
+                    "evaluation; keep one of them."
+                )
+    return replace(config, keep_best=best, stop_when=tuple(rules) or None)
 
 
 def _resolve_snapshot(config: RunConfig) -> RunConfig:

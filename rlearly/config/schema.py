@@ -171,8 +171,8 @@ class JumpStartConfig:
     """A teacher plays the first steps of each training episode (JSRL)."""
 
     run: str | None = setting(None, "run directory of the teacher, an rlearly agent")
-    checkpoint: int | None = setting(
-        None, "checkpoint of that run, by its number of frames; null: the newest"
+    checkpoint: Any = setting(
+        None, "checkpoint of that run, by its number of frames, or best; null: the newest"
     )
     model: str | None = setting(
         None, "or the teacher's model file, of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
@@ -295,6 +295,17 @@ class RunConfig:
         100_000, "frames between checkpoints; 0: only at the end", at_least=0
     )
     keep_checkpoints: int = setting(2, "newest checkpoints to keep", at_least=1)
+    keep_best: str | None = setting(
+        None,
+        "also keep the checkpoint of the best evaluation: true (by eval/episode_return), or the "
+        "eval/ metric that decides; null: no",
+    )
+    stop_when: tuple[str, ...] | None = setting(
+        None,
+        "end the run early, judged after each evaluation: 'METRIC>=NUMBER' (or <=, >, <), "
+        "'reached(METRIC>=NUMBER,evaluations=N)', "
+        "'no_progress(METRIC,evaluations=N,min_delta=NUMBER)', or a list of them",
+    )
     replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
     snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlearly.config.metric_names import check_metric
 from rlearly.config.overrides import format_override, parse_text, sweep_values
 from rlearly.config.structured import did_you_mean, read_yaml
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.metric_names import check_metric
 from rlearly.experiments.plan import TEACHERS, THREADS, Plan, Run, folder_name
 
 STUDIES = Path(__file__).parent / "studies"

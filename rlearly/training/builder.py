@@ -50,6 +50,8 @@ from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
 from rlearly.training import checkpoint, run_directory
+from rlearly.training.continuing import stop_rules
+from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import close_env
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
@@ -137,6 +139,7 @@ def assemble(
         video_size=config.video_size,
         checkpoint_every_frames=config.checkpoint_every_frames,
         keep_checkpoints=config.keep_checkpoints,
+        keep_best=config.keep_best,
         clear_replay_at_steps=None if keep_replay else phase.until_steps,
     )
     display.message(data.summary)
@@ -169,6 +172,7 @@ def assemble(
         folder=folder,
         fixed_config=fixed_settings(config),
         stop_requested=stop_requested,
+        stop_rules=StopRules([stop_rules.parse(text) for text in config.stop_when or ()]),
     )
 
 
@@ -535,7 +539,7 @@ def add_jump_start(
             "the teacher sees this run's statistics, but was trained with those of its own run"
         )
     message(
-        f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
+        f"jump start: {settings.run} at {_named(settings.checkpoint)} begins each training "
         f"episode, {settings.schedule}; its steps are not counted as this run's"
     )
     if not run_directory.is_done(Path(str(settings.run))):
@@ -555,15 +559,15 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
             f"jump_start.run: this run's episodes are begun by the teacher {run}, which is not "
             "there: put it back, or say where it is now with jump_start.run=RUN_DIR."
         )
-    if frames not in [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]:
+    if not checkpoint.is_kept(run / "checkpoints", frames):
         raise ConfigError(
-            f"jump_start.run: {run} has deleted its checkpoint at {frames} frames, which this "
+            f"jump_start.run: {run} has deleted its checkpoint at {_named(frames)}, which this "
             "run's teacher is loaded from: put it back, or start a new run with a teacher that has "
             "finished."
         )
-    if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
+    if checkpoint.digest(run / "checkpoints", frames) != config.jump_start.sha256:
         raise ConfigError(
-            f"jump_start.run: the checkpoint at {frames} frames in {run} is not the one that this "
+            f"jump_start.run: the checkpoint at {_named(frames)} in {run} is not the one that this "
             f"run began with (the SHA-256 of its manifest was {config.jump_start.sha256}): put "
             "that one back, or start a new run."
         )
@@ -575,6 +579,11 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
     agent.load_state_dict(state["agent"])
     step = state["trainer"]["steps"]
     return lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0]
+
+
+def _named(chosen: checkpoint.Chosen) -> str:
+    """A chosen checkpoint, for a message."""
+    return f"{chosen:,} frames" if isinstance(chosen, int) else "its best evaluation"
 
 
 def model_policy(

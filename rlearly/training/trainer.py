@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,15 @@ from rlearly.core.spaces import Observation, clip_actions, stack_observations
 from rlearly.core.types import Agent, Memory, Metrics, Progress, Stateful, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training import failure
-from rlearly.training.checkpoint import Checkpoints, list_checkpoints
+from rlearly.training.checkpoint import (
+    BEST,
+    Checkpoints,
+    DamagedCheckpoint,
+    delete_unneeded_best,
+    list_checkpoints,
+    verify,
+)
+from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import (
     LONG_EPISODE_STEPS,
     Evaluation,
@@ -33,6 +42,8 @@ from rlearly.training.executors import EnvExecutor
 from rlearly.training.metrics import MetricMeans
 from rlearly.training.sinks import Sinks
 from rlearly.training.video import Video
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,10 @@ class TrainerConfig:
     video_size: int
     checkpoint_every_frames: int
     keep_checkpoints: int
+    keep_best: str | None = None
+    """The metric of evaluations whose highest value decides which checkpoint is kept as the best
+    one; of equal values the earliest. None: no best one is kept."""
+
     clear_replay_at_steps: int | None = None
     """The agent step at which everything stored so far is removed from the replay; None: never."""
 
@@ -71,6 +86,9 @@ class ProgressDisplay(Protocol):
 class Interrupted(Exception):
     """The run was asked to stop."""
 
+
+EVERY = 1_000_000
+"""More checkpoints than a run has."""
 
 STATE = (
     "steps", "updates", "episodes", "elapsed_seconds", "episode_returns", "episode_steps",
@@ -119,8 +137,15 @@ class Trainer:
     fixed_config: Mapping[str, Any]
     """Settings, as plain values, that may not change when the run is resumed."""
 
+    stop_rules: StopRules = field(default_factory=StopRules)
+
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
+        self.best_checkpoints = Checkpoints(self.checkpoints.folder / BEST, keep=EVERY)
+        self.best: dict[str, Any] | None = None
+        """The best evaluation that a checkpoint was kept of: its metric, value and frames."""
+        self.stop_reason: str | None = None
+        """Why the run ends, or ended, before its `train_frames`."""
         self.steps = 0
         self.updates = 0
         self.episodes = 0
@@ -138,6 +163,7 @@ class Trainer:
         self._saving_seconds = 0.0  # since the last row
         self._evaluated_since_saving = False
         self._said_long_episode = False
+        self._said_no_metric = False
         self._closed = False
 
     @property
@@ -158,6 +184,8 @@ class Trainer:
     def run(self) -> bool:
         """Train; True if the end was reached, False if stopped. A checkpoint is saved either way.
 
+        The end is `train_frames`, or earlier for a `stop_reason`.
+
         Raises:
             RunFailed: the env or learning failed; the last checkpoint is from before it.
         """
@@ -166,7 +194,7 @@ class Trainer:
         try:
             while True:
                 self._do_what_is_due()
-                if self.steps * self.config.frames_per_step >= self.config.train_frames:
+                if self._is_over():
                     break
                 if self.stop_requested():
                     raise Interrupted
@@ -178,6 +206,15 @@ class Trainer:
             self._write_row()
         self.save()
         return True
+
+    def _is_over(self) -> bool:
+        return self.stop_reason is not None or self.at.frames >= self.config.train_frames
+
+    def _stop(self, reason: str) -> None:
+        """End the run before its next step; the first reason counts."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.display.message(f"ends early at {self.at.frames:,} frames: {reason}")
 
     def close(self) -> None:
         """Close what is still open: the envs, each in its own thread, the memory and the sinks."""
@@ -270,7 +307,7 @@ class Trainer:
             self._refuse_not_finite(self.agent.state_dict())
             row = {name: value for name, value in row.items() if math.isfinite(value)}
         self.latest.update(row)
-        self.sinks.write(self.at, row)
+        self._write(row)
         events = [
             f"{name.removeprefix('event/').replace('_', ' ')} {value:.4g}"
             for name, value in row.items()
@@ -278,6 +315,10 @@ class Trainer:
         ]
         if events:
             self.display.message(f"at {self.at.frames} frames: {', '.join(events)}")
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        self.stop_rules.observe(row)
+        self.sinks.write(self.at, row)
 
     def _end_episode(self, env_index: int, info: Mapping[str, Any]) -> None:
         """Write an episode's row.
@@ -302,7 +343,7 @@ class Trainer:
         if success is not None:
             row[f"train/{kind}_success"] = float(success)
         self.latest["train/episode_return"] = self.episode_returns[env_index]
-        self.sinks.write(self.at, row)
+        self._write(row)
         self._clear_episode(env_index)
 
     def _clear_episode(self, env_index: int) -> None:
@@ -314,7 +355,7 @@ class Trainer:
 
     def _do_what_is_due(self) -> None:
         frames = self.at.frames
-        at_end = frames >= self.config.train_frames
+        at_end = self._is_over()
         if self._is_due("log", self.config.log_every_frames, frames):
             self._write_row()
             self.last_due_frames["log"] = frames
@@ -372,7 +413,7 @@ class Trainer:
         if self._saving_seconds:
             row["speed/checkpoint_seconds"] = self._saving_seconds
             self._saving_seconds = 0.0
-        self.sinks.write(self.at, row)
+        self._write(row)
         self._row_start = (now, self.steps, self.updates)
 
     def _tick(self, now: float) -> None:
@@ -395,12 +436,16 @@ class Trainer:
             row["eval/success_rate"] = self.latest["eval/success_rate"] = result.success_rate
             success = f", success in {result.success_rate:.0%}"
         self.latest["eval/episode_return"] = mean
-        self.sinks.write(self.at, row)
+        self._write(row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
         self.display.message(
             f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){success}"
         )
         self.display.on_progress(self.at, self.updates, self.latest)
+        self._keep_if_best(row)
+        reason = self.stop_rules.judge()
+        if reason:
+            self._stop(f"stop_when: {reason}")
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
@@ -443,6 +488,39 @@ class Trainer:
         self.sinks.video(self.at, str(path))
         return result
 
+    def _keep_if_best(self, row: Mapping[str, float]) -> None:
+        """Keep a checkpoint of the agent if this evaluation is better than all before it.
+
+        Raises:
+            RunFailed: weights or moments are not finite.
+        """
+        metric, best = self.config.keep_best, self.best
+        if metric is None:
+            return
+        if metric not in row:
+            if not self._said_no_metric:
+                self._said_no_metric = True
+                self.display.message(f"keep_best: evaluations of this env report no {metric}")
+            return
+        if best and best["metric"] == metric and row[metric] <= best["value"]:
+            return
+        found = {"metric": metric, "value": row[metric], "frames": self.at.frames}
+        envs: list[Any] = self.envs
+        state = {
+            "trainer": self._counters(),
+            "fixed_config": dict(self.fixed_config),
+            "agent": self.agent.state_dict(),
+            "env": [{"kept": self.executors[0].run(envs[0].kept_state)}],
+            "best": found,
+        }
+        self._refuse_not_finite(state["agent"])
+        try:
+            self.best_checkpoints.save(self.at.frames, state)
+        except OSError as error:
+            self.display.message(f"could not save the best checkpoint ({error})")
+            return
+        self.best = found
+
     # --- state ---
 
     def dump_failure(self, failed: RunFailed) -> None:
@@ -469,6 +547,8 @@ class Trainer:
         began = time.monotonic()
         path = self.checkpoints.save(self.at.frames, state, replace=self._evaluated_since_saving)
         self._evaluated_since_saving = False
+        if self.best:
+            delete_unneeded_best(self.checkpoints.folder, self.at.frames)
         self._saving_seconds += time.monotonic() - began
         return path
 
@@ -498,7 +578,20 @@ class Trainer:
                 "start another run with these settings."
             )
         self.load_state_dict(state)
+        self._find_best()
         return frames
+
+    def _find_best(self) -> None:
+        """Forget the best checkpoint if it is gone or damaged: the next evaluation is the best."""
+        if self.best is None:
+            return
+        path = self.best_checkpoints.folder / f"{self.best['frames']:012d}"
+        try:
+            verify(path)
+            delete_unneeded_best(self.checkpoints.folder, self.at.frames)
+        except DamagedCheckpoint as error:
+            log.warning("%s The next evaluation is taken for the best one.", error)
+            self.best = None
 
     def _parts(self) -> dict[str, Stateful]:
         return {
@@ -507,12 +600,23 @@ class Trainer:
             "update_schedule": self.update_schedule,
             "replay": self.memory,
             "sinks": self.sinks,
+            "stop_rules": self.stop_rules,
         }
+
+    def _stop_settings(self) -> dict[str, Any]:
+        """The settings with which a run that ended early would end again."""
+        rules = [rule.text for rule in self.stop_rules.rules]
+        return {"train_frames": self.config.train_frames, "rules": rules}
+
+    def _counters(self) -> dict[str, Any]:
+        return {name: copy.copy(getattr(self, name)) for name in STATE}
 
     def state_dict(self) -> dict[str, Any]:
         envs: list[Any] = self.envs
         return {
-            "trainer": {name: copy.copy(getattr(self, name)) for name in STATE},
+            "trainer": self._counters(),
+            "best": self.best,
+            "stop": {"reason": self.stop_reason, **self._stop_settings()},
             "fixed_config": dict(self.fixed_config),
             "in_episode": [obs is not None for obs in self.obs],
             "env": [
@@ -525,8 +629,12 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in STATE:
             setattr(self, name, copy.copy(state["trainer"][name]))
+        self.best, stop = state.get("best"), state.get("stop", {})
+        going_on = any(stop.get(key) != value for key, value in self._stop_settings().items())
+        self.stop_reason = None if going_on else stop["reason"]
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name in state:  # not in old checkpoints
+                part.load_state_dict(state[name])
         envs: list[Any] = self.envs
         for env_index, env in enumerate(envs):
             self.executors[env_index].run(env.load_state_dict, state["env"][env_index])

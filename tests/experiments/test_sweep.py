@@ -32,7 +32,7 @@ from rlearly.experiments.launchers import local
 from rlearly.experiments.launchers.base import ending
 from rlearly.experiments.launchers.lock import only_launcher, owner_of
 from rlearly.experiments.launchers.slurm import submitted
-from rlearly.experiments.metric_names import METRICS, PARTS
+from rlearly.config.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped

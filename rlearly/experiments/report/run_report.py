@@ -19,6 +19,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
 from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
 from rlearly.experiments.report.plotting import AS_TYPED, FRAMES, as_label, plot_line, save_figure
+from rlearly.training.run_directory import early_end
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -55,6 +56,8 @@ class RunReport:
 
     title: str
     rows: list[Row]
+    early_end: str | None = None
+    """Why the run ended before its train_frames, if it did."""
 
     @staticmethod
     def load(run: Path) -> RunReport:
@@ -66,7 +69,7 @@ class RunReport:
         rows = read_rows(run)
         if not rows:
             raise ConfigError(f"{run} has no rows yet: wait for its first log_every_frames.")
-        return RunReport(_title(run), rows)
+        return RunReport(_title(run), rows, early_end(run))
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Frames and values of a metric."""
@@ -95,6 +98,8 @@ class RunReport:
     def summary(self) -> list[str]:
         """The lines that a terminal shows."""
         lines = [self.title, f"  frames      {self.rows[-1]['frames']:,}"]
+        if self.early_end:
+            lines.append(f"  ended early {self.early_end}")
         lines += self._last_and_best("return", RETURN, ".1f") or ["  return      no evaluation yet"]
         lines += self._last_and_best("success", SUCCESS, ".0%")
         lines += self._first_and_last("FAU", "fau")
