@@ -186,8 +186,13 @@ def from_run(config: TeacherConfig) -> Teacher:
     run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-    kept = builder.kept_in(state)
-    env = builder.make_evaluation_env(run_config, videos=False, kept=kept, message=print).once()
+    env = builder.make_evaluation_env(
+        run_config,
+        videos=False,
+        kept=builder.kept_in(state),
+        attributes=builder.attributes_in(state),
+        message=print,
+    ).once()
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     step = state["trainer"]["steps"]

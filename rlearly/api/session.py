@@ -133,6 +133,7 @@ class Session:
         from rlearly import envs
         from rlearly.system.provenance import provenance
         from rlearly.training import checkpoint, run_directory
+        from rlearly.training.callbacks.loading import modules_of as callback_modules
 
         folder, display = self.folder, self.display
         if self.resume and not checkpoint.list_checkpoints(folder / "checkpoints"):
@@ -155,7 +156,7 @@ class Session:
                     "this run is not in the main thread, the only one where Python handles "
                     "signals: Ctrl-C and a scheduler's signals do not save it"
                 )
-            code = envs.code_of(self.config.env)
+            code = [*envs.code_of(self.config.env), *callback_modules(self.config)]
             origin = provenance(self.overrides, self.config.threads, self.device, code)
             origin["identity"] = identity
             return self._learn(trainer, origin)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlearly.api.given import give_again, settings_for
 from rlearly.api.run import Run
@@ -12,8 +13,17 @@ from rlearly.core.errors import RunFailed
 from rlearly.core.exit_status import FAILED
 from rlearly.system.process import restored_process
 
+if TYPE_CHECKING:
+    from rlearly.training.callbacks import Callback
 
-def train(*overrides: str, env: Any = None, progress: bool = True, **settings: Any) -> Run:
+
+def train(
+    *overrides: str,
+    env: Any = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
     """Train an agent, in this process, and return the run.
 
     Ctrl-C, or a notebook's interrupt, saves and returns the unfinished run; `resume=run.path`
@@ -23,6 +33,8 @@ def train(*overrides: str, env: Any = None, progress: bool = True, **settings: A
         overrides: as on the command line, `"agent.lr=1e-4"`.
         env: the env's name; or an env, which stays as it is; or a function that makes one. A run
             whose env only this program can make is resumed with `env=` too.
+        callbacks: objects that see the run (`rlearly.training.callbacks.Callback`), besides those
+            that `callback=` names. A run that had some is resumed with them too.
         progress: print what the command prints.
         settings: all keys of `python -m rlearly.train --help`. Write two underscores for a dot, as
             in `agent__lr=1e-4`, or a dict for a group, as in `replay={"capacity": 100_000}`.
@@ -49,7 +61,11 @@ def train(*overrides: str, env: Any = None, progress: bool = True, **settings: A
             give_again(Path(resumed), env)
         elif env is not None:
             named = settings_for(env)
-        ended = session.train([*overrides, *overrides_of(named | settings)], quiet=not progress)
+        ended = session.train(
+            [*overrides, *overrides_of(named | settings)],
+            quiet=not progress,
+            parts={"callbacks": callbacks},
+        )
     if ended.status == FAILED:
         raise RunFailed(f"{ended.failure}.".replace("..", "."))
     return Run(ended.folder)

@@ -16,7 +16,7 @@ from rlearly import envs
 from rlearly.agents import AGENTS, agent_spec, agents_for
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
-from rlearly.config.metric_names import check_metric
+from rlearly.config.metric_names import METRICS, check_metric
 from rlearly.config.overrides import (
     format_override,
     parse_text,
@@ -170,7 +170,9 @@ def fixed_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flatten(as_dict(config))
-        if key not in ("run_dir", "resume", *RESUMABLE) and not key.startswith("wandb.")
+        if key not in ("run_dir", "resume", *RESUMABLE)
+        and not key.startswith("wandb.")
+        and (key, value) != ("callback_kwargs", {})  # runs from before it existed have none
     }
 
 
@@ -299,7 +301,8 @@ def _resolve_evaluated(config: RunConfig) -> RunConfig:
             )
     rules = [text for text in config.stop_when or () if text not in ("null", "none", "")]
     for rule in map(stop_rules.parse, rules):
-        check_metric(rule.metric, "stop_when")
+        if not config.callback or rule.metric.partition("/")[0] in METRICS:  # else it may log it
+            check_metric(rule.metric, "stop_when")
     if not config.eval_every_frames:
         for key, value in (("keep_best", best), ("stop_when", rules)):
             if value:
@@ -531,6 +534,11 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
             raise ConfigError(f"{ignored[0]}: has no effect with shrink_perturb.alpha; keep one.")
 
 
+def _check_callback(config: RunConfig, keys: set[str]) -> None:
+    if not config.callback:
+        _refuse_without(keys, "callback_kwargs", "callback=MODULE:NAME")
+
+
 def _check_replay_ratio(config: RunConfig, keys: set[str]) -> None:
     from rlearly.training.update_schedule import off_policy_schedule
 
@@ -566,4 +574,5 @@ CHECKS = (
     _check_jump_start,
     _check_interventions,
     _check_replay_ratio,
+    _check_callback,
 )

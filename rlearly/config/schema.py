@@ -306,6 +306,12 @@ class RunConfig:
         "'reached(METRIC>=NUMBER,evaluations=N)', "
         "'no_progress(METRIC,evaluations=N,min_delta=NUMBER)', or a list of them",
     )
+    callback: tuple[str, ...] | None = setting(
+        None, "your own code that sees the run: MODULE:NAME, or [MODULE:NAME,...]"
+    )
+    callback_kwargs: dict[str, Any] = setting(
+        {}, "arguments of the callback; of several, by its name: {NAME: {key: value}}"
+    )
     replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
     snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")

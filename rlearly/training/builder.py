@@ -50,6 +50,10 @@ from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
 from rlearly.training import checkpoint, run_directory
+from rlearly.training.callbacks.callback import Callback
+from rlearly.training.callbacks.calls import Named
+from rlearly.training.callbacks.loading import load_callbacks
+from rlearly.training.callbacks.training_envs import TrainingEnvs
 from rlearly.training.continuing import stop_rules
 from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import close_env
@@ -67,12 +71,17 @@ def build(
     display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """The trainer of a run, with all its parts.
 
+    Args:
+        callbacks: objects of Python code, in addition to those that the config names.
+
     Raises:
-        ConfigError: the env cannot be made, or the replay does not fit into memory.
+        ConfigError: the env or a callback cannot be made, or the replay does not fit into memory.
     """
+    named = load_callbacks(config, callbacks)
     executors = env_executors(config)
     train_envs: list[gymnasium.Env] = []
     try:
@@ -87,6 +96,7 @@ def build(
             display=display,
             device=device,
             stop_requested=stop_requested,
+            callbacks=named,
         )
     except BaseException:
         for env, executor in zip(train_envs, executors, strict=False):
@@ -106,6 +116,7 @@ def assemble(
     display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool],
+    callbacks: Sequence[Named] = (),
 ) -> Trainer:
     """The trainer of a run in envs that were made, each by its executor."""
     seeds = Seeds(config.seed)
@@ -145,22 +156,25 @@ def assemble(
     display.message(data.summary)
     for line in _notes(config, trainer_config, spec, device):
         display.message(line)
+    resumable = [
+        ResumableEnv(
+            env,
+            seeds.numpy("env", *([env_index] if env_index else [])),
+            make_another=lambda: make_env(config),
+        )
+        for env_index, env in enumerate(train_envs)
+    ]
+    training_envs = TrainingEnvs(resumable, executors)
     return Trainer(
         config=trainer_config,
         agent=agent,
-        envs=[
-            ResumableEnv(
-                env,
-                seeds.numpy("env", *([env_index] if env_index else [])),
-                make_another=lambda: make_env(config),
-            )
-            for env_index, env in enumerate(train_envs)
-        ],
+        envs=[*resumable],
         executors=executors,
         make_eval_env=lambda: make_evaluation_env(
             config,
             videos=bool(config.video_size),
             kept=lambda: executors[0].run(kept_by, train_envs[0]),
+            attributes=training_envs.in_evaluations,
             message=display.message,
         ),
         frame_renderer=envs.frame_renderer,
@@ -172,6 +186,8 @@ def assemble(
         folder=folder,
         fixed_config=fixed_settings(config),
         stop_requested=stop_requested,
+        training_envs=training_envs,
+        named_callbacks=callbacks,
         stop_rules=StopRules([stop_rules.parse(text) for text in config.stop_when or ()]),
     )
 
@@ -242,25 +258,27 @@ def make_evaluation_env(
     videos: bool,
     kept: Callable[[], Kept] | None,
     message: Callable[[str], None],
+    attributes: Callable[[], Mapping[str, Any]] = dict,
 ) -> EvaluationEnv:
     """An env for evaluations, which begins each episode with what the training env keeps.
 
     Args:
         kept: returns what the training env keeps now; None: unknown, and a message
             says so if it matters.
+        attributes: returns the attributes that evaluations have, of those that callbacks have set.
     """
     env = make_env(config, videos=videos, evaluation=True)
     if keeps_nothing(env):
-        return EvaluationEnv(env, None)
+        return EvaluationEnv(env, None, attributes=attributes)
     if kept is None:
         message(
             f"{config.env.name} may keep something from one episode to the next that this "
             "checkpoint does not hold: it starts as a new env, which may differ from the one that "
             "the agent was trained in"
         )
-        return EvaluationEnv(env, None)
+        return EvaluationEnv(env, None, attributes=attributes)
     other = make_env(config, videos=videos, evaluation=True)
-    evaluation_env = EvaluationEnv(env, kept, own_parts(env, other))
+    evaluation_env = EvaluationEnv(env, kept, own_parts(env, other), attributes)
     close_env(other)
     why = evaluation_env.why_not_repeatable()
     if why:
@@ -275,6 +293,11 @@ def kept_in(state: Mapping[str, Any]) -> Callable[[], Kept] | None:
         return None
     kept = from_bytes(saved.tobytes())
     return lambda: kept
+
+
+def attributes_in(state: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
+    """The attributes that evaluations had at a checkpoint, for `make_evaluation_env`."""
+    return lambda: state.get("env_attributes", {}).get("in_evaluations", {})
 
 
 # --- agent ---

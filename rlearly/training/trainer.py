@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from rlearly.core.spaces import Observation, clip_actions, stack_observations
 from rlearly.core.types import Agent, Memory, Metrics, Progress, Stateful, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training import failure
+from rlearly.training.callbacks.callback import Episode
+from rlearly.training.callbacks.calls import Callbacks, Named
+from rlearly.training.callbacks.training_envs import TrainingEnvs
 from rlearly.training.checkpoint import (
     BEST,
     Checkpoints,
@@ -137,6 +140,9 @@ class Trainer:
     fixed_config: Mapping[str, Any]
     """Settings, as plain values, that may not change when the run is resumed."""
 
+    training_envs: TrainingEnvs
+    """The envs, as callbacks see them."""
+    named_callbacks: Sequence[Named] = ()
     stop_rules: StopRules = field(default_factory=StopRules)
 
     def __post_init__(self) -> None:
@@ -144,6 +150,9 @@ class Trainer:
         self.best_checkpoints = Checkpoints(self.checkpoints.folder / BEST, keep=EVERY)
         self.best: dict[str, Any] | None = None
         """The best evaluation that a checkpoint was kept of: its metric, value and frames."""
+        self.callbacks = Callbacks(self.named_callbacks, self)
+        self._ended_episodes: list[Episode] = []  # in this round, for callbacks
+        self._done_updates: list[Metrics] = []
         self.stop_reason: str | None = None
         """Why the run ends, or ended, before its `train_frames`."""
         self.steps = 0
@@ -191,6 +200,7 @@ class Trainer:
         """
         self._clock = time.monotonic()
         self._row_start = (self._clock, self.steps, self.updates)
+        self.callbacks.start()
         try:
             while True:
                 self._do_what_is_due()
@@ -210,11 +220,20 @@ class Trainer:
     def _is_over(self) -> bool:
         return self.stop_reason is not None or self.at.frames >= self.config.train_frames
 
-    def _stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
         """End the run before its next step; the first reason counts."""
         if self.stop_reason is None:
             self.stop_reason = reason
             self.display.message(f"ends early at {self.at.frames:,} frames: {reason}")
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write a callback's row of metrics."""
+        self.latest.update(metrics)
+        self._write(metrics)
+
+    def message(self, text: str) -> None:
+        """Show a callback's line to the user."""
+        self.display.message(text)
 
     def close(self) -> None:
         """Close what is still open: the envs, each in its own thread, the memory and the sinks."""
@@ -250,12 +269,25 @@ class Trainer:
             self.memory.clear()
         if self.config.update_last:
             self._update(first_step)
+        if self.callbacks:
+            self._tell_callbacks()
         self.display.on_progress(self.at, self.updates, self.latest)
+
+    def _tell_callbacks(self) -> None:
+        """Tell the callbacks what happened in this round, now that no env is stepping."""
+        updates, self._done_updates = self._done_updates, []
+        for metrics in updates:
+            self.callbacks.call("on_update", metrics)
+        episodes, self._ended_episodes = self._ended_episodes, []
+        for episode in episodes:
+            self.callbacks.call("on_episode", episode)
+        self.callbacks.call("on_step")
 
     def _current_obs(self, env_index: int) -> Observation:
         """The newest observation of an env's episode; resets the env if its episode has ended."""
         obs = self.obs[env_index]
         if obs is None:
+            self.training_envs.begin_episode(env_index)
             obs = self.executors[env_index].run(checked_reset, self.envs[env_index], "a reset")
             self.memory.begin_episode(obs, env_index=env_index)
         return obs
@@ -290,6 +322,8 @@ class Trainer:
                 self.update_schedule.observe(metrics)
                 self._record(metrics)
                 self.updates += 1
+                if self.callbacks:
+                    self._done_updates.append(metrics)
             self._record(self.update_schedule.events())
 
     def _record(self, metrics: Metrics) -> None:
@@ -344,6 +378,9 @@ class Trainer:
             row[f"train/{kind}_success"] = float(success)
         self.latest["train/episode_return"] = self.episode_returns[env_index]
         self._write(row)
+        if self.callbacks:
+            total, length = self.episode_returns[env_index], self.episode_steps[env_index]
+            self._ended_episodes.append(Episode(env_index, total, length, success, kind, info))
         self._clear_episode(env_index)
 
     def _clear_episode(self, env_index: int) -> None:
@@ -445,7 +482,8 @@ class Trainer:
         self._keep_if_best(row)
         reason = self.stop_rules.judge()
         if reason:
-            self._stop(f"stop_when: {reason}")
+            self.stop(f"stop_when: {reason}")
+        self.callbacks.call("on_evaluation", row)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
@@ -511,6 +549,7 @@ class Trainer:
             "fixed_config": dict(self.fixed_config),
             "agent": self.agent.state_dict(),
             "env": [{"kept": self.executors[0].run(envs[0].kept_state)}],
+            "env_attributes": self.training_envs.state_dict(),
             "best": found,
         }
         self._refuse_not_finite(state["agent"])
@@ -601,6 +640,8 @@ class Trainer:
             "replay": self.memory,
             "sinks": self.sinks,
             "stop_rules": self.stop_rules,
+            "callbacks": self.callbacks,
+            "env_attributes": self.training_envs,
         }
 
     def _stop_settings(self) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_damaged_best_is_refused_and_forgotten_when_the_run_resumes(tmp_path, mo
     trainer.close()
     file = next((tmp_path / "checkpoints/best").glob("*/state.pt"))
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ConfigError, match="is damaged: state.pt should have"):
+    with pytest.raises(ConfigError, match=r"is damaged: state\.pt should have"):
         checkpoint.load_at(tmp_path / "checkpoints", "best")
     later = make_trainer(tmp_path, *WORDS, base=STATE)
     assert later.resume() == 150 and later.best is None
