@@ -134,6 +134,7 @@ class Session:
         from rlearly.system.provenance import provenance
         from rlearly.training import checkpoint, run_directory
         from rlearly.training.callbacks.loading import modules_of as callback_modules
+        from rlearly.training.continuing import lineage
 
         folder, display = self.folder, self.display
         if self.resume and not checkpoint.list_checkpoints(folder / "checkpoints"):
@@ -159,6 +160,8 @@ class Session:
             code = [*envs.code_of(self.config.env), *callback_modules(self.config)]
             origin = provenance(self.overrides, self.config.threads, self.device, code)
             origin["identity"] = identity
+            if ancestor := lineage.ancestor_entry(folder, self.config.start_from):
+                origin["ancestor"] = ancestor
             return self._learn(trainer, origin)
         finally:
             with contextlib.suppress(OSError):
@@ -188,6 +191,7 @@ class Session:
             if self.resume:
                 frames = trainer.resume()
                 events.purge_from = frames + 1 if frames else 0
+            trainer.begin()
         except BaseException:
             trainer.close()
             raise

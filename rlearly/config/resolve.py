@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,8 @@ SET_BY_OTHER_KEYS = {
     "env.name": "env=NAME",
     "env.family": "env=NAME",
     "snapshot_sha256": "snapshot=FILE",
+    "start_from.checkpoint": "start_from=RUN@FRAMES",
+    "start_from.sha256": "start_from=RUN",
     "jump_start.sha256": "jump_start.run=RUN_DIR or jump_start.model=FILE",
 }
 
@@ -73,6 +76,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         ConfigError: an unknown name or key, a wrong type, a value out of bounds, or settings that
             contradict each other.
     """
+    overrides = [_of_its_group(override) for override in overrides]
     pairs = split_overrides(overrides)
     keys = {key for key, _ in pairs}
     asked = dict(pairs)
@@ -97,6 +101,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
     resolved = as_dataclass(config)
     resolved = _resolve_pixels(resolved)
+    resolved = _resolve_start(resolved, keys)
     resolved = replace(resolved, seed_frames=seed_frames(resolved))
     resolved = _resolve_normalize(_resolve_interventions(resolved))
     resolved = _resolve_evaluated(resolved)
@@ -247,6 +252,67 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
     if pixels is None and config.env.family != "gymnasium":
         pixels = takes_pixels
     return replace(config, env=replace(config.env, pixels=pixels))
+
+
+def _of_its_group(override: str) -> str:
+    """`start_from=RUN` is written for `start_from.run=RUN`."""
+    return re.sub("^start_from=", "start_from.run=", override)
+
+
+def _resolve_start(config: RunConfig, keys: set[str]) -> RunConfig:
+    """Pin the checkpoint that a run begins from, and set how it starts with it.
+
+    With another run's networks none of the first steps are random, unless the user says so, and
+    the first update stays where it was; with another run's replay too it comes at once.
+
+    Raises:
+        ConfigError: there is no such run or checkpoint, or it is of another agent.
+    """
+    if config.start_from.run is None:
+        _refuse_without(keys, "start_from.", "start_from=RUN_DIR")
+        return config
+    from rlearly.training.continuing import start_from
+
+    spec = agent_spec(config.agent_name)
+    parts = start_from.checked_parts(config.start_from, on_policy=spec.on_policy)
+    run, _ = start_from.split_run(config.start_from.run)
+    _check_ancestor(config, load(run), run, parts)
+    config = replace(config, start_from=start_from.pinned(config.start_from, parts))
+    if config.seed_frames is None and "replay" in parts:
+        config = replace(config, seed_frames=0)
+    key = spec.random_start
+    if key and "networks" in parts and f"agent.{key}" not in keys:
+        config = replace(config, seed_frames=seed_frames(config))
+        config = replace(config, agent=replace(config.agent, **{key: 0}))
+    return config
+
+
+def _check_ancestor(
+    config: RunConfig, ancestor: RunConfig, run: Path, parts: tuple[str, ...]
+) -> None:
+    of_agent = [part for part in parts if part != "replay"]
+    if of_agent and ancestor.agent_name != config.agent_name:
+        raise ConfigError(
+            f"start_from: {run} was trained with agent={ancestor.agent_name}, whose "
+            f"{' and '.join(of_agent)} do not fit agent={config.agent_name}: use the same agent, "
+            "or take over the replay alone with start_from.parts=[replay]."
+        )
+    if "replay" in parts and agent_spec(ancestor.agent_name).on_policy:
+        raise ConfigError(
+            f"start_from.parts: {run} was trained with agent={ancestor.agent_name}, which is on "
+            "policy and has no replay; leave replay out."
+        )
+    if of_agent and _normalized(ancestor) != _normalized(config):
+        raise ConfigError(
+            f"start_from: {run} was trained with env.normalize={_normalized(ancestor)}, and this "
+            f"run has env.normalize={_normalized(config)}: its networks know only what was scaled "
+            "in the same way; set the same."
+        )
+
+
+def _normalized(config: RunConfig) -> str:
+    names = (config.env.normalize or "none").strip("[]").split(",")
+    return ",".join(sorted({name.strip() for name in names}))
 
 
 def _resolve_interventions(config: RunConfig) -> RunConfig:

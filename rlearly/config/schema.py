@@ -201,6 +201,24 @@ class JumpStartConfig:
 
 
 @dataclass(frozen=True)
+class StartFromConfig:
+    """A new run that begins with parts of another one: `start_from=RUN`."""
+
+    run: str | None = setting(
+        None,
+        "run directory to begin from, RUN, RUN@FRAMES or RUN@best (see keep_best), written "
+        "start_from=RUN@FRAMES; without @: its newest checkpoint",
+    )
+    parts: tuple[str, ...] | None = setting(
+        None,
+        "what the run begins with: networks, optimizers, replay, normalizers; null: networks and "
+        "normalizers",
+    )
+    checkpoint: str | None = setting(None, "the checkpoint of that run, set automatically")
+    sha256: str | None = setting(None, "SHA-256 of that checkpoint, set automatically")
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     """Weights & Biases tracking, in addition to the local files."""
 
@@ -317,6 +335,7 @@ class RunConfig:
     snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how snapshots are used")
     jump_start: JumpStartConfig = group(JumpStartConfig, "a teacher that begins each episode")
+    start_from: StartFromConfig = group(StartFromConfig, "begin with parts of another run")
     plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
     intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")
     augmentation: AugmentationConfig = group(AugmentationConfig, "settings of the intervention")

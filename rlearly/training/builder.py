@@ -23,7 +23,14 @@ from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig, SnapshotConfig
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
+from rlearly.core.spaces import (
+    PIXELS,
+    VECTOR,
+    describe_space,
+    has_images,
+    is_fused,
+    stack_observations,
+)
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
 from rlearly.envs.state.between_episodes import (
     EvaluationEnv,
@@ -55,6 +62,7 @@ from rlearly.training.callbacks.calls import Named
 from rlearly.training.callbacks.loading import load_callbacks
 from rlearly.training.callbacks.training_envs import TrainingEnvs
 from rlearly.training.continuing import stop_rules
+from rlearly.training.continuing.start_from import Ancestor
 from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import close_env
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
@@ -154,6 +162,11 @@ def assemble(
         clear_replay_at_steps=None if keep_replay else phase.until_steps,
     )
     display.message(data.summary)
+    if config.start_from.run and normalises(train_envs[0]):
+        display.message(
+            f"start_from: {config.env.name} scales observations or rewards by running statistics "
+            "of its own wrappers, which begin anew; env.normalize keeps them in the run instead"
+        )
     for line in _notes(config, trainer_config, spec, device):
         display.message(line)
     resumable = [
@@ -188,6 +201,8 @@ def assemble(
         stop_requested=stop_requested,
         training_envs=training_envs,
         named_callbacks=callbacks,
+        ancestor=find_ancestor(config, spec, display.message),
+        spaces=spaces_of(spec),
         stop_rules=StopRules([stop_rules.parse(text) for text in config.stop_when or ()]),
     )
 
@@ -644,6 +659,37 @@ def _wrapper(env: Any, kind: UnionType) -> Any:
     return env
 
 
+# --- beginning from another run ---
+
+
+def find_ancestor(
+    config: RunConfig, spec: EnvSpec, message: Callable[[str], None]
+) -> Ancestor | None:
+    """The run that this one begins from; None: it begins from nothing.
+
+    It is read only when the run begins: a resumed run does not need it.
+    """
+    settings = config.start_from
+    if settings.run is None:
+        return None
+    nstep, frame_stack = 1, 1
+    if "replay" in (settings.parts or ()) and Path(settings.run).is_dir():
+        there = resolve.load(Path(settings.run))
+        annealing = annealing_for(there.agent)
+        nstep = annealing.max_nstep if annealing else there.agent.nstep
+        frame_stack = there.env.frame_stack
+    return Ancestor(settings, nstep, frame_stack, spaces_of(spec), message)
+
+
+def spaces_of(spec: EnvSpec) -> dict[str, str]:
+    """An env's observations and actions in words: their kinds and shapes, without bounds."""
+    mask = f" with a mask of {spec.mask_size} actions" if spec.action_mask else ""
+    return {
+        "observations": describe_space(spec.observation) + mask,
+        "actions": describe_space(spec.action),
+    }
+
+
 # --- data pipeline ---
 
 
@@ -720,6 +766,8 @@ def replay_slots(config: RunConfig) -> int:
 
     An episode adds one final observation; episodes of 25 steps or more are assumed.
     """
+    if "replay" in (config.start_from.parts or ()):
+        return config.replay.capacity
     steps = config.train_frames // config.env.action_repeat
     return min(config.replay.capacity, int(steps * 1.04) + 100)
 
@@ -760,6 +808,11 @@ def _notes(
         yield f"replay ratio: {config.replay_ratio}"
     if config.intervention:
         yield f"interventions: {', '.join(config.intervention)}"
+    if not on_policy and "networks" in (config.start_from.parts or ()):
+        yield (
+            "start_from: actions are the policy's from the first step, with the exploration of a "
+            f"new run; updates begin at {trainer_config.seed_frames:,} frames"
+        )
     steps = config.train_frames / config.env.action_repeat
     for name in config.intervention or ():
         for key in ("at_step", "every_steps"):

@@ -31,6 +31,7 @@ from rlearly.training.checkpoint import (
     list_checkpoints,
     verify,
 )
+from rlearly.training.continuing.start_from import Ancestor
 from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import (
     LONG_EPISODE_STEPS,
@@ -144,6 +145,10 @@ class Trainer:
     """The envs, as callbacks see them."""
     named_callbacks: Sequence[Named] = ()
     stop_rules: StopRules = field(default_factory=StopRules)
+    ancestor: Ancestor | None = None
+    """The run that a new one begins from."""
+    spaces: Mapping[str, str] = field(default_factory=dict)
+    """The observations and actions in words, for runs that begin from this one."""
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
@@ -174,6 +179,7 @@ class Trainer:
         self._said_long_episode = False
         self._said_no_metric = False
         self._closed = False
+        self._begun = False
 
     @property
     def at(self) -> Progress:
@@ -188,6 +194,16 @@ class Trainer:
             checked_reset(self._eval_env, "its first reset", seed=0)
             self.frame_renderer(self._eval_env)(self.config.video_size)
 
+    def begin(self) -> None:
+        """Take over what a new run begins with from another one; `run` does so otherwise.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+        if self.ancestor is not None and not self._begun:
+            self.ancestor.take_over(self.agent, self.memory)
+        self._begun = True
+
     # --- running ---
 
     def run(self) -> bool:
@@ -200,7 +216,10 @@ class Trainer:
         """
         self._clock = time.monotonic()
         self._row_start = (self._clock, self.steps, self.updates)
+        self.begin()
         self.callbacks.start()
+        if self.ancestor is not None and not list_checkpoints(self.checkpoints.folder):
+            self.save()  # from now on the run can be resumed without its ancestor
         try:
             while True:
                 self._do_what_is_due()
@@ -547,6 +566,7 @@ class Trainer:
         state = {
             "trainer": self._counters(),
             "fixed_config": dict(self.fixed_config),
+            "spaces": dict(self.spaces),
             "agent": self.agent.state_dict(),
             "env": [{"kept": self.executors[0].run(envs[0].kept_state)}],
             "env_attributes": self.training_envs.state_dict(),
@@ -606,7 +626,9 @@ class Trainer:
         """
         if not list_checkpoints(self.checkpoints.folder):
             self.sinks.load_state_dict({"record": {"bytes": 0}})
+            self.begin()
             return 0
+        self._begun = True
         frames, state = self.checkpoints.load_newest()
         then, now = state["fixed_config"], self.fixed_config
         changed = [key for key in then | now if then.get(key) != now.get(key)]
@@ -659,6 +681,7 @@ class Trainer:
             "best": self.best,
             "stop": {"reason": self.stop_reason, **self._stop_settings()},
             "fixed_config": dict(self.fixed_config),
+            "spaces": dict(self.spaces),
             "in_episode": [obs is not None for obs in self.obs],
             "env": [
                 executor.run(env.state_dict)
