@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides, refuse_folders

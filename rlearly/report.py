@@ -118,9 +118,9 @@ def report(config: ReportConfig) -> list[str]:
         "normalise": config.normalise,
         "bootstrap_seed": config.bootstrap_seed,
     }
-    ancestors = {"ancestors": bool(config.ancestors)}
-    where = {"sweep": config.sweep, **sweep_only} if config.sweep else ancestors
-    return written(*runs, out=config.out, title=config.title, **where).lines
+    where = {"sweep": config.sweep, **sweep_only} if config.sweep else {}
+    ancestors = bool(config.ancestors)
+    return written(*runs, out=config.out, title=config.title, ancestors=ancestors, **where).lines
 
 
 def compared_paths(text: str) -> list[Path]:

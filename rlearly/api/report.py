@@ -100,5 +100,6 @@ def report(
     names = [str(folder) for folder in folders]
     title = title or "evaluation returns"
     lines = run_report.write_runs_report(names, place, title, ancestors=ancestors)
-    figure = run_report.draw_runs(*run_report.read_runs(names, ancestors=ancestors), title)
+    rows, joints = run_report.read_runs(names, ancestors=ancestors)
+    figure = run_report.draw_runs(rows, title, joints)
     return Report(lines, place, InlineFigure(figure))

@@ -238,7 +238,7 @@ def read_runs(
 
 
 def draw_runs(
-    runs: Mapping[str, list[Row]], joints: Mapping[str, Sequence[int]], title: str
+    runs: Mapping[str, list[Row]], title: str, joints: Mapping[str, Sequence[int]] | None = None
 ) -> Figure:
     """The evaluation returns of several runs (rows by label), and their actors' dormant ratios.
 
@@ -250,7 +250,7 @@ def draw_runs(
     for label, rows in runs.items():
         series = metric_series(rows, RETURN)
         (line,) = above.plot(*series, marker="o", markersize=3, label=as_label(label))
-        for frames in joints.get(label, ()):
+        for frames in (joints or {}).get(label, ()):
             above.axvline(frames, color=line.get_color(), linestyle=JOINT[2], linewidth=1)
         plot_line(below, *metric_series(rows, DORMANT_RATIO), linewidth=1)
     above.set(ylabel="evaluation return")
@@ -287,7 +287,7 @@ def write_runs_report(
             print(f"{run} has no evaluations ({reason}): not drawn.", file=sys.stderr)
     table = out.with_suffix(".csv")
     with _writing(out):
-        save_figure(draw_runs(rows, joints, title), out)
+        save_figure(draw_runs(rows, title, joints), out)
         evaluations = (
             [run, frames, f"{value:.2f}"]
             for run, series in returns.items()
