@@ -335,6 +335,21 @@ def test_arrays_and_numbers_of_numpy_come_back_as_they_were(tmp_path):
     assert (later.kept["b"], later.kept[7]) == ((0.5, [True, None]), "x")
 
 
+def test_python_hands_over_objects_and_loads_the_best(tmp_path):
+    import rlearly
+
+    seen = Recorder()
+    words = [*WIDE, "threads=1", "keep_best=true", f"run_dir={tmp_path / 'run'}"]
+    run = rlearly.train(*words, "train_frames=140", callbacks=[seen], progress=False)
+    assert run.finished and seen.calls[-1][:2] == ("evaluation", 140)
+    with pytest.raises(ConfigError, match="test_callbacks:Recorder, received none"):
+        rlearly.train(resume=run.path, train_frames=200, progress=False)
+    again = Recorder()
+    rlearly.train(resume=run.path, train_frames=200, callbacks=[again], progress=False)
+    assert again.calls[1] == ("step", 141, 41)
+    assert rlearly.load(f"{run.path}@best").frames in (70, 140)
+
+
 def test_unused_stopper_is_not_met(tmp_path):
     trainer = trainer_with(tmp_path, Stopper(1000), words=["train_frames=60"])
     assert trainer.run() and trainer.stop_reason is None

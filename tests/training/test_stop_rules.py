@@ -1,15 +1,20 @@
 """`stop_when`: when a rule is met, and what a run that ended early leaves behind."""
 
+import io
 import json
 
 import pytest
 from conftest import TINY_STATE
+from rich.console import Console
 from saved import plain, rows
 from test_trainer import make_trainer
 
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError
+from rlearly.experiments.job import Job
 from rlearly.experiments.plan import finished
+from rlearly.experiments.report.run_report import RunReport
+from rlearly.experiments.status import overview, status_of
 from rlearly.training import checkpoint
 from rlearly.training.continuing.stop_rules import StopRules, parse
 
@@ -97,6 +102,12 @@ def test_run_that_ends_early_is_done_and_says_why(zygote, tmp_path):
     assert status == 0 and f"ends early at 100 frames: {reason}" in said
     assert reason.startswith("stop_when: eval/episode_return was >= -1000 in 2 evaluations in a")
     assert finished(run, 400), "a sweep does not start it again"
+    state = status_of(tmp_path, Job("run", "td3", train_frames=400), {})
+    assert (state.state, state.early_end) == ("done", reason)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(overview([state], console))
+    assert "done early" in console.file.getvalue()
+    assert f"  ended early {reason}" in RunReport.load(run).summary()
     status, said = zygote.run(f"resume={run}", "train_frames=500", log=log)
     assert status == 0 and f"ended early ({reason}); add stop_when=null to train on" in said
     assert zygote.run(f"resume={run}", "stop_when=null", log=log)[0] == 0
