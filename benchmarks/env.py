@@ -236,7 +236,7 @@ def _loop(name: str, threads: int, *, overlap: bool) -> Callable[[], Any]:
         resolve.compose([*overrides.split(), f"overlap={str(overlap).lower()}"]),
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        callback=Silent(),
+        display=Silent(),
         device=torch.device("cpu"),
     )
     while not loop.updates:

@@ -112,7 +112,7 @@ def watch(loop: Any, clock: Clock) -> None:
     clock.around(loop.memory, "sample", "memory.sample")
     clock.around(loop.memory, "add", "memory.add")
     clock.around(loop.sinks, "write", "sinks.write")
-    clock.around(loop.callback, "on_progress", "callback.on_progress")
+    clock.around(loop.display, "on_progress", "display.on_progress")
     for env in loop.envs:
         clock.around(env, "step", "env.step without rendering")
         clock.around(env, "reset", "env.reset without rendering")

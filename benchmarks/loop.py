@@ -78,7 +78,7 @@ class SliceOver(Exception):
 
 
 class SliceWatcher:
-    """A callback that updates a display, as the training command does, and ends each slice.
+    """Updates a display, as the training command does, and ends each slice.
 
     It raises SliceOver at the very end of a step, so the next `run` continues from there.
     """
@@ -123,18 +123,18 @@ def build(
     name = discrete.agent_of(agent)
     config = resolve.compose([f"agent={name}", f"env={env}", *usual, *overrides])
     machine.set_threads(threads)
-    callback = SliceWatcher(config.train_frames)
+    watcher = SliceWatcher(config.train_frames)
     events = TensorBoard(folder / "events")
     loop = builder.build(
         config,
         folder,
         make_sinks=lambda: make_sinks(config, folder, events),
-        callback=callback,
+        display=watcher,
         device=machine.choose_device("cpu"),
     )
 
     def advance(steps: int) -> None:
-        callback.until_steps = loop.at.steps + steps
+        watcher.until_steps = loop.at.steps + steps
         try:
             loop.run()
         except SliceOver:

@@ -134,7 +134,7 @@ def train_rlearly(run: RunConfig) -> tuple[Any, float]:
             run,
             folder,
             make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-            callback=Silent(),
+            display=Silent(),
             device=torch.device("cpu"),
         )
         loop.run()

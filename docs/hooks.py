@@ -261,7 +261,7 @@ def metrics_page() -> str:
     """Every metric that a run may write, with what it means."""
     import yaml
 
-    from rlearly.experiments.metric_names import METRICS, PARTS
+    from rlearly.config.metric_names import METRICS, PARTS
 
     meanings = yaml.safe_load((ROOT / "docs/reference/metrics.yaml").read_text(encoding="utf-8"))
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlearly.api.export import Exported as Exported
     from rlearly.api.export import export as export
+    from rlearly.api.policy import Policy as Policy
     from rlearly.api.report import Report as Report
     from rlearly.api.report import report as report
-    from rlearly.api.policy import Policy as Policy
     from rlearly.api.run import Run as Run
     from rlearly.api.run import load as load
     from rlearly.api.sweep import Sweep as Sweep

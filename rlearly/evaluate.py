@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlearly.config.fields import setting
 from rlearly.config.structured import from_overrides, refuse_folders
@@ -27,7 +28,9 @@ class EvaluateConfig:
     """Which agent to play, and how."""
 
     run: str = setting("", "run directory")
-    checkpoint: int | None = setting(None, "checkpoint, by its number of frames; null: the newest")
+    checkpoint: Any = setting(
+        None, "checkpoint, by its number of frames, or best (see keep_best); null: the newest"
+    )
     episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
     seed: int = setting(0, "seed of the episodes", at_least=0)
     video_size: int = setting(

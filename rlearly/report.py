@@ -43,6 +43,11 @@ class ReportConfig:
         "CSV file next to it, null: curve.png; sweep: a folder, null: report in it",
     )
     title: str | None = setting(None, "runs: the figure's title")
+    ancestors: bool | None = setting(
+        None,
+        "run, runs: true also draws the runs that a run began from (start_from), with all frames "
+        "counted on one axis; null: no",
+    )
     compare: str | None = setting(
         None, "sweep: other sweeps and CSV files of curves, separated by commas"
     )
@@ -94,6 +99,8 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
             "directories (as in runs/drm/dog_run/*), or sweep= (a sweep's directory, as in "
             f"sweep=sweeps/s3rl); received {' and '.join(given) or 'none of them'}."
         )
+    if config.sweep and config.ancestors:
+        raise ConfigError("ancestors: only run= and run directories take it; leave it out.")
     for name, kind in ONLY.items():
         if getattr(config, name) is not None and kind not in given:
             raise ConfigError(f"{name}: only {kind}= takes it; leave it out, or name {kind}=.")
@@ -112,7 +119,8 @@ def report(config: ReportConfig) -> list[str]:
         "bootstrap_seed": config.bootstrap_seed,
     }
     where = {"sweep": config.sweep, **sweep_only} if config.sweep else {}
-    return written(*runs, out=config.out, title=config.title, **where).lines
+    ancestors = bool(config.ancestors)
+    return written(*runs, out=config.out, title=config.title, ancestors=ancestors, **where).lines
 
 
 def compared_paths(text: str) -> list[Path]:

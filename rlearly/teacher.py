@@ -38,8 +38,8 @@ class TeacherConfig:
     """Which agent to record, named by exactly one of `run`, `model` and `hub`."""
 
     run: str | None = setting(None, "run directory of an rlearly agent")
-    checkpoint: int | None = setting(
-        None, "checkpoint of the run, by its number of frames; null: the newest"
+    checkpoint: Any = setting(
+        None, "checkpoint of the run, by its number of frames, or best; null: the newest"
     )
     model: str | None = setting(
         None, "model file of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
@@ -186,8 +186,13 @@ def from_run(config: TeacherConfig) -> Teacher:
     run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
     device = machine.choose_device("cpu")
     frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
-    kept = builder.kept_in(state)
-    env = builder.make_evaluation_env(run_config, videos=False, kept=kept, message=print).once()
+    env = builder.make_evaluation_env(
+        run_config,
+        videos=False,
+        kept=builder.kept_in(state),
+        attributes=builder.attributes_in(state),
+        message=print,
+    ).once()
     agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
     agent.load_state_dict(state["agent"])
     step = state["trainer"]["steps"]

@@ -160,6 +160,21 @@ class GoalReach(StateReach):
         return obs, reward, terminated, truncated, {"success": self.succeeded}
 
 
+class WideReach(StateReach):
+    """StateReach whose goal is within `width` times 0.8. Each episode follows from its seed."""
+
+    width = 1.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal *= self.width
+        return self._state(), {"width": self.width}
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"width": self.width}
+
+
 class FusedReach(PixelReach):
     """PixelReach with the bar's place and the steps so far in a vector beside the image."""
 
@@ -230,4 +245,5 @@ gymnasium.register("MaskedReach-v0", MaskedReach)
 gymnasium.register("PixelReach-v0", PixelReach)
 gymnasium.register("StateReach-v0", StateReach)
 gymnasium.register("StepReach-v0", StepReach)
+gymnasium.register("WideReach-v0", WideReach)
 gymnasium.register("StepPixelReach-v0", StepPixelReach)

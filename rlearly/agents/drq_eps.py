@@ -7,7 +7,7 @@ The agent is Dopamine's DrQ(eps) (arXiv 2108.13264, appendix; arXiv 2004.13649),
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -270,6 +270,10 @@ class DrQEps:
         for target, name in self.modules.targets.items():
             self.networks[target].load_state_dict(self.networks[name].state_dict())
 
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """As `BeginsFromAnother`; updates are counted anew."""
+        self.modules.take_over(state["modules"], parts)
+
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
@@ -303,6 +307,7 @@ SPEC = AgentSpec(
     config_class=Config,
     make=DrQEps,
     networks=("encoder", "critic"),
+    random_start="learning_starts_steps",
     actions=("discrete",),
     observes_pixels=True,
     run_defaults=("replay_ratio=1",),

@@ -7,7 +7,7 @@ what is done to the networks between updates (a list of interventions).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -347,6 +347,10 @@ class DrQv2:
         value = self.target.value(next_features, min_q, self.dormancy)
         return batch.reward + batch.discount * value
 
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """As `BeginsFromAnother`; the exploration begins anew."""
+        self.modules.take_over(state["modules"], parts)
+
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
@@ -407,6 +411,7 @@ SPEC = AgentSpec(
     config_class=Config,
     make=make,
     networks=("encoder", "actor", "critic"),
+    random_start="exploration_steps",
     observes_pixels=True,
     policy_module=DrQv2.policy_module,
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from rlearly.core.errors import Misfit
 from rlearly.core.types import Metrics
 from rlearly.kernels import onednn
 from rlearly.kernels.numpy_forward import Forward, TorchForward, make_forward
@@ -209,6 +210,53 @@ class AgentModules:
             for optimizer in self.optimizers.values():
                 optimizer.state.pop(parameter, None)
 
+    # --- beginning with parts of another run ---
+
+    def take_over(
+        self, state: Mapping[str, Any], parts: Collection[str], *, optional: Collection[str] = ()
+    ) -> None:
+        """Begin with the networks or optimizers of a `state_dict`; see `BeginsFromAnother`.
+
+        Interventions and the monitor take the weights for the initial ones of this run.
+
+        Args:
+            optional: names of optimizers that one of the two may lack.
+
+        Raises:
+            Misfit: a network or an optimizer does not fit.
+        """
+        if "networks" in parts:
+            self._take_over_networks(state)
+        if "optimizers" in parts:
+            self._take_over_moments(state["optimizers"], optional)
+
+    def _take_over_networks(self, state: Mapping[str, Any]) -> None:
+        saved = state["networks"]
+        refuse_other_names("networks", saved, self.networks)
+        for name, network in self.networks.items():
+            own = network.state_dict()
+            refuse_other_names(f"parameters of {name}", saved[name], own)
+            refuse_other_shapes(name, saved[name], own)
+        for name, network in self.networks.items():
+            network.load_state_dict(saved[name])
+        self.freeze_targets()
+        if self.dormancy is not None and state["dormancy"] is not None:
+            self.dormancy = state["dormancy"].to(self.dormancy.device)
+        self.monitor.start_from(self.online, taken_over=True)
+        for intervention in self.interventions:
+            intervention.took_over(state["interventions"].get(intervention.name))
+
+    def _take_over_moments(self, saved: Mapping[str, Any], optional: Collection[str]) -> None:
+        both = {name for name in self.optimizers if name in saved or name not in optional}
+        there = {name for name in saved if name in self.optimizers or name not in optional}
+        refuse_other_names("optimizers", there, both)
+        for name in both:
+            parameters = self.optimizers[name].param_groups[0]["params"]
+            moments = {at: one["exp_avg"] for at, one in saved[name]["state"].items()}
+            refuse_other_shapes(f"optimizer {name}", moments, dict(enumerate(parameters)))
+        for name in both:
+            self.optimizers[name].load_moments(saved[name])
+
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
@@ -234,3 +282,35 @@ class AgentModules:
         self.monitor.load_state_dict(state["monitor"])
         if self.dormancy is not None:
             self.dormancy = state["dormancy"].to(self.dormancy.device)
+
+
+MOST_DIFFERENCES = 4
+"""Differences that a message lists."""
+
+
+def refuse_other_names(what: str, there: Collection[str], here: Collection[str]) -> None:
+    """Raises Misfit if the names of two agents' parts are not the same."""
+    if set(there) == set(here):
+        return
+    sides = {"there": set(there) - set(here), "here": set(here) - set(there)}
+    only = "; ".join(
+        f"only {side}: {_some(sorted(names))}" for side, names in sides.items() if names
+    )
+    raise Misfit(f"the {what} have other names ({only})")
+
+
+def refuse_other_shapes(what: str, there: Mapping[Any, Any], here: Mapping[Any, Any]) -> None:
+    """Raises Misfit if tensors of the same name have other shapes; others are not compared."""
+    differ = [
+        f"{what}.{name} is {list(tensor.shape)} there and "
+        + (f"{list(here[name].shape)} here" if name in here else "not here")
+        for name, tensor in there.items()
+        if isinstance(tensor, Tensor) and (name not in here or here[name].shape != tensor.shape)
+    ]
+    if differ:
+        raise Misfit(_some(differ))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_DIFFERENCES
+    return ", ".join(names[:MOST_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")

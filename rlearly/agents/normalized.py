@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from rlearly.core.types import Agent, Metrics
+from rlearly.core.errors import Misfit
+from rlearly.core.types import Agent, BeginsFromAnother, Metrics
 from rlearly.nn.running_stats import Normalizer
 
 
@@ -32,6 +33,14 @@ class NormalizedAgent:
 
     def update(self, batch: Any, *, step: int) -> Metrics:
         return self.agent.update(batch, step=step)
+
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """As `BeginsFromAnother`."""
+        if not isinstance(self.agent, BeginsFromAnother):
+            raise Misfit("the agent has no take_over")
+        self.agent.take_over(state["agent"], parts)
+        if "normalizers" in parts:
+            self.normalizer.take_over(state["normalizer"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"agent": self.agent.state_dict(), "normalizer": self.normalizer.state_dict()}

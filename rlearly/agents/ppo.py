@@ -3,7 +3,7 @@ hyper-parameters and details."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -464,6 +464,16 @@ class PPO:
             "policy/kl": kl,
             "policy/clip_fraction": clip_fraction,
         }
+
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """As `BeginsFromAnother`; the learning rate is annealed anew."""
+        if "normalizers" in parts:
+            for own in (self.obs_rms, self.return_rms):
+                own.check_fit(state["obs_rms" if own is self.obs_rms else "return_rms"])
+        self.modules.take_over(state["modules"], parts)
+        if "normalizers" in parts:
+            self.obs_rms.load_state_dict(state["obs_rms"])
+            self.return_rms.load_state_dict(state["return_rms"])
 
     # --- state ---
 

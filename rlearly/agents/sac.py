@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,6 +221,14 @@ class SAC:
         optimize(loss, self.optimizers["alpha"])
         return loss.detach()
 
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """As `BeginsFromAnother`; alpha belongs to the networks, unless `agent.alpha` fixes it.
+        Updates are counted anew."""
+        self.modules.take_over(state["modules"], parts, optional=("alpha",))
+        if "networks" in parts and self.config.alpha is None:
+            with torch.no_grad():
+                self.log_alpha.copy_(state["log_alpha"])
+
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,6 +249,7 @@ SPEC = AgentSpec(
     config_class=Config,
     make=SAC,
     networks=("actor", "critic"),
+    random_start="learning_starts_steps",
     max_threads=2,  # its matrices are 256 wide
     run_defaults=("replay_ratio=1", "video_size=0"),
     refused_interventions={

@@ -25,6 +25,8 @@ class AgentSpec:
     on_policy: learns once from each rollout of its own policy, rather than from a replay buffer.
         Its settings have `rollout_steps`, `anneal_steps` and `for_actions(space)`, which completes
         those that depend on the action space.
+    random_start: the setting for the number of its first steps that are random; "": none are. A run
+        that begins with another's networks (`start_from`) sets it to 0.
     max_threads: threads beyond which its updates get no faster; None: it can use every core.
     run_defaults: overrides of `RunConfig`'s defaults, as on the command line.
     refused_interventions: interventions that it does not support -> the reason.
@@ -37,6 +39,7 @@ class AgentSpec:
     actions: tuple[str, ...] = ("continuous",)
     observes_pixels: bool = False
     on_policy: bool = False
+    random_start: str = ""
     max_threads: int | None = None
     run_defaults: tuple[str, ...] = ()
     refused_interventions: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +170,10 @@ class TD3:
         polyak_update_(self.target_parameters, self.online_parameters, self.config.target_tau)
         return actor_loss.detach()
 
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """As `BeginsFromAnother`; updates are counted anew."""
+        self.modules.take_over(state["modules"], parts)
+
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,6 +188,7 @@ SPEC = AgentSpec(
     config_class=Config,
     make=TD3,
     networks=("actor", "critic"),
+    random_start="learning_starts_steps",
     max_threads=2,  # its matrices are 256 wide
     run_defaults=("replay_ratio=1", "video_size=0"),
     refused_interventions={

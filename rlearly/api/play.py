@@ -74,6 +74,7 @@ def play(
             run_config,
             videos=bool(config.video_size),
             kept=builder.kept_in(state),
+            attributes=builder.attributes_in(state),
             message=message,
         )
         message(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")

@@ -48,6 +48,7 @@ def report(
     sweep: Any = None,
     out: str | Path | None = None,
     title: str | None = None,
+    ancestors: bool = False,
     compare: Sequence[str | Path] = (),
     threshold: float | None = None,
     normalise: str | None = None,
@@ -60,6 +61,7 @@ def report(
         sweep: a sweep's directory, instead of runs.
         out: where the figure, or the sweep's folder, is written.
         title: of the figure of several runs.
+        ancestors: also draw the runs that a run began from (`start_from`), as one curve.
         compare: with a sweep: other sweeps and CSV files of curves.
         threshold, normalise, bootstrap_seed: with a sweep.
 
@@ -90,12 +92,14 @@ def report(
         return Report(sweep_report.write(results, place, command), place / "index.html")
     if len(folders) == 1:
         place = target or folders[0] / "report.png"
-        lines = run_report.write_run_report(folders[0], place)
-        figure = run_report.draw_run(run_report.RunReport.load(folders[0]))
+        lines = run_report.write_run_report(folders[0], place, ancestors=ancestors)
+        shown = run_report.RunReport.load(folders[0], ancestors=ancestors)
+        figure = run_report.draw_run(shown)
         return Report(lines, place, InlineFigure(figure))
     place = target or Path("curve.png")
     names = [str(folder) for folder in folders]
-    lines = run_report.write_runs_report(names, place, title or "evaluation returns")
-    rows = {name: run_report.read_rows(Path(name)) for name in names}
-    figure = run_report.draw_runs(rows, title or "evaluation returns")
+    title = title or "evaluation returns"
+    lines = run_report.write_runs_report(names, place, title, ancestors=ancestors)
+    rows, joints = run_report.read_runs(names, ancestors=ancestors)
+    figure = run_report.draw_runs(rows, title, joints)
     return Report(lines, place, InlineFigure(figure))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,9 +65,9 @@ def train(
         folder = Path(resumed)
         changed = [word for word in overrides if not word.startswith("resume=")]
         config = resolve.load(folder, changed)
-        if run_directory.is_done(folder) and "train_frames" not in given:
+        if finished := run_directory.why_finished(folder, given):
             if not quiet:
-                print(f"{folder} is finished; add train_frames= to train on.")
+                print(finished)
             return Ended(folder, DONE)
         run_directory.refuse_to_shrink(folder, config)
         if "threads" not in given:
@@ -135,6 +133,8 @@ class Session:
         from rlearly import envs
         from rlearly.system.provenance import provenance
         from rlearly.training import checkpoint, run_directory
+        from rlearly.training.callbacks.loading import modules_of as callback_modules
+        from rlearly.training.continuing import lineage
 
         folder, display = self.folder, self.display
         if self.resume and not checkpoint.list_checkpoints(folder / "checkpoints"):
@@ -157,9 +157,11 @@ class Session:
                     "this run is not in the main thread, the only one where Python handles "
                     "signals: Ctrl-C and a scheduler's signals do not save it"
                 )
-            code = envs.code_of(self.config.env)
+            code = [*envs.code_of(self.config.env), *callback_modules(self.config)]
             origin = provenance(self.overrides, self.config.threads, self.device, code)
             origin["identity"] = identity
+            if ancestor := lineage.ancestor_entry(folder, self.config.start_from):
+                origin["ancestor"] = ancestor
             return self._learn(trainer, origin)
         finally:
             with contextlib.suppress(OSError):
@@ -179,7 +181,7 @@ class Session:
             self.config,
             self.folder,
             make_sinks=lambda: make_sinks(self.config, self.folder, events),
-            callback=self.display,
+            display=self.display,
             device=self.device,
             stop_requested=self.stop,
             **self.parts,
@@ -189,6 +191,7 @@ class Session:
             if self.resume:
                 frames = trainer.resume()
                 events.purge_from = frames + 1 if frames else 0
+            trainer.begin()
         except BaseException:
             trainer.close()
             raise
@@ -200,7 +203,7 @@ class Session:
         Args:
             origin: what provenance.json says of this start.
         """
-        from rlearly.system import atomic, machine
+        from rlearly.system import machine
         from rlearly.training import run_directory
 
         config, folder, display = self.config, self.folder, self.display
@@ -254,8 +257,7 @@ class Session:
                 f"saved at {frames:,} frames; continue with: {run_directory.resume_command(folder)}"
             )
             return Ended(folder, SAVED)
-        summary = {"frames": frames, "updates": updates, "time": time.time()}
-        atomic.write(folder / run_directory.DONE, json.dumps(summary))
+        run_directory.record_end(folder, frames, updates, trainer.stop_reason)
         display.message(f"done: {frames:,} frames, {updates:,} updates -> {folder}")
         return Ended(folder, DONE)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
@@ -16,11 +16,15 @@ from rlearly.core.errors import RunFailed
 from rlearly.core.exit_status import FAILED
 from rlearly.system.process import restored_process
 
+if TYPE_CHECKING:
+    from rlearly.training.callbacks import Callback
+
 
 def train(
     *overrides: str,
     env: Any = None,
     make_eval_env: Callable[[], gymnasium.Env] | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     **settings: Any,
 ) -> Run:
@@ -36,6 +40,8 @@ def train(
             `gymnasium.vector.VectorEnv`, whose members are then trained on; it stays open.
         make_eval_env: makes one env like the members of a VectorEnv, for evaluations; None: the
             VectorEnv tells how, or there are none.
+        callbacks: objects that see the run (`rlearly.training.callbacks.Callback`), besides those
+            that `callback=` names. A run that had some is resumed with them too.
         progress: print what the command prints.
         settings: all keys of `python -m rlearly.train --help`. Write two underscores for a dot, as
             in `agent__lr=1e-4`, or a dict for a group, as in `replay={"capacity": 100_000}`.
@@ -63,9 +69,9 @@ def train(
             give_again(Path(resumed), env, single)
         elif env is not None:
             named = settings_for(env, single)
-        parts: dict[str, Any] = {}
+        parts: dict[str, Any] = {"callbacks": callbacks}
         if isinstance(env, VectorEnv):
-            parts = {"vector_env": env, "make_eval_env": make_eval_env}
+            parts |= {"vector_env": env, "make_eval_env": make_eval_env}
         words = [*overrides, *overrides_of(named | settings)]
         ended = session.train(words, quiet=not progress, parts=parts)
     if ended.status == FAILED:

@@ -14,6 +14,7 @@ from rlearly.envs import FAMILIES
 
 NOT_SET_BY_KEY = (
     "agent", "env", "agent_name", "env.name", "env.family", "snapshot_sha256", "jump_start.sha256",
+    "start_from.checkpoint", "start_from.sha256",
 )  # fmt: skip
 KEYS = "Keys (type, default); a type with ? can be null"
 

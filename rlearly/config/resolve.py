@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from rlearly import envs
 from rlearly.agents import AGENTS, agent_spec, agents_for
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
+from rlearly.config.metric_names import METRICS, check_metric
 from rlearly.config.overrides import (
     format_override,
     parse_text,
@@ -35,12 +37,15 @@ from rlearly.config.structured import (
 from rlearly.core.errors import ConfigError
 
 DEFAULT_AGENT = "drm"
+RETURN = "eval/episode_return"
 
 SET_BY_OTHER_KEYS = {
     "agent_name": "agent=NAME",
     "env.name": "env=NAME",
     "env.family": "env=NAME",
     "snapshot_sha256": "snapshot=FILE",
+    "start_from.checkpoint": "start_from=RUN@FRAMES",
+    "start_from.sha256": "start_from=RUN",
     "jump_start.sha256": "jump_start.run=RUN_DIR or jump_start.model=FILE",
 }
 
@@ -54,9 +59,10 @@ LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 
 RESUMABLE = (
     "train_frames", "eval_every_frames", "eval_episodes", "overlap", "video_size",
-    "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "device", "threads",
-    "snapshot", "wandb.mode", "wandb.group", "replay.compression", "replay.storage",
-    "replay.folder", "replay.device", "replay.prefetch", "jump_start.run", "jump_start.model",
+    "log_every_frames", "checkpoint_every_frames", "keep_checkpoints", "keep_best", "stop_when",
+    "device", "threads", "snapshot", "wandb.mode", "wandb.group", "replay.compression",
+    "replay.storage", "replay.folder", "replay.device", "replay.prefetch", "jump_start.run",
+    "jump_start.model",
 )  # fmt: skip
 """Keys that may change when a run is resumed."""
 
@@ -70,6 +76,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         ConfigError: an unknown name or key, a wrong type, a value out of bounds, or settings that
             contradict each other.
     """
+    overrides = [_of_its_group(override) for override in overrides]
     pairs = split_overrides(overrides)
     keys = {key for key, _ in pairs}
     asked = dict(pairs)
@@ -94,8 +101,10 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
     resolved = as_dataclass(config)
     resolved = _resolve_pixels(resolved)
+    resolved = _resolve_start(resolved, keys)
     resolved = replace(resolved, seed_frames=seed_frames(resolved))
     resolved = _resolve_normalize(_resolve_interventions(resolved))
+    resolved = _resolve_evaluated(resolved)
     for check in CHECKS:
         check(resolved, keys)
     return _resolve_jump_start(_resolve_snapshot(resolved))
@@ -127,7 +136,7 @@ def load(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
                 f"{', '.join(RESUMABLE)}."
             )
     set_keys(config, overrides)
-    loaded = as_dataclass(config)
+    loaded = _resolve_evaluated(as_dataclass(config))
     if loaded.snapshot is not None:
         loaded = replace(loaded, snapshot=_absolute(loaded.snapshot))
     return replace(loaded, jump_start=_with_absolute_paths(loaded.jump_start))
@@ -166,7 +175,9 @@ def fixed_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flatten(as_dict(config))
-        if key not in ("run_dir", "resume", *RESUMABLE) and not key.startswith("wandb.")
+        if key not in ("run_dir", "resume", *RESUMABLE)
+        and not key.startswith("wandb.")
+        and (key, value) != ("callback_kwargs", {})  # runs from before it existed have none
     }
 
 
@@ -243,6 +254,67 @@ def _resolve_pixels(config: RunConfig) -> RunConfig:
     return replace(config, env=replace(config.env, pixels=pixels))
 
 
+def _of_its_group(override: str) -> str:
+    """`start_from=RUN` is written for `start_from.run=RUN`."""
+    return re.sub("^start_from=", "start_from.run=", override)
+
+
+def _resolve_start(config: RunConfig, keys: set[str]) -> RunConfig:
+    """Pin the checkpoint that a run begins from, and set how it starts with it.
+
+    With another run's networks none of the first steps are random, unless the user says so, and
+    the first update stays where it was; with another run's replay too it comes at once.
+
+    Raises:
+        ConfigError: there is no such run or checkpoint, or it is of another agent.
+    """
+    if config.start_from.run is None:
+        _refuse_without(keys, "start_from.", "start_from=RUN_DIR")
+        return config
+    from rlearly.training.continuing import start_from
+
+    spec = agent_spec(config.agent_name)
+    parts = start_from.checked_parts(config.start_from, on_policy=spec.on_policy)
+    run, _ = start_from.split_run(config.start_from.run)
+    _check_ancestor(config, load(run), run, parts)
+    config = replace(config, start_from=start_from.pinned(config.start_from, parts))
+    if config.seed_frames is None and "replay" in parts:
+        config = replace(config, seed_frames=0)
+    key = spec.random_start
+    if key and "networks" in parts and f"agent.{key}" not in keys:
+        config = replace(config, seed_frames=seed_frames(config))
+        config = replace(config, agent=replace(config.agent, **{key: 0}))
+    return config
+
+
+def _check_ancestor(
+    config: RunConfig, ancestor: RunConfig, run: Path, parts: tuple[str, ...]
+) -> None:
+    of_agent = [part for part in parts if part != "replay"]
+    if of_agent and ancestor.agent_name != config.agent_name:
+        raise ConfigError(
+            f"start_from: {run} was trained with agent={ancestor.agent_name}, whose "
+            f"{' and '.join(of_agent)} do not fit agent={config.agent_name}: use the same agent, "
+            "or take over the replay alone with start_from.parts=[replay]."
+        )
+    if "replay" in parts and agent_spec(ancestor.agent_name).on_policy:
+        raise ConfigError(
+            f"start_from.parts: {run} was trained with agent={ancestor.agent_name}, which is on "
+            "policy and has no replay; leave replay out."
+        )
+    if of_agent and _normalized(ancestor) != _normalized(config):
+        raise ConfigError(
+            f"start_from: {run} was trained with env.normalize={_normalized(ancestor)}, and this "
+            f"run has env.normalize={_normalized(config)}: its networks know only what was scaled "
+            "in the same way; set the same."
+        )
+
+
+def _normalized(config: RunConfig) -> str:
+    names = (config.env.normalize or "none").strip("[]").split(",")
+    return ",".join(sorted({name.strip() for name in names}))
+
+
 def _resolve_interventions(config: RunConfig) -> RunConfig:
     """Make `intervention` a sorted list of known names."""
     asked = config.intervention
@@ -273,6 +345,38 @@ def _resolve_normalize(config: RunConfig) -> RunConfig:
         )
     normalize = ",".join(sorted(set(names))) or None
     return replace(config, env=replace(config.env, normalize=normalize))
+
+
+def _resolve_evaluated(config: RunConfig) -> RunConfig:
+    """Make keep_best the name of a metric or None, and stop_when a tuple of rules or None.
+
+    Raises:
+        ConfigError: a metric does not exist, a rule does not parse, or the run has no evaluations.
+    """
+    from rlearly.training.continuing import stop_rules
+
+    best = {"true": RETURN, "false": None, "none": None}.get(
+        str(config.keep_best).lower(), config.keep_best
+    )
+    if best is not None:
+        check_metric(best, "keep_best")
+        if not best.startswith("eval/"):
+            raise ConfigError(
+                f"keep_best: expected true or a metric of evaluations, as in {RETURN}, received "
+                f"{best!r}."
+            )
+    rules = [text for text in config.stop_when or () if text not in ("null", "none", "")]
+    for rule in map(stop_rules.parse, rules):
+        if not config.callback or rule.metric.partition("/")[0] in METRICS:  # else it may log it
+            check_metric(rule.metric, "stop_when")
+    if not config.eval_every_frames:
+        for key, value in (("keep_best", best), ("stop_when", rules)):
+            if value:
+                raise ConfigError(
+                    f"{key}: has no effect with eval_every_frames=0, as it is judged after each "
+                    "evaluation; keep one of them."
+                )
+    return replace(config, keep_best=best, stop_when=tuple(rules) or None)
 
 
 def _resolve_snapshot(config: RunConfig) -> RunConfig:
@@ -496,6 +600,11 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
             raise ConfigError(f"{ignored[0]}: has no effect with shrink_perturb.alpha; keep one.")
 
 
+def _check_callback(config: RunConfig, keys: set[str]) -> None:
+    if not config.callback:
+        _refuse_without(keys, "callback_kwargs", "callback=MODULE:NAME")
+
+
 def _check_replay_ratio(config: RunConfig, keys: set[str]) -> None:
     from rlearly.training.update_schedule import off_policy_schedule
 
@@ -531,4 +640,5 @@ CHECKS = (
     _check_jump_start,
     _check_interventions,
     _check_replay_ratio,
+    _check_callback,
 )

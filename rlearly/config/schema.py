@@ -171,8 +171,8 @@ class JumpStartConfig:
     """A teacher plays the first steps of each training episode (JSRL)."""
 
     run: str | None = setting(None, "run directory of the teacher, an rlearly agent")
-    checkpoint: int | None = setting(
-        None, "checkpoint of that run, by its number of frames; null: the newest"
+    checkpoint: Any = setting(
+        None, "checkpoint of that run, by its number of frames, or best; null: the newest"
     )
     model: str | None = setting(
         None, "or the teacher's model file, of Stable-Baselines3 (.zip) or CleanRL (.cleanrl_model)"
@@ -198,6 +198,24 @@ class JumpStartConfig:
         None, "length of the teacher's episodes in its own steps; null: measured", at_least=1
     )
     sha256: str | None = setting(None, "SHA-256 of the teacher, set automatically")
+
+
+@dataclass(frozen=True)
+class StartFromConfig:
+    """A new run that begins with parts of another one: `start_from=RUN`."""
+
+    run: str | None = setting(
+        None,
+        "run directory to begin from, RUN, RUN@FRAMES or RUN@best (see keep_best), written "
+        "start_from=RUN@FRAMES; without @: its newest checkpoint",
+    )
+    parts: tuple[str, ...] | None = setting(
+        None,
+        "what the run begins with: networks, optimizers, replay, normalizers; null: networks and "
+        "normalizers",
+    )
+    checkpoint: str | None = setting(None, "the checkpoint of that run, set automatically")
+    sha256: str | None = setting(None, "SHA-256 of that checkpoint, set automatically")
 
 
 @dataclass(frozen=True)
@@ -295,11 +313,29 @@ class RunConfig:
         100_000, "frames between checkpoints; 0: only at the end", at_least=0
     )
     keep_checkpoints: int = setting(2, "newest checkpoints to keep", at_least=1)
+    keep_best: str | None = setting(
+        None,
+        "also keep the checkpoint of the best evaluation: true (by eval/episode_return), or the "
+        "eval/ metric that decides; null: no",
+    )
+    stop_when: tuple[str, ...] | None = setting(
+        None,
+        "end the run early, judged after each evaluation: 'METRIC>=NUMBER' (or <=, >, <), "
+        "'reached(METRIC>=NUMBER,evaluations=N)', "
+        "'no_progress(METRIC,evaluations=N,min_delta=NUMBER)', or a list of them",
+    )
+    callback: tuple[str, ...] | None = setting(
+        None, "your own code that sees the run: MODULE:NAME, or [MODULE:NAME,...]"
+    )
+    callback_kwargs: dict[str, Any] = setting(
+        {}, "arguments of the callback; of several, by its name: {NAME: {key: value}}"
+    )
     replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")
     snapshot_sha256: str | None = setting(None, "SHA-256 of that file, set automatically")
     snapshot_phase: SnapshotConfig = group(SnapshotConfig, "how snapshots are used")
     jump_start: JumpStartConfig = group(JumpStartConfig, "a teacher that begins each episode")
+    start_from: StartFromConfig = group(StartFromConfig, "begin with parts of another run")
     plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
     intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")
     augmentation: AugmentationConfig = group(AugmentationConfig, "settings of the intervention")

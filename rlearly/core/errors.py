@@ -21,6 +21,11 @@ class ConfigError(Exception):
     """
 
 
+class Misfit(Exception):
+    """Something saved does not fit the object that is to take it over; the text says what differs,
+    first as it was saved, as in "actor.weight is [64, 2] there and [32, 2] here"."""
+
+
 class RunFailed(Exception):
     """Training cannot continue; the last checkpoint is from before the failure.
 

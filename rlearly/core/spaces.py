@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space
+from gymnasium.spaces import Box, Dict, Discrete, Space
 
 if TYPE_CHECKING:  # envs work without importing torch
     import torch
@@ -108,3 +108,13 @@ def clip_actions(actions: np.ndarray) -> np.ndarray:
     if actions.dtype.kind == "i":
         return actions
     return np.minimum(np.maximum(actions, LOWEST), HIGHEST)
+
+
+def describe_space(space: Any) -> str:
+    """A space's kind, dtype and shape in words, as in "float32 [17]" or "3 actions"."""
+    if isinstance(space, Dict):
+        parts = (f"{key}: {describe_space(part)}" for key, part in space.spaces.items())
+        return f"a dict of {', '.join(parts)}"
+    if isinstance(space, Discrete):
+        return f"the numbers 0 to {space.n - 1}"
+    return f"{space.dtype} {list(space.shape or ())}"

@@ -5,9 +5,9 @@ A `Protocol` here is an interface: any class with these methods will do, without
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -126,6 +126,22 @@ class Agent(Stateful, Protocol):
         ...
 
 
+@runtime_checkable
+class BeginsFromAnother(Protocol):
+    """An agent that can begin with parts of one that another run has saved: `start_from=`."""
+
+    def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:
+        """Begin with these parts of a `state_dict`: networks (with their targets and whatever is
+        learned beside them), optimizers (their moments; settings stay this agent's), normalizers.
+
+        All else stays as it is in a new agent, random streams too. It has not acted or learned yet.
+
+        Raises:
+            Misfit: a part does not fit this agent; nothing of that part was taken over.
+        """
+        ...
+
+
 class Memory(Stateful, Protocol):
     """The experience that an agent learns from; each env adds its own steps in order."""
 
@@ -160,6 +176,17 @@ class Memory(Stateful, Protocol):
 
     def clear(self) -> None:
         """Exclude everything added so far from sampling; running episodes continue."""
+        ...
+
+    def take_over(self, state: Mapping[str, Any], *, nstep: int, frame_stack: int) -> None:
+        """Begin with the transitions of another run's `state_dict`, before anything is added.
+
+        Args:
+            nstep, frame_stack: what they were sampled with there.
+
+        Raises:
+            Misfit: they do not fit.
+        """
         ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -229,10 +229,10 @@ def folder_name(name: str) -> str:
 
 
 def finished(run: Path, train_frames: int | None) -> bool:
-    """Whether the run in a directory is done, with as many frames as requested."""
+    """Whether the run in a directory is done: with as many frames as requested, or early."""
     end = _end(run)
     return end is not None and (
-        train_frames is None or end.get("frames", train_frames) >= train_frames
+        train_frames is None or "stopped" in end or end.get("frames", train_frames) >= train_frames
     )
 
 

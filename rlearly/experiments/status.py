@@ -19,6 +19,7 @@ from rlearly.experiments.plan import train_frames_of
 from rlearly.system.locks import in_use
 from rlearly.training import checkpoint
 from rlearly.training.display import duration
+from rlearly.training.run_directory import early_end
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -60,6 +61,8 @@ class Status:
     """Duration of all its tries."""
     silent_seconds: float | None = None
     """Time since it wrote its last metrics, while it runs."""
+    early_end: str | None = None
+    """Why it ended before its train_frames, if it did."""
     log_lines: Sequence[str] = ()
     """The end of its log, if it failed."""
 
@@ -100,6 +103,7 @@ def status_of(sweep: Path, job: Job, queue: Mapping[str, str]) -> Status:
         last_return=row.get("eval/episode_return", row.get("train/episode_return")),
         seconds=seconds,
         silent_seconds=_silent_seconds(run) if state == "running" else None,
+        early_end=early_end(run) if state == "done" else None,
         log_lines=last_lines(sweep, job.name, 5) if state == "failed" else (),
     )
 
@@ -191,6 +195,7 @@ def overview(found: Sequence[Status], console: Console) -> RenderableType:
         share = status.frames / status.train_frames if status.train_frames else None
         left, silent = status.seconds_left, status.silent_seconds or 0
         note = f", silent {duration(silent)}" if silent > SILENT_SECONDS else ""
+        note += " early" if status.early_end else ""
         table.add_row(
             Text(status.job.title),
             Text(status.state + note, style=STATES[status.state]),

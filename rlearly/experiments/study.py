@@ -16,13 +16,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlearly.config.metric_names import check_metric
 from rlearly.config.overrides import format_override, parse_text, sweep_values
 from rlearly.config.structured import did_you_mean, read_yaml
 from rlearly.core.errors import ConfigError
-from rlearly.experiments.metric_names import check_metric
 from rlearly.experiments.plan import TEACHERS, THREADS, Plan, Run, folder_name
 
 STUDIES = Path(__file__).parent / "studies"
+OF_RUNS = ("start_from", "start_from.run")
 GRID_METRICS = ["fau_critic", "fau_actor", "dormant_ratio", "effective_rank_critic"]
 """Plasticity metrics of a grid; its report leaves out those that its runs do not write."""
 
@@ -223,14 +224,17 @@ def seeds_of(text: str, key: str = "seeds") -> list[int]:
 
 
 def pinned(overrides: Sequence[str]) -> list[str]:
-    """Add a thread count and make the paths of snapshots and of a jump start's teacher absolute.
+    """Add a thread count and make the paths of snapshots and of other runs and models absolute.
 
     A run may start on another machine, or in another folder, than the sweep.
     """
     pinned = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in ("snapshot", *TEACHERS) and value not in ("TEACHER", "null"):
+        if key in ("snapshot", *OF_RUNS, *TEACHERS) and value not in (
+            "TEACHER",
+            "null",
+        ):
             override = format_override(key, Path(parse_text(value)).absolute())
         pinned.append(override)
     named = any(override.startswith("threads=") for override in overrides)

@@ -155,6 +155,12 @@ class Adam:
         """Continue from a copy of `state`."""
         (group,), (saved,) = self.param_groups, state["param_groups"]
         group.update({key: saved[key] for key in group if key != "params"})
+        self.load_moments(state)
+
+    @torch.no_grad()
+    def load_moments(self, state: Mapping[str, Any]) -> None:
+        """Continue from a copy of the steps and moments in `state`, with one's own settings."""
+        (group,) = self.param_groups
         self.state.clear()
         for at, moments in state["state"].items():
             own = self._begin(group["params"][at])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlearly.core.errors import Misfit
 from rlearly.core.spaces import split_mask
 
 CLIP = 10.0
@@ -71,6 +72,18 @@ class RunningMeanStd:
         self.variance = np.asarray(variances[-1])
         self.count = float(counts[-1])
         return variances
+
+    def check_fit(self, state: Mapping[str, Any]) -> None:
+        """Check that a saved state is of as many numbers.
+
+        Raises:
+            Misfit: it is not.
+        """
+        there, here = np.shape(state["mean"]), np.shape(self.mean)
+        if there != here:
+            raise Misfit(
+                f"the running statistics are of {list(there)} numbers there and {list(here)} here"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -161,6 +174,19 @@ class Normalizer:
     def reward_scale(self) -> float:
         """What rewards are divided by; 1 if they stay as they are."""
         return 1.0 if self.returns is None else float(np.sqrt(self.returns.variance + EPSILON))
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Begin with the statistics of another run; no episode is running yet.
+
+        Raises:
+            Misfit: it normalises something else, or observations of another shape.
+        """
+        for name, own in (("obs", self.obs), ("returns", self.returns)):
+            if (own is None) != (state[name] is None):
+                raise Misfit(f"the {name} are normalised only {'there' if own is None else 'here'}")
+            if own is not None:
+                own.check_fit(state[name])
+        self.load_state_dict({**state, "running_returns": {}})
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -38,8 +38,12 @@ class PlasticityMonitor:
         self.intervals_done = -1
         self.initial_weights: dict[str, dict[str, Tensor]] = {}
 
-    def start_from(self, networks: Mapping[str, nn.Module]) -> None:
-        """Remember the networks' weights as the initial ones, for `distance_*`."""
+    def start_from(self, networks: Mapping[str, nn.Module], *, taken_over: bool = False) -> None:
+        """Remember the networks' weights as the initial ones, for `distance_*`.
+
+        `taken_over`: they are another run's, and not those that the seed draws.
+        """
+        self.taken_over = taken_over
         if self.every_steps:
             self.initial_weights = {
                 name: {key: p.detach().clone() for key, p in network.named_parameters()}
@@ -99,7 +103,16 @@ class PlasticityMonitor:
         return shares
 
     def state_dict(self) -> dict[str, Any]:
-        return {"intervals_done": self.intervals_done}
+        state: dict[str, Any] = {"intervals_done": self.intervals_done}
+        if self.taken_over:  # else the seed draws them again
+            state["initial_weights"] = self.initial_weights
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.intervals_done = state["intervals_done"]
+        if "initial_weights" not in state:
+            return
+        self.taken_over = True
+        for name, weights in state["initial_weights"].items():
+            for key, weight in weights.items():
+                self.initial_weights[name][key].copy_(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from rlearly.core.append_log import AppendLog, LogChunk
+from rlearly.core.errors import Misfit
 from rlearly.core.spaces import PIXELS, VECTOR, Observation
 from rlearly.core.types import Batch
 from rlearly.replay.annealing import Annealing
@@ -346,6 +348,51 @@ class ReplayBuffer:
         self.steps = state["steps"]
         self.generator.bit_generator.state = state["generator"]
 
+    def take_over(self, state: Mapping[str, Any], *, nstep: int, frame_stack: int) -> None:
+        """Begin with the newest transitions of another buffer, as many as fit.
+
+        They are sampled with this buffer's n, gamma and frame stack. An episode that was still
+        running there ends where it stood, as if it had been truncated. What was cleared there stays
+        cleared.
+
+        Args:
+            nstep, frame_stack: of that buffer.
+
+        Raises:
+            Misfit: it holds other observations or actions.
+        """
+        names = ("frames", "dtype of frames", "vector")
+        for name, one, other in zip(names, state["layout"], self._kind(), strict=True):
+            if one != other:
+                raise Misfit(f"the replay's {name} are {one} there and {other} here")
+        first, end = state["slots"].first, state["added"]
+        kept = min(end - first, self.capacity)
+        if kept <= 0:
+            return
+        newest = [(end - 1, rows) for rows in state["newest"]]
+        for number, rows in itertools.chain(state["slots"].chunks(), newest):
+            self._check_actions(rows["actions"])
+            skipped = max(0, end - kept - number)
+            if skipped < len(rows["flags"]):
+                at = number + skipped - (end - kept)
+                self._load_rows(at, {name: part[skipped:] for name, part in rows.items()})
+        ready = np.unpackbits(state["ready"], count=state["capacity"]).astype(bool)
+        was_ready = ready[np.arange(end - kept, end) % state["capacity"]]
+        ages, flags = self.ages[:kept], self.flags[:kept]
+        before = end - kept - first  # slots of that buffer that are not kept
+        cleared = _startable(ages, flags, nstep, frame_stack, before) & ~was_ready
+        _end_cut_episodes(ages, flags)
+        now = _startable(ages, flags, self.nstep, self.layout.frame_stack, 0)
+        self.ready[:kept] = now & ~cleared
+        self.ready_count = int(self.ready.sum())
+        self.added = kept
+        self._age = int(ages[-1])
+
+    def _check_actions(self, there: np.ndarray) -> None:
+        kinds = [f"{array.dtype} {list(array.shape[1:])}" for array in (there, self.actions)]
+        if kinds[0] != kinds[1]:
+            raise Misfit(f"the replay's actions are {kinds[0]} there and {kinds[1]} here")
+
     def _kind(self) -> list[Any]:
         """What a saved buffer must have in common with this one."""
         return [list(self.layout.frame_shape), self.layout.frame_dtype, self.layout.vector]
@@ -371,6 +418,34 @@ class ReplayBuffer:
             stop = min(start + min(end - number, self.frames.chunk_rows), self.capacity)
             yield number, start, stop
             number += stop - start
+
+
+def _last_slots(ages: np.ndarray) -> np.ndarray:
+    """Of slots in order, the index of the last slot of each one's episode."""
+    lasts = np.flatnonzero(np.append(ages[1:] == 0, True))
+    return lasts[np.searchsorted(lasts, np.arange(len(ages)))]
+
+
+def _startable(
+    ages: np.ndarray, flags: np.ndarray, nstep: int, frame_stack: int, before: int
+) -> np.ndarray:
+    """Whether a sample can start at each of a buffer's slots in order, if none was cleared.
+
+    `before`: slots that precede these, from which a stack may take frames.
+    """
+    at, last = np.arange(len(ages)), _last_slots(ages)
+    complete = (flags[last] & LAST > 0) | (last - at >= nstep)
+    reach = np.minimum(ages, frame_stack - 1)
+    return (flags & LAST == 0) & (at < last) & complete & (at + before >= reach)
+
+
+def _end_cut_episodes(ages: np.ndarray, flags: np.ndarray) -> None:
+    """Mark episodes that stop without an end as truncated there, in place."""
+    cut = np.unique(_last_slots(ages))
+    cut = cut[flags[cut] & LAST == 0]
+    flags[cut] = LAST
+    stepped = cut[(ages[cut] > 0) & (cut > 0)]
+    flags[stepped - 1] |= ENDS
 
 
 Draw = list[tuple[ReplayBuffer, np.ndarray]]
@@ -453,6 +528,14 @@ class VectorReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         return {"buffers": [buffer.state_dict() for buffer in self.buffers]}
+
+    def take_over(self, state: Mapping[str, Any], *, nstep: int, frame_stack: int) -> None:
+        """As `Memory.take_over`."""
+        there, here = len(state["buffers"]), len(self.buffers)
+        if there != here:
+            raise Misfit(f"the replay is of {there} envs there and of {here} here (num_envs)")
+        for buffer, saved in zip(self.buffers, state["buffers"], strict=True):
+            buffer.take_over(saved, nstep=nstep, frame_stack=frame_stack)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for buffer, saved in zip(self.buffers, state["buffers"], strict=True):

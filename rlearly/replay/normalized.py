@@ -55,6 +55,9 @@ class NormalizedReplay:
     def metrics(self) -> Mapping[str, float]:
         return self.memory.metrics()
 
+    def take_over(self, state: Mapping[str, Any], *, nstep: int, frame_stack: int) -> None:
+        self.memory.take_over(state, nstep=nstep, frame_stack=frame_stack)
+
     def state_dict(self) -> dict[str, Any]:
         return self.memory.state_dict()
 

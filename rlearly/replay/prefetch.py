@@ -103,6 +103,10 @@ class PrefetchedReplay:
         self._thread.shutdown(cancel_futures=True)
         self.memory.close()
 
+    def take_over(self, state: Mapping[str, Any], *, nstep: int, frame_stack: int) -> None:
+        self._discard()
+        self.memory.take_over(state, nstep=nstep, frame_stack=frame_stack)
+
     def state_dict(self) -> dict[str, Any]:
         self._discard()
         return self.memory.state_dict()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rlearly.core.errors import Misfit
 from rlearly.core.types import EnvSpec, Rollout
 
 
@@ -97,6 +98,10 @@ class RolloutBuffer:
 
     def close(self) -> None:
         """Does nothing: it has no threads."""
+
+    def take_over(self, state: Mapping[str, Any], *, nstep: int, frame_stack: int) -> None:
+        """Raises Misfit: the steps of another policy are nothing to learn from."""
+        raise Misfit("an on-policy agent learns from its own steps alone")
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"taken": list(self.taken), "arrays": dict(self.arrays)}

@@ -24,7 +24,14 @@ from rlearly.config import resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig, SnapshotConfig
 from rlearly.core.errors import ConfigError
-from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
+from rlearly.core.spaces import (
+    PIXELS,
+    VECTOR,
+    describe_space,
+    has_images,
+    is_fused,
+    stack_observations,
+)
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
 from rlearly.envs.state.between_episodes import (
     EvaluationEnv,
@@ -51,11 +58,21 @@ from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
 from rlearly.system.seeding import Seeds
 from rlearly.training import checkpoint, run_directory
+from rlearly.training.callbacks.callback import Callback
+from rlearly.training.callbacks.calls import Named
+from rlearly.training.callbacks.loading import load_callbacks
+from rlearly.training.callbacks.training_envs import TrainingEnvs
+from rlearly.training.continuing import stop_rules
+from rlearly.training.continuing.start_from import Ancestor
+from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import close_env
 from rlearly.training.executors import EnvExecutor, InlineExecutor, ThreadExecutor
 from rlearly.training.sinks import Sinks
-from rlearly.training.trainer import Callback, Trainer, TrainerConfig
+from rlearly.training.trainer import ProgressDisplay, Trainer, TrainerConfig
 from rlearly.training.update_schedule import OncePerRollout, off_policy_schedule
+
+Attributes = Callable[[], Mapping[str, Any]]
+"""Returns attributes of an env that callbacks have set."""
 
 
 def build(
@@ -63,11 +80,12 @@ def build(
     folder: Path,
     *,
     make_sinks: Callable[[], Sinks],
-    callback: Callback,
+    display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool] = lambda: False,
     vector_env: VectorEnv | None = None,
     make_eval_env: Callable[[], gymnasium.Env] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """The trainer of a run, with all its parts.
 
@@ -76,11 +94,13 @@ def build(
             `rlearly.envs.vector.family.config_of` it. It is the caller's, and stays open.
         make_eval_env: makes one env like the members of `vector_env`, for evaluations; None: the
             vector env tells how, or there are none.
+        callbacks: objects of Python code, in addition to those that the config names.
 
     Raises:
-        ConfigError: the env cannot be made or is not supported, or the replay does not fit into
-            memory.
+        ConfigError: the env or a callback cannot be made or is not supported, or the replay does
+            not fit into memory.
     """
+    named = load_callbacks(config, callbacks)
     if vector_env is not None:
         return build_on_vector_env(
             config,
@@ -88,9 +108,10 @@ def build(
             vector_env,
             make_eval_env,
             make_sinks=make_sinks,
-            callback=callback,
+            display=display,
             device=device,
             stop_requested=stop_requested,
+            callbacks=named,
         )
     executors = env_executors(config)
     train_envs: list[gymnasium.Env] = []
@@ -103,9 +124,10 @@ def build(
             train_envs,
             executors,
             make_sinks=make_sinks,
-            callback=callback,
+            display=display,
             device=device,
             stop_requested=stop_requested,
+            callbacks=named,
         )
     except BaseException:
         for env, executor in zip(train_envs, executors, strict=False):
@@ -122,19 +144,25 @@ def assemble(
     executors: list[EnvExecutor],
     *,
     make_sinks: Callable[[], Sinks],
-    callback: Callback,
+    display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool],
+    callbacks: Sequence[Named] = (),
 ) -> Trainer:
     """The trainer of a run in envs that were made, each by its executor."""
     seeds = Seeds(config.seed)
     spec = envs.env_spec(train_envs[0], config.env)
     agent = make_agent(config, spec, device)
     for line in envs.notes(train_envs[0]):
-        callback.message(line)
-    warn_of_no_time_limit(config, train_envs[0], callback.message)
-    train_envs = add_snapshot_starts(config, train_envs, agent, callback.message, executors)
-    train_envs = add_jump_start(config, train_envs, spec, callback.message)
+        display.message(line)
+    warn_of_no_time_limit(config, train_envs[0], display.message)
+    train_envs = add_snapshot_starts(config, train_envs, agent, display.message, executors)
+    train_envs = add_jump_start(config, train_envs, spec, display.message)
+    if config.start_from.run and normalises(train_envs[0]):
+        display.message(
+            f"start_from: {config.env.name} scales observations or rewards by running statistics "
+            "of its own wrappers, which begin anew; env.normalize keeps them in the run instead"
+        )
     resumable: list[Any] = [
         ResumableEnv(
             env,
@@ -150,16 +178,18 @@ def assemble(
         spec,
         resumable,
         executors,
-        make_eval_env=lambda: make_evaluation_env(
+        make_eval_env=lambda attributes: make_evaluation_env(
             config,
             videos=bool(config.video_size),
             kept=lambda: executors[0].run(kept_by, train_envs[0]),
-            message=callback.message,
+            attributes=attributes,
+            message=display.message,
         ),
         make_sinks=make_sinks,
-        callback=callback,
+        display=display,
         device=device,
         stop_requested=stop_requested,
+        callbacks=callbacks,
     )
 
 
@@ -170,9 +200,10 @@ def build_on_vector_env(
     make_eval_env: Callable[[], gymnasium.Env] | None,
     *,
     make_sinks: Callable[[], Sinks],
-    callback: Callback,
+    display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool],
+    callbacks: Sequence[Named] = (),
 ) -> Trainer:
     """The trainer of a run on the members of a vector env; see `build`.
 
@@ -194,7 +225,7 @@ def build_on_vector_env(
         make, lacking = find_single_env(vector_env)
     if make is None:
         if config.eval_every_frames:
-            callback.message(
+            display.message(
                 f"evaluations: there are none, since {lacking}: give make_eval_env, a function "
                 "that makes one such env"
             )
@@ -204,24 +235,25 @@ def build_on_vector_env(
         assert make is not None
         return evaluation_view(make, config.env, vector.spec, vector.name)
 
-    def make_evaluation() -> gymnasium.Env:
+    def make_evaluation(attributes: Attributes) -> gymnasium.Env:
         return make_evaluation_env(
             config,
             videos=False,
             kept=vector.kept_by_first,
-            message=callback.message,
+            attributes=attributes,
+            message=display.message,
             make=view,
         )
 
     try:
         for line in vector.notes:
-            callback.message(line)
+            display.message(line)
         if config.eval_every_frames:
             env = view()
-            warn_of_no_time_limit(config, env, callback.message)
+            warn_of_no_time_limit(config, env, display.message)
             if config.video_size and env.render_mode != "rgb_array":
                 config = replace(config, video_size=0)
-                callback.message("videos: there are none: make envs with render_mode='rgb_array'")
+                display.message("videos: there are none: make envs with render_mode='rgb_array'")
             close_env(env)
         return make_trainer(
             config,
@@ -234,9 +266,10 @@ def build_on_vector_env(
             is_resetting=vector.is_resetting,
             vector_env=vector.name,
             make_sinks=make_sinks,
-            callback=callback,
+            display=display,
             device=device,
             stop_requested=stop_requested,
+            callbacks=callbacks,
         )
     except BaseException:
         vector.close()
@@ -290,17 +323,20 @@ def make_trainer(
     train_envs: list[Any],
     executors: Sequence[EnvExecutor],
     *,
-    make_eval_env: Callable[[], gymnasium.Env],
+    make_eval_env: Callable[[Attributes], gymnasium.Env],
     is_resetting: Callable[[int], bool] = lambda env_index: False,
     vector_env: str | None = None,
     make_sinks: Callable[[], Sinks],
-    callback: Callback,
+    display: ProgressDisplay,
     device: torch.device,
     stop_requested: Callable[[], bool],
+    callbacks: Sequence[Named] = (),
 ) -> Trainer:
     """The trainer of an agent in envs that resume.
 
     Args:
+        make_eval_env: makes the env for evaluations, given what returns the attributes that
+            callbacks have set for them.
         vector_env: the name of the vector env whose members they are; its run continues on no other
             kind of envs.
     """
@@ -324,27 +360,34 @@ def make_trainer(
         video_size=config.video_size,
         checkpoint_every_frames=config.checkpoint_every_frames,
         keep_checkpoints=config.keep_checkpoints,
+        keep_best=config.keep_best,
         clear_replay_at_steps=None if keep_replay else phase.until_steps,
     )
-    callback.message(data.summary)
+    display.message(data.summary)
     for line in _notes(config, trainer_config, spec, device):
-        callback.message(line)
+        display.message(line)
+    training_envs = TrainingEnvs(train_envs, executors)
     return Trainer(
         config=trainer_config,
         agent=agent,
         envs=train_envs,
         executors=list(executors),
-        make_eval_env=make_eval_env,
+        make_eval_env=lambda: make_eval_env(training_envs.in_evaluations),
         is_resetting=is_resetting,
         frame_renderer=envs.frame_renderer,
         memory=memory,
         update_schedule=data.update_schedule,
         sinks=make_sinks(),
-        callback=callback,
+        display=display,
         seeds=Seeds(config.seed),
         folder=folder,
         fixed_config=fixed_settings(config) | members_of,
         stop_requested=stop_requested,
+        training_envs=training_envs,
+        named_callbacks=callbacks,
+        ancestor=find_ancestor(config, spec, display.message),
+        spaces=spaces_of(spec),
+        stop_rules=StopRules([stop_rules.parse(text) for text in config.stop_when or ()]),
     )
 
 
@@ -425,6 +468,7 @@ def make_evaluation_env(
     videos: bool,
     kept: Callable[[], Kept] | None,
     message: Callable[[str], None],
+    attributes: Attributes = dict,
     make: Callable[[], gymnasium.Env] | None = None,
 ) -> EvaluationEnv:
     """An env for evaluations, which begins each episode with what the training env keeps.
@@ -432,21 +476,22 @@ def make_evaluation_env(
     Args:
         kept: returns what the training env keeps now; None: unknown, and a message
             says so if it matters.
+        attributes: returns the attributes that evaluations have, of those that callbacks have set.
         make: makes the env, as agents see it; None: it is made from the config.
     """
     make = make or (lambda: make_env(config, videos=videos, evaluation=True))
     env = make()
     if keeps_nothing(env):
-        return EvaluationEnv(env, None)
+        return EvaluationEnv(env, None, attributes=attributes)
     if kept is None:
         message(
             f"{config.env.name} may keep something from one episode to the next, which is not at "
             "hand: it starts as a new env, which may differ from the one that the agent was "
             "trained in"
         )
-        return EvaluationEnv(env, None)
+        return EvaluationEnv(env, None, attributes=attributes)
     other = make()
-    evaluation_env = EvaluationEnv(env, kept, own_parts(env, other))
+    evaluation_env = EvaluationEnv(env, kept, own_parts(env, other), attributes)
     close_env(other)
     why = evaluation_env.why_not_repeatable()
     if why:
@@ -461,6 +506,11 @@ def kept_in(state: Mapping[str, Any]) -> Callable[[], Kept] | None:
         return None
     kept = from_bytes(saved.tobytes())
     return lambda: kept
+
+
+def attributes_in(state: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
+    """The attributes that evaluations had at a checkpoint, for `make_evaluation_env`."""
+    return lambda: state.get("env_attributes", {}).get("in_evaluations", {})
 
 
 # --- agent ---
@@ -725,7 +775,7 @@ def add_jump_start(
             "the teacher sees this run's statistics, but was trained with those of its own run"
         )
     message(
-        f"jump start: {settings.run} at {settings.checkpoint:,} frames begins each training "
+        f"jump start: {settings.run} at {_named(settings.checkpoint)} begins each training "
         f"episode, {settings.schedule}; its steps are not counted as this run's"
     )
     if not run_directory.is_done(Path(str(settings.run))):
@@ -745,15 +795,15 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
             f"jump_start.run: this run's episodes are begun by the teacher {run}, which is not "
             "there: put it back, or say where it is now with jump_start.run=RUN_DIR."
         )
-    if frames not in [int(path.name) for path in checkpoint.list_checkpoints(run / "checkpoints")]:
+    if not checkpoint.is_kept(run / "checkpoints", frames):
         raise ConfigError(
-            f"jump_start.run: {run} has deleted its checkpoint at {frames} frames, which this "
+            f"jump_start.run: {run} has deleted its checkpoint at {_named(frames)}, which this "
             "run's teacher is loaded from: put it back, or start a new run with a teacher that has "
             "finished."
         )
-    if checkpoint.digest(run / "checkpoints", int(frames or 0)) != config.jump_start.sha256:
+    if checkpoint.digest(run / "checkpoints", frames) != config.jump_start.sha256:
         raise ConfigError(
-            f"jump_start.run: the checkpoint at {frames} frames in {run} is not the one that this "
+            f"jump_start.run: the checkpoint at {_named(frames)} in {run} is not the one that this "
             f"run began with (the SHA-256 of its manifest was {config.jump_start.sha256}): put "
             "that one back, or start a new run."
         )
@@ -765,6 +815,11 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
     agent.load_state_dict(state["agent"])
     step = state["trainer"]["steps"]
     return lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0]
+
+
+def _named(chosen: checkpoint.Chosen) -> str:
+    """A chosen checkpoint, for a message."""
+    return f"{chosen:,} frames" if isinstance(chosen, int) else "its best evaluation"
 
 
 def model_policy(
@@ -800,6 +855,37 @@ def _wrapper(env: Any, kind: UnionType) -> Any:
     while not isinstance(env, kind):
         env = env.env
     return env
+
+
+# --- beginning from another run ---
+
+
+def find_ancestor(
+    config: RunConfig, spec: EnvSpec, message: Callable[[str], None]
+) -> Ancestor | None:
+    """The run that this one begins from; None: it begins from nothing.
+
+    It is read only when the run begins: a resumed run does not need it.
+    """
+    settings = config.start_from
+    if settings.run is None:
+        return None
+    nstep, frame_stack = 1, 1
+    if "replay" in (settings.parts or ()) and Path(settings.run).is_dir():
+        there = resolve.load(Path(settings.run))
+        annealing = annealing_for(there.agent)
+        nstep = annealing.max_nstep if annealing else there.agent.nstep
+        frame_stack = there.env.frame_stack
+    return Ancestor(settings, nstep, frame_stack, spaces_of(spec), message)
+
+
+def spaces_of(spec: EnvSpec) -> dict[str, str]:
+    """An env's observations and actions in words: their kinds and shapes, without bounds."""
+    mask = f" with a mask of {spec.mask_size} actions" if spec.action_mask else ""
+    return {
+        "observations": describe_space(spec.observation) + mask,
+        "actions": describe_space(spec.action),
+    }
 
 
 # --- data pipeline ---
@@ -878,6 +964,8 @@ def replay_slots(config: RunConfig) -> int:
 
     An episode adds one final observation; episodes of 25 steps or more are assumed.
     """
+    if "replay" in (config.start_from.parts or ()):
+        return config.replay.capacity
     steps = config.train_frames // config.env.action_repeat
     return min(config.replay.capacity, int(steps * 1.04) + 100)
 
@@ -918,6 +1006,11 @@ def _notes(
         yield f"replay ratio: {config.replay_ratio}"
     if config.intervention:
         yield f"interventions: {', '.join(config.intervention)}"
+    if not on_policy and "networks" in (config.start_from.parts or ()):
+        yield (
+            "start_from: actions are the policy's from the first step, with the exploration of a "
+            f"new run; updates begin at {trainer_config.seed_frames:,} frames"
+        )
     steps = config.train_frames / config.env.action_repeat
     for name in config.intervention or ():
         for key in ("at_step", "every_steps"):

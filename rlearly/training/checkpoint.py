@@ -28,6 +28,9 @@ ARRAY, LOG = "__array__", "__log__"
 """Keys of the dicts that stand for arrays and append logs in state.pt."""
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 LOGS = "logs"
+BEST = "best"
+"""The folder, beside a run's checkpoints, of the one of its best evaluation (`keep_best`). It is
+named by its frames too, and holds no append logs and no replay."""
 
 CHUNK_BYTES = 256_000_000
 """Most bytes of a chunk file. Loading takes as much memory; deleting one frees as much disk."""
@@ -219,28 +222,76 @@ def load_newest(folder: Path, *, logs: bool = True) -> tuple[int, dict[str, Any]
     raise ConfigError(f"There is no checkpoint in {folder}; the run has not saved one yet.")
 
 
-def load_at(folder: Path, frames: int | None) -> tuple[int, dict[str, Any]]:
-    """(frames, state) of the checkpoint at `frames`, or the newest; append logs are not verified.
+Chosen = int | str | None
+"""Which checkpoint of a run: that at these frames, "best", or None for the newest."""
+
+
+def load_at(folder: Path, chosen: Chosen, *, logs: bool = False) -> tuple[int, dict[str, Any]]:
+    """(frames, state) of a chosen checkpoint.
+
+    Args:
+        logs: whether append logs will be read and must be verified; an evaluation needs none.
 
     Raises:
         ConfigError: there is no such checkpoint, or it is damaged.
     """
-    if frames is None:
-        return load_newest(folder, logs=False)
-    path = _existing(folder, frames)
+    if chosen is None:
+        return load_newest(folder, logs=logs)
+    if chosen == BEST:
+        folder, chosen = folder / BEST, best_frames(folder)
+    path = _existing(folder, chosen)
     try:
-        return frames, load(path, logs=False)
+        return int(path.name), load(path, logs=logs)
     except DamagedCheckpoint as error:
-        _existing(folder, frames)  # raises if it was deleted since
+        _existing(folder, chosen)  # raises if it was deleted since
         raise ConfigError(str(error)) from None
 
 
-def digest(folder: Path, frames: int) -> str:
-    """The SHA-256 of the manifest of the checkpoint at `frames`, which identifies its content.
+def is_kept(folder: Path, chosen: int | str) -> bool:
+    """Whether a run has a chosen checkpoint, whole or not."""
+    if chosen == BEST:
+        return bool(list_checkpoints(folder / BEST))
+    return (folder / f"{int(chosen):012d}").is_dir()
+
+
+def best_frames(folder: Path) -> int:
+    """The frames of the best evaluation among the checkpoints in a folder.
+
+    Raises:
+        ConfigError: it was not kept.
+    """
+    found = list_checkpoints(folder / BEST)
+    if not found:
+        raise ConfigError(
+            f"checkpoint: {folder.parent} has kept no best one; a run does with keep_best=true, "
+            "from its first evaluation on."
+        )
+    return int(found[-1].name)
+
+
+def delete_unneeded_best(folder: Path, frames: int) -> None:
+    """Of the best checkpoints of the run in a folder, delete those that are no longer needed.
+
+    Needed is the newest one that is not newer than `frames`, and the one that was the best at each
+    kept checkpoint. Newer ones are of a future that a resumed run has left.
+    """
+    best = [int(path.name) for path in list_checkpoints(folder / BEST)]
+    kept = [frames, *(int(path.name) for path in list_checkpoints(folder))]
+    needed = {max((b for b in best if b <= min(at, frames)), default=None) for at in kept}
+    for path in list_checkpoints(folder / BEST):
+        if int(path.name) not in needed:
+            _delete(path)
+
+
+def digest(folder: Path, chosen: int | str) -> str:
+    """The SHA-256 of the manifest of a chosen checkpoint, which identifies its content.
 
     Raises:
         ConfigError: there is no such checkpoint, or it is damaged.
     """
+    frames = chosen
+    if chosen == BEST:
+        folder, frames = folder / BEST, best_frames(folder)
     path = _existing(folder, frames)
     try:
         _manifest(path)
@@ -265,8 +316,12 @@ def newest_digest(folder: Path) -> tuple[int, str]:
     raise ConfigError(f"There is no checkpoint in {folder}; the run has not saved one yet.")
 
 
-def _existing(folder: Path, frames: int) -> Path:
-    path = folder / f"{frames:012d}"
+def _existing(folder: Path, frames: int | str) -> Path:
+    if not str(frames).isdecimal():
+        raise ConfigError(
+            f"checkpoint: expected a number of frames, best or null, received {frames!r}."
+        )
+    path = folder / f"{int(frames):012d}"
     if not path.is_dir():
         kept = ", ".join(str(int(p.name)) for p in list_checkpoints(folder)) or "none"
         raise ConfigError(

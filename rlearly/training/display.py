@@ -41,7 +41,7 @@ class PipeConsole(Console):
 
 
 class Display:
-    """A callback that shows frames, speed, time left, returns and the dormant ratio."""
+    """Shows frames, speed, time left, returns and the dormant ratio of a run."""
 
     def __init__(self, train_frames: int, console: Console | None = None):
         self.train_frames = train_frames

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,35 @@ def locked(path: Path) -> Iterator[None]:
 
 def is_done(path: Path) -> bool:
     return (path / DONE).exists()
+
+
+def early_end(path: Path) -> str | None:
+    """Why the run in a directory ended before its train_frames; None: it did not."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return json.loads((path / DONE).read_text(encoding="utf-8")).get("stopped")
+    return None
+
+
+def why_finished(path: Path, given: Container[str]) -> str | None:
+    """A sentence if the run in a directory is done and the `given` keys do not train on."""
+    if not is_done(path):
+        return None
+    reason = early_end(path)
+    if reason is None:
+        if "train_frames" in given:
+            return None
+        return f"{path} is finished; add train_frames= to train on."
+    needed = "stop_when" if reason.startswith("stop_when") else "train_frames"
+    if needed in given:
+        return None
+    value = "null" if needed == "stop_when" else ""
+    return f"{path} ended early ({reason}); add {needed}={value} to train on."
+
+
+def record_end(path: Path, frames: int, updates: int, stopped: str | None) -> None:
+    """Write done.json. `stopped`: why the run ended before its train_frames, if it did."""
+    end = {"frames": frames, "updates": updates, "time": time.time()}
+    write(path / DONE, json.dumps(end | ({"stopped": stopped} if stopped else {})))
 
 
 def has_started(path: Path) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,19 @@ from rlearly.core.spaces import Observation, clip_actions, stack_observations
 from rlearly.core.types import Agent, Memory, Metrics, Progress, Stateful, UpdateSchedule
 from rlearly.system.seeding import Seeds
 from rlearly.training import failure
-from rlearly.training.checkpoint import Checkpoints, list_checkpoints
+from rlearly.training.callbacks.callback import Episode
+from rlearly.training.callbacks.calls import Callbacks, Named
+from rlearly.training.callbacks.training_envs import TrainingEnvs
+from rlearly.training.checkpoint import (
+    BEST,
+    Checkpoints,
+    DamagedCheckpoint,
+    delete_unneeded_best,
+    list_checkpoints,
+    verify,
+)
+from rlearly.training.continuing.start_from import Ancestor
+from rlearly.training.continuing.stop_rules import StopRules
 from rlearly.training.evaluation import (
     LONG_EPISODE_STEPS,
     Evaluation,
@@ -33,6 +46,8 @@ from rlearly.training.executors import EnvExecutor
 from rlearly.training.metrics import MetricMeans
 from rlearly.training.sinks import Sinks
 from rlearly.training.video import Video
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,12 +67,16 @@ class TrainerConfig:
     video_size: int
     checkpoint_every_frames: int
     keep_checkpoints: int
+    keep_best: str | None = None
+    """The metric of evaluations whose highest value decides which checkpoint is kept as the best
+    one; of equal values the earliest. None: no best one is kept."""
+
     clear_replay_at_steps: int | None = None
     """The agent step at which everything stored so far is removed from the replay; None: never."""
 
 
-class Callback(Protocol):
-    """Observes a run, as the display does. Nothing it does affects training."""
+class ProgressDisplay(Protocol):
+    """What shows a run to its user. Nothing it does affects training."""
 
     def on_progress(self, at: Progress, updates: int, latest: Mapping[str, Any]) -> None:
         """Called after every round of env steps and during evaluations, with the newest metrics."""
@@ -71,6 +90,9 @@ class Callback(Protocol):
 class Interrupted(Exception):
     """The run was asked to stop."""
 
+
+EVERY = 1_000_000
+"""More checkpoints than a run has."""
 
 STATE = (
     "steps", "updates", "episodes", "elapsed_seconds", "episode_returns", "episode_steps",
@@ -115,7 +137,7 @@ class Trainer:
     memory: Memory
     update_schedule: UpdateSchedule
     sinks: Sinks
-    callback: Callback
+    display: ProgressDisplay
     seeds: Seeds
     folder: Path
     stop_requested: Callable[[], bool]
@@ -125,8 +147,25 @@ class Trainer:
     """Whether an env can neither act nor be reset, because it resets itself while the others take
     their next step (some vector envs do)."""
 
+    training_envs: TrainingEnvs
+    """The envs, as callbacks see them."""
+    named_callbacks: Sequence[Named] = ()
+    stop_rules: StopRules = field(default_factory=StopRules)
+    ancestor: Ancestor | None = None
+    """The run that a new one begins from."""
+    spaces: Mapping[str, str] = field(default_factory=dict)
+    """The observations and actions in words, for runs that begin from this one."""
+
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
+        self.best_checkpoints = Checkpoints(self.checkpoints.folder / BEST, keep=EVERY)
+        self.best: dict[str, Any] | None = None
+        """The best evaluation that a checkpoint was kept of: its metric, value and frames."""
+        self.callbacks = Callbacks(self.named_callbacks, self)
+        self._ended_episodes: list[Episode] = []  # in this round, for callbacks
+        self._done_updates: list[Metrics] = []
+        self.stop_reason: str | None = None
+        """Why the run ends, or ended, before its `train_frames`."""
         self.steps = 0
         self.updates = 0
         self.episodes = 0
@@ -144,7 +183,9 @@ class Trainer:
         self._saving_seconds = 0.0  # since the last row
         self._evaluated_since_saving = False
         self._said_long_episode = False
+        self._said_no_metric = False
         self._closed = False
+        self._begun = False
 
     @property
     def at(self) -> Progress:
@@ -159,20 +200,36 @@ class Trainer:
             checked_reset(self._eval_env, "its first reset", seed=0)
             self.frame_renderer(self._eval_env)(self.config.video_size)
 
+    def begin(self) -> None:
+        """Take over what a new run begins with from another one; `run` does so otherwise.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+        if self.ancestor is not None and not self._begun:
+            self.ancestor.take_over(self.agent, self.memory)
+        self._begun = True
+
     # --- running ---
 
     def run(self) -> bool:
         """Train; True if the end was reached, False if stopped. A checkpoint is saved either way.
+
+        The end is `train_frames`, or earlier for a `stop_reason`.
 
         Raises:
             RunFailed: the env or learning failed; the last checkpoint is from before it.
         """
         self._clock = time.monotonic()
         self._row_start = (self._clock, self.steps, self.updates)
+        self.begin()
+        self.callbacks.start()
+        if self.ancestor is not None and not list_checkpoints(self.checkpoints.folder):
+            self.save()  # from now on the run can be resumed without its ancestor
         try:
             while True:
                 self._do_what_is_due()
-                if self.steps * self.config.frames_per_step >= self.config.train_frames:
+                if self._is_over():
                     break
                 if self.stop_requested():
                     raise Interrupted
@@ -184,6 +241,24 @@ class Trainer:
             self._write_row()
         self.save()
         return True
+
+    def _is_over(self) -> bool:
+        return self.stop_reason is not None or self.at.frames >= self.config.train_frames
+
+    def stop(self, reason: str) -> None:
+        """End the run before its next step; the first reason counts."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.display.message(f"ends early at {self.at.frames:,} frames: {reason}")
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write a callback's row of metrics."""
+        self.latest.update(metrics)
+        self._write(metrics)
+
+    def message(self, text: str) -> None:
+        """Show a callback's line to the user."""
+        self.display.message(text)
 
     def close(self) -> None:
         """Close what is still open: the envs, each in its own thread, the memory and the sinks."""
@@ -225,12 +300,25 @@ class Trainer:
             self.memory.clear()
         if self.config.update_last:
             self._update(first_step, len(acting))
-        self.callback.on_progress(self.at, self.updates, self.latest)
+        if self.callbacks:
+            self._tell_callbacks()
+        self.display.on_progress(self.at, self.updates, self.latest)
+
+    def _tell_callbacks(self) -> None:
+        """Tell the callbacks what happened in this round, now that no env is stepping."""
+        updates, self._done_updates = self._done_updates, []
+        for metrics in updates:
+            self.callbacks.call("on_update", metrics)
+        episodes, self._ended_episodes = self._ended_episodes, []
+        for episode in episodes:
+            self.callbacks.call("on_episode", episode)
+        self.callbacks.call("on_step")
 
     def _current_obs(self, env_index: int) -> Observation:
         """The newest observation of an env's episode; resets the env if its episode has ended."""
         obs = self.obs[env_index]
         if obs is None:
+            self.training_envs.begin_episode(env_index)
             obs = self.executors[env_index].run(checked_reset, self.envs[env_index], "a reset")
             self.memory.begin_episode(obs, env_index=env_index)
         return obs
@@ -265,6 +353,8 @@ class Trainer:
                 self.update_schedule.observe(metrics)
                 self._record(metrics)
                 self.updates += 1
+                if self.callbacks:
+                    self._done_updates.append(metrics)
             self._record(self.update_schedule.events())
 
     def _record(self, metrics: Metrics) -> None:
@@ -282,14 +372,18 @@ class Trainer:
             self._refuse_not_finite(self.agent.state_dict())
             row = {name: value for name, value in row.items() if math.isfinite(value)}
         self.latest.update(row)
-        self.sinks.write(self.at, row)
+        self._write(row)
         events = [
             f"{name.removeprefix('event/').replace('_', ' ')} {value:.4g}"
             for name, value in row.items()
             if name.startswith("event/") and name != "event/recycled_units"  # ReDo's: too frequent
         ]
         if events:
-            self.callback.message(f"at {self.at.frames} frames: {', '.join(events)}")
+            self.display.message(f"at {self.at.frames} frames: {', '.join(events)}")
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        self.stop_rules.observe(row)
+        self.sinks.write(self.at, row)
 
     def _end_episode(self, env_index: int, info: Mapping[str, Any]) -> None:
         """Write an episode's row.
@@ -314,7 +408,10 @@ class Trainer:
         if success is not None:
             row[f"train/{kind}_success"] = float(success)
         self.latest["train/episode_return"] = self.episode_returns[env_index]
-        self.sinks.write(self.at, row)
+        self._write(row)
+        if self.callbacks:
+            total, length = self.episode_returns[env_index], self.episode_steps[env_index]
+            self._ended_episodes.append(Episode(env_index, total, length, success, kind, info))
         self._clear_episode(env_index)
 
     def _clear_episode(self, env_index: int) -> None:
@@ -326,7 +423,7 @@ class Trainer:
 
     def _do_what_is_due(self) -> None:
         frames = self.at.frames
-        at_end = frames >= self.config.train_frames
+        at_end = self._is_over()
         if self._is_due("log", self.config.log_every_frames, frames):
             self._write_row()
             self.last_due_frames["log"] = frames
@@ -345,7 +442,7 @@ class Trainer:
             try:
                 self.save()
             except OSError as error:
-                self.callback.message(f"could not save a checkpoint ({error}); training continues")
+                self.display.message(f"could not save a checkpoint ({error}); training continues")
 
     def _is_due(self, what: str, every_frames: int, frames: int, *, at_end: bool = False) -> bool:
         """Whether a multiple of `every_frames` was passed since the last time, or, `at_end`, any
@@ -384,7 +481,7 @@ class Trainer:
         if self._saving_seconds:
             row["speed/checkpoint_seconds"] = self._saving_seconds
             self._saving_seconds = 0.0
-        self.sinks.write(self.at, row)
+        self._write(row)
         self._row_start = (now, self.steps, self.updates)
 
     def _tick(self, now: float) -> None:
@@ -407,12 +504,17 @@ class Trainer:
             row["eval/success_rate"] = self.latest["eval/success_rate"] = result.success_rate
             success = f", success in {result.success_rate:.0%}"
         self.latest["eval/episode_return"] = mean
-        self.sinks.write(self.at, row)
+        self._write(row)
         returns = ", ".join(f"{r:.1f}" for r in result.returns)
-        self.callback.message(
+        self.display.message(
             f"evaluation at {self.at.frames} frames: mean {mean:.1f} ({returns}){success}"
         )
-        self.callback.on_progress(self.at, self.updates, self.latest)
+        self.display.on_progress(self.at, self.updates, self.latest)
+        self._keep_if_best(row)
+        reason = self.stop_rules.judge()
+        if reason:
+            self.stop(f"stop_when: {reason}")
+        self.callbacks.call("on_evaluation", row)
         paused = time.monotonic() - began  # the next row's speeds are of training alone
         since, steps, updates = self._row_start
         self._row_start = (since + paused, steps, updates)
@@ -427,13 +529,13 @@ class Trainer:
                 raise Interrupted
             if length == LONG_EPISODE_STEPS and not self._said_long_episode:
                 self._said_long_episode = True
-                self.callback.message(
+                self.display.message(
                     f"an episode of this evaluation has taken {length:,} steps and is still "
                     "running; if the env never ends it, stop the run, then resume it with "
                     "eval_every_frames=0 or start a new one with env.max_episode_steps=N"
                 )
             status = {"evaluating": f"{episode + 1}/{self.config.eval_episodes}, step {length}"}
-            self.callback.on_progress(self.at, self.updates, self.latest | status)
+            self.display.on_progress(self.at, self.updates, self.latest | status)
 
         def play(record_frame: Callable[[], None] | None) -> Evaluation:
             return evaluate(
@@ -454,6 +556,41 @@ class Trainer:
             result = play(lambda: video.add(render(size)))
         self.sinks.video(self.at, str(path))
         return result
+
+    def _keep_if_best(self, row: Mapping[str, float]) -> None:
+        """Keep a checkpoint of the agent if this evaluation is better than all before it.
+
+        Raises:
+            RunFailed: weights or moments are not finite.
+        """
+        metric, best = self.config.keep_best, self.best
+        if metric is None:
+            return
+        if metric not in row:
+            if not self._said_no_metric:
+                self._said_no_metric = True
+                self.display.message(f"keep_best: evaluations of this env report no {metric}")
+            return
+        if best and best["metric"] == metric and row[metric] <= best["value"]:
+            return
+        found = {"metric": metric, "value": row[metric], "frames": self.at.frames}
+        envs: list[Any] = self.envs
+        state = {
+            "trainer": self._counters(),
+            "fixed_config": dict(self.fixed_config),
+            "spaces": dict(self.spaces),
+            "agent": self.agent.state_dict(),
+            "env": [{"kept": self.executors[0].run(envs[0].kept_state)}],
+            "env_attributes": self.training_envs.state_dict(),
+            "best": found,
+        }
+        self._refuse_not_finite(state["agent"])
+        try:
+            self.best_checkpoints.save(self.at.frames, state)
+        except OSError as error:
+            self.display.message(f"could not save the best checkpoint ({error})")
+            return
+        self.best = found
 
     # --- state ---
 
@@ -481,6 +618,8 @@ class Trainer:
         began = time.monotonic()
         path = self.checkpoints.save(self.at.frames, state, replace=self._evaluated_since_saving)
         self._evaluated_since_saving = False
+        if self.best:
+            delete_unneeded_best(self.checkpoints.folder, self.at.frames)
         self._saving_seconds += time.monotonic() - began
         return path
 
@@ -499,7 +638,9 @@ class Trainer:
         """
         if not list_checkpoints(self.checkpoints.folder):
             self.sinks.load_state_dict({"record": {"bytes": 0}})
+            self.begin()
             return 0
+        self._begun = True
         frames, state = self.checkpoints.load_newest()
         then, now = state["fixed_config"], self.fixed_config
         changed = [key for key in then | now if then.get(key) != now.get(key)]
@@ -510,7 +651,20 @@ class Trainer:
                 "start another run with these settings."
             )
         self.load_state_dict(state)
+        self._find_best()
         return frames
+
+    def _find_best(self) -> None:
+        """Forget the best checkpoint if it is gone or damaged: the next evaluation is the best."""
+        if self.best is None:
+            return
+        path = self.best_checkpoints.folder / f"{self.best['frames']:012d}"
+        try:
+            verify(path)
+            delete_unneeded_best(self.checkpoints.folder, self.at.frames)
+        except DamagedCheckpoint as error:
+            log.warning("%s The next evaluation is taken for the best one.", error)
+            self.best = None
 
     def _parts(self) -> dict[str, Stateful]:
         return {
@@ -519,13 +673,27 @@ class Trainer:
             "update_schedule": self.update_schedule,
             "replay": self.memory,
             "sinks": self.sinks,
+            "stop_rules": self.stop_rules,
+            "callbacks": self.callbacks,
+            "env_attributes": self.training_envs,
         }
+
+    def _stop_settings(self) -> dict[str, Any]:
+        """The settings with which a run that ended early would end again."""
+        rules = [rule.text for rule in self.stop_rules.rules]
+        return {"train_frames": self.config.train_frames, "rules": rules}
+
+    def _counters(self) -> dict[str, Any]:
+        return {name: copy.copy(getattr(self, name)) for name in STATE}
 
     def state_dict(self) -> dict[str, Any]:
         envs: list[Any] = self.envs
         return {
-            "trainer": {name: copy.copy(getattr(self, name)) for name in STATE},
+            "trainer": self._counters(),
+            "best": self.best,
+            "stop": {"reason": self.stop_reason, **self._stop_settings()},
             "fixed_config": dict(self.fixed_config),
+            "spaces": dict(self.spaces),
             "in_episode": [obs is not None for obs in self.obs],
             "env": [
                 executor.run(env.state_dict)
@@ -537,8 +705,12 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in STATE:
             setattr(self, name, copy.copy(state["trainer"][name]))
+        self.best, stop = state.get("best"), state.get("stop", {})
+        going_on = any(stop.get(key) != value for key, value in self._stop_settings().items())
+        self.stop_reason = None if going_on else stop["reason"]
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name in state:  # not in old checkpoints
+                part.load_state_dict(state[name])
         envs: list[Any] = self.envs
         for env_index, env in enumerate(envs):
             self.executors[env_index].run(env.load_state_dict, state["env"][env_index])

@@ -36,7 +36,7 @@ def make_trainer(folder, config):
         config,
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        callback=Silent(),
+        display=Silent(),
         device=torch.device("cpu"),
     )
 

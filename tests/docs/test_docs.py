@@ -22,8 +22,8 @@ from test_architecture import MAY_IMPORT
 
 from rlearly import record
 from rlearly.agents import AGENTS
+from rlearly.config.metric_names import METRICS
 from rlearly.config.schema import RunConfig
-from rlearly.experiments.metric_names import METRICS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

@@ -437,7 +437,7 @@ def test_run_says_or_refuses_what_is_too_short_to_succeed(tmp_path, goal_file):
     def said(truncate, *words):
         limit = f"snapshot_phase.truncate_steps={truncate}"
         trainer = goal_trainer(tmp_path, goal_file, *REVERSE, limit, *words)
-        return [text for text in trainer.callback.messages if "to succeed" in text]
+        return [text for text in trainer.display.messages if "to succeed" in text]
 
     share = "snapshot_phase.reverse.return_share=0.9"
     assert len(said(5)) == 1 and "5 steps to succeed, and the demonstrations" in said(5)[0]

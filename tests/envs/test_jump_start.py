@@ -389,7 +389,7 @@ def test_teacher_of_a_run_acts_as_it_does_in_its_own_snapshots(tmp_path, teacher
     expected = command.from_run(command.TeacherConfig(run=str(teacher))).policy
     for obs in np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32):
         assert np.array_equal(policy(obs), expected(obs))
-    said, note = [text for text in trainer.callback.messages if text.startswith("jump start: ")]
+    said, note = [text for text in trainer.display.messages if text.startswith("jump start: ")]
     assert f"{teacher} at 50 frames begins each training episode, random" in said
     assert f"{teacher} has not finished; if it trains on, it deletes old checkpoints" in note
 
@@ -406,7 +406,7 @@ def test_resuming_wants_the_same_teacher(tmp_path, teacher):
             resolve.load(tmp_path, words),
             tmp_path,
             make_sinks=lambda: None,
-            callback=Silent(),
+            display=Silent(),
             device=torch.device("cpu"),
         )
 

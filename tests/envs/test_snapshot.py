@@ -861,17 +861,17 @@ def test_run_says_that_its_teacher_was_paid_by_other_rules(tmp_path):
     path = tmp_path / "teacher.h5"
     taught = play("tiny_envs:StateReach-v0", episodes=2)
     replace(taught, provenance={"env_rules": "package"}).save(path)
-    said = reach_trainer(tmp_path / "run", "td3", path).callback.messages
+    said = reach_trainer(tmp_path / "run", "td3", path).display.messages
     expected = "the rewards of env.rules=package, but this run uses env.rules=paper"
     assert any(expected in text for text in said)
     replace(taught, provenance={"env_rules": "paper"}).save(path)
-    said = reach_trainer(tmp_path / "other", "td3", path).callback.messages
+    said = reach_trainer(tmp_path / "other", "td3", path).display.messages
     assert not any("env.rules" in text for text in said)
 
 
 def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_file):
     trainer = reach_trainer(tmp_path, "td3", reach_file, "snapshot_phase.truncate_steps=4")
-    (said,) = [text for text in trainer.callback.messages if text.startswith("snapshots: ")]
+    (said,) = [text for text in trainer.display.messages if text.startswith("snapshots: ")]
     assert (
         f"from {reach_file}, 3 clusters, for the first 200 agent steps, truncated after 4" in said
     )
@@ -900,7 +900,7 @@ def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
     words = ["agent=td3", *TINY_STATE["td3"], "snapshot=mine.h5", "snapshot_phase.clusters=2"]
     config = resolve.compose(words)
     assert config.snapshot == str(mine), "wherever it is resumed from"
-    builder.build(config, tmp_path, make_sinks=lambda: None, callback=Silent(), device=CPU)
+    builder.build(config, tmp_path, make_sinks=lambda: None, display=Silent(), device=CPU)
     (tmp_path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
 
     def resumed(*words):
@@ -908,7 +908,7 @@ def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
             resolve.load(tmp_path, words),
             tmp_path,
             make_sinks=lambda: None,
-            callback=Silent(),
+            display=Silent(),
             device=CPU,
         )
 

@@ -24,6 +24,7 @@ from saved import agent_state, equal
 from rlearly import envs, report, sweep
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.api import launch
+from rlearly.config.metric_names import METRICS, PARTS
 from rlearly.config.overrides import sweep_values
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import Job, Record, commands, jobs_of, log_of
@@ -32,7 +33,6 @@ from rlearly.experiments.launchers import local
 from rlearly.experiments.launchers.base import ending
 from rlearly.experiments.launchers.lock import only_launcher, owner_of
 from rlearly.experiments.launchers.slurm import submitted
-from rlearly.experiments.metric_names import METRICS, PARTS
 from rlearly.experiments.plan import Plan, Run
 from rlearly.experiments.status import overview, statuses, totals
 from rlearly.experiments.study import STUDIES, Study, grid, shipped

@@ -234,9 +234,9 @@ def test_a_resumed_run_may_keep_its_frames_elsewhere(tmp_path):
 
 def test_a_run_says_where_its_frames_are_and_refuses_what_does_not_fit(tmp_path, monkeypatch):
     long = ("train_frames=4000000", "replay.capacity=3000000")
-    said = "\n".join(make_trainer(tmp_path / "a", "replay.compression=zstd").callback.messages)
+    said = "\n".join(make_trainer(tmp_path / "a", "replay.compression=zstd").display.messages)
     assert "5,000 transitions of about 648 bytes (an estimate)" in said
-    said = "\n".join(make_trainer(tmp_path / "b", "replay.storage=disk").callback.messages)
+    said = "\n".join(make_trainer(tmp_path / "b", "replay.storage=disk").display.messages)
     assert "1,742 bytes" in said and f"free in {tmp_path / 'b'}" in said
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     with pytest.raises(ConfigError, match=r"grow to 5\.23 GB"):

@@ -17,10 +17,10 @@ def shown(monkeypatch, terminal):
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=80, soft_wrap=True)
-    with Display(1000, console) as callback:
+    with Display(1000, console) as shown:
         for step in range(1, 301):
             clock[0] += 0.1
-            callback.on_progress(Progress(2 * step, step), step // 2, LATEST)
+            shown.on_progress(Progress(2 * step, step), step // 2, LATEST)
     return stream.getvalue()
 
 
@@ -41,7 +41,7 @@ def test_terminal_shows_both_lines_within_80_columns_and_the_last_state(monkeypa
 def test_rates_leave_evaluations_out(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
-    callback = Display(1000, Console(file=io.StringIO(), width=80))
+    shown = Display(1000, Console(file=io.StringIO(), width=80))
     for seconds, frames, latest in (
         (2, 20, {}),
         (8, 30, {}),
@@ -50,19 +50,19 @@ def test_rates_leave_evaluations_out(monkeypatch):
         (700, 230, {}),
     ):
         clock[0] = seconds
-        callback.on_progress(Progress(frames, frames), 0, latest)
-    assert "2.0 frames/s" in callback.parts(Progress(230, 230), 0, {})[0]
+        shown.on_progress(Progress(frames, frames), 0, latest)
+    assert "2.0 frames/s" in shown.parts(Progress(230, 230), 0, {})[0]
 
 
 def test_time_left_is_told_from_steps_with_updates_alone(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
-    callback = Display(1000, Console(file=io.StringIO(), width=80))
+    shown = Display(1000, Console(file=io.StringIO(), width=80))
     told = []
     for seconds, frames, updates in ((10, 100, 0), (20, 200, 0), (40, 210, 5), (60, 220, 10)):
         clock[0] = seconds
-        callback.on_progress(Progress(frames, frames), updates, {})
-        told.append(callback.parts(Progress(frames, frames), updates, {})[0])
+        shown.on_progress(Progress(frames, frames), updates, {})
+        told.append(shown.parts(Progress(frames, frames), updates, {})[0])
     assert not any("left" in part for parts in told[:3] for part in parts)
     assert "10.0 frames/s" in told[1] and told[3][-1] == "26 min left"  # 780 frames at 0.5/s
 

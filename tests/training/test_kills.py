@@ -198,6 +198,41 @@ def test_killed_and_resumed_run_is_the_same_run(zygote, snapshots, tmp_path, cas
     assert kills.resumes >= 1
 
 
+GOING_ON = [
+    *(word for word in TINY_STATE["td3"] if not word.startswith("env=")),
+    "env=tiny_envs:WideReach-v0",
+    "agent.batch_size=16",
+    "callback=tiny_callbacks:Widen",
+    "keep_best=true",
+    "start_from.parts=[networks,optimizers,replay]",
+    "intervention=l2_init",
+    "seed=3",
+    *OFTEN,
+    "eval_every_frames=25",
+    "stop_when=reached(curriculum/width>=0.2,evaluations=2)",
+]
+"""A run that begins from another one, keeps its best, has a curriculum, and ends early."""
+
+
+def test_killed_run_that_begins_from_another_one_is_the_same_run(zygote, tmp_path):
+    ancestor, log = tmp_path / "ancestor", tmp_path / "log"
+    taught = [w for w in GOING_ON if not w.startswith(("callback", "stop_when", "start_from"))]
+    assert zygote.run(*once(taught), "seed=4", f"run_dir={ancestor}", log=log)[0] == 0
+    words = once([*GOING_ON, f"start_from={ancestor}"])
+    kills = Kills(zygote, tmp_path, words, np.random.default_rng(1))
+    kills.until(4)
+    assert kills.resumes >= 1
+    straight = tmp_path / "straight"
+    frames, state = checkpoint.load_newest(straight / "checkpoints")
+    assert frames < 260 and state["stop"]["reason"].startswith("stop_when: curriculum/width")
+    best = [
+        checkpoint.load_at(run / "checkpoints", "best")
+        for run in (straight, *sorted(tmp_path.glob("run?")))
+    ]
+    assert len(best) == 1 + kills.runs and len({at for at, _ in best}) == 1
+    assert all(plain(state) == plain(best[0][1]) for _, state in best)
+
+
 @pytest.mark.kills
 @pytest.mark.parametrize("case", [*MATRIX, *REAL])
 def test_kill_matrix(zygote, snapshots, tmp_path, case, kill_summary):

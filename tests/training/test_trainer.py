@@ -39,7 +39,7 @@ def make_trainer(folder, *overrides, stop=lambda: False, base=TINY):
         config,
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        callback=Silent(),
+        display=Silent(),
         device=torch.device("cpu"),
         stop_requested=stop,
     )
@@ -89,7 +89,7 @@ def test_success_is_written_for_tasks_that_have_a_goal(tmp_path, monkeypatch, ca
     assert 0 < rates[-1] < 1  # some goals are at hand, others are not reached yet
     episodes = [r["train/episode_success"] for r in written if "train/episode_return" in r]
     assert set(episodes) == {0.0, 1.0}
-    assert any(f", success in {rates[0]:.0%}" in line for line in trainer.callback.messages)
+    assert any(f", success in {rates[0]:.0%}" in line for line in trainer.display.messages)
     assert not any("success" in name for row in rows_of_a_run_without(tmp_path) for name in row)
 
 
@@ -336,7 +336,7 @@ def test_rollout_is_learnt_from_before_the_next_action(tmp_path):
     trainer.agent.update = lambda batch, step: events.append(step) or update(batch, step=step)
     trainer.run()
     assert events == ["act"] * 32 + [95] + ["act"] * 32 + [191], "at the last step's number"
-    assert "rollouts: 3 x 32 steps, each learned from once" in trainer.callback.messages
+    assert "rollouts: 3 x 32 steps, each learned from once" in trainer.display.messages
 
 
 def test_env_gets_clipped_actions_and_the_rollout_the_sampled_ones(tmp_path):
@@ -406,7 +406,7 @@ def test_failing_checkpoint_in_mid_run_does_not_end_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", full_disk_once)
     assert trainer.run() and calls == [50, 100, 130]
-    assert any("No space left" in text for text in trainer.callback.messages)
+    assert any("No space left" in text for text in trainer.display.messages)
 
 
 def test_stop_during_an_evaluation_repeats_it_after_resuming(tmp_path):
@@ -498,7 +498,7 @@ def test_run_says_what_the_replay_takes_and_refuses_what_cannot_fit(tmp_path, mo
     from rlearly.system import machine
 
     trainer = make_trainer(tmp_path / "a", "train_frames=200")
-    assert "replay: 5,000 transitions of 1,742 bytes" in "\n".join(trainer.callback.messages)
+    assert "replay: 5,000 transitions of 1,742 bytes" in "\n".join(trainer.display.messages)
     monkeypatch.setattr(machine, "available_bytes", lambda: 4_000_000_000)
     folder = tmp_path / "b"
     with pytest.raises(ConfigError) as error:
@@ -530,7 +530,7 @@ def test_long_run_from_pixels_on_a_cpu_is_noticed_without_running_anything(
     monkeypatch.setattr("rlearly.training.trainer.checked_step", fail)
     base = ["env=cartpole_balance", "replay.capacity=1000", "overlap=false", "video_size=0"]
     trainer = make_trainer(tmp_path, *overrides, base=base)
-    assert any("very long on a CPU" in text for text in trainer.callback.messages) == noticed
+    assert any("very long on a CPU" in text for text in trainer.display.messages) == noticed
     trainer.close()
 
 

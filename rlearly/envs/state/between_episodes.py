@@ -7,13 +7,15 @@ so evaluations take them over from the training env.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from rlearly.core.env_attributes import set_env_attribute
 from rlearly.core.errors import RunFailed
 from rlearly.envs.state import codec, simulators
 from rlearly.envs.state.action_replay import id_of, rebuild_box2d_world
@@ -186,6 +188,8 @@ class EvaluationEnv(gymnasium.Wrapper):
     Args:
         kept: returns what the training env keeps now; None: nothing is kept.
         own: see `own_parts`.
+        attributes: returns values of attributes that evaluations have whatever the training env
+            has, by name (`rlearly.training.callbacks.TrainingEnvs`).
     """
 
     def __init__(
@@ -193,10 +197,12 @@ class EvaluationEnv(gymnasium.Wrapper):
         env: gymnasium.Env,
         kept: Callable[[], Kept] | None,
         own: frozenset[Path] = frozenset(),
+        attributes: Callable[[], Mapping[str, Any]] = dict,
     ):
         super().__init__(env)
         self.kept = kept
         self.own = own
+        self.attributes = attributes
         self._said = False
 
     def reset(
@@ -212,9 +218,9 @@ class EvaluationEnv(gymnasium.Wrapper):
         return self.env
 
     def _take_over(self) -> None:
-        if self.kept is None:
-            return
-        failed = take_over(self.env, self.kept(), self.own)
+        failed = [] if self.kept is None else take_over(self.env, self.kept(), self.own)
+        for name, value in self.attributes().items():
+            set_env_attribute(self.env, name, copy.deepcopy(value))
         if failed and not self._said:
             self._said = True
             log.warning(

@@ -70,9 +70,7 @@ class ResumableEnv(gymnasium.Wrapper):
         states of wrappers that have a `state_dict`, such as SnapshotRL's phase, once more: they
         outlive an env that cannot be restored.
         """
-        episode, wrappers, kept = None, None, None
-        if not keeps_nothing(self.env):
-            kept = np.frombuffer(to_bytes(kept_by(self.env)), np.uint8)
+        episode, wrappers = None, None
         if self.seed is not None:
             own = {"wrappers": save_own_states(self.env)}
             wrappers = np.frombuffer(to_bytes(own), np.uint8) if own["wrappers"] else None
@@ -85,9 +83,15 @@ class ResumableEnv(gymnasium.Wrapper):
             "seed": self.seed,
             "episode": episode,
             "wrappers": wrappers,
-            "kept": kept,
+            "kept": self.kept_state(),
             "obs": None if self.obs is None else copy_observation(self.obs),
         }
+
+    def kept_state(self) -> np.ndarray | None:
+        """What the env keeps from one episode to the next, as bytes; None: it keeps nothing."""
+        if keeps_nothing(self.env):
+            return None
+        return np.frombuffer(to_bytes(kept_by(self.env)), np.uint8)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the saved episode and step; `obs` is then its observation.

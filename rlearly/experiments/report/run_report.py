@@ -17,8 +17,17 @@ from yaml import YAMLError
 from rlearly.config.structured import read_yaml
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.report.curves import write_csv
-from rlearly.experiments.report.metrics_file import RETURN, SUCCESS, Row, metric_series, read_rows
+from rlearly.experiments.report.metrics_file import (
+    AWAKEN_STEP,
+    RETURN,
+    SUCCESS,
+    Row,
+    metric_series,
+    read_lineage,
+    read_rows,
+)
 from rlearly.experiments.report.plotting import AS_TYPED, FRAMES, as_label, plot_line, save_figure
+from rlearly.training.run_directory import early_end
 
 EVENTS = {
     "event/replay_ratio": ("replay ratio changes", "black", "-"),
@@ -32,6 +41,9 @@ EVENTS = {
 
 DORMANT_RATIO = "plasticity/dormant_ratio"
 AWAKENING = ("awakening", "C4", "-.")
+JOINT = ("begins", "0.3", (0, (1, 3)))
+"""Where a run began from the one before it."""
+
 NETWORKS = ("encoder", "actor", "critic", "value")
 
 Limits = tuple[float | None, float | None]
@@ -46,7 +58,7 @@ class EventMarker:
     frames: int
     label: str
     colour: str
-    line: str
+    line: Any
 
 
 @dataclass(frozen=True)
@@ -55,18 +67,25 @@ class RunReport:
 
     title: str
     rows: list[Row]
+    early_end: str | None = None
+    """Why the run ended before its train_frames, if it did."""
+    joints: Sequence[int] = ()
+    """The frames at which runs began from another one, if its rows are shown too."""
 
     @staticmethod
-    def load(run: Path) -> RunReport:
+    def load(run: Path, *, ancestors: bool = False) -> RunReport:
         """Read a run directory, finished or not.
+
+        Args:
+            ancestors: put the runs that it began from in front of it.
 
         Raises:
             ConfigError: it is not a run directory, or it has no rows yet.
         """
-        rows = read_rows(run)
+        rows, joints = read_lineage(run) if ancestors else (read_rows(run), [])
         if not rows:
             raise ConfigError(f"{run} has no rows yet: wait for its first log_every_frames.")
-        return RunReport(_title(run), rows)
+        return RunReport(_title(run), rows, early_end(run), joints)
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Frames and values of a metric."""
@@ -85,16 +104,19 @@ class RunReport:
             for name, style in EVENTS.items()
             if name in row
         ]
-        awake = [row for row in self.rows if row.get("exploration/awaken_step", -1) > 0]
+        found += [EventMarker(frames, *JOINT) for frames in self.joints]
+        awake = [row for row in self.rows if row.get(AWAKEN_STEP, -1) > 0]
         if awake:
             last = awake[-1]  # earlier rows average over updates before and after awakening
-            frames = last["exploration/awaken_step"] * (last["frames"] / last["steps"])
+            frames = last[AWAKEN_STEP] * (last["frames"] / last["steps"])
             found.append(EventMarker(round(frames), *AWAKENING))
         return sorted(found, key=lambda marker: marker.frames)
 
     def summary(self) -> list[str]:
         """The lines that a terminal shows."""
         lines = [self.title, f"  frames      {self.rows[-1]['frames']:,}"]
+        if self.early_end:
+            lines.append(f"  ended early {self.early_end}")
         lines += self._last_and_best("return", RETURN, ".1f") or ["  return      no evaluation yet"]
         lines += self._last_and_best("success", SUCCESS, ".0%")
         lines += self._first_and_last("FAU", "fau")
@@ -201,14 +223,35 @@ def draw_run(report: RunReport) -> Figure:
     return figure
 
 
-def draw_runs(runs: Mapping[str, list[Row]], title: str) -> Figure:
+def read_runs(
+    runs: Sequence[str], *, ancestors: bool = False
+) -> tuple[dict[str, list[Row]], dict[str, list[int]]]:
+    """(rows, frames at which it began from another run) of each run, by its path.
+
+    Args:
+        ancestors: put the runs that it began from in front of it.
+    """
+    read = {
+        run: read_lineage(Path(run)) if ancestors else (read_rows(Path(run)), []) for run in runs
+    }
+    return {run: own for run, (own, _) in read.items()}, {run: at for run, (_, at) in read.items()}
+
+
+def draw_runs(
+    runs: Mapping[str, list[Row]], title: str, joints: Mapping[str, Sequence[int]] | None = None
+) -> Figure:
     """The evaluation returns of several runs (rows by label), and their actors' dormant ratios.
+
+    `joints`: of each run, where it began from another one whose rows are shown too.
 
     Each run has its own line: a mean over a few seeds would hide a broken run.
     """
     figure, (above, below) = _stack(title, (2, 1), (7, 5))
     for label, rows in runs.items():
-        above.plot(*metric_series(rows, RETURN), marker="o", markersize=3, label=as_label(label))
+        series = metric_series(rows, RETURN)
+        (line,) = above.plot(*series, marker="o", markersize=3, label=as_label(label))
+        for frames in (joints or {}).get(label, ()):
+            above.axvline(frames, color=line.get_color(), linestyle=JOINT[2], linewidth=1)
         plot_line(below, *metric_series(rows, DORMANT_RATIO), linewidth=1)
     above.set(ylabel="evaluation return")
     above.legend(fontsize=8, frameon=False)
@@ -216,25 +259,27 @@ def draw_runs(runs: Mapping[str, list[Row]], title: str) -> Figure:
     return figure
 
 
-def write_run_report(run: Path, out: Path) -> list[str]:
+def write_run_report(run: Path, out: Path, *, ancestors: bool = False) -> list[str]:
     """Draw all that a run logged; returns its summary and the figure's path.
 
     Raises:
         ConfigError: the run cannot be read, or the figure cannot be written.
     """
-    report = RunReport.load(run)
+    report = RunReport.load(run, ancestors=ancestors)
     with _writing(out):
         save_figure(draw_run(report), out)
     return [*report.summary(), str(out)]
 
 
-def write_runs_report(runs: Sequence[str], out: Path, title: str) -> list[str]:
+def write_runs_report(
+    runs: Sequence[str], out: Path, title: str, *, ancestors: bool = False
+) -> list[str]:
     """Draw the evaluation returns of runs, and list them in a CSV file; returns both paths.
 
     Raises:
         ConfigError: a run cannot be read, or a file cannot be written.
     """
-    rows = {run: read_rows(Path(run)) for run in runs}
+    rows, joints = read_runs(runs, ancestors=ancestors)
     returns = {run: metric_series(own, RETURN) for run, own in rows.items()}
     for run, (frames, _) in returns.items():
         if not frames:
@@ -242,7 +287,7 @@ def write_runs_report(runs: Sequence[str], out: Path, title: str) -> list[str]:
             print(f"{run} has no evaluations ({reason}): not drawn.", file=sys.stderr)
     table = out.with_suffix(".csv")
     with _writing(out):
-        save_figure(draw_runs(rows, title), out)
+        save_figure(draw_runs(rows, title, joints), out)
         evaluations = (
             [run, frames, f"{value:.2f}"]
             for run, series in returns.items()

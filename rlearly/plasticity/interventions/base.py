@@ -86,6 +86,12 @@ class Intervention:
     def weights_changed(self) -> None:
         """Called after an intervention, not a gradient step, has changed weights."""
 
+    def took_over(self, saved: Mapping[str, Any] | None) -> None:
+        """Called once a new run's networks have got the weights of another run.
+
+        `saved`: the state of this intervention there; None if that run did not have it.
+        """
+
     def before_update(self, step: int) -> Metrics:
         """Act before an update, at most once per agent step."""
         return {}

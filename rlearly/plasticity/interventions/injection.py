@@ -46,6 +46,10 @@ class PlasticityInjection(Intervention):
         self.modules.freeze_targets()
         return {"event/injection": 1.0}
 
+    def took_over(self, saved: Mapping[str, Any] | None) -> None:
+        """Heads that were injected there are not injected again: their output would jump."""
+        self.is_done = bool(saved and saved["is_done"])
+
     def state_dict(self) -> dict[str, Any]:
         return {"is_done": self.is_done, "weights": self.weights.get_state()}
 

@@ -52,6 +52,15 @@ class WeightRegularizer(Intervention):
                 distance = parameter if origin is None else parameter - origin
                 parameter.grad.add_(distance, alpha=self.gradient_scale)
 
+    @torch.no_grad()
+    def took_over(self, saved: Mapping[str, Any] | None) -> None:
+        """The initial weights of a run are those that it begins with."""
+        for name, origins in self.origins.items():
+            for origin, weight in zip(
+                origins, self.modules.networks[name].parameters(), strict=True
+            ):
+                origin.copy_(weight)
+
     def state_dict(self) -> dict[str, Any]:
         return {"start": self.origins}
 

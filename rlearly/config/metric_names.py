@@ -30,18 +30,20 @@ METRICS["plasticity"] = [
 ]
 
 
-def check_metric(name: str) -> None:
-    """Check that runs write a metric of this name.
+KNOWN = frozenset(f"{group}/{metric}" for group, metrics in METRICS.items() for metric in metrics)
+
+
+def check_metric(name: str, key: str = "metrics") -> None:
+    """Check that runs write a metric of this name; `key`: the setting that names it.
 
     Raises:
         ConfigError: none does; the message lists similar names, or those of its group.
     """
-    known = [f"{group}/{metric}" for group, metrics in METRICS.items() for metric in metrics]
-    if name in known:
+    if name in KNOWN:
         return
-    hint = did_you_mean(name, known)
+    hint = did_you_mean(name, KNOWN)
     if not hint.startswith("did you"):
-        group = [metric for metric in known if metric.startswith(name.partition("/")[0] + "/")]
+        group = sorted(known for known in KNOWN if known.startswith(name.partition("/")[0] + "/"))
         hint = f"groups: {', '.join(METRICS)}."
         hint = f"metrics of this group: {', '.join(group)}." if group else hint
-    raise ConfigError(f"metrics: no run writes {name!r}; {hint}")
+    raise ConfigError(f"{key}: no run writes {name!r}; {hint}")
