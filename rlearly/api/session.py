@@ -133,6 +133,7 @@ class Session:
     def run(self) -> Ended:
         """Train; the folder is locked by this process."""
         from rlearly import envs
+        from rlearly.config import plugins
         from rlearly.system.provenance import provenance
         from rlearly.training import checkpoint, run_directory
 
@@ -157,8 +158,13 @@ class Session:
                     "this run is not in the main thread, the only one where Python handles "
                     "signals: Ctrl-C and a scheduler's signals do not save it"
                 )
-            code = envs.code_of(self.config.env)
-            origin = provenance(self.overrides, self.config.threads, self.device, code)
+            origin = provenance(
+                self.overrides,
+                self.config.threads,
+                self.device,
+                envs.code_of(self.config.env),
+                plugins.modules_of(self.config),
+            )
             origin["identity"] = identity
             return self._learn(trainer, origin)
         finally:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly import envs
-from rlearly.agents import AGENTS, agent_spec, agents_for
+from rlearly.agents import agent_spec, agents_for
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.overrides import (
@@ -33,6 +33,7 @@ from rlearly.config.structured import (
     set_keys,
 )
 from rlearly.core.errors import ConfigError
+from rlearly.envs.gl_backend import chosen_on_import
 
 DEFAULT_AGENT = "drm"
 
@@ -199,8 +200,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _known_agent(name: str) -> str:
-    if name not in AGENTS:
-        raise ConfigError(f"There is no agent {name!r}; {did_you_mean(str(name), AGENTS)}")
+    with chosen_on_import(warn=False):  # a plug-in's package may import a simulator
+        agent_spec(name)  # raises if there is none
     return name
 
 

@@ -18,11 +18,12 @@ from gymnasium.spaces import Discrete
 
 from rlearly import envs
 from rlearly.agents import agent_spec, agents_for
+from rlearly.agents.guarded import GuardedAgent
 from rlearly.agents.normalized import NormalizedAgent
-from rlearly.config import resolve
+from rlearly.config import plugins, resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig, SnapshotConfig
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, raised
 from rlearly.core.spaces import PIXELS, VECTOR, has_images, is_fused, stack_observations
 from rlearly.core.types import Agent, EnvSpec, Memory, UpdateSchedule
 from rlearly.envs.state.between_episodes import (
@@ -48,6 +49,7 @@ from rlearly.replay.prefetch import PrefetchedReplay
 from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
+from rlearly.system.command import is_out_of_memory
 from rlearly.system.seeding import Seeds
 from rlearly.training import checkpoint, run_directory
 from rlearly.training.evaluation import close_env
@@ -325,6 +327,7 @@ def make_agent(
             "networks scale by themselves; leave it out, or add obs=state."
         )
     agent_config = on_policy_settings(config, spec) if declared.on_policy else config.agent
+    agent: Agent
     try:
         agent = declared.make(
             agent_config,
@@ -339,13 +342,22 @@ def make_agent(
             interventions=registry.build_interventions(config, Seeds(config.seed)),
             compute=ComputeOptions(config.precision, config.compile, kernels),
         )
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise ConfigError(
-            f"agent={config.agent_name}: its networks do not fit into memory: choose smaller ones, "
-            "as with a smaller agent.hidden_dim."
-        ) from error
+        if plugins.is_plugin(config.agent_name):
+            agent = GuardedAgent(agent, config.agent_name)
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+            raise ConfigError(
+                f"agent={config.agent_name}: its networks do not fit into memory: choose smaller "
+                "ones, as with a smaller agent.hidden_dim."
+            ) from error
+        if plugins.is_plugin(config.agent_name):
+            raise ConfigError(
+                f"agent={config.agent_name}: make(...) {raised(error)}; expected make(config, "
+                "env_spec, *, seeds, device, monitor, interventions, compute) -> the agent."
+            ) from error
+        raise
     if not config.env.normalize:
         return agent
     what = config.env.normalize.split(",")
