@@ -50,6 +50,9 @@ OFF_POLICY_KEYS = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
 
 PIXEL_INTERVENTIONS = ("augmentation", "freeze_encoder")
 
+NETWORK_AGENTS = ("drm", "drqv2", "ppo", "sac", "td3")
+"""Agents that take networks of the user's own."""
+
 LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 """Interventions on stacks of linear layers: they cannot act on the encoder."""
 
@@ -414,6 +417,15 @@ def _check_replay(config: RunConfig, keys: set[str]) -> None:
         )
 
 
+def _check_network(config: RunConfig, keys: set[str]) -> None:
+    if config.agent_name not in NETWORK_AGENTS:
+        return
+    from rlearly.agents.network_factory import NetworkFactory
+
+    with chosen_on_import(warn=False):
+        NetworkFactory.of(config.agent)  # raises if it does not fit
+
+
 def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
     phase = config.snapshot_phase
     if config.snapshot is None:
@@ -528,6 +540,7 @@ def _refuse_without(keys: set[str], prefix: str, needed: str) -> None:
 CHECKS = (
     _check_env,
     _check_replay,
+    _check_network,
     _check_snapshot_phase,
     _check_jump_start,
     _check_interventions,

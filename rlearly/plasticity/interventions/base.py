@@ -60,14 +60,19 @@ class Intervention:
     name = ""
     """Its name in a config, which is also the name of its group of settings."""
 
+    needs_stacks = False
+    """Whether it works on the layers of a RecordedStack, and so not on other modules, which a
+    user's `agent.network` may make."""
+
     config: Any
 
     def __init__(self, config: Any, *, weights: torch.Generator | None = None):
         self.config = config
 
     def applies_to(self, network: str) -> bool:
-        """Whether `config.networks` selects this network; None selects all."""
-        return self.config.networks is None or network in self.config.networks
+        """Whether `config.networks` selects this network; None, or no such setting, selects all."""
+        networks = getattr(self.config, "networks", None)
+        return networks is None or network in networks
 
     def selected(self) -> list[str]:
         """The names of the online networks that it applies to."""
