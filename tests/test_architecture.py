@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "agents": "core config system nn kernels plasticity",
     "envs": "core config system",
     "training": "core config system nn",
-    "config.resolve": "core config agents envs replay training",
+    "config.resolve": "core config plasticity agents envs replay training",
     "config.help": "core config agents envs",
     "training.builder": "core config config.resolve system nn plasticity replay agents envs "
     "training",

@@ -131,7 +131,8 @@ class AgentModules:
     ):
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
-        self.generators = dict(generators)
+        streams = {i.name: i.stream for i in builder.interventions if i.stream is not None}
+        self.generators = {**generators, **streams}
         self.targets = dict(targets or {})
         self.readers = dict(readers or {})
         self.on_policy = on_policy

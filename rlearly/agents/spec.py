@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rlearly.config.plugins import is_frozen_dataclass
 from rlearly.config.structured import as_dict
 from rlearly.core.errors import ConfigError, raised
 
@@ -68,7 +69,7 @@ def _problems_of_config(spec: AgentSpec) -> Iterator[str]:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         yield f"config_class: expected a frozen dataclass of settings, received {cls!r}"
         return
-    if not getattr(cls, "__dataclass_params__").frozen:  # noqa: B009  not in the stubs
+    if not is_frozen_dataclass(cls):
         name = cls.__name__
         yield f"config_class: expected a frozen dataclass; write @dataclass(frozen=True) {name}"
     required = [f.name for f in dataclasses.fields(cls) if _is_required(f)]

@@ -16,8 +16,12 @@ def setting(
     at_most: float | None = None,
     multiple_of: int | None = None,
     choices: Sequence[str] | None = None,
+    or_plugin: bool = False,
 ) -> Any:
-    """A config field with a one-line description and optional bounds."""
+    """A config field with a one-line description and optional bounds.
+
+    or_plugin: a `module:NAME` is a choice too.
+    """
     metadata = {
         "help": help,
         "above": above,
@@ -25,6 +29,7 @@ def setting(
         "at_most": at_most,
         "multiple_of": multiple_of,
         "choices": choices,
+        "or_plugin": or_plugin or None,
     }
     metadata = {name: value for name, value in metadata.items() if value is not None}
     if isinstance(default, dict):

@@ -36,7 +36,10 @@ def train_help(overrides: list[str]) -> str:
     tables = {
         "Agents": {**AGENTS, "module:NAME": "your own: an AgentSpec in a module of yours"},
         "Envs": {name: family.names for name, family in FAMILIES.items()},
-        "Interventions": INTERVENTIONS,
+        "Interventions": {
+            **INTERVENTIONS,
+            "module:NAME": "your own: an Intervention in a module of yours",
+        },
     }
     for title, rows in tables.items():
         width = max(map(len, rows))
@@ -75,6 +78,8 @@ def key_lines(config_class: Any, prefix: str = "", hidden: Container[str] = ()) 
         elif key not in hidden:
             choices = config_class.__dataclass_fields__[name].metadata.get("choices")
             kind = "|".join(choices or [type_name.replace(" | None", "?")])
+            if config_class.__dataclass_fields__[name].metadata.get("or_plugin"):
+                kind += "|module:NAME"
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):
                 shown = default or "''"

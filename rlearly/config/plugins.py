@@ -6,15 +6,25 @@ current folder.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from rlearly.config.schema import RunConfig
-from rlearly.config.structured import did_you_mean
-from rlearly.core.errors import ConfigError, raised
+from rlearly.config.structured import (
+    as_dictconfig,
+    bound_violations,
+    describe_fields,
+    did_you_mean,
+)
+from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
 
 
 def is_plugin(name: Any) -> bool:
@@ -71,6 +81,66 @@ def _described(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return f"an object of the class {type(value).__name__}"
+
+
+def is_frozen_dataclass(cls: Any) -> bool:
+    """Whether it is a dataclass of settings that cannot change."""
+    is_class = isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    return is_class and getattr(cls, "__dataclass_params__").frozen  # noqa: B009  not in the stubs
+
+
+def settings_from(defaults: Any, values: Mapping[str, Any], key: str) -> Any:
+    """The settings of a plug-in: its frozen dataclass with some values replaced.
+
+    Args:
+        defaults: the dataclass.
+        values: by the name of the field.
+        key: the setting that holds them, for messages.
+
+    Raises:
+        ConfigError: there is no such setting, or a value has the wrong type or is out of bounds.
+    """
+    config = as_dictconfig(defaults)
+    types = {name: type_name for name, type_name, *_ in describe_fields(type(defaults))}
+    for name, value in values.items():
+        if name not in types:
+            raise ConfigError(f"{key}.{name}: there is none; {did_you_mean(name, types)}")
+        try:
+            OmegaConf.update(config, name, value)
+        except OmegaConfBaseException:
+            raise ConfigError(
+                f"{key}.{name}: expected {types[name]}, received {value!r}."
+            ) from None
+    settings = OmegaConf.to_object(config)
+    if violations := list(bound_violations(settings, f"{key}.")):
+        raise ConfigError(" ".join(violations))
+    return settings
+
+
+def guarded(thing: Any, title: str, methods: Sequence[str]) -> Any:
+    """The object itself, whose methods now name it if they raise.
+
+    Args:
+        title: what it is in messages, as in "intervention=my_module:Clip".
+        methods: those that are called from here; it need not have all.
+    """
+    for name in methods:
+        if callable(getattr(thing, name, None)):
+            setattr(thing, name, _guarded(getattr(thing, name), f"{title}: {name}()"))
+    return thing
+
+
+def _guarded(method: Callable[..., Any], call: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def guarded_method(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit, MemoryError):
+            raise
+        except BaseException as error:  # the user's code may raise anything, SystemExit too
+            raise UserCodeFailed(f"{call} {raised(error)}") from error
+
+    return guarded_method
 
 
 def named_in(config: RunConfig) -> dict[str, str]:

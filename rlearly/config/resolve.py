@@ -23,6 +23,7 @@ from rlearly.config.overrides import (
     python_command,
     split_overrides,
 )
+from rlearly.config.plugins import is_plugin
 from rlearly.config.schema import JumpStartConfig, RunConfig
 from rlearly.config.structured import (
     as_dataclass,
@@ -34,6 +35,7 @@ from rlearly.config.structured import (
 )
 from rlearly.core.errors import ConfigError
 from rlearly.envs.gl_backend import chosen_on_import
+from rlearly.envs.snapshots import own_rule
 
 DEFAULT_AGENT = "drm"
 
@@ -253,6 +255,8 @@ def _resolve_interventions(config: RunConfig) -> RunConfig:
     names = asked if isinstance(asked, list) else [asked]
     names = [name for name in names if name not in (None, "none")]
     for name in names:
+        if is_plugin(name):
+            continue  # `_check_interventions` looks for it
         if not isinstance(name, str) or name not in INTERVENTIONS:
             raise ConfigError(
                 f"There is no intervention {name!r}; {did_you_mean(str(name), INTERVENTIONS)}"
@@ -430,6 +434,14 @@ def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
     phase = config.snapshot_phase
     if config.snapshot is None:
         _refuse_without(keys, "snapshot_phase.", "snapshot=FILE")
+    if is_plugin(phase.selection):
+        with chosen_on_import(warn=False):
+            own_rule.own_class(phase.selection, phase.selection_kwargs)
+    elif phase.selection_kwargs:
+        raise ConfigError(
+            "snapshot_phase.selection_kwargs: has no effect without a rule of your own, "
+            "snapshot_phase.selection=module:NAME; add it."
+        )
     rule = "snapshot_phase.selection="
     if phase.selection not in ("forward_window", "reverse_window"):
         needed = f"{rule}forward_window or {rule}reverse_window"
@@ -480,6 +492,8 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
     if config.env.pixels is False:
         reason = "it observes states here; obs=pixels changes that"
         refused |= dict.fromkeys(PIXEL_INTERVENTIONS, reason)
+    with chosen_on_import(warn=False):
+        settings = _settings_of_interventions(config)
     for name in config.intervention:
         if name in refused:
             accepted = ", ".join(other for other in INTERVENTIONS if other not in refused)
@@ -493,10 +507,11 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
         )
         if "encoder" in networks and (linear_only or config.env.pixels is False):
             networks.remove("encoder")
-        received = getattr(getattr(config, name), "networks", None)
+        received = getattr(settings[name], "networks", None)
         if received is not None and (not received or set(received) - set(networks)):
+            group = "intervention_kwargs" if is_plugin(name) else name
             raise ConfigError(
-                f"{name}.networks: expected some of {', '.join(networks)}, the networks of agent="
+                f"{group}.networks: expected some of {', '.join(networks)}, the networks of agent="
                 f"{config.agent_name} that {name} can change here, received "
                 f"{', '.join(received) or 'none'}."
             )
@@ -507,6 +522,16 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
         ignored = sorted(keys & {"shrink_perturb.alpha_min", "shrink_perturb.alpha_max"})
         if ignored:
             raise ConfigError(f"{ignored[0]}: has no effect with shrink_perturb.alpha; keep one.")
+
+
+def _settings_of_interventions(config: RunConfig) -> dict[str, Any]:
+    """The settings of each intervention of a run, ours and the user's own, by name."""
+    ours = {name: getattr(config, name) for name in config.intervention if not is_plugin(name)}
+    if not config.intervention_kwargs and len(ours) == len(config.intervention):
+        return ours
+    from rlearly.plasticity.interventions.own import own_settings  # imports torch
+
+    return ours | own_settings(config)
 
 
 def _check_replay_ratio(config: RunConfig, keys: set[str]) -> None:

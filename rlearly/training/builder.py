@@ -194,15 +194,15 @@ def env_executors(config: RunConfig) -> list[EnvExecutor]:
 def _obstacle_to_overlap(config: RunConfig) -> str | None:
     """Why env steps cannot overlap with updates or with each other; None: they can."""
     rule = config.snapshot_phase.selection if config.snapshot is not None else None
-    if rule == "learner_error":
+    if rule is not None and rule_uses_scores(config.snapshot_phase):
         return (
-            "with snapshot_phase.selection=learner_error the env's steps ask the learner for "
-            "values, which they cannot do during an update"
+            f"with snapshot_phase.selection={rule} the env's steps ask the learner for values, "
+            "which they cannot do during an update"
         )
-    if rule == "reverse_forward" and config.num_envs > 1:
+    if (rule == "reverse_forward" or plugins.is_plugin(rule)) and config.num_envs > 1:
         return (
-            "with snapshot_phase.selection=reverse_forward the ends of episodes move starts, so "
-            "several envs must take their steps in turn"
+            f"with snapshot_phase.selection={rule} the ends of episodes move starts, so several "
+            "envs must take their steps in turn"
         )
     if config.jump_start.run is not None or config.jump_start.model is not None:
         return "with jump_start the env's resets ask the teacher for actions"
@@ -315,7 +315,7 @@ def make_agent(
             "add obs=state to learn from all the numbers."
         )
     for name in config.intervention or () if not pixels else ():
-        networks = getattr(getattr(config, name), "networks", None) or ()
+        networks = getattr(registry.settings_of(config, name), "networks", None) or ()
         if name in PIXEL_INTERVENTIONS or "encoder" in networks:
             raise ConfigError(
                 f"intervention={name}: the observations of env={config.env.name} are states here, "
@@ -451,7 +451,7 @@ def add_snapshot_starts(
             until_steps=phase.until_steps,
             probability=probability,
             counter=counter,
-            critic=critic if phase.selection == "learner_error" else None,
+            critic=critic if rule_uses_scores(phase) else None,
             discount=config.agent.discount,
             keep=phase.keep,
             take=phase.take,
@@ -463,10 +463,21 @@ def add_snapshot_starts(
     return wrapped
 
 
+def rule_uses_scores(phase: SnapshotConfig) -> bool:
+    """Whether the selection rule needs the learner's error in the episodes that it started."""
+    from rlearly.envs.snapshots.own_rule import uses_scores
+
+    if plugins.is_plugin(phase.selection):
+        return uses_scores(phase.selection, phase.selection_kwargs)
+    return phase.selection == "learner_error"
+
+
 def make_selection(phase: SnapshotConfig, clusters: int) -> Any:
     """The selection rule that a config names; `clusters` is for "clusters" only."""
-    from rlearly.envs.snapshots import curricula, selection
+    from rlearly.envs.snapshots import curricula, own_rule, selection
 
+    if plugins.is_plugin(phase.selection):
+        return own_rule.own_rule(phase.selection, phase.selection_kwargs)
     window, reverse = phase.window, phase.reverse
     rules: dict[str, Callable[[], Any]] = {
         "uniform": selection.Uniform,
@@ -743,11 +754,12 @@ def _notes(
     steps = config.train_frames / config.env.action_repeat
     for name in config.intervention or ():
         for key in ("at_step", "every_steps"):
-            first = getattr(getattr(config, name), key, 0)
+            first = getattr(registry.settings_of(config, name), key, 0)
+            group = "intervention_kwargs" if plugins.is_plugin(name) else name
             if first >= steps:
                 yield (
                     f"{name}: has no effect in this run of {steps:,.0f} agent steps, as "
-                    f"{name}.{key}={first}"
+                    f"{group}.{key}={first}"
                 )
     first_update = trainer_config.seed_frames
     if on_policy:

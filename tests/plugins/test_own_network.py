@@ -321,7 +321,7 @@ def test_own_modules_compute_in_float32_at_any_precision(name, build, learn):
 
 
 def test_compile_is_refused(build):
-    with pytest.raises(ConfigError, match="compile=true: the actor that agent.network makes"):
+    with pytest.raises(ConfigError, match=r"compile=true: the actor that agent\.network makes"):
         build("td3", "residual", compute=ComputeOptions(compile=True))
 
 
