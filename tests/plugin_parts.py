@@ -9,6 +9,7 @@ import torch
 
 from rlearly.agents import AgentSpec
 from rlearly.config.fields import setting
+from rlearly.config.interventions import INTERVENTIONS
 from rlearly.nn.optim import adam, optimize
 
 
@@ -154,7 +155,9 @@ linear_q = AgentSpec(
     networks=("critic",),
     actions=("discrete",),
     run_defaults=("replay_ratio=1", "video_size=0", "replay.capacity=1000"),
+    refused_interventions=dict.fromkeys(INTERVENTIONS, "it hands its function to nobody"),
 )
+accepts_all = dataclasses.replace(linear_q, refused_interventions={})
 makes_nothing = dataclasses.replace(linear_q, make=no_agent)
 make_fails = dataclasses.replace(linear_q, make=fails)
 fails_late = dataclasses.replace(linear_q, make=FailsLate)

@@ -104,7 +104,7 @@ class Last:
         return random.integers(first, self.count)
 
     def report(self, index, score):
-        raise AssertionError("nobody asked for scores")
+        pass
 
     def episode_over(self, start, *, succeeded, episode_return, steps):
         self.over += 1

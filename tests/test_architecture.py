@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "config.help": "core config agents envs",
     "training.builder": "core config config.resolve system nn plasticity replay agents envs "
     "training",
+    "testing": "core config system nn plasticity agents envs training",
     "experiments": "core config config.resolve system training training.builder",
     "api": "core config config.resolve system agents envs training training.builder experiments",
     "commands": "core config config.resolve config.help system agents envs training "

@@ -24,9 +24,9 @@ from rlearly.core.spaces import PIXELS as IMAGE
 from rlearly.core.spaces import Observation, has_images, observation_arrays, on_device
 from rlearly.core.types import Batch, EnvSpec, Metrics, Stateful
 from rlearly.nn.augmentation import random_shift
-from rlearly.nn.custom import copy_buffers_, custom_buffers, draws_dropout
+from rlearly.nn.custom import copy_buffers_, custom_buffers, draws_dropout, dropouts
 from rlearly.nn.distributions import truncated_normal, uniform_actions
-from rlearly.nn.layers import Dropout, draw_dropout_from, without_dropout
+from rlearly.nn.layers import draw_dropout_from, without_dropout
 from rlearly.nn.networks import (
     Actor,
     Critic,
@@ -223,8 +223,7 @@ class DrQv2:
         if draws_dropout(self.networks):
             self.generators["dropout"] = seeds.torch("dropout", device)
             draw_dropout_from(self.generators["dropout"], *self.networks.values())
-        acting = (self.encoder, self.actor, self.critic)
-        self._dropouts = [m for n in acting for m in n.modules() if isinstance(m, Dropout)]
+        self._dropouts = dropouts([self.encoder, self.actor, self.critic])
         self._buffers = [custom_buffers([n]) for n in (self.critic_target, self.critic)]
         heads: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
         self.modules = AgentModules(

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlearly.nn.layers import Dropout, without_dropout
+from rlearly.nn.custom import dropouts
+from rlearly.nn.layers import without_dropout
 
 Forward = Callable[[np.ndarray], np.ndarray]
 """float32 [N, inputs] -> a new array float32 [N, outputs]."""
@@ -55,7 +56,7 @@ class TorchForward:
 
     def __init__(self, network: nn.Module):
         self.network = network
-        self.dropouts = [part for part in network.modules() if isinstance(part, Dropout)]
+        self.dropouts = dropouts([network])
 
     @torch.no_grad()
     def __call__(self, rows: np.ndarray) -> np.ndarray:

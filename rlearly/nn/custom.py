@@ -130,6 +130,11 @@ def copy_buffers_(target: Sequence[Tensor], online: Sequence[Tensor]) -> None:
         own.copy_(other)
 
 
+def dropouts(networks: Sequence[nn.Module]) -> list[Dropout]:
+    """Every Dropout of networks, without those of the user's own parts, which switch them."""
+    return [m for network in networks for m in our_modules(network) if isinstance(m, Dropout)]
+
+
 def draws_dropout(networks: Mapping[str, nn.Module]) -> bool:
     """Whether any network has a Dropout of ours, which needs a random stream."""
     return any(isinstance(m, Dropout) for net in networks.values() for m in net.modules())

@@ -41,6 +41,7 @@ from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.running_stats import Normalizer
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions import registry
+from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.replay.annealing import annealing_for
 from rlearly.replay.buffer import ReplayBuffer, TransitionLayout, VectorReplayBuffer
@@ -328,6 +329,7 @@ def make_agent(
         )
     agent_config = on_policy_settings(config, spec) if declared.on_policy else config.agent
     agent: Agent
+    interventions = registry.build_interventions(config, Seeds(config.seed))
     try:
         agent = declared.make(
             agent_config,
@@ -339,11 +341,12 @@ def make_agent(
                 config.plasticity.dormant_threshold,
                 critic_each_update=config.replay_ratio == "adaptive",
             ),
-            interventions=registry.build_interventions(config, Seeds(config.seed)),
+            interventions=interventions,
             compute=ComputeOptions(config.precision, config.compile, kernels),
         )
         if plugins.is_plugin(config.agent_name):
             agent = GuardedAgent(agent, config.agent_name)
+            _refuse_ignored(interventions, config.agent_name)
     except (ConfigError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -364,6 +367,20 @@ def make_agent(
     shape = spec.observation.shape if "obs" in what else None
     discount = agent_config.discount if "reward" in what else None
     return NormalizedAgent(agent, Normalizer(shape, discount, spec.mask_size))
+
+
+def _refuse_ignored(interventions: Sequence[Intervention], agent: str) -> None:
+    """Check that an agent has handed its networks to the interventions.
+
+    Raises:
+        ConfigError: it has not, so that they would have no effect.
+    """
+    ignored = [part.name for part in interventions if "modules" not in vars(part)]
+    if ignored:
+        raise ConfigError(
+            f"intervention={ignored[0]}: agent={agent} does nothing with it, as its networks are "
+            "not in an AgentModules; leave it out."
+        )
 
 
 def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:

@@ -161,6 +161,12 @@ def test_agent_that_cannot_be_made_is_refused(name, sentence, tmp_path, capsys):
     assert sentence in capsys.readouterr().err and not folder.exists()
 
 
+def test_intervention_that_it_would_ignore_is_refused(tmp_path, capsys):
+    words = ["agent=plugin_parts:accepts_all", *RUN[1:], "intervention=redo"]
+    assert train.main([*words, f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "agent=plugin_parts:accepts_all does nothing with it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
