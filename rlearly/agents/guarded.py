@@ -51,6 +51,11 @@ class GuardedAgent:
     def value(self, obs: Any) -> np.ndarray:
         return self._call("value(obs)", lambda: self.agent.value(obs))
 
+    def sample(self, obs: Any) -> np.ndarray:
+        """Actions of a policy that explores, if the agent is on policy."""
+        agent: Any = self.agent
+        return self._call("sample(obs)", lambda: agent.sample(obs))
+
     def update(self, batch: Any, *, step: int) -> Metrics:
         metrics = self._call("update(batch)", lambda: self.agent.update(batch, step=step))
         if not isinstance(metrics, Mapping):

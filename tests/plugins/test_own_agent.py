@@ -4,10 +4,12 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 from saved import plain, rows
 from test_trainer import make_trainer
 
+import rlearly
 from rlearly import evaluate, report, sweep, teacher, train
 from rlearly.config import resolve
 from rlearly.core.errors import ConfigError
@@ -93,6 +95,16 @@ def test_it_is_evaluated_and_recorded_as_a_teacher(trained, tmp_path, capsys):
     assert teacher.main([f"run={trained}", f"out={out}", "episodes=2", "every_steps=2"]) == 0
     words = [*RUN, f"snapshot={out}", "snapshot_phase.selection=uniform", "eval_every_frames=0"]
     assert train.main([*words, "train_frames=60", f"run_dir={tmp_path / 'student'}"]) == 0
+
+
+def test_python_programs_load_and_train_it(trained, tmp_path):
+    policy = rlearly.load(trained).policy
+    run = rlearly.train(*RUN, progress=False, run_dir=str(tmp_path / "run"), agent__explore=0.5)
+    obs = np.array([[0.5, 0.1], [-0.5, 0.1]], np.float32)
+    for own in (policy, run.policy):
+        assert own(obs).shape == (2,) and set(own(obs).tolist()) <= {0, 1, 2}
+        assert own(obs[0]) == own(obs)[0]
+    assert run.config.agent.explore == 0.5
 
 
 def test_it_begins_the_episodes_of_a_student(trained, tmp_path):
