@@ -80,6 +80,11 @@ class GuardedAgent:
             raise UserCodeFailed(f"agent={self.name}: {call} {raised(error)}") from error
 
 
+def unguarded(agent: Any) -> Any:
+    """The agent itself, if there is a guard around it."""
+    return agent.agent if isinstance(agent, GuardedAgent) else agent
+
+
 def _described(value: Any) -> str:
     if isinstance(value, np.ndarray | torch.Tensor):
         return f"a {type(value).__name__} of shape {list(value.shape)}"
