@@ -154,7 +154,8 @@ def bounds_of(metadata: Any) -> str:
     words += [f"at most {metadata['at_most']:g}"] if "at_most" in metadata else []
     words += [f"a multiple of {metadata['multiple_of']}"] if "multiple_of" in metadata else []
     if "choices" in metadata:
-        words.append("one of " + ", ".join(f"`{choice}`" for choice in metadata["choices"]))
+        choices = [*metadata["choices"], *(["module:NAME"] if "or_plugin" in metadata else [])]
+        words.append("one of " + ", ".join(f"`{choice}`" for choice in choices))
     words += [f"tuned in `{metadata['search']}`"] if "search" in metadata else []
     return ", ".join(words)
 

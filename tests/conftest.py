@@ -12,8 +12,9 @@ from forked import Zygote
 from gymnasium.spaces import Box, Dict, Discrete
 
 from rlearly.agents import agent_spec
-from rlearly.core.types import Batch, EnvSpec, Rollout
+from rlearly.core.types import EnvSpec
 from rlearly.envs.gl_backend import choose_backend
+from rlearly.testing.data import random_actions, random_batch, random_rollout  # noqa: F401
 
 choose_backend()  # before anything imports mujoco
 torch.set_num_threads(1)
@@ -100,13 +101,6 @@ def with_actions_for(agent, spec):
     return dataclasses.replace(spec, action=Discrete(3))
 
 
-def random_actions(space, generator, size):
-    """Actions [size, A], or numbers [size] of a discrete space."""
-    if isinstance(space, Discrete):
-        return generator.integers(space.n, size=size)
-    return generator.uniform(-1, 1, (size, *space.shape)).astype(np.float32)
-
-
 @pytest.fixture
 def discrete_spec():
     return EnvSpec(Box(-np.inf, np.inf, (7,), np.float32), Discrete(3), 1)
@@ -123,53 +117,3 @@ def fused_spec():
     pixels = Box(0, 255, (3, 24, 24), np.uint8)
     vector = Box(-np.inf, np.inf, (5,), np.float32)
     return EnvSpec(Dict(pixels=pixels, vector=vector), Box(-1, 1, (3,), np.float32), 2)
-
-
-def random_batch(spec, size=16, seed=0, discount=0.97):
-    """Transitions of random numbers that fit a spec."""
-    generator = np.random.default_rng(seed)
-
-    def observations(space):
-        if isinstance(space, Dict):
-            return {key: observations(part) for key, part in space.spaces.items()}
-        shape = (size, *space.shape)
-        if space.dtype == np.uint8:
-            return torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
-        return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
-
-    obs = [observations(spec.observation) for _ in range(2)]
-    return Batch(
-        obs=obs[0],
-        action=torch.from_numpy(random_actions(spec.action, generator, size)),
-        reward=torch.from_numpy(generator.normal(size=(size, 1)).astype(np.float32)),
-        discount=torch.full((size, 1), discount),
-        next_obs=obs[1],
-    )
-
-
-def random_rollout(agent, spec, seed=0, steps=8, num_envs=5, begun=()):
-    """What an agent does where its every observation, reward and ending is random.
-
-    `begun`: the actions [N, A] that it has taken in this rollout before.
-    """
-    generator = np.random.default_rng(seed)
-
-    def states(*shape):
-        found = generator.normal(size=(*shape, *spec.observation.shape)).astype(np.float32)
-        if spec.action_mask:  # the last action is always allowed
-            found[..., -spec.mask_size :] = found[..., -spec.mask_size :] > 0
-            found[..., -1] = 1
-        return found
-
-    obs = states(steps, num_envs)
-    rest = range(len(begun), steps)
-    done = [*begun, *(agent.act(obs[t], step=20, explore=True) for t in rest)]
-    ending = generator.random((steps, num_envs))
-    over = ending < 0.3
-    return Rollout(
-        action=np.stack(done),
-        reward=generator.normal(size=(steps, num_envs)),
-        terminated=ending < 0.15,
-        truncated=over & (ending >= 0.15),
-        next_obs=np.where(over[..., None], states(steps, num_envs), np.roll(obs, -1, axis=0)),
-    )

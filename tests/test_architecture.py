@@ -43,10 +43,11 @@ MAY_IMPORT = {
     "agents": "core config system nn kernels plasticity",
     "envs": "core config system",
     "training": "core config system nn",
-    "config.resolve": "core config agents envs replay training",
+    "config.resolve": "core config plasticity agents envs replay training",
     "config.help": "core config agents envs",
     "training.builder": "core config config.resolve system nn plasticity replay agents envs "
     "training",
+    "testing": "core config system nn plasticity agents envs training",
     "experiments": "core config config.resolve system training training.builder",
     "api": "core config config.resolve system agents envs training training.builder experiments",
     "commands": "core config config.resolve config.help system agents envs training "

@@ -1,10 +1,17 @@
-"""The agents, one file each. A file ends with `SPEC`, all that a run must know about its agent."""
+"""The agents, one file each. A file ends with `SPEC`, all that a run must know about its agent.
+
+An agent of your own is an `AgentSpec` in a module of yours, named `module:NAME`.
+"""
 
 from __future__ import annotations
 
 import importlib
 
-from rlearly.agents.spec import AgentSpec
+from rlearly.agents.spec import AgentSpec as AgentSpec
+from rlearly.agents.spec import check_spec
+from rlearly.config import plugins
+from rlearly.config.structured import did_you_mean
+from rlearly.core.errors import ConfigError
 
 AGENTS = {
     "drm": "DrM: minimise the dormant ratio, from pixels (arXiv 2310.19668)",
@@ -18,8 +25,21 @@ AGENTS = {
 
 
 def agent_spec(name: str) -> AgentSpec:
-    """The SPEC of a registered agent; its module is imported only when asked for."""
-    return importlib.import_module(f"rlearly.agents.{name}").SPEC
+    """The SPEC of a registered agent, or of `module:NAME`; imported only when asked for.
+
+    Raises:
+        ConfigError: there is no such agent, or the plug-in's AgentSpec cannot be used.
+    """
+    if name in AGENTS:
+        return importlib.import_module(f"rlearly.agents.{name}").SPEC
+    if plugins.is_plugin(name):
+        spec = plugins.load("agent", name, "an AgentSpec", lambda it: isinstance(it, AgentSpec))
+        check_spec(name, spec)
+        return spec
+    raise ConfigError(
+        f"There is no agent {name!r}; {did_you_mean(str(name), AGENTS)} Your own is "
+        "agent=module:NAME, an AgentSpec in a module of yours."
+    )
 
 
 def agents_for(*, actions: str | None = None, images: bool = False) -> str:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from rlearly.agents import drqv2
-from rlearly.agents.drqv2 import DrQv2, network_builder, noise_schedule
+from rlearly.agents.drqv2 import DrQv2, make_encoder, network_builder, noise_schedule
+from rlearly.agents.network_factory import NetworkFactory
 from rlearly.config.fields import setting
 from rlearly.config.interventions import ShrinkPerturbConfig
 from rlearly.core.types import EnvSpec, Metrics
-from rlearly.nn.networks import Features, Value, encoder_for
+from rlearly.nn.networks import Features, Value
 from rlearly.nn.optim import Adam, adam, optimize
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.schedules import Schedule
@@ -167,9 +168,12 @@ def make(
         ),
         weights=seeds.torch("perturbation"),
     )
-    builder = network_builder(seeds, device, [*interventions, perturbation], compute)
-    encoder = builder.modify("encoder", encoder_for(spec.observation, config.encoder_channels))
-    value = Value(encoder.features, config.feature_dim, config.hidden_dim, encoder.vector)
+    factory = NetworkFactory.of(config)
+    builder = network_builder(seeds, device, [*interventions, perturbation], compute, factory)
+    encoder = make_encoder(config, spec, builder)
+    sizes = (encoder.features, config.feature_dim, config.hidden_dim)
+    v = builder.stack("value", config.feature_dim, 1)
+    value = Value(*sizes, encoder.vector, v=v)
     return DrQv2(
         config,
         spec,

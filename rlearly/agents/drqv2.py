@@ -17,20 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlearly.agents.modules import AgentModules, NetworkBuilder, each_layer
+from rlearly.agents.network_factory import NETWORK, NETWORK_KWARGS, NetworkFactory
 from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.spaces import PIXELS as IMAGE
 from rlearly.core.spaces import Observation, has_images, observation_arrays, on_device
 from rlearly.core.types import Batch, EnvSpec, Metrics, Stateful
 from rlearly.nn.augmentation import random_shift
+from rlearly.nn.custom import copy_buffers_, custom_buffers, draws_dropout, dropouts
 from rlearly.nn.distributions import truncated_normal, uniform_actions
-from rlearly.nn.layers import draw_dropout_from
+from rlearly.nn.layers import draw_dropout_from, without_dropout
 from rlearly.nn.networks import (
     Actor,
     Critic,
+    Encoder,
     Features,
-    PixelEncoder,
-    VectorEncoder,
     encoder_for,
     orthogonal_,
 )
@@ -91,6 +92,8 @@ class Config:
     std_duration_steps: int = setting(500_000, "agent steps from std_start to std_end", at_least=1)
     std_clip: float = setting(0.3, "clip range of the noise in updates", at_least=0)
     dormant_threshold: float = setting(0.025, "largest score of a dormant neuron", at_least=0)
+    network: str | None = setting(None, NETWORK)
+    network_kwargs: dict[str, Any] = setting({}, NETWORK_KWARGS)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update: the paper's 4000, at any action repeat."""
@@ -190,7 +193,7 @@ class DrQv2:
         seeds: Seeds,
         device: torch.device,
         builder: NetworkBuilder,
-        encoder: PixelEncoder | VectorEncoder,
+        encoder: Encoder,
         exploration: Exploration,
         target: Target,
         monitor: PlasticityMonitor | None = None,
@@ -204,9 +207,13 @@ class DrQv2:
         self.actions = spec.action.shape[0]
         self.encoder = builder.initialise("encoder", encoder)
         sizes = (encoder.features, self.actions, config.feature_dim, config.hidden_dim)
-        actor = Actor(*sizes, encoder.vector)
+        policy = builder.stack("actor", config.feature_dim, self.actions)
+        actor = Actor(*sizes, encoder.vector, policy=policy)
         self.actor = builder.build("actor", actor)
-        critic = Critic(*sizes, encoder.vector, dropout=config.q_dropout, norm=config.q_layer_norm)
+        inputs = config.feature_dim + self.actions
+        q1, q2 = (builder.stack("critic", inputs, 1) for _ in range(2))
+        norms = {"dropout": config.q_dropout, "norm": config.q_layer_norm}
+        critic = Critic(*sizes, encoder.vector, **norms, q1=q1, q2=q2)
         self.critic = builder.build("critic", critic)
         self.critic_target = copy.deepcopy(self.critic)
         self.networks: dict[str, nn.Module] = {
@@ -225,9 +232,11 @@ class DrQv2:
             "policy_noise": seeds.torch("policy_noise", device),
             "augmentation": seeds.torch("augmentation", device),
         }
-        if config.q_dropout:
+        if draws_dropout(self.networks):
             self.generators["dropout"] = seeds.torch("dropout", device)
-            draw_dropout_from(self.generators["dropout"], self.critic, self.critic_target)
+            draw_dropout_from(self.generators["dropout"], *self.networks.values())
+        self._dropouts = dropouts([self.encoder, self.actor, self.critic])
+        self._buffers = [custom_buffers([n]) for n in (self.critic_target, self.critic)]
         heads: list[Any] = [net for name, net in self.networks.items() if name != "encoder"]
         self.modules = AgentModules(
             self.networks,
@@ -251,10 +260,9 @@ class DrQv2:
     @torch.no_grad()
     def value(self, obs: Observation) -> np.ndarray:
         """min(Q1, Q2)(s, mean action) [N], without dropout."""
-        features = self.encoder(on_device(obs, self.device))
-        self.critic.eval()
-        q = torch.min(*self.critic(features, self.actor(features)))
-        self.critic.train()
+        with without_dropout(self._dropouts):
+            features = self.encoder(on_device(obs, self.device))
+            q = torch.min(*self.critic(features, self.actor(features)))
         return q[:, 0].cpu().numpy()
 
     @torch.no_grad()
@@ -263,8 +271,9 @@ class DrQv2:
         noise = self.generators["exploration"]
         if explore and step < self.config.exploration_steps:
             return uniform_actions(len(observation_arrays(obs)[0]), self.actions, noise)
-        features = self.encoder(on_device(obs, self.device))
-        action = self.actor(features).cpu()
+        with without_dropout(self._dropouts):
+            features = self.encoder(on_device(obs, self.device))
+            action = self.actor(features).cpu()
         if explore:
             std = self.exploration.std(step, self.dormancy)
             std = std.cpu() if isinstance(std, Tensor) else std
@@ -316,6 +325,7 @@ class DrQv2:
             list(self.critic.parameters()),
             self.config.target_tau,
         )
+        copy_buffers_(*self._buffers)
         return {
             "loss/critic": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),
@@ -369,12 +379,19 @@ def network_builder(
     device: torch.device,
     interventions: Sequence[Intervention],
     compute: ComputeOptions | None,
+    factory: NetworkFactory | None,
 ) -> NetworkBuilder:
     """A builder that draws orthogonal weights from the run's stream."""
     compute = compute or ComputeOptions()
     return NetworkBuilder(
-        each_layer(orthogonal_), seeds.torch("weights"), device, interventions, compute
+        each_layer(orthogonal_), seeds.torch("weights"), device, interventions, compute, factory
     )
+
+
+def make_encoder(config: Config, spec: EnvSpec, builder: NetworkBuilder) -> Encoder:
+    """The encoder of an env's observations; its weights are not drawn yet."""
+    encoder = encoder_for(spec.observation, config.encoder_channels, builder.image_network)
+    return builder.modify("encoder", encoder)
 
 
 def noise_schedule(config: Config) -> Linear:
@@ -393,14 +410,14 @@ def make(
     compute: ComputeOptions | None = None,
 ) -> DrQv2:
     """DrQ-v2 as published, with any interventions."""
-    builder = network_builder(seeds, device, interventions, compute)
+    builder = network_builder(seeds, device, interventions, compute, NetworkFactory.of(config))
     return DrQv2(
         config,
         spec,
         seeds=seeds,
         device=device,
         builder=builder,
-        encoder=builder.modify("encoder", encoder_for(spec.observation, config.encoder_channels)),
+        encoder=make_encoder(config, spec, builder),
         exploration=ScheduledExploration(noise_schedule(config)),
         target=ClippedDoubleQTarget(),
         monitor=monitor,

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlearly.core.errors import Misfit
+from rlearly.agents.network_factory import NetworkFactory
+from rlearly.core.errors import ConfigError, Misfit
 from rlearly.core.types import Metrics
 from rlearly.kernels import onednn
 from rlearly.kernels.numpy_forward import Forward, TorchForward, make_forward
-from rlearly.nn.layers import configure_stacks, forward_stack
+from rlearly.nn.custom import CustomNetwork, custom_networks
+from rlearly.nn.layers import RecordedStack, configure_stacks, forward_stack
 from rlearly.nn.networks import Initialiser, identity_, initialise_, layers
 from rlearly.nn.optim import Adam
 from rlearly.nn.precision import ComputeOptions
@@ -42,15 +44,54 @@ class NetworkBuilder:
     device: torch.device
     interventions: Sequence[Intervention] = ()
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    factory: NetworkFactory | None = None
+    """Makes the stacks that the user's `agent.network` does not leave to the agent."""
+
+    def stack(self, name: str, inputs: int, outputs: int) -> RecordedStack | CustomNetwork | None:
+        """A network [B, inputs] -> [B, outputs] by the user's function; None: the default.
+
+        Raises:
+            ConfigError: the function failed, or what it made does not fit.
+        """
+        made = self.factory and self.factory.make(name, (inputs,), outputs, self.weights)
+        return made[0] if made else None
+
+    def image_network(
+        self, shape: tuple[int, ...]
+    ) -> tuple[RecordedStack | CustomNetwork, int] | None:
+        """A network for images [B, C, H, W], and how many features it makes; None: the default."""
+        return self.factory and self.factory.make("encoder", shape, None, self.weights)
 
     def modify(self, name: str, network: Network) -> Network:
-        """Let the interventions change the layers; the weights are not drawn yet."""
+        """Let the interventions change the layers; the weights are not drawn yet.
+
+        Raises:
+            ConfigError: an intervention cannot act on a network of the user's own.
+        """
         for intervention in self.interventions:
+            if self.factory and intervention.needs_stacks and intervention.applies_to(name):
+                self._refuse_custom(intervention, name, network)
             intervention.modify(name, network)
         return network
 
+    def _refuse_custom(self, intervention: Intervention, name: str, network: nn.Module) -> None:
+        assert self.factory is not None
+        for part in custom_networks(network):
+            raise ConfigError(
+                f"intervention={intervention.name}: works on the layers of a RecordedStack, and "
+                f"the {name} that {self.factory.title} makes is a {type(part.network).__name__}; "
+                "return a RecordedStack or None for it, or leave it out of "
+                f"{intervention.name}.networks."
+            )
+
     def initialise(self, name: str, network: Network) -> Network:
         """Draw the weights and move the network to its device."""
+        if self.compute.compile and custom_networks(network):
+            raise ConfigError(
+                f"compile=true: the {name} that agent.network makes is a module of your own, which "
+                "is not compiled from here: leave compile out, or call its compile() where you "
+                "make it."
+            )
         self.initialiser(name, network, self.weights)
         for intervention in self.interventions:
             intervention.initialised(name, network)
@@ -90,7 +131,8 @@ class AgentModules:
     ):
         self.networks = dict(networks)
         self.optimizers = dict(optimizers)
-        self.generators = dict(generators)
+        streams = {i.name: i.stream for i in builder.interventions if i.stream is not None}
+        self.generators = {**generators, **streams}
         self.targets = dict(targets or {})
         self.readers = dict(readers or {})
         self.on_policy = on_policy
@@ -105,6 +147,7 @@ class AgentModules:
 
         self.online = {n: net for n, net in self.networks.items() if n not in self.targets}
         self.freeze_targets()
+        self._refuse_without_relus()
         self.monitor.start_from(self.online)
         self._step = 0
         self._metrics: dict[str, Tensor | float] = {}
@@ -114,6 +157,15 @@ class AgentModules:
             intervention.attach(self)
         for network in self.networks.values():
             builder.compute.prepare(network)
+
+    def _refuse_without_relus(self) -> None:
+        own = custom_networks(self.online["critic"]) if self.monitor.critic_each_update else []
+        if not all(part.has_relu_only for part in own):
+            raise ConfigError(
+                "replay_ratio=adaptive: decides by the fraction of active ReLU units in the "
+                "critic, and the one that agent.network makes has none, or others too: use nn.ReLU "
+                "layers, or another replay_ratio."
+            )
 
     def freeze_targets(self) -> None:
         """Exclude the target networks from gradients."""
@@ -161,7 +213,7 @@ class AgentModules:
         """The monitor's metrics, without those that every update reports."""
         assert self._recorded is not None
         read = dict(self.monitor.read(self.online, self._recorded, step=self._step))
-        if self.dormancy is None and "actor" in self.online:
+        if self.dormancy is None and "plasticity/dormant_ratio_actor" in read:
             read["plasticity/dormant_ratio"] = read["plasticity/dormant_ratio_actor"]
         if self.monitor.critic_each_update:
             read.pop("plasticity/fau_critic", None)
@@ -196,6 +248,8 @@ class AgentModules:
         for layer in layers(network):
             identity_(layer)
         self.initialiser(self.targets.get(name, name), network, weights)
+        for part in custom_networks(network):
+            part.draw_(weights)
         return network
 
     def optimizer_moments(self, parameter: Tensor) -> Iterable[Tensor]:

@@ -14,14 +14,16 @@ from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
 from rlearly.agents.modules import AgentModules, NetworkBuilder
+from rlearly.agents.network_factory import NETWORK, NETWORK_KWARGS, NetworkFactory
 from rlearly.agents.spec import AgentSpec
 from rlearly.config.fields import setting
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import split_mask
 from rlearly.core.types import EnvSpec, Metrics, Rollout
 from rlearly.kernels.ppo_gradient import PPOGradient, RolloutRows
+from rlearly.nn.custom import draws_dropout, our_modules
 from rlearly.nn.distributions import FORBIDDEN, Categorical, Distribution
-from rlearly.nn.layers import RecordedStack
+from rlearly.nn.layers import RecordedStack, draw_dropout_from
 from rlearly.nn.networks import StateValue, layers
 from rlearly.nn.optim import adam, optimize
 from rlearly.nn.policies import CategoricalActor, GaussianActor
@@ -109,6 +111,8 @@ class Config:
         "whether to normalise observations and rewards by running statistics; null: true, discrete "
         "actions: false",
     )
+    network: str | None = setting(None, NETWORK)
+    network_kwargs: dict[str, Any] = setting({}, NETWORK_KWARGS)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first rollout counts: 0."""
@@ -169,16 +173,26 @@ class PPO:
         features = int(np.prod(spec.observation.shape)) - self.mask_size
         compute = compute or ComputeOptions()
         builder = NetworkBuilder(
-            _initialise, seeds.torch("weights"), device, interventions, compute
+            _initialise,
+            seeds.torch("weights"),
+            device,
+            interventions,
+            compute,
+            NetworkFactory.of(settings),
         )
-        self.critic = builder.build("critic", StateValue(features, settings.hidden_dim))
-        self.actor = builder.build("actor", _actor(features, spec, settings.hidden_dim))
+        v = builder.stack("critic", features, 1)
+        policy = builder.stack("actor", features, action_size(spec.action))
+        self.critic = builder.build("critic", StateValue(features, settings.hidden_dim, v=v))
+        self.actor = builder.build("actor", _actor(features, spec, settings.hidden_dim, policy))
         self.networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
         self.optimizers = {"both": adam(nn.ModuleDict(self.networks), settings.lr, eps=1e-5)}
         self.generators = {
             "exploration": seeds.torch("exploration"),
             "minibatches": seeds.torch("minibatches"),
         }
+        if draws_dropout(self.networks):
+            self.generators["dropout"] = seeds.torch("dropout", device)
+            draw_dropout_from(self.generators["dropout"], *self.networks.values())
         self.modules = AgentModules(
             self.networks,
             builder,
@@ -518,12 +532,19 @@ def _columns(rows: np.ndarray, batch: Rollout) -> np.ndarray:
     return columns
 
 
-def _actor(features: int, spec: EnvSpec, hidden_dim: int) -> GaussianActor | CategoricalActor:
+def action_size(space: Any) -> int:
+    """How many numbers the actor puts out: the discrete actions, or an action's dimensions."""
+    return int(space.n) if isinstance(space, Discrete) else space.shape[0]
+
+
+def _actor(
+    features: int, spec: EnvSpec, hidden_dim: int, policy: nn.Module | None
+) -> GaussianActor | CategoricalActor:
     """The policy for an env's actions."""
+    sizes = (features, action_size(spec.action), hidden_dim)
     if isinstance(spec.action, Discrete):
-        actions = int(spec.action.n)
-        return CategoricalActor(features, actions, hidden_dim, masked=spec.action_mask)
-    return GaussianActor(features, spec.action.shape[0], hidden_dim)
+        return CategoricalActor(*sizes, masked=spec.action_mask, policy=policy)
+    return GaussianActor(*sizes, policy=policy)
 
 
 def advantages(
@@ -570,7 +591,7 @@ def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
 def _initialise(name: str, network: nn.Module, weights: torch.Generator) -> None:
     """Orthogonal weights with gain sqrt(2), in the last layer 1 or (actor) 0.01; zero biases."""
     last_gain = 0.01 if name == "actor" else 1.0
-    for head in (m for m in network.modules() if isinstance(m, RecordedStack)):
+    for head in (m for m in our_modules(network) if isinstance(m, RecordedStack)):
         *hidden, last = (layer for layer in layers(head) if isinstance(layer, nn.Linear))
         for layer in (*hidden, last):
             gain = last_gain if layer is last else 2**0.5

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlearly.agents.network_factory import NETWORK, NETWORK_KWARGS, NetworkFactory
 from rlearly.agents.spec import AgentSpec
 from rlearly.agents.state_actor_critic import StateActorCritic
 from rlearly.config.fields import setting
@@ -58,6 +59,8 @@ class Config:
     policy_every_updates: int = setting(
         2, "after this many critic updates, as many actor updates at once", at_least=1
     )
+    network: str | None = setting(None, NETWORK)
+    network_kwargs: dict[str, Any] = setting({}, NETWORK_KWARGS)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update."""
@@ -91,6 +94,7 @@ class SAC:
             spec,
             actor_outputs=2 * self.actions,  # means and log stds
             hidden_dim=config.hidden_dim,
+            factory=NetworkFactory.of(config),
             targets=("critic",),
             seeds=seeds,
             device=device,
@@ -98,6 +102,7 @@ class SAC:
             compute=compute,
         )
         self.networks, self.generators = parts.networks, parts.generators
+        self._update_buffers = parts.update_buffers
         self.actor, self.critic = parts.actor, parts.critic
         self.critic_target = parts.networks["critic_target"]
         self.critic_parameters = list(self.critic.parameters())
@@ -186,6 +191,7 @@ class SAC:
                 self._update_policy(obs, None)
             metrics |= self._update_policy(obs, self.modules.activations("actor"))
         polyak_update_(self.target_parameters, self.critic_parameters, self.config.target_tau)
+        self._update_buffers()
         return {**metrics, **self.modules.end_update()}
 
     @torch.no_grad()

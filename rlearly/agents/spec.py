@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from rlearly.config.plugins import is_frozen_dataclass
+from rlearly.config.structured import as_dict
+from rlearly.core.errors import ConfigError, raised
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,3 +49,67 @@ class AgentSpec:
     run_defaults: tuple[str, ...] = ()
     refused_interventions: Mapping[str, str] = field(default_factory=dict)
     policy_module: Callable[[Any], nn.Module] | None = None
+
+
+ACTIONS = ("continuous", "discrete")
+OFF_POLICY_SETTINGS = ("batch_size", "nstep", "discount")
+ON_POLICY_SETTINGS = ("rollout_steps", "anneal_steps", "discount")
+
+
+def check_spec(name: str, spec: AgentSpec) -> None:
+    """Check that a run can use the AgentSpec of the plug-in `name`.
+
+    Raises:
+        ConfigError: it cannot; the message lists every reason.
+    """
+    problems = list(_problems_of_config(spec)) + list(_problems_of_names(spec))
+    if problems:
+        raise ConfigError(f"agent={name}: {'; '.join(problems)}.")
+
+
+def _problems_of_config(spec: AgentSpec) -> Iterator[str]:
+    cls = spec.config_class
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        yield f"config_class: expected a frozen dataclass of settings, received {cls!r}"
+        return
+    if not is_frozen_dataclass(cls):
+        name = cls.__name__
+        yield f"config_class: expected a frozen dataclass; write @dataclass(frozen=True) {name}"
+    required = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
+    if required:
+        yield f"config_class: expected a default for every setting, {', '.join(required)} has none"
+        return
+    try:
+        as_dict(cls())
+    except Exception as error:  # a type that configs do not support, or __post_init__
+        yield f"config_class: making its defaults {raised(error)}".splitlines()[0]
+        return
+    methods = ["seed_frames", *(["for_actions"] if spec.on_policy else [])]
+    for method in methods:
+        if not callable(getattr(cls, method, None)):
+            argument = "frames_per_step" if method == "seed_frames" else "space"
+            yield f"config_class: expected a method {method}({argument}), {cls.__name__} has none"
+    known = {f.name for f in dataclasses.fields(cls)}
+    needed = ON_POLICY_SETTINGS if spec.on_policy else OFF_POLICY_SETTINGS
+    missing = [setting for setting in needed if setting not in known]
+    if missing:
+        yield (
+            f"config_class: expected the settings {', '.join(needed)}, which size its memory; "
+            f"{cls.__name__} has no {' and no '.join(missing)}"
+        )
+
+
+def _is_required(setting: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return setting.default is missing and setting.default_factory is missing
+
+
+def _problems_of_names(spec: AgentSpec) -> Iterator[str]:
+    if not callable(spec.make):
+        yield f"make: expected a class or a function, received {spec.make!r}"
+    for what in ("networks", "actions", "run_defaults"):
+        names = getattr(spec, what)
+        if not (isinstance(names, tuple) and all(isinstance(n, str) for n in names)):
+            yield f"{what}: expected a tuple of texts, received {names!r}"
+    if isinstance(spec.actions, tuple) and not (spec.actions and {*spec.actions} <= {*ACTIONS}):
+        yield f"actions: expected some of {', '.join(ACTIONS)}, received {spec.actions!r}"

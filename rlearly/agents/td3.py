@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlearly.agents.network_factory import NETWORK, NETWORK_KWARGS, NetworkFactory
 from rlearly.agents.spec import AgentSpec
 from rlearly.agents.state_actor_critic import StateActorCritic
 from rlearly.config.fields import setting
@@ -51,6 +52,8 @@ class Config:
     policy_noise: float = setting(0.2, "std of the noise in the critic's target", at_least=0)
     noise_clip: float = setting(0.5, "clip range of that noise", at_least=0)
     policy_every_updates: int = setting(2, "critic updates per actor update", at_least=1)
+    network: str | None = setting(None, NETWORK)
+    network_kwargs: dict[str, Any] = setting({}, NETWORK_KWARGS)
 
     def seed_frames(self, frames_per_step: int) -> int:
         """Simulator frames before the first update."""
@@ -82,6 +85,7 @@ class TD3:
             spec,
             actor_outputs=self.actions,
             hidden_dim=config.hidden_dim,
+            factory=NetworkFactory.of(config),
             targets=("actor", "critic"),
             seeds=seeds,
             device=device,
@@ -89,6 +93,7 @@ class TD3:
             compute=compute,
         )
         self.networks, self.generators = parts.networks, parts.generators
+        self._update_buffers = parts.update_buffers
         self.actor, self.critic = parts.actor, parts.critic
         self.actor_target = parts.networks["actor_target"]
         self.critic_target = parts.networks["critic_target"]
@@ -168,6 +173,7 @@ class TD3:
             actor_loss = -self.critic.q1(torch.cat([obs, action], dim=-1)).mean()
         optimize(actor_loss, self.optimizers["actor"])
         polyak_update_(self.target_parameters, self.online_parameters, self.config.target_tau)
+        self._update_buffers()
         return actor_loss.detach()
 
     def take_over(self, state: Mapping[str, Any], parts: Collection[str]) -> None:

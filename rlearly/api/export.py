@@ -18,6 +18,7 @@ import torch
 
 import rlearly
 from rlearly.agents import AGENTS, agent_spec
+from rlearly.agents.guarded import unguarded
 from rlearly.api.exported_module import FRAMES, MASK, ExportedModule, Input
 from rlearly.api.run import Run, load
 from rlearly.core.errors import ConfigError
@@ -148,7 +149,7 @@ def _module(run: Run) -> ExportedModule:
     if run.config.env.normalize:
         from rlearly.nn.policy_module import NormalizedStates, PolicyModule
 
-        policy = make(normalized.agent)
+        policy = make(unguarded(normalized.agent))
         statistics = normalized.normalizer.obs
         if statistics is not None:
             scaled = NormalizedStates(statistics, view.mask_size)
@@ -157,7 +158,7 @@ def _module(run: Run) -> ExportedModule:
                 networks, lambda nets, obs: nets["policy"](nets["normalize"](obs))
             )
     else:
-        policy = make(agent)
+        policy = make(unguarded(agent))
     module = ExportedModule(view, policy)
     module.eval()
     for parameter in module.parameters():

@@ -131,9 +131,9 @@ class Session:
     def run(self) -> Ended:
         """Train; the folder is locked by this process."""
         from rlearly import envs
+        from rlearly.config import plugins
         from rlearly.system.provenance import provenance
         from rlearly.training import checkpoint, run_directory
-        from rlearly.training.callbacks.loading import modules_of as callback_modules
         from rlearly.training.continuing import lineage
 
         folder, display = self.folder, self.display
@@ -157,8 +157,13 @@ class Session:
                     "this run is not in the main thread, the only one where Python handles "
                     "signals: Ctrl-C and a scheduler's signals do not save it"
                 )
-            code = [*envs.code_of(self.config.env), *callback_modules(self.config)]
-            origin = provenance(self.overrides, self.config.threads, self.device, code)
+            origin = provenance(
+                self.overrides,
+                self.config.threads,
+                self.device,
+                envs.code_of(self.config.env),
+                plugins.modules_of(self.config),
+            )
             origin["identity"] = identity
             if ancestor := lineage.ancestor_entry(folder, self.config.start_from):
                 origin["ancestor"] = ancestor

@@ -17,11 +17,13 @@ def setting(
     multiple_of: int | None = None,
     choices: Sequence[str] | None = None,
     search: str | None = None,
+    or_plugin: bool = False,
 ) -> Any:
     """A config field with a one-line description and optional bounds.
 
-    `search`: the range in which `rlearly.tune` looks for a value unless it is told otherwise, as in
-    "log(1e-5,1e-2)"; a setting without it is tuned only if asked for.
+    search: the range in which `rlearly.tune` looks for a value unless it is told otherwise, as in
+        "log(1e-5,1e-2)"; a setting without it is tuned only if asked for.
+    or_plugin: a `module:NAME` is a choice too.
     """
     metadata = {
         "help": help,
@@ -31,6 +33,7 @@ def setting(
         "multiple_of": multiple_of,
         "choices": choices,
         "search": search,
+        "or_plugin": or_plugin or None,
     }
     metadata = {name: value for name, value in metadata.items() if value is not None}
     if isinstance(default, dict):

@@ -8,8 +8,7 @@ from typing import Any
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.schema import EnvConfig, RunConfig
-from rlearly.config.structured import describe_fields, did_you_mean
-from rlearly.core.errors import ConfigError
+from rlearly.config.structured import describe_fields
 from rlearly.envs import FAMILIES
 
 NOT_SET_BY_KEY = (
@@ -28,8 +27,7 @@ def command_help(usage: str, config_class: Any) -> str:
 def train_help(overrides: list[str]) -> str:
     """The help of the train command; lists an agent's keys too if agent=NAME is an override."""
     agent = next((o.partition("=")[2] for o in overrides if o.startswith("agent=")), None)
-    if agent is not None and agent not in AGENTS:
-        raise ConfigError(f"There is no agent {agent!r}; {did_you_mean(agent, AGENTS)}")
+    spec = None if agent is None else agent_spec(agent)
     lines = [
         "Usage: python -m rlearly.train agent=AGENT env=ENV [key=value ...]",
         "       python -m rlearly.train resume=RUN_DIR",
@@ -37,9 +35,12 @@ def train_help(overrides: list[str]) -> str:
         "       --cfg job            prints the resolved config and exits",
     ]
     tables = {
-        "Agents": AGENTS,
+        "Agents": {**AGENTS, "module:NAME": "your own: an AgentSpec in a module of yours"},
         "Envs": {name: family.names for name, family in FAMILIES.items()},
-        "Interventions": INTERVENTIONS,
+        "Interventions": {
+            **INTERVENTIONS,
+            "module:NAME": "your own: an Intervention in a module of yours",
+        },
     }
     for title, rows in tables.items():
         width = max(map(len, rows))
@@ -52,10 +53,9 @@ def train_help(overrides: list[str]) -> str:
         *key_lines(RunConfig, hidden=NOT_SET_BY_KEY),
         *key_lines(EnvConfig, "env.", NOT_SET_BY_KEY),
     ]
-    if agent is None:
+    if spec is None:
         lines.append("  agent.*                             --help agent=NAME lists them")
     else:
-        spec = agent_spec(agent)
         accepted = [name for name in INTERVENTIONS if name not in spec.refused_interventions]
         lines += ["", f"Keys of {agent}", *key_lines(spec.config_class, "agent."), ""]
         lines += [f"Networks of {agent}: {', '.join(spec.networks)}."]
@@ -79,6 +79,8 @@ def key_lines(config_class: Any, prefix: str = "", hidden: Container[str] = ()) 
         elif key not in hidden:
             choices = config_class.__dataclass_fields__[name].metadata.get("choices")
             kind = "|".join(choices or [type_name.replace(" | None", "?")])
+            if config_class.__dataclass_fields__[name].metadata.get("or_plugin"):
+                kind += "|module:NAME"
             shown = "null" if default is None else str(default).lower()
             if isinstance(default, str):
                 shown = default or "''"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlearly import envs
-from rlearly.agents import AGENTS, agent_spec, agents_for
+from rlearly.agents import agent_spec, agents_for
 from rlearly.config import presets
 from rlearly.config.interventions import INTERVENTIONS
 from rlearly.config.metric_names import METRICS, check_metric
@@ -25,6 +25,7 @@ from rlearly.config.overrides import (
     python_command,
     split_overrides,
 )
+from rlearly.config.plugins import is_plugin
 from rlearly.config.schema import JumpStartConfig, RunConfig
 from rlearly.config.structured import (
     as_dataclass,
@@ -35,6 +36,8 @@ from rlearly.config.structured import (
     set_keys,
 )
 from rlearly.core.errors import ConfigError
+from rlearly.envs.gl_backend import chosen_on_import
+from rlearly.envs.snapshots import own_rule
 
 DEFAULT_AGENT = "drm"
 RETURN = "eval/episode_return"
@@ -53,6 +56,9 @@ OFF_POLICY_KEYS = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
 """Prefixes of keys that have no effect on an on-policy agent."""
 
 PIXEL_INTERVENTIONS = ("augmentation", "freeze_encoder")
+
+NETWORK_AGENTS = ("drm", "drqv2", "ppo", "sac", "td3")
+"""Agents that take networks of the user's own."""
 
 LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 """Interventions on stacks of linear layers: they cannot act on the encoder."""
@@ -210,8 +216,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _known_agent(name: str) -> str:
-    if name not in AGENTS:
-        raise ConfigError(f"There is no agent {name!r}; {did_you_mean(str(name), AGENTS)}")
+    with chosen_on_import(warn=False):  # a plug-in's package may import a simulator
+        agent_spec(name)  # raises if there is none
     return name
 
 
@@ -321,6 +327,8 @@ def _resolve_interventions(config: RunConfig) -> RunConfig:
     names = asked if isinstance(asked, list) else [asked]
     names = [name for name in names if name not in (None, "none")]
     for name in names:
+        if is_plugin(name):
+            continue  # `_check_interventions` looks for it
         if not isinstance(name, str) or name not in INTERVENTIONS:
             raise ConfigError(
                 f"There is no intervention {name!r}; {did_you_mean(str(name), INTERVENTIONS)}"
@@ -517,10 +525,27 @@ def _check_replay(config: RunConfig, keys: set[str]) -> None:
         )
 
 
+def _check_network(config: RunConfig, keys: set[str]) -> None:
+    if config.agent_name not in NETWORK_AGENTS:
+        return
+    from rlearly.agents.network_factory import NetworkFactory
+
+    with chosen_on_import(warn=False):
+        NetworkFactory.of(config.agent)  # raises if it does not fit
+
+
 def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
     phase = config.snapshot_phase
     if config.snapshot is None:
         _refuse_without(keys, "snapshot_phase.", "snapshot=FILE")
+    if is_plugin(phase.selection):
+        with chosen_on_import(warn=False):
+            own_rule.own_class(phase.selection, phase.selection_kwargs)
+    elif phase.selection_kwargs:
+        raise ConfigError(
+            "snapshot_phase.selection_kwargs: has no effect without a rule of your own, "
+            "snapshot_phase.selection=module:NAME; add it."
+        )
     rule = "snapshot_phase.selection="
     if phase.selection not in ("forward_window", "reverse_window"):
         needed = f"{rule}forward_window or {rule}reverse_window"
@@ -571,6 +596,8 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
     if config.env.pixels is False:
         reason = "it observes states here; obs=pixels changes that"
         refused |= dict.fromkeys(PIXEL_INTERVENTIONS, reason)
+    with chosen_on_import(warn=False):
+        settings = _settings_of_interventions(config)
     for name in config.intervention:
         if name in refused:
             accepted = ", ".join(other for other in INTERVENTIONS if other not in refused)
@@ -584,10 +611,11 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
         )
         if "encoder" in networks and (linear_only or config.env.pixels is False):
             networks.remove("encoder")
-        received = getattr(getattr(config, name), "networks", None)
+        received = getattr(settings[name], "networks", None)
         if received is not None and (not received or set(received) - set(networks)):
+            group = "intervention_kwargs" if is_plugin(name) else name
             raise ConfigError(
-                f"{name}.networks: expected some of {', '.join(networks)}, the networks of agent="
+                f"{group}.networks: expected some of {', '.join(networks)}, the networks of agent="
                 f"{config.agent_name} that {name} can change here, received "
                 f"{', '.join(received) or 'none'}."
             )
@@ -598,6 +626,16 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
         ignored = sorted(keys & {"shrink_perturb.alpha_min", "shrink_perturb.alpha_max"})
         if ignored:
             raise ConfigError(f"{ignored[0]}: has no effect with shrink_perturb.alpha; keep one.")
+
+
+def _settings_of_interventions(config: RunConfig) -> dict[str, Any]:
+    """The settings of each intervention of a run, ours and the user's own, by name."""
+    ours = {name: getattr(config, name) for name in config.intervention if not is_plugin(name)}
+    if not config.intervention_kwargs and len(ours) == len(config.intervention):
+        return ours
+    from rlearly.plasticity.interventions.own import own_settings  # imports torch
+
+    return ours | own_settings(config)
 
 
 def _check_callback(config: RunConfig, keys: set[str]) -> None:
@@ -636,6 +674,7 @@ def _refuse_without(keys: set[str], prefix: str, needed: str) -> None:
 CHECKS = (
     _check_env,
     _check_replay,
+    _check_network,
     _check_snapshot_phase,
     _check_jump_start,
     _check_interventions,

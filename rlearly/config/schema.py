@@ -133,7 +133,9 @@ class SnapshotConfig:
             "reverse_window",
             "reverse_forward",
         ),
+        or_plugin=True,
     )
+    selection_kwargs: dict[str, Any] = setting({}, "arguments of a selection rule of your own")
     clusters: int | None = setting(
         None, "number of clusters; null: as in the paper, 4 for sac, else 6", at_least=1
     )
@@ -338,6 +340,7 @@ class RunConfig:
     start_from: StartFromConfig = group(StartFromConfig, "begin with parts of another run")
     plasticity: PlasticityConfig = group(PlasticityConfig, "plasticity measurements")
     intervention: Any = setting(None, "interventions on the networks: NAME, or [NAME,NAME,...]")
+    intervention_kwargs: dict[str, Any] = setting({}, "settings of interventions of your own")
     augmentation: AugmentationConfig = group(AugmentationConfig, "settings of the intervention")
     crelu: CReLUConfig = group(CReLUConfig, "settings of the intervention")
     freeze_encoder: FreezeEncoderConfig = group(FreezeEncoderConfig, "settings of the intervention")

@@ -137,7 +137,9 @@ def bound_violations(config: Any, prefix: str = "") -> Iterator[str]:
 
 def _violated_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     if "choices" in bounds and value not in bounds["choices"]:
-        return f"one of {', '.join(bounds['choices'])}"
+        own = bounds.get("or_plugin", False)
+        if not (own and ":" in value):
+            return f"one of {', '.join([*bounds['choices'], *(['module:NAME'] if own else [])])}"
     checks = {
         "above": lambda bound: value > bound,
         "at_least": lambda bound: value >= bound,

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlearly.nn.custom import dropouts
+from rlearly.nn.layers import without_dropout
+
 Forward = Callable[[np.ndarray], np.ndarray]
 """float32 [N, inputs] -> a new array float32 [N, outputs]."""
 
@@ -49,15 +52,17 @@ def make_forward(network: nn.Module) -> Forward:
 
 
 class TorchForward:
-    """Calls the network."""
+    """Calls the network, without dropout."""
 
     def __init__(self, network: nn.Module):
         self.network = network
+        self.dropouts = dropouts([network])
 
     @torch.no_grad()
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         device = next(self.network.parameters()).device
-        return self.network(torch.from_numpy(rows).to(device)).cpu().numpy()
+        with without_dropout(self.dropouts):
+            return self.network(torch.from_numpy(rows).to(device)).cpu().numpy()
 
 
 class NumpyForward:

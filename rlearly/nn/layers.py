@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -61,6 +62,18 @@ def draw_dropout_from(generator: torch.Generator, *networks: nn.Module) -> None:
         for part in network.modules():
             if isinstance(part, Dropout):
                 part.generator = generator
+
+
+@contextmanager
+def without_dropout(parts: Sequence[Dropout]) -> Iterator[None]:
+    """Inside, these are the identity."""
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True
 
 
 class SameConv2d(nn.Conv2d):
@@ -339,11 +352,26 @@ class InjectedHead(nn.Module):
         self._set_learning()
 
 
+_initialises: ContextVar[bool] = ContextVar("initialises", default=False)
+
+
+@contextmanager
+def default_initialisation() -> Iterator[None]:
+    """Inside, `skip_init` skips nothing: layers get torch's own initial weights."""
+    token = _initialises.set(True)
+    try:
+        yield
+    finally:
+        _initialises.reset(token)
+
+
 def skip_init(kind: Callable[..., AnyLayer], *args: Any, **kwargs: Any) -> AnyLayer:
     """A layer with uninitialised weights.
 
     Like torch.nn.utils.skip_init, which imports sympy and so delays the start of a run by 0.5 s.
     """
+    if _initialises.get():
+        return kind(*args, **kwargs)
     layer = kind(*args, device="meta", **kwargs)
     for name, parameter in list(layer.named_parameters(recurse=False)):
         setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))

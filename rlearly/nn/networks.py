@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlearly.core.spaces import PIXELS, VECTOR, is_fused, is_image
 from rlearly.nn.augmentation import centred
+from rlearly.nn.custom import CustomNetwork, our_modules
 from rlearly.nn.layers import (
     CReLU,
     Dropout,
@@ -68,10 +69,12 @@ def xavier_(module: nn.Module, generator: torch.Generator) -> None:
         identity_(module)
 
 
+WITH_WEIGHTS = nn.Conv2d | nn.Linear | nn.LayerNorm | nn.GroupNorm
+
+
 def layers(network: nn.Module) -> Iterator[nn.Module]:
     """All layers of a network that have weights."""
-    kinds = nn.Conv2d | nn.Linear | nn.LayerNorm | nn.GroupNorm
-    return (m for m in network.modules() if isinstance(m, kinds))
+    return (m for m in network.modules() if isinstance(m, WITH_WEIGHTS))
 
 
 Initialiser = Callable[[nn.Module, torch.Generator], None]
@@ -81,9 +84,10 @@ Initialiser = Callable[[nn.Module, torch.Generator], None]
 def initialise_(
     network: nn.Module, generator: torch.Generator, one: Initialiser = orthogonal_
 ) -> None:
-    """Draw the weights of every layer of a network."""
-    for layer in layers(network):
-        one(layer, generator)
+    """Draw the weights of every layer of a network; a CustomNetwork has drawn its own."""
+    for layer in our_modules(network):
+        if isinstance(layer, WITH_WEIGHTS):
+            one(layer, generator)
 
 
 inplace_relu = partial(nn.ReLU, inplace=True)
@@ -164,21 +168,30 @@ class PixelEncoder(nn.Module):
     vector = 0
     """Size of the vector that is observed with the image; 0: there is none."""
 
-    def __init__(self, shape: tuple[int, ...], channels: int):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        channels: int,
+        convolutions: tuple[RecordedStack, int] | None = None,
+    ):
+        """`convolutions`: a stack in the place of the four convolutions, and how many numbers it
+        makes of an image."""
         super().__init__()
-        self.convolutions = RecordedStack(
-            skip_init(nn.Conv2d, shape[0], channels, 3, stride=2),
-            inplace_relu(),
-            skip_init(nn.Conv2d, channels, channels, 3),
-            inplace_relu(),
-            skip_init(nn.Conv2d, channels, channels, 3),
-            inplace_relu(),
-            skip_init(nn.Conv2d, channels, channels, 3),
-            inplace_relu(),
+        height, width = ((side - 3) // 2 + 1 - 6 for side in shape[1:])
+        self.convolutions, self.units = convolutions or (
+            RecordedStack(
+                skip_init(nn.Conv2d, shape[0], channels, 3, stride=2),
+                inplace_relu(),
+                skip_init(nn.Conv2d, channels, channels, 3),
+                inplace_relu(),
+                skip_init(nn.Conv2d, channels, channels, 3),
+                inplace_relu(),
+                skip_init(nn.Conv2d, channels, channels, 3),
+                inplace_relu(),
+            ),
+            channels * height * width,
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        height, width = ((side - 3) // 2 + 1 - 6 for side in shape[1:])
-        self.units = channels * height * width
 
     @property
     def features(self) -> int:
@@ -266,14 +279,39 @@ class FusedEncoder(PixelEncoder):
     so each network adds them after its own trunk (see `Fusion`).
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, vector: int):
-        super().__init__(shape, channels)
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        channels: int,
+        vector: int,
+        convolutions: tuple[RecordedStack, int] | None = None,
+    ):
+        super().__init__(shape, channels, convolutions)
         self.vector = vector
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, obs: Mapping[str, Tensor], activations: list[Tensor] | None = None
     ) -> FusedFeatures:
         return FusedFeatures(super().forward(obs[PIXELS], activations), obs[VECTOR])
+
+
+class CustomEncoder(nn.Module):
+    """uint8 [B, C, H, W] -> float32 [B, features], by a network of the user's own.
+
+    It is given float32 images in [-0.5, 0.5]. With a `vector`, as FusedEncoder.
+    """
+
+    def __init__(self, network: CustomNetwork, features: int, vector: int = 0):
+        super().__init__()
+        self.images = network
+        self.features = features
+        self.vector = vector
+
+    def forward(self, obs: Any, activations: list[Tensor] | None = None) -> Features:
+        pixels = obs[PIXELS] if self.vector else obs
+        images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        encoded = self.images(images.sub(127.5).div_(255.0), activations)
+        return FusedFeatures(encoded, obs[VECTOR]) if self.vector else encoded
 
 
 class Fusion(nn.Module):
@@ -333,24 +371,47 @@ class Head(nn.Module):
         return self.fusion(read, features.vector, activations, pre_activations)
 
 
-def encoder_for(observation: Any, channels: int) -> PixelEncoder | VectorEncoder:
+Encoder = PixelEncoder | VectorEncoder | CustomEncoder
+
+ImageNetwork = Callable[[tuple[int, ...]], tuple[RecordedStack | CustomNetwork, int] | None]
+"""The shape of an image [C, H, W] -> the network that encodes it, and how many numbers it makes of
+an image; None: the default."""
+
+
+def encoder_for(
+    observation: Any, channels: int, image_network: ImageNetwork = lambda shape: None
+) -> Encoder:
     """The encoder for an observation space."""
+    if not (is_fused(observation) or is_image(observation)):
+        return VectorEncoder(observation.shape)
+    shape, vector = observation.shape, 0
     if is_fused(observation):
-        pixels, vector = observation[PIXELS].shape, observation[VECTOR].shape
-        return FusedEncoder(pixels, channels, vector[0])
-    if is_image(observation):
-        return PixelEncoder(observation.shape, channels)
-    return VectorEncoder(observation.shape)
+        shape, (vector,) = observation[PIXELS].shape, observation[VECTOR].shape
+    own = image_network(shape)
+    if own is not None and isinstance(own[0], CustomNetwork):
+        return CustomEncoder(own[0], own[1], vector)
+    stack: Any = own
+    if vector:
+        return FusedEncoder(shape, channels, vector, stack)
+    return PixelEncoder(shape, channels, stack)
 
 
 class Actor(Head):
     """features [B, F] -> mean action [B, A] in (-1, 1)."""
 
     def __init__(
-        self, features: int, actions: int, feature_dim: int, hidden_dim: int, vector: int = 0
+        self,
+        features: int,
+        actions: int,
+        feature_dim: int,
+        hidden_dim: int,
+        vector: int = 0,
+        *,
+        policy: nn.Module | None = None,
     ):
+        """`policy`: [B, feature_dim] -> [B, A], unbounded; None: an `mlp`."""
         super().__init__(features, feature_dim, hidden_dim, vector)
-        self.policy = mlp(feature_dim, hidden_dim, actions)
+        self.policy = policy or mlp(feature_dim, hidden_dim, actions)
 
     def forward(
         self,
@@ -370,7 +431,7 @@ class Actor(Head):
 class Critic(Head):
     """features [B, F], action [B, A] -> two estimates of Q, each [B, 1].
 
-    `dropout` and `norm`: see `mlp`.
+    `dropout` and `norm`: see `mlp`. q1, q2: [B, feature_dim + A] -> [B, 1]; None: an `mlp`.
     """
 
     def __init__(
@@ -383,11 +444,13 @@ class Critic(Head):
         *,
         dropout: float = 0.0,
         norm: bool = False,
+        q1: nn.Module | None = None,
+        q2: nn.Module | None = None,
     ):
         super().__init__(features, feature_dim, hidden_dim, vector)
         inputs = feature_dim + actions
-        self.q1 = mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
-        self.q2 = mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
+        self.q1 = q1 or mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
+        self.q2 = q2 or mlp(inputs, hidden_dim, 1, dropout=dropout, norm=norm)
 
     def forward(
         self, features: Features, action: Tensor, activations: list[Tensor] | None = None
@@ -397,11 +460,19 @@ class Critic(Head):
 
 
 class Value(Head):
-    """features [B, F] -> V [B, 1]."""
+    """features [B, F] -> V [B, 1]. v: [B, feature_dim] -> [B, 1]; None: an `mlp`."""
 
-    def __init__(self, features: int, feature_dim: int, hidden_dim: int, vector: int = 0):
+    def __init__(
+        self,
+        features: int,
+        feature_dim: int,
+        hidden_dim: int,
+        vector: int = 0,
+        *,
+        v: nn.Module | None = None,
+    ):
         super().__init__(features, feature_dim, hidden_dim, vector)
-        self.v = mlp(feature_dim, hidden_dim, 1)
+        self.v = v or mlp(feature_dim, hidden_dim, 1)
 
     def forward(self, features: Features, activations: list[Tensor] | None = None) -> Tensor:
         return self.v(self.read(features, activations), activations)
@@ -427,23 +498,36 @@ class DuelingQ(nn.Module):
 
 
 class StateActor(nn.Module):
-    """state [B, D] -> [B, outputs], unbounded."""
+    """state [B, D] -> [B, outputs], unbounded, by `policy`; None: an `mlp`."""
 
-    def __init__(self, features: int, outputs: int, hidden_dim: int):
+    def __init__(
+        self, features: int, outputs: int, hidden_dim: int, *, policy: nn.Module | None = None
+    ):
         super().__init__()
-        self.policy = mlp(features, hidden_dim, outputs)
+        self.policy = policy or mlp(features, hidden_dim, outputs)
 
     def forward(self, features: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         return self.policy(features, activations)
 
 
 class StateCritic(nn.Module):
-    """state [B, D], action [B, A] -> two estimates of Q, each [B, 1]."""
+    """state [B, D], action [B, A] -> two estimates of Q, each [B, 1].
 
-    def __init__(self, features: int, actions: int, hidden_dim: int):
+    q1, q2: [B, D + A] -> [B, 1]; None: an `mlp`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        hidden_dim: int,
+        *,
+        q1: nn.Module | None = None,
+        q2: nn.Module | None = None,
+    ):
         super().__init__()
-        self.q1 = mlp(features + actions, hidden_dim, 1)
-        self.q2 = mlp(features + actions, hidden_dim, 1)
+        self.q1 = q1 or mlp(features + actions, hidden_dim, 1)
+        self.q2 = q2 or mlp(features + actions, hidden_dim, 1)
 
     def forward(
         self, features: Tensor, action: Tensor, activations: list[Tensor] | None = None
@@ -453,11 +537,11 @@ class StateCritic(nn.Module):
 
 
 class StateValue(nn.Module):
-    """state [B, D] -> V [B], with tanh layers."""
+    """state [B, D] -> V [B], with tanh layers. v: [B, D] -> [B, 1]; None: an `mlp`."""
 
-    def __init__(self, features: int, hidden_dim: int):
+    def __init__(self, features: int, hidden_dim: int, *, v: nn.Module | None = None):
         super().__init__()
-        self.v = mlp(features, hidden_dim, 1, nn.Tanh)
+        self.v = v or mlp(features, hidden_dim, 1, nn.Tanh)
 
     def forward(self, features: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         return self.v(features, activations)[:, 0]

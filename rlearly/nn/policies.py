@@ -16,7 +16,6 @@ from rlearly.nn.distributions import (
     Gaussian,
     gumbel_noise,
 )
-from rlearly.nn.layers import RecordedStack
 from rlearly.nn.networks import mlp
 
 
@@ -26,7 +25,7 @@ class StochasticActor(Protocol):
     Acting is in numpy, from that output [N, K] and noise [N, K] that may be drawn ahead.
     """
 
-    policy: RecordedStack
+    policy: nn.Module
 
     def __call__(self, obs: Tensor, activations: list[Tensor] | None = None) -> Distribution: ...
 
@@ -50,12 +49,15 @@ class StochasticActor(Protocol):
 class GaussianActor(nn.Module):
     """state [B, D] -> Gaussian: mean [B, A] and log std [A], the same in all states; tanh layers.
 
-    A sample may leave [-1, 1]; the mode is the mean, clipped to it.
+    A sample may leave [-1, 1]; the mode is the mean, clipped to it. policy: [B, D] -> [B, A]; None:
+    an `mlp`.
     """
 
-    def __init__(self, features: int, actions: int, hidden_dim: int):
+    def __init__(
+        self, features: int, actions: int, hidden_dim: int, *, policy: nn.Module | None = None
+    ):
         super().__init__()
-        self.policy = mlp(features, hidden_dim, actions, nn.Tanh)
+        self.policy = policy or mlp(features, hidden_dim, actions, nn.Tanh)
         self.log_std = nn.Parameter(torch.zeros(actions))
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Gaussian:
@@ -81,14 +83,22 @@ class CategoricalActor(nn.Module):
     """state [B, D] -> Categorical: logits [B, n] of n actions; tanh layers.
 
     With `masked`, states [B, D + n] end with a mask of the allowed actions, which the network does
-    not see: the others get the logit `FORBIDDEN`.
+    not see: the others get the logit `FORBIDDEN`. policy: [B, D] -> [B, n]; None: an `mlp`.
     """
 
-    def __init__(self, features: int, actions: int, hidden_dim: int, *, masked: bool = False):
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        hidden_dim: int,
+        *,
+        masked: bool = False,
+        policy: nn.Module | None = None,
+    ):
         super().__init__()
         self.actions = actions
         self.mask_size = actions if masked else 0
-        self.policy = mlp(features, hidden_dim, actions, nn.Tanh)
+        self.policy = policy or mlp(features, hidden_dim, actions, nn.Tanh)
 
     def forward(self, obs: Tensor, activations: list[Tensor] | None = None) -> Categorical:
         states, mask = split_mask(obs, self.mask_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rlearly.nn.custom import CustomNetwork
 from rlearly.nn.layers import (
     ACTIVATIONS,
     CReLU,
@@ -20,15 +21,25 @@ from rlearly.nn.layers import (
 def recorded_stacks(network: nn.Module, name: str = "") -> Iterator[tuple[str, RecordedStack]]:
     """The recorded stacks of a network in forward order, with names joined by `_`.
 
-    For an injected head, that is the stack that is trained.
+    For an injected head, that is the stack that is trained. Those inside a network of the user's
+    own are left out.
     """
+    for part_name, part in recorded_parts(network, name):
+        if isinstance(part, RecordedStack):
+            yield part_name, part
+
+
+def recorded_parts(
+    network: nn.Module, name: str = ""
+) -> Iterator[tuple[str, RecordedStack | CustomNetwork]]:
+    """As `recorded_stacks`, with the networks of the user's own."""
     if isinstance(network, InjectedHead):
         yield name, network.learning
-    elif isinstance(network, RecordedStack):
+    elif isinstance(network, RecordedStack | CustomNetwork):
         yield name, network
     else:
         for child_name, child in network.named_children():
-            yield from recorded_stacks(child, f"{name}_{child_name}" if name else child_name)
+            yield from recorded_parts(child, f"{name}_{child_name}" if name else child_name)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlearly.core.types import Metrics
-from rlearly.nn.layers import ACTIVATIONS, CReLU
-from rlearly.nn.surgery import recorded_stacks, trained_parameters
+from rlearly.nn.custom import CustomNetwork
+from rlearly.nn.layers import ACTIVATIONS, CReLU, RecordedStack
+from rlearly.nn.surgery import recorded_parts, trained_parameters
 from rlearly.plasticity import measures
 
 
@@ -79,14 +80,16 @@ class PlasticityMonitor:
         self, name: str, network: nn.Module, activations: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         metrics = self._unit_shares(name, network, activations)
-        stacks = dict(recorded_stacks(network))
-        heads = [stack_name for stack_name in stacks if not stack_name.startswith("fusion_")]
+        parts = dict(recorded_parts(network))
+        heads = [part_name for part_name in parts if not part_name.startswith("fusion_")]
         remaining = iter(activations)
-        for stack_name, stack in stacks.items():
-            own = [next(remaining) for layer in stack if isinstance(layer, ACTIVATIONS)]
-            label = name if heads == [stack_name] else f"{name}_{stack_name}"
+        for part_name, part in parts.items():
+            own = [next(remaining) for _ in range(_count_recorded(part))]
+            if not own:
+                continue
+            label = name if heads == [part_name] else f"{name}_{part_name}"
             if label != name:
-                metrics |= self._unit_shares(label, stack, own)
+                metrics |= self._unit_shares(label, part, own)
             singular = measures.singular_values(own[-1])
             metrics[f"effective_rank_{label}"] = measures.effective_rank(singular)
             metrics[f"stable_rank_{label}"] = measures.stable_rank(singular)
@@ -96,9 +99,10 @@ class PlasticityMonitor:
     def _unit_shares(
         self, name: str, part: nn.Module, activations: Sequence[Tensor]
     ) -> dict[str, Tensor]:
+        if not activations:
+            return {}
         shares = {f"dormant_ratio_{name}": measures.dormant_ratio(activations, self.threshold)}
-        kinds = {type(layer) for _, stack in recorded_stacks(part) for layer in stack}
-        if not kinds & {nn.Tanh, CReLU}:
+        if all(_can_be_inactive(recorded) for _, recorded in recorded_parts(part)):
             shares[f"fau_{name}"] = measures.active_fraction(activations)
         return shares
 
@@ -116,3 +120,17 @@ class PlasticityMonitor:
         for name, weights in state["initial_weights"].items():
             for key, weight in weights.items():
                 self.initial_weights[name][key].copy_(weight)
+
+
+def _count_recorded(part: RecordedStack | CustomNetwork) -> int:
+    """How many tensors a forward pass of a part records."""
+    if isinstance(part, CustomNetwork):
+        return part.recorded
+    return sum(isinstance(layer, ACTIVATIONS) for layer in part)
+
+
+def _can_be_inactive(part: RecordedStack | CustomNetwork) -> bool:
+    """Whether the units of a part are ReLUs: tanh and CReLU units are always active."""
+    if isinstance(part, CustomNetwork):
+        return part.has_relu_only or not part.recorded
+    return not {type(layer) for layer in part} & {nn.Tanh, CReLU}

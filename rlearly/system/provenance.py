@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,19 +61,23 @@ def provenance(
     threads: int | None,
     device: torch.device,
     env_modules: Sequence[str] = (),
+    plugin_modules: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Command, code, packages, hardware, and all else that repeating a run bit for bit depends on.
 
     Args:
         arguments: the overrides of the command.
         env_modules: the modules of the env, if it is the user's own (`rlearly.envs.code_of`).
+        plugin_modules: the modules of the agent, networks, ... that are the user's own
+            (`rlearly.config.plugins.modules_of`).
     """
     return {
         "argv": [*sys.argv[:1], *arguments],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "code": {"path": str(PACKAGE), "sha256": _sha256(PACKAGE), **_own_distribution()},
         "git": repository(PACKAGE / "__init__.py", [PACKAGE]),
-        "env_code": [_env_code(name) for name in env_modules],
+        "env_code": [_user_code(name) for name in env_modules],
+        "plugins": [_user_code(name) for name in plugin_modules],
         "python": sys.version,
         "packages": {
             d.metadata["Name"]: d.version
@@ -189,10 +193,29 @@ def imported_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _env_code(name: str) -> dict[str, Any]:
-    """A module of the user's env, its file, and the repository that tracks it."""
+def _user_code(name: str) -> dict[str, Any]:
+    """A module of the user's, its file with its SHA-256, and the repository that tracks it."""
     file = getattr(sys.modules.get(name), "__file__", None)
-    return {"module": name, "file": file, "git": repository(Path(file)) if file else None}
+    found: dict[str, Any] = {"module": name, "file": file, "sha256": None, "git": None}
+    if file:
+        with contextlib.suppress(OSError):  # deleted since it was imported, or inside an archive
+            found["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        found["git"] = repository(Path(file))
+    return found
+
+
+def changed_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The user's modules whose files changed between two entries, as `the code of my_agents`."""
+    listed = ("env_code", "plugins")
+    then, today = (
+        {part["module"]: part.get("sha256") for key in listed for part in entry.get(key, ())}
+        for entry in (before, now)
+    )
+    return [
+        f"the code of {module}"
+        for module, digest in today.items()
+        if then.get(module) not in (None, digest)
+    ]
 
 
 def _shortened(diff: bytes) -> str | None:

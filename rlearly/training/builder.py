@@ -19,11 +19,12 @@ from gymnasium.vector import VectorEnv
 
 from rlearly import envs
 from rlearly.agents import agent_spec, agents_for
+from rlearly.agents.guarded import GuardedAgent
 from rlearly.agents.normalized import NormalizedAgent
-from rlearly.config import resolve
+from rlearly.config import plugins, resolve
 from rlearly.config.resolve import PIXEL_INTERVENTIONS, fixed_settings, seed_frames, sha256
 from rlearly.config.schema import RunConfig, SnapshotConfig
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, raised
 from rlearly.core.spaces import (
     PIXELS,
     VECTOR,
@@ -48,6 +49,7 @@ from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.running_stats import Normalizer
 from rlearly.nn.schedules import Linear
 from rlearly.plasticity.interventions import registry
+from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.monitor import PlasticityMonitor
 from rlearly.replay.annealing import annealing_for
 from rlearly.replay.buffer import ReplayBuffer, TransitionLayout, VectorReplayBuffer
@@ -56,6 +58,7 @@ from rlearly.replay.prefetch import PrefetchedReplay
 from rlearly.replay.rollout import RolloutBuffer
 from rlearly.replay.storage import ReplayStorage, transition_bytes
 from rlearly.system import machine
+from rlearly.system.command import is_out_of_memory
 from rlearly.system.seeding import Seeds
 from rlearly.training import checkpoint, run_directory
 from rlearly.training.callbacks.callback import Callback
@@ -411,15 +414,15 @@ def env_executors(config: RunConfig) -> list[EnvExecutor]:
 def _obstacle_to_overlap(config: RunConfig) -> str | None:
     """Why env steps cannot overlap with updates or with each other; None: they can."""
     rule = config.snapshot_phase.selection if config.snapshot is not None else None
-    if rule == "learner_error":
+    if rule is not None and rule_uses_scores(config.snapshot_phase):
         return (
-            "with snapshot_phase.selection=learner_error the env's steps ask the learner for "
-            "values, which they cannot do during an update"
+            f"with snapshot_phase.selection={rule} the env's steps ask the learner for values, "
+            "which they cannot do during an update"
         )
-    if rule == "reverse_forward" and config.num_envs > 1:
+    if (rule == "reverse_forward" or plugins.is_plugin(rule)) and config.num_envs > 1:
         return (
-            "with snapshot_phase.selection=reverse_forward the ends of episodes move starts, so "
-            "several envs must take their steps in turn"
+            f"with snapshot_phase.selection={rule} the ends of episodes move starts, so several "
+            "envs must take their steps in turn"
         )
     if config.jump_start.run is not None or config.jump_start.model is not None:
         return "with jump_start the env's resets ask the teacher for actions"
@@ -553,7 +556,7 @@ def make_agent(
             "add obs=state to learn from all the numbers."
         )
     for name in config.intervention or () if not pixels else ():
-        networks = getattr(getattr(config, name), "networks", None) or ()
+        networks = getattr(registry.settings_of(config, name), "networks", None) or ()
         if name in PIXEL_INTERVENTIONS or "encoder" in networks:
             raise ConfigError(
                 f"intervention={name}: the observations of env={config.env.name} are states here, "
@@ -565,6 +568,8 @@ def make_agent(
             "networks scale by themselves; leave it out, or add obs=state."
         )
     agent_config = on_policy_settings(config, spec) if declared.on_policy else config.agent
+    agent: Agent
+    interventions = registry.build_interventions(config, Seeds(config.seed))
     try:
         agent = declared.make(
             agent_config,
@@ -576,22 +581,46 @@ def make_agent(
                 config.plasticity.dormant_threshold,
                 critic_each_update=config.replay_ratio == "adaptive",
             ),
-            interventions=registry.build_interventions(config, Seeds(config.seed)),
+            interventions=interventions,
             compute=ComputeOptions(config.precision, config.compile, kernels),
         )
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise ConfigError(
-            f"agent={config.agent_name}: its networks do not fit into memory: choose smaller ones, "
-            "as with a smaller agent.hidden_dim."
-        ) from error
+        if plugins.is_plugin(config.agent_name):
+            agent = GuardedAgent(agent, config.agent_name)
+            _refuse_ignored(interventions, config.agent_name)
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+            raise ConfigError(
+                f"agent={config.agent_name}: its networks do not fit into memory: choose smaller "
+                "ones, as with a smaller agent.hidden_dim."
+            ) from error
+        if plugins.is_plugin(config.agent_name):
+            raise ConfigError(
+                f"agent={config.agent_name}: make(...) {raised(error)}; expected make(config, "
+                "env_spec, *, seeds, device, monitor, interventions, compute) -> the agent."
+            ) from error
+        raise
     if not config.env.normalize:
         return agent
     what = config.env.normalize.split(",")
     shape = spec.observation.shape if "obs" in what else None
     discount = agent_config.discount if "reward" in what else None
     return NormalizedAgent(agent, Normalizer(shape, discount, spec.mask_size))
+
+
+def _refuse_ignored(interventions: Sequence[Intervention], agent: str) -> None:
+    """Check that an agent has handed its networks to the interventions.
+
+    Raises:
+        ConfigError: it has not, so that they would have no effect.
+    """
+    ignored = [part.name for part in interventions if "modules" not in vars(part)]
+    if ignored:
+        raise ConfigError(
+            f"intervention={ignored[0]}: agent={agent} does nothing with it, as its networks are "
+            "not in an AgentModules; leave it out."
+        )
 
 
 def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:
@@ -679,7 +708,7 @@ def add_snapshot_starts(
             until_steps=phase.until_steps,
             probability=probability,
             counter=counter,
-            critic=critic if phase.selection == "learner_error" else None,
+            critic=critic if rule_uses_scores(phase) else None,
             discount=config.agent.discount,
             keep=phase.keep,
             take=phase.take,
@@ -691,10 +720,21 @@ def add_snapshot_starts(
     return wrapped
 
 
+def rule_uses_scores(phase: SnapshotConfig) -> bool:
+    """Whether the selection rule needs the learner's error in the episodes that it started."""
+    from rlearly.envs.snapshots.own_rule import uses_scores
+
+    if plugins.is_plugin(phase.selection):
+        return uses_scores(phase.selection, phase.selection_kwargs)
+    return phase.selection == "learner_error"
+
+
 def make_selection(phase: SnapshotConfig, clusters: int) -> Any:
     """The selection rule that a config names; `clusters` is for "clusters" only."""
-    from rlearly.envs.snapshots import curricula, selection
+    from rlearly.envs.snapshots import curricula, own_rule, selection
 
+    if plugins.is_plugin(phase.selection):
+        return own_rule.own_rule(phase.selection, phase.selection_kwargs)
     window, reverse = phase.window, phase.reverse
     rules: dict[str, Callable[[], Any]] = {
         "uniform": selection.Uniform,
@@ -1014,11 +1054,12 @@ def _notes(
     steps = config.train_frames / config.env.action_repeat
     for name in config.intervention or ():
         for key in ("at_step", "every_steps"):
-            first = getattr(getattr(config, name), key, 0)
+            first = getattr(registry.settings_of(config, name), key, 0)
+            group = "intervention_kwargs" if plugins.is_plugin(name) else name
             if first >= steps:
                 yield (
                     f"{name}: has no effect in this run of {steps:,.0f} agent steps, as "
-                    f"{name}.{key}={first}"
+                    f"{group}.{key}={first}"
                 )
     first_update = trainer_config.seed_frames
     if on_policy:

@@ -20,6 +20,7 @@ from rlearly.system import determinism
 from rlearly.system.atomic import write
 from rlearly.system.disk import short_name
 from rlearly.system.locks import PROBE_SECONDS, FileLock
+from rlearly.system.provenance import changed_code
 from rlearly.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,11 @@ def create(config: RunConfig) -> Path:
 
 def _new_directory(config: RunConfig) -> Path:
     """runs/<agent>/<env>/<seed>-<time>, with a number appended if it already exists."""
-    env = config.env.name.replace("/", "-").replace(":", "-")
-    parent = Path("runs") / short_name(config.agent_name) / short_name(env)
+    agent, env = (
+        short_name(name.replace("/", "-").replace(":", "-"))
+        for name in (config.agent_name, config.env.name)
+    )
+    parent = Path("runs") / agent / env
     label = f"{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / label, 1
     parent.mkdir(parents=True, exist_ok=True)
@@ -288,9 +292,9 @@ def record_start(path: Path, config: RunConfig, entry: dict[str, Any]) -> None:
 
 def changes_since_last_start(path: Path, entry: dict[str, Any]) -> list[str]:
     """The changes that prevent a repetition to the bit, as `threads 1 -> 2`."""
-    starts = _starts(path)
-    before = starts[-1].get("determinism", {}) if starts else {}
-    return determinism.changes(before, entry["determinism"])
+    before = [{}, *_starts(path)][-1]
+    changed = determinism.changes(before.get("determinism", {}), entry["determinism"])
+    return [*changed, *changed_code(before, entry)]
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:

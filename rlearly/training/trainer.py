@@ -643,7 +643,7 @@ class Trainer:
         self._begun = True
         frames, state = self.checkpoints.load_newest()
         then, now = state["fixed_config"], self.fixed_config
-        changed = [key for key in then | now if then.get(key) != now.get(key)]
+        changed = [key for key in then | now if _given(then.get(key)) != _given(now.get(key))]
         if changed:
             both = [f"{key} {then.get(key)}, now {now.get(key)}" for key in changed[:3]]
             raise ConfigError(
@@ -717,3 +717,8 @@ class Trainer:
             self.obs[env_index] = env.obs if state["in_episode"][env_index] else None
             if self.obs[env_index] is None:  # between episodes, or the env cannot restore this one
                 self._clear_episode(env_index)
+
+
+def _given(setting: Any) -> Any:
+    """A setting's value; an empty dict counts as a setting that an older version did not have."""
+    return None if setting == {} else setting

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from rlearly.core.errors import ConfigError
+from rlearly.core.errors import ConfigError, UserCodeFailed
 from rlearly.envs.guard import as_float, bare, guarded
 from rlearly.envs.snapshots.dataset import (
     Snapshot,
@@ -237,7 +238,7 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
             if isinstance(choice, OrdinaryStart):
                 self.start_seed = choice.seed
                 return None
-            index = choice
+            index = self._chosen_index(choice)
         self.snapshot = index
         return None if index is None else self.snapshots.snapshot(index)
 
@@ -288,6 +289,18 @@ class SnapshotRL(gymnasium.Wrapper, RecordConstructorArgs):
         index = self._checked_index(self.snapshot if snapshot is None else snapshot)
         if index is not None:
             self.selection.report(index, score)
+
+    def _chosen_index(self, choice: Any) -> int:
+        """The index that the selection rule chose."""
+        whole = isinstance(choice, int | np.integer) and not isinstance(choice, bool)
+        if not (whole and 0 <= choice < len(self.snapshots)):
+            raise UserCodeFailed(
+                f"the selection rule {type(self.selection).__name__}: choose(random) returned "
+                f"{choice!r}",
+                remedy=f"expected a snapshot's number from 0 to {len(self.snapshots) - 1}, or an "
+                "OrdinaryStart",
+            )
+        return int(choice)
 
     def _checked_index(self, index: Any) -> int | None:
         if index is not None and not 0 <= int(index) < len(self.snapshots):

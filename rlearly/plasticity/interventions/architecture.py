@@ -19,6 +19,7 @@ class AddLayerNorm(Intervention):
 
     name = "layer_norm"
     config: LayerNormConfig
+    needs_stacks = True
 
     def modify(self, name: str, network: nn.Module) -> None:
         if self.applies_to(name):
@@ -30,6 +31,7 @@ class UseCReLU(Intervention):
 
     name = "crelu"
     config: CReLUConfig
+    needs_stacks = True
 
     def modify(self, name: str, network: nn.Module) -> None:
         if self.applies_to(name):
@@ -45,6 +47,7 @@ class AddSpectralNorm(Intervention):
 
     name = "spectral_norm"
     config: SpectralNormConfig
+    needs_stacks = True
 
     def modify(self, name: str, network: nn.Module) -> None:
         if self.applies_to(name):

@@ -1,6 +1,7 @@
 """The hooks through which an intervention changes an agent's networks, from outside the agent.
 
-An intervention acts on online networks and keeps their targets consistent. To add one, write:
+An intervention acts on online networks and keeps their targets consistent. One of your own is a
+subclass of `Intervention` in a module of yours. To add one here, write:
 
 - its class, an `Intervention`, in a module of this folder;
 - its settings, a dataclass in `rlearly.config.interventions`, and a field of `RunConfig` for them;
@@ -10,6 +11,7 @@ An intervention acts on online networks and keeps their targets consistent. To a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -49,6 +51,11 @@ class ModulesView(Protocol):
     def reset_optimizer_state(self, parameters: Iterable[Tensor]) -> None: ...
 
 
+@dataclass(frozen=True)
+class NoSettings:
+    """The settings of an intervention that has none."""
+
+
 class Intervention:
     """The hooks of an intervention; each does nothing by default.
 
@@ -60,14 +67,27 @@ class Intervention:
     name = ""
     """Its name in a config, which is also the name of its group of settings."""
 
+    needs_stacks = False
+    """Whether it works on the layers of a RecordedStack, and so not on other modules, which a
+    user's `agent.network` may make."""
+
+    config_class: type = NoSettings
+    """The settings of an intervention of the user's own: a frozen dataclass with defaults."""
+
     config: Any
+
+    stream: torch.Generator | None = None
+    """Its random stream, if that is saved with the agent's and not in its own state."""
 
     def __init__(self, config: Any, *, weights: torch.Generator | None = None):
         self.config = config
+        if weights is not None:
+            self.weights = weights
 
     def applies_to(self, network: str) -> bool:
-        """Whether `config.networks` selects this network; None selects all."""
-        return self.config.networks is None or network in self.config.networks
+        """Whether `config.networks` selects this network; None, or no such setting, selects all."""
+        networks = getattr(self.config, "networks", None)
+        return networks is None or network in networks
 
     def selected(self) -> list[str]:
         """The names of the online networks that it applies to."""

@@ -24,6 +24,7 @@ class PlasticityInjection(Intervention):
 
     name = "injection"
     config: InjectionConfig
+    needs_stacks = True
 
     def __init__(self, config: InjectionConfig, *, weights: torch.Generator):
         super().__init__(config)

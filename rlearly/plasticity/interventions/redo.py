@@ -25,6 +25,7 @@ class ReDo(PeriodicIntervention):
 
     name = "redo"
     config: ReDoConfig
+    needs_stacks = True
 
     def needs_activations(self, step: int) -> bool:
         return self.is_due(step)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rlearly.config.interventions import INTERVENTIONS
+from rlearly.config.plugins import is_plugin
 from rlearly.config.schema import RunConfig
 from rlearly.plasticity.interventions.architecture import AddLayerNorm, AddSpectralNorm, UseCReLU
 from rlearly.plasticity.interventions.base import Intervention
 from rlearly.plasticity.interventions.injection import PlasticityInjection
+from rlearly.plasticity.interventions.own import build_own, own_settings
 from rlearly.plasticity.interventions.redo import ReDo
 from rlearly.plasticity.interventions.regularisers import L2Init, WeightDecay
 from rlearly.plasticity.interventions.resets import ResetLayers, ShrinkAndPerturb
@@ -30,9 +34,10 @@ CLASSES: tuple[type[Intervention], ...] = (
 
 
 def build_interventions(config: RunConfig, seeds: Seeds) -> list[Intervention]:
-    """The interventions of a config, in the order of `CLASSES`, each with its own stream."""
+    """The interventions of a config, in the order of `CLASSES`, then the user's own; each has its
+    own stream."""
     streams = {name: number for number, name in enumerate(INTERVENTIONS)}
-    return [
+    ours = [
         cls(
             getattr(config, cls.name),
             weights=seeds.torch("interventions", "cpu", streams[cls.name]),
@@ -40,3 +45,9 @@ def build_interventions(config: RunConfig, seeds: Seeds) -> list[Intervention]:
         for cls in CLASSES
         if cls.name in (config.intervention or ())
     ]
+    return [*ours, *build_own(config, seeds)]
+
+
+def settings_of(config: RunConfig, name: str) -> Any:
+    """The settings of one of a run's interventions."""
+    return own_settings(config)[name] if is_plugin(name) else getattr(config, name)

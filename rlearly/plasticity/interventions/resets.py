@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rlearly.config.interventions import ResetConfig, ShrinkPerturbConfig
 from rlearly.core.errors import ConfigError
 from rlearly.core.types import Metrics
-from rlearly.nn.networks import layers
+from rlearly.nn.custom import custom_networks
+from rlearly.nn.networks import CustomEncoder, layers
 from rlearly.nn.surgery import injected_heads, recorded_stacks
 from rlearly.plasticity.interventions.base import PeriodicIntervention
 from rlearly.plasticity.measures import dormant_ratio
@@ -61,6 +62,12 @@ class ShrinkAndPerturb(PeriodicIntervention):
 
     def after_update(self, step: int, activations: Mapping[str, list[Tensor]]) -> Metrics:
         policy = "actor" if "actor" in activations else "critic"  # Q-learning acts by its critic
+        if not activations[policy]:
+            raise ConfigError(
+                f"shrink_perturb.alpha: the share depends on the {policy}'s dormant units, and the "
+                "network that agent.network makes has no activation layer that can be measured "
+                "(an nn.ReLU, nn.GELU, ...); set shrink_perturb.alpha, or use such layers."
+            )
         dormancy = dormant_ratio(activations[policy], self.modules.monitor.threshold)
         return self._apply(step, self._alpha(dormancy))
 
@@ -93,13 +100,18 @@ class ShrinkAndPerturb(PeriodicIntervention):
 class ResetLayers(PeriodicIntervention):
     """Gives heads, or only their last layers, fresh weights once per interval (arXiv 2205.07802).
 
-    layers "heads": all linear layers after encoder and trunk; "last": output layers alone (PPO's
-    log std stays). A target takes the fresh weights of its online network, and the optimizer state
-    of what was reset is cleared. An injected head becomes a plain one.
+    layers "heads": all linear layers after encoder and trunk, and networks of the user's own as a
+    whole; "last": output layers alone (PPO's log std stays). A target takes the fresh weights of
+    its online network, and the optimizer state of what was reset is cleared. An injected head
+    becomes a plain one.
     """
 
     name = "reset"
     config: ResetConfig
+
+    def __init__(self, config: ResetConfig, *, weights: torch.Generator):
+        super().__init__(config, weights=weights)
+        self.needs_stacks = config.layers == "last"
 
     def before_update(self, step: int) -> Metrics:
         if not self.is_due(step):
@@ -123,6 +135,8 @@ class ResetLayers(PeriodicIntervention):
 
     def _reset_layers(self, network: nn.Module) -> list[nn.Module]:
         found: list[nn.Module] = []
+        if self.config.layers == "heads" and not isinstance(network, CustomEncoder):
+            found += custom_networks(network)
         for _, head in recorded_stacks(network):
             own = list(layers(head))
             if not any(isinstance(layer, nn.Conv2d) for layer in own):

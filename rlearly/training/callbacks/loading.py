@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlearly.config import plugins
 from rlearly.config.schema import RunConfig
 from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError, raised
@@ -32,11 +32,6 @@ def load_callbacks(config: RunConfig, objects: Sequence[Callback] = ()) -> list[
     return found
 
 
-def modules_of(config: RunConfig) -> list[str]:
-    """The modules that define a config's callbacks, for provenance."""
-    return [name.partition(":")[0] for name in config.callback or ()]
-
-
 def _kwargs_of(name: str, names: Sequence[str], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of one callback; those of several are grouped by what follows the colon."""
     if len(names) == 1:
@@ -53,33 +48,8 @@ def _kwargs_of(name: str, names: Sequence[str], kwargs: Mapping[str, Any]) -> di
 
 
 def _made(name: str, kwargs: Mapping[str, Any]) -> Any:
-    module_name, _, attribute = name.rpartition(":")
-    if not module_name or not attribute:
-        raise ConfigError(
-            f"callback: expected MODULE:NAME, as in my_callbacks:Curriculum, received {name!r}."
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"callback={name}: importing it {raised(error)}.") from error
-        raise ConfigError(
-            f"callback={name}: there is no module {error.name}: neither in the current folder nor "
-            "among the installed packages."
-        ) from None
-    except Exception as error:
-        raise ConfigError(f"callback={name}: importing it {raised(error)}.") from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        public = [known for known, value in vars(module).items() if callable(value)]
-        raise ConfigError(
-            f"callback={name}: {module_name} has no {attribute}; {did_you_mean(attribute, public)}"
-        )
-    if not callable(factory):
-        raise ConfigError(
-            f"callback={name}: expected a class, or a function that returns a callback, received "
-            f"a {type(factory).__name__}."
-        )
+    expected = "a class, or a function that returns a callback"
+    factory = plugins.load("callback", name, expected, callable)
     try:
         return factory(**kwargs)
     except ConfigError:

@@ -1,0 +1,1 @@
+"""An env, an agent, a network and an intervention for rlearly."""
