@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlearly.api.export import Exported as Exported
-    from rlearly.api.export import export as export
     from rlearly.api.policy import Policy as Policy
     from rlearly.api.report import Report as Report
     from rlearly.api.report import report as report
     from rlearly.api.run import Run as Run
+    from rlearly.api.run import export as export
     from rlearly.api.run import load as load
     from rlearly.api.sweep import Sweep as Sweep
     from rlearly.api.sweep import sweep as sweep

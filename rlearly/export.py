@@ -15,7 +15,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import DONE, STATUS_HELP
 from rlearly.system.command import as_command, call_instead
 
-call_instead(__name__, "rlearly.api.export:export")
+call_instead(__name__, "rlearly.api.run:export")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main(overrides: list[str]) -> int:
         usage = "python -m rlearly.export run=RUN_DIR [format=onnx|torchscript] [out=policy.onnx]"
         print(command_help(usage, ExportConfig), STATUS_HELP, sep="\n")
         return DONE
-    from rlearly.api.export import export
+    from rlearly.api.run import export
 
     refuse_folders(overrides, ExportConfig, "run")
     config: ExportConfig = from_overrides(ExportConfig(), overrides)

@@ -119,8 +119,14 @@ def report(config: ReportConfig) -> list[str]:
         "bootstrap_seed": config.bootstrap_seed,
     }
     where = {"sweep": config.sweep, **sweep_only} if config.sweep else {}
-    ancestors = bool(config.ancestors)
-    return written(*runs, out=config.out, title=config.title, ancestors=ancestors, **where).lines
+    return written(
+        *runs,
+        out=config.out,
+        title=config.title,
+        ancestors=bool(config.ancestors),
+        whole=bool(config.run),
+        **where,
+    ).lines
 
 
 def compared_paths(text: str) -> list[Path]:

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "training",
     "testing": "core config system nn plasticity agents envs training",
     "experiments": "core config config.resolve system training training.builder",
-    "api": "core config config.resolve system agents envs training training.builder experiments",
+    "api": "core config config.resolve system nn agents envs training training.builder experiments",
     "commands": "core config config.resolve config.help system agents envs training "
     "training.builder experiments api",
 }

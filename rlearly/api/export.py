@@ -1,4 +1,4 @@
-"""`rlearly.export`: write a trained policy as one file that runs without rlearly."""
+"""Write a trained policy as one file that runs without rlearly: ONNX or TorchScript."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ import rlearly
 from rlearly.agents import AGENTS, agent_spec
 from rlearly.agents.guarded import unguarded
 from rlearly.api.exported_module import FRAMES, MASK, ExportedModule, Input
-from rlearly.api.run import Run, load
+from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError
+from rlearly.envs.raw_view import RawEnv, RawView
 from rlearly.system.atomic import replacing, write
 from rlearly.system.process import restored_process
 from rlearly.training import checkpoint
@@ -50,8 +51,26 @@ class Exported:
         return self.path.with_suffix(".json")
 
 
-def export(
-    run: str | Path | Run,
+class TrainedRun(Protocol):
+    """What an export needs of a `rlearly.Run`."""
+
+    path: Path
+    checkpoint: int | str | None
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def policy(self) -> Any: ...
+    def make_env(self) -> RawEnv: ...
+    def trained_agent(
+        self, *, kernels: bool = True, **changes: Any
+    ) -> tuple[Any, RawView, int]: ...
+
+
+def write_policy(
+    run: TrainedRun,
     path: str | Path | None = None,
     *,
     format: str | None = None,
@@ -59,26 +78,7 @@ def export(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Exported:
-    """Write the policy of a run as ONNX or TorchScript: raw observations -> the env's own actions.
-
-    Flattening, normalising, scaling of images and scaling of actions are in the file. It is written
-    once its actions equal the policy's, within 1e-5 of their range, in episodes that are played for
-    this. Its inputs are in the manifest: one for each part of an observation, with a first axis for
-    several at once, and "frames", the newest images, oldest first, where the agent stacks images.
-
-    Args:
-        run: a run or its directory; `DIRECTORY@FRAMES` or `DIRECTORY@best` choose a checkpoint.
-        path: of the file, ending in .onnx or .pt; None: policy.onnx or policy.pt in the directory.
-        format: onnx or torchscript; None: by the path's suffix, otherwise onnx.
-        episodes: to play for the check.
-        seed: of these episodes.
-        overwrite: whether to replace an existing file.
-
-    Raises:
-        ConfigError: a package is missing, the agent cannot be exported, the path cannot be written,
-            or the file's actions differ from the policy's.
-    """
-    run = run if isinstance(run, Run) else load(run)
+    """Write the policy of a run into one file, and check it; see `rlearly.export`."""
     target, kind = _target(run, path, format)
     if target.exists() and not overwrite:
         raise ConfigError(f"out: {target} exists; name another file, or add overwrite=true.")
@@ -105,7 +105,7 @@ def export(
     return exported
 
 
-def _target(run: Run, path: str | Path | None, format: str | None) -> tuple[Path, str]:
+def _target(run: TrainedRun, path: str | Path | None, format: str | None) -> tuple[Path, str]:
     """(path, format) of the file."""
     suffixes = {kind: suffix for suffix, kind in FORMATS.items()}
     if format is not None and format not in suffixes:
@@ -134,7 +134,7 @@ def _need_onnx() -> None:
             ) from None
 
 
-def _module(run: Run) -> ExportedModule:
+def _module(run: TrainedRun) -> ExportedModule:
     """The policy with all that stands between it and the env; in float32, without CPU kernels."""
     name = run.config.agent_name
     make = agent_spec(name).policy_module
@@ -144,7 +144,7 @@ def _module(run: Run) -> ExportedModule:
             f"export: agent={name} declares no policy_module in its AgentSpec, which makes one "
             f"network of its policy; {', '.join(able)} do."
         )
-    agent, view, _ = run._agent(kernels=False, precision="fp32")
+    agent, view, _ = run.trained_agent(kernels=False, precision="fp32")
     normalized: Any = agent
     if run.config.env.normalize:
         from rlearly.nn.policy_module import NormalizedStates, PolicyModule
@@ -181,7 +181,7 @@ class Recorded:
     precision: str
 
 
-def _recorded(run: Run, module: ExportedModule, episodes: int, seed: int) -> Recorded:
+def _recorded(run: TrainedRun, module: ExportedModule, episodes: int, seed: int) -> Recorded:
     """Play the env with the policy, and record what an exported file would be given."""
     policy, rows, actions = run.policy, [], []
     env = run.make_env()
@@ -355,7 +355,7 @@ def _compared(session: Session, module: ExportedModule, recorded: Recorded) -> d
 _REPORT = "Please report it with the run's config.yaml."
 
 
-def _manifest(run: Run, module: ExportedModule, kind: str) -> dict[str, Any]:
+def _manifest(run: TrainedRun, module: ExportedModule, kind: str) -> dict[str, Any]:
     """What a program must know to use the file."""
     config, view = run.config, module.view
     frames = run.frames

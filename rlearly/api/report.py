@@ -49,6 +49,7 @@ def report(
     out: str | Path | None = None,
     title: str | None = None,
     ancestors: bool = False,
+    whole: bool | None = None,
     compare: Sequence[str | Path] = (),
     threshold: float | None = None,
     normalise: str | None = None,
@@ -61,6 +62,8 @@ def report(
         sweep: a sweep's directory, instead of runs.
         out: where the figure, or the sweep's folder, is written.
         title: of the figure of several runs.
+        whole: of a single run, all that it logged; otherwise the evaluation returns of each run,
+            with a CSV file beside the figure. None: whole if there is only one run.
         ancestors: also draw the runs that a run began from (`start_from`), as one curve.
         compare: with a sweep: other sweeps and CSV files of curves.
         threshold, normalise, bootstrap_seed: with a sweep.
@@ -90,7 +93,7 @@ def report(
         words += [f"bootstrap_seed={bootstrap_seed}"] * bool(bootstrap_seed)
         command = python_command("rlearly.report", format_override("sweep", folder), *words)
         return Report(sweep_report.write(results, place, command), place / "index.html")
-    if len(folders) == 1:
+    if len(folders) == 1 and whole is not False:
         place = target or folders[0] / "report.png"
         lines = run_report.write_run_report(folders[0], place, ancestors=ancestors)
         shown = run_report.RunReport.load(folders[0], ancestors=ancestors)

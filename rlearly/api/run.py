@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +65,42 @@ def split_path(path: str | Path) -> tuple[Path, int | str | None]:
     return Path(folder), int(name)
 
 
+def export(
+    run: str | Path | Run,
+    path: str | Path | None = None,
+    *,
+    format: str | None = None,
+    episodes: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the policy of a run as ONNX or TorchScript: raw observations -> the env's own actions.
+
+    Flattening, normalising, scaling of images and scaling of actions are in the file. It is written
+    once its actions equal the policy's, within 1e-5 of their range, in episodes that are played for
+    this. Its inputs are in the manifest: one for each part of an observation, with a first axis for
+    several at once, and "frames", the newest images, oldest first, where the agent stacks images.
+
+    Args:
+        run: a run or its directory; `DIRECTORY@FRAMES` or `DIRECTORY@best` choose a checkpoint.
+        path: of the file, ending in .onnx or .pt; None: policy.onnx or policy.pt in the directory.
+        format: onnx or torchscript; None: by the path's suffix, otherwise onnx.
+        episodes: to play for the check.
+        seed: of these episodes.
+        overwrite: whether to replace an existing file.
+
+    Raises:
+        ConfigError: a package is missing, the agent cannot be exported, the path cannot be written,
+            or the file's actions differ from the policy's.
+    """
+    from rlearly.api.export import write_policy
+
+    found = run if isinstance(run, Run) else load(run)
+    return write_policy(
+        found, path, format=format, episodes=episodes, seed=seed, overwrite=overwrite
+    )
+
+
 class Run:
     """A run directory, and the checkpoint in it that is played.
 
@@ -76,6 +111,7 @@ class Run:
     def __init__(self, path: Path, checkpoint: int | str | None = None):
         self.path = path
         self.checkpoint = checkpoint
+        self._policy: Policy | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -126,9 +162,11 @@ class Run:
             table[name] = np.array(values, np.int64 if counts else np.float64)
         return table
 
-    @cached_property
+    @property
     def policy(self) -> Policy:
         """The trained policy, a function of the env's own observations; it acts on the CPU.
+
+        It is loaded once.
 
         Its deterministic actions equal those of the run's evaluations, to the bit.
 
@@ -138,14 +176,17 @@ class Run:
         from rlearly.agents import agent_spec
         from rlearly.api.policy import Policy
 
-        agent, view, step = self._agent()
-        return Policy(
+        if self._policy is not None:
+            return self._policy
+        agent, view, step = self.trained_agent()
+        self._policy = Policy(
             agent,
             view,
             step=step,
             threads=self.config.threads or 1,
             on_policy=agent_spec(self.config.agent_name).on_policy,
         )
+        return self._policy
 
     def make_env(self, *, videos: bool = False) -> RawEnv:
         """The env that the policy plays: it observes what the policy takes, and takes its actions.
@@ -165,7 +206,7 @@ class Run:
         with restored_process:
             return RawEnv(builder.make_env(self.config, evaluation=True, videos=videos))
 
-    def _agent(self, *, kernels: bool = True, **changes: Any) -> tuple[Agent, RawView, int]:
+    def trained_agent(self, *, kernels: bool = True, **changes: Any) -> tuple[Agent, RawView, int]:
         """The trained agent on the CPU, how it sees the env, and the agent steps of its training.
 
         Args:
@@ -230,10 +271,8 @@ class Run:
         with restored_process:
             return play(settings, message=lambda text: None).evaluation
 
-    def export(self, path: str | Path, **settings: Any) -> Exported:
-        """Write the policy as one file, ONNX or TorchScript; see `rlearly.export`."""
-        from rlearly.api.export import export
-
+    def export(self, path: str | Path | None = None, **settings: Any) -> Exported:
+        """As `rlearly.export(run, path, **settings)`."""
         return export(self, path, **settings)
 
     def plot(self) -> InlineFigure:

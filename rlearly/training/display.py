@@ -26,11 +26,13 @@ SEPARATOR = " | "
 class PipeConsole(Console):
     """A console that writes nothing more once the reader of its output has ended.
 
+    In a notebook it prints text, as everywhere else.
+
     `on_broken_pipe` is called then, and may raise; by default BrokenPipeError is raised.
     """
 
     def __init__(self, on_reader_gone: Callable[[], None] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(force_jupyter=False, **kwargs)
         self.on_reader_gone = on_reader_gone
 
     def on_broken_pipe(self) -> None:

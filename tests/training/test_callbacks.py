@@ -191,7 +191,7 @@ def test_callback_ends_the_run_and_its_metric_may_too(zygote, tmp_path):
     end = json.loads((run / "done.json").read_text(encoding="utf-8"))
     assert (end["frames"], end["stopped"]) == (90, "callback=tiny_callbacks:Stopper: enough")
     assert rows(run)[-1]["frames"] == 90 and "eval/episode_return" in str(rows(run)[-2:])
-    code = json.loads((run / "provenance.json").read_text(encoding="utf-8"))[0]["env_code"]
+    code = json.loads((run / "provenance.json").read_text(encoding="utf-8"))[0]["plugins"]
     assert "tiny_callbacks" in str(code)
     run = tmp_path / "metric"
     rule = "stop_when=curriculum/width>0.15"
@@ -256,8 +256,8 @@ def test_what_a_callback_may_not_do_is_said(tmp_path, callback, sentence):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     {
-        ("callback=Widen",): "expected MODULE:NAME, as in my_callbacks:Curriculum, received 'Wid",
-        ("callback=tiny_callback:Widen",): "there is no module tiny_callback: neither in the curr",
+        ("callback=Widen",): "expected module:NAME, as in callback=my_module:NAME",
+        ("callback=tiny_callback:Widen",): "there is no module tiny_callback: run the command in",
         ("callback=tiny_callbacks:Wide",): "tiny_callbacks has no Wide; did you mean Widen",
         ("callback=tiny_callbacks:LEVEL",): "expected a class, or a function that returns a call",
         ("callback=tiny_callbacks:not_one",): "received a str: let its class inherit from that",
@@ -285,7 +285,7 @@ def test_module_that_fails_to_import_is_said_with_its_line(tmp_path, monkeypatch
     (tmp_path / "lacking_callbacks.py").write_text("import no_such_package\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"raised ZeroDivisionError.* at \S*broken_callbacks"):
         make_trainer(tmp_path, "callback=broken_callbacks:A", base=WIDE)
-    with pytest.raises(ConfigError, match="importing it raised ModuleNotFoundError: No modul"):
+    with pytest.raises(ConfigError, match="lacking_callbacks raised ModuleNotFoundError: No mo"):
         make_trainer(tmp_path, "callback=lacking_callbacks:A", base=WIDE)
 
 
