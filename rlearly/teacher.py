@@ -193,8 +193,8 @@ def from_run(config: TeacherConfig) -> Teacher:
         attributes=builder.attributes_in(state),
         message=print,
     ).once()
-    agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
-    agent.load_state_dict(state["agent"])
+    spec = envs.env_spec(env, run_config.env)
+    agent = builder.trained_agent(run_config, spec, device, state)
     step = state["trainer"]["steps"]
     print(f"{run_config.agent_name} on {run_config.env.name} at {frames:,} frames")
     return Teacher(

@@ -99,8 +99,8 @@ def _played(
     from rlearly.training.video import Video
 
     run = config.run
-    agent = builder.make_agent(run_config, envs.env_spec(env, run_config.env), device)
-    agent.load_state_dict(state["agent"])
+    spec = envs.env_spec(env, run_config.env)
+    agent = builder.trained_agent(run_config, spec, device, state)
     failure.clear_beside(run / "evaluate")
     path = config.video or run / "videos" / f"evaluate_{frames:012d}.mp4"
     render = envs.frame_renderer(env) if config.video_size else None

@@ -230,8 +230,8 @@ class Run:
                 spec, view = envs.env_spec(env, config.env), RawView.of(env)
             finally:
                 close_env(env)
-            agent = builder.make_agent(config, spec, torch.device("cpu"), kernels=kernels)
-        agent.load_state_dict(state["agent"])
+            cpu = torch.device("cpu")
+            agent = builder.trained_agent(config, spec, cpu, state, kernels=kernels)
         return agent, view, state["trainer"]["steps"]
 
     def evaluate(

@@ -623,6 +623,30 @@ def _refuse_ignored(interventions: Sequence[Intervention], agent: str) -> None:
         )
 
 
+def trained_agent(
+    config: RunConfig,
+    spec: EnvSpec,
+    device: torch.device,
+    state: Mapping[str, Any],
+    *,
+    kernels: bool = True,
+) -> Agent:
+    """The agent of a checkpoint, for an env with this spec.
+
+    Args:
+        state: of the checkpoint.
+        kernels: see `make_agent`.
+
+    Raises:
+        ConfigError: the env has other observations or actions than the run was trained with; or as
+            `make_agent`.
+    """
+    checkpoint.refuse_other_spaces(state, spaces_of(spec), config.env.name)
+    agent = make_agent(config, spec, device, kernels=kernels)
+    agent.load_state_dict(state["agent"])
+    return agent
+
+
 def on_policy_settings(config: RunConfig, spec: EnvSpec) -> Any:
     """The agent's settings, completed from the action space and the run's length."""
     settings = config.agent.for_actions(spec.action)
@@ -850,9 +874,8 @@ def teacher_policy(config: RunConfig, spec: EnvSpec) -> Callable[[Any], Any]:
     teacher = resolve.load(run)
     precision = "fp32" if teacher.precision == "tf32" else teacher.precision
     teacher = replace(teacher, device="cpu", compile=False, precision=precision)
-    agent = make_agent(teacher, spec, torch.device("cpu"))
     _, state = checkpoint.load_at(run / "checkpoints", frames)
-    agent.load_state_dict(state["agent"])
+    agent = trained_agent(teacher, spec, torch.device("cpu"), state)
     step = state["trainer"]["steps"]
     return lambda obs: agent.act(stack_observations([obs]), step=step, explore=False)[0]
 

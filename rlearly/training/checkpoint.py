@@ -226,6 +226,25 @@ Chosen = int | str | None
 """Which checkpoint of a run: that at these frames, "best", or None for the newest."""
 
 
+def refuse_other_spaces(state: Mapping[str, Any], spaces: Mapping[str, str], env: str) -> None:
+    """Check that an env has the observations and actions that a checkpoint was trained with.
+
+    Args:
+        state: of the checkpoint; those of earlier versions do not say it.
+        spaces: of the env, in words.
+        env: its name, for the message.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    for name, trained in state.get("spaces", {}).items():
+        if spaces.get(name, trained) != trained:
+            raise ConfigError(
+                f"env={env}: expected {name} of {trained}, with which this run was trained, "
+                f"received {spaces[name]}: use the env that it was trained on, or begin a new run."
+            )
+
+
 def load_at(folder: Path, chosen: Chosen, *, logs: bool = False) -> tuple[int, dict[str, Any]]:
     """(frames, state) of a chosen checkpoint.
 

@@ -29,6 +29,7 @@ from rlearly.training.checkpoint import (
     DamagedCheckpoint,
     delete_unneeded_best,
     list_checkpoints,
+    refuse_other_spaces,
     verify,
 )
 from rlearly.training.continuing.start_from import Ancestor
@@ -650,6 +651,7 @@ class Trainer:
                 f"{self.folder} was trained with {'; '.join(both)}: put its config.yaml back, or "
                 "start another run with these settings."
             )
+        refuse_other_spaces(state, self.spaces, str(now.get("env.name", "")))
         self.load_state_dict(state)
         self._find_best()
         return frames

@@ -1,5 +1,7 @@
 """rlearly.train and rlearly.load: runs and policies in somebody's own program."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -251,3 +253,46 @@ def test_import_takes_less_than_a_third_of_torchs(tmp_path):
     script = "import sys, rlearly; assert not {'torch', 'numpy', 'gymnasium'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_of_an_older_format_is_refused_with_both_numbers(tmp_path):
+    run = rlearly.train(*settings("td3", tmp_path / "run"), **SHORT)
+    manifest = run.path / "checkpoints" / f"{260:012d}" / "manifest.json"
+    older = json.loads(manifest.read_text(encoding="utf-8")) | {"format": 7}
+    manifest.write_text(json.dumps(older), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"has format 7; this version reads format \d+"):
+        rlearly.load(run.path).policy  # noqa: B018
+    with pytest.raises(ConfigError, match="has format 7"):
+        run.evaluate(1)
+
+
+def test_a_checkpoint_that_is_being_written_is_not_loaded(tmp_path):
+    run = rlearly.train(*settings("td3", tmp_path / "run"), **SHORT)
+    whole = run.path / "checkpoints" / f"{260:012d}"
+    shutil.copytree(whole, whole.with_name(f".{400:012d}.partial"))
+    assert rlearly.load(run.path).frames == 260
+    whole.rename(whole.with_name(f".{260:012d}.partial"))
+    with pytest.raises(ConfigError, match=r"There is no checkpoint in .*has not saved one"):
+        rlearly.load(run.path).policy  # noqa: B018
+
+
+def test_an_env_is_given_again_only_to_a_run_that_was_given_one(tmp_path):
+    words = [w for w in settings("td3", tmp_path / "named") if not w.startswith("env=")]
+    named = rlearly.train(*words, env=tiny_envs.StateReach, **SHORT)
+    with pytest.raises(ConfigError, match="which is made again by its name; leave env out"):
+        rlearly.load(named.path, env=StackedBoard)
+    words = [w for w in words if not w.startswith("run_dir=")]
+    given = {"env": lambda: tiny_envs.StateReach(), "run_dir": tmp_path / "given"}
+    run = rlearly.train(*words, **given, **SHORT)
+    with pytest.raises(
+        ConfigError, match=r"expected observations of .*2.*received .*4.*use the env"
+    ):
+        rlearly.load(run.path, env=lambda: FourNumbers()).policy  # noqa: B018
+
+
+class FourNumbers(StackedBoard):
+    """An env with other spaces."""
+
+    observation_space = gymnasium.spaces.Dict(
+        goal=Box(-1, 1, (1,), np.float64), point=Box(-1, 1, (1, 3), np.float32)
+    )
