@@ -142,7 +142,7 @@ def trainer_on(vector, folder, config, **kwargs):
         config,
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        callback=Quiet(),
+        display=Quiet(),
         device=torch.device("cpu"),
         vector_env=vector,
         **kwargs,

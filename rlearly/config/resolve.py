@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -216,9 +217,14 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _known_agent(name: str) -> str:
-    with chosen_on_import(warn=False):  # a plug-in's package may import a simulator
+    with _importing(name):
         agent_spec(name)  # raises if there is none
     return name
+
+
+def _importing(*names: Any) -> contextlib.AbstractContextManager[None]:
+    """A context in which a plug-in among these may be imported, which may import a simulator."""
+    return chosen_on_import(warn=False) if any(map(is_plugin, names)) else contextlib.nullcontext()
 
 
 def _defaults(agent: str, env: Any) -> DictConfig:
@@ -530,7 +536,7 @@ def _check_network(config: RunConfig, keys: set[str]) -> None:
         return
     from rlearly.agents.network_factory import NetworkFactory
 
-    with chosen_on_import(warn=False):
+    with _importing(config.agent.network):
         NetworkFactory.of(config.agent)  # raises if it does not fit
 
 
@@ -539,7 +545,7 @@ def _check_snapshot_phase(config: RunConfig, keys: set[str]) -> None:
     if config.snapshot is None:
         _refuse_without(keys, "snapshot_phase.", "snapshot=FILE")
     if is_plugin(phase.selection):
-        with chosen_on_import(warn=False):
+        with _importing(phase.selection):
             own_rule.own_class(phase.selection, phase.selection_kwargs)
     elif phase.selection_kwargs:
         raise ConfigError(
@@ -596,7 +602,7 @@ def _check_interventions(config: RunConfig, keys: set[str]) -> None:
     if config.env.pixels is False:
         reason = "it observes states here; obs=pixels changes that"
         refused |= dict.fromkeys(PIXEL_INTERVENTIONS, reason)
-    with chosen_on_import(warn=False):
+    with _importing(*config.intervention):
         settings = _settings_of_interventions(config)
     for name in config.intervention:
         if name in refused:

@@ -595,7 +595,7 @@ def test_family_of_another_package_names_it(monkeypatch):
 
 
 def test_missing_module_and_missing_variant_are_one_sentence():
-    with pytest.raises(ConfigError, match=r"env=nowhere:X-v0: gymnasium cannot make it"):
+    with pytest.raises(ConfigError, match=r"env=nowhere:X-v0: the module nowhere cannot be"):
         make("nowhere:X-v0")
     with pytest.raises(ConfigError, match=r"no vision variant of this task; add env.pixels=false"):
         make("stack_3_bricks_random_order", pixels=True)

@@ -233,7 +233,7 @@ def wrapped(mode):
 def test_vector_wrapper_of_the_users_without_a_state_is_said_to_prevent_resuming(tmp_path):
     vector = Forgetful(reach(AutoresetMode.NEXT_STEP))
     trainer = trainer_on(vector, tmp_path, reach_config("td3", "train_frames=40"))
-    (line,) = [line for line in trainer.callback.messages if "begins new episodes" in line]
+    (line,) = [line for line in trainer.display.messages if "begins new episodes" in line]
     assert "its wrapper Forgetful cannot be saved; give it state_dict()" in line
     trainer.run()
     trainer.close()

@@ -148,7 +148,7 @@ def test_masks_of_actions_are_obeyed(tmp_path, agent, mode):
     words = ["agent.rollout_steps=16"] if agent == "ppo" else []
     trainer = trained(vector, tmp_path, agent, *words, frames=200)
     assert trainer.agent.mask_size == 3
-    assert any("action_mask" in line for line in trainer.callback.messages)
+    assert any("action_mask" in line for line in trainer.display.messages)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
@@ -200,7 +200,7 @@ def test_without_a_single_env_there_are_no_evaluations_and_the_run_says_so(tmp_p
     trainer.try_evaluation()
     trainer.run()
     assert not any("eval/episode_return" in row for row in rows(tmp_path / "none"))
-    (line,) = [m for m in trainer.callback.messages if m.startswith("evaluations: there are none")]
+    (line,) = [m for m in trainer.display.messages if m.startswith("evaluations: there are none")]
     assert "make_eval_env" in line
     given = trainer_on(
         vector, tmp_path / "given", composed(vector, "td3", *words), make_eval_env=Count
@@ -235,7 +235,7 @@ def test_evaluations_take_over_what_the_first_member_keeps(tmp_path):
     trainer = trainer_on(vector, tmp_path, composed(vector, "td3", *words))
     trainer.try_evaluation()
     trainer.run()
-    assert any(line.startswith("videos: there are none") for line in trainer.callback.messages)
+    assert any(line.startswith("videos: there are none") for line in trainer.display.messages)
     env = trainer.make_eval_env()
     env.reset(seed=0)
     kept = [one.get_wrapper_attr("obs_rms") for one in (env, vector.envs[0])]
@@ -250,7 +250,7 @@ def test_where_members_are_in_other_processes_it_is_said_that_evaluations_lack_w
     vector = AsyncVectorEnv([normalised] * 2)
     trainer = trainer_on(vector, tmp_path, composed(vector, "td3", "eval_every_frames=20"))
     trainer.try_evaluation()
-    assert any("which is not at hand" in line for line in trainer.callback.messages)
+    assert any("which is not at hand" in line for line in trainer.display.messages)
     trainer.close()
     vector.close()
 
@@ -315,7 +315,7 @@ def test_unknown_mode_is_refused_and_a_missing_one_is_said(tmp_path):
         trainer_on(vector, tmp_path, resolve.compose([*TINY_STATE["td3"], "env=vector/Count"]))
     vector.metadata = {}
     trainer = trained(vector, tmp_path)
-    assert any("NEXT_STEP is assumed" in line for line in trainer.callback.messages)
+    assert any("NEXT_STEP is assumed" in line for line in trainer.display.messages)
 
 
 def test_name_of_a_vector_env_cannot_be_made_into_an_env():
@@ -460,7 +460,7 @@ def test_where_envs_cannot_be_saved_a_resumed_run_begins_new_episodes(
     words = ["agent.rollout_steps=8", "agent.minibatches=2"] if agent == "ppo" else []
     config = composed(vector, agent, "train_frames=80", "eval_every_frames=0", *words)
     stopped = trainer_on(vector, tmp_path, config)
-    assert any("it begins new episodes: only" in line for line in stopped.callback.messages)
+    assert any("it begins new episodes: only" in line for line in stopped.display.messages)
     stopped.stop_requested = lambda: stopped.steps >= 31
     assert not stopped.run()
     stopped.close()
