@@ -41,10 +41,12 @@ class GuardedAgent:
     def act(self, obs: Any, *, step: int, explore: bool) -> np.ndarray:
         action = self._call("act(obs)", lambda: self.agent.act(obs, step=step, explore=explore))
         rows = len(next(iter(obs.values()))) if isinstance(obs, Mapping) else len(obs)
-        if not isinstance(action, np.ndarray) or action.shape[:1] != (rows,):
+        fits = isinstance(action, np.ndarray) and action.shape[:1] == (rows,)
+        if not fits or action.ndim != (2 if action.dtype.kind == "f" else 1):
             raise UserCodeFailed(
                 f"agent={self.name}: act(obs) returned {_described(action)}",
-                remedy=f"expected a numpy array of {rows} actions, one for each observation",
+                remedy=f"expected a numpy array of {rows} actions, one for each observation: "
+                f"float32 [{rows}, A], or int64 [{rows}] if actions are discrete",
             )
         return action
 

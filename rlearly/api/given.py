@@ -27,6 +27,10 @@ def single_env_of(
     Raises:
         ConfigError: `make_eval_env` was given with an env that is no VectorEnv.
     """
+    if make_eval_env is not None and not callable(make_eval_env):
+        raise ConfigError(
+            f"make_eval_env: expected a function that makes an env, received {make_eval_env!r}."
+        )
     if isinstance(env, VectorEnv):
         return make_eval_env or find_single_env(env)[0]
     if make_eval_env is not None:
@@ -82,8 +86,9 @@ def give_again(run: Path, env: Any, single: Callable[[], gymnasium.Env] | None =
         )
     if isinstance(env, VectorEnv) and single is None:
         raise ConfigError(
-            f"make_eval_env: {run} was started with an env of which single ones are made, and this "
-            f"{vector_name(env)} does not tell how: give make_eval_env too."
+            f"env: {run} plays single envs, and this {vector_name(env)} does not tell how to make "
+            "one: to load the run, pass a function that makes one as env=; to resume it, pass the "
+            "VectorEnv and that function as make_eval_env=."
         )
     register_given(name.removeprefix(GIVEN), single or _factory(env))
 
@@ -92,7 +97,10 @@ def _factory(env: Any) -> Any:
     """A function that makes this env."""
     if isinstance(env, gymnasium.Env):
         name, settings = name_of_env(env)
-        return partial(gymnasium.make, name, **settings.get("env.kwargs", {}))
+        if name.startswith(GIVEN):  # registered just now, perhaps under the name that it will have
+            return gymnasium.registry[name].entry_point
+        made = {"max_episode_steps": settings.get("env.max_episode_steps")}
+        return partial(gymnasium.make, name, **made, **settings.get("env.kwargs", {}))
     if callable(env):
         return env
     raise ConfigError(f"env: expected {EXPECTED}, received {env!r}.")

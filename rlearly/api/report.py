@@ -75,7 +75,8 @@ def report(
         from rlearly.api.figure import InlineFigure
         from rlearly.experiments.report import run_report, sweep_report
 
-    folders = [Path(getattr(run, "path", run)) for run in runs]
+    flat = [one for run in runs for one in (run if isinstance(run, list | tuple) else [run])]
+    folders = [Path(getattr(run, "path", run)) for run in flat]
     if bool(folders) == (sweep is not None):
         raise ConfigError(
             "report: expected run directories, or sweep=; received "

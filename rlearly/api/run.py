@@ -96,6 +96,8 @@ def export(
     from rlearly.api.export import write_policy
 
     found = run if isinstance(run, Run) else load(run)
+    if found.checkpoint is None:  # a run that trains on would change it meanwhile
+        found = Run(found.path, found.frames)
     return write_policy(
         found, path, format=format, episodes=episodes, seed=seed, overwrite=overwrite
     )
@@ -257,6 +259,10 @@ class Run:
         """
         from rlearly.api.play import PlayConfig, play
 
+        if not (isinstance(episodes, int) and episodes >= 1):
+            raise ConfigError(f"episodes: expected a number of at least 1, received {episodes!r}.")
+        if video is not None and not isinstance(video, str | Path):
+            raise ConfigError(f"video: expected the path of an mp4 file, received {video!r}.")
         settings = PlayConfig(
             run=self.path,
             checkpoint=self.checkpoint,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlearly.api.run import Run
 from rlearly.config.overrides import format_override, quoted
 from rlearly.core.errors import ConfigError
 
@@ -29,6 +30,9 @@ def _overrides(key: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping) and not key.endswith("kwargs"):
         for name, inner in value.items():
             yield from _overrides(f"{key}.{name}", inner)
+    elif isinstance(value, Run):
+        at = "" if value.checkpoint is None else f"@{value.checkpoint}"
+        yield format_override(key, f"{value.path}{at}")
     elif isinstance(value, str | Path):
         yield format_override(key, value)
     else:
@@ -51,6 +55,11 @@ def _text(key: str, value: Any) -> str:
         return f"[{','.join(_text(key, item) for item in value)}]"
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{name}:{_text(key, item)}' for name, item in value.items())}}}"
+    if callable(value):
+        raise ConfigError(
+            f"{key}: expected a name, received {value!r}: put it into a module of its own, and "
+            f'name it as in {key}="my_module:NAME".'
+        )
     raise ConfigError(
         f"{key}: expected text, a number, True, False, None, a list or a dict, received "
         f"{value!r} of the class {type(value).__name__}."

@@ -30,7 +30,7 @@ def train(
 ) -> Run:
     """Train an agent, in this process, and return the run.
 
-    Ctrl-C, or a notebook's interrupt, saves and returns the unfinished run; `resume=run.path`
+    Ctrl-C, or a notebook's interrupt, saves and returns the unfinished run; `resume=run`
     continues it.
 
     Args:
@@ -66,7 +66,7 @@ def train(
         resumed = settings.get("resume")
         single = single_env_of(env, make_eval_env)
         if env is not None and resumed is not None:
-            give_again(Path(resumed), env, single)
+            give_again(Path(getattr(resumed, "path", resumed)), env, single)
         elif env is not None:
             named = settings_for(env, single)
         parts: dict[str, Any] = {"callbacks": callbacks}

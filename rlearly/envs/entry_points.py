@@ -9,6 +9,7 @@ import copy
 import functools
 import importlib
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -201,7 +202,32 @@ def given_is_missing(name: str) -> ConfigError:
     )
 
 
+class MakesAnother:
+    """A user's function, which must return another env at each call.
+
+    Raises:
+        ConfigError: it returned an env that it had returned before.
+    """
+
+    def __init__(self, factory: Callable[..., gymnasium.Env]):
+        functools.update_wrapper(self, factory, updated=())
+        self.factory = factory
+        self.made: list[weakref.ref[Any]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> gymnasium.Env:
+        env = self.factory(*args, **kwargs)
+        self.made = [one for one in self.made if one() is not None]
+        if any(one() is env for one in self.made):
+            raise ConfigError(
+                "env: the function returned the same env twice, but a run needs one for training "
+                "and others for evaluations: let each call make a new one."
+            )
+        self.made.append(weakref.ref(env))
+        return env
+
+
 def _register(env_id: str, factory: Callable[..., gymnasium.Env]) -> None:
     """Register, also anew: a notebook's cell may define a class again."""
     gymnasium.registry.pop(env_id, None)
-    gymnasium.register(env_id, entry_point=factory)
+    makes = factory if isinstance(factory, type | MakesAnother) else MakesAnother(factory)
+    gymnasium.register(env_id, entry_point=makes)

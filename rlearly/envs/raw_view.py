@@ -76,7 +76,10 @@ class RawView:
         Raises:
             ConfigError: they are neither one nor several observations of this env.
         """
-        extra = self._extra_axes(observation, self.observation)
+        try:
+            extra = self._extra_axes(observation, self.observation)
+        except ValueError:  # numpy's, of parts of several shapes
+            extra = None
         if extra not in (0, 1):
             raise ConfigError(
                 f"observation: expected one observation of the env, {describe(self.observation)}, "
@@ -96,6 +99,8 @@ class RawView:
             parts = [*zip(observation, space.spaces, strict=True)]
         else:
             shape, expected = np.shape(observation), space.shape or ()
+            if shape[:1] == (0,):
+                return None
             extra = len(shape) - len(expected)
             inner = shape[extra:]
             if self.size and self.image is None:  # frames of any size are scaled
@@ -192,7 +197,12 @@ def _find(env: gymnasium.Env, kind: Any) -> Any:
 def _shape_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dict of {', '.join(f'{k!r}: {_shape_of(v)}' for k, v in value.items())}"
-    array = np.asarray(value)
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)} parts (of (observation, info), pass the first)"
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return f"a {type(value).__name__} of parts of several shapes"
     return f"{array.dtype} {list(array.shape)}"
 
 

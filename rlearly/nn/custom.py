@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rlearly.core.errors import UserCodeFailed
+from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
 from rlearly.nn.layers import ACTIVATIONS, CReLU, Dropout, default_initialisation
 
 ACTIVATION_LAYERS = (
@@ -64,7 +64,14 @@ class CustomNetwork(nn.Module):
 
     def forward(self, x: Tensor, activations: list[Tensor] | None = None) -> Tensor:
         before = 0 if activations is None else len(activations)
-        output = self._run(x.to(torch.float32), activations)
+        try:
+            output = self._run(x.to(torch.float32), activations)
+        except (RunFailed, ConfigError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise UserCodeFailed(
+                f"agent.network: a {type(self.network).__name__} {raised(error)}"
+            ) from error
         if activations is not None and len(activations) - before != self.recorded:
             raise UserCodeFailed(
                 f"agent.network: a {type(self.network).__name__} called "

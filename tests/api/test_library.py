@@ -296,3 +296,59 @@ class FourNumbers(StackedBoard):
     observation_space = gymnasium.spaces.Dict(
         goal=Box(-1, 1, (1,), np.float64), point=Box(-1, 1, (1, 3), np.float32)
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda env: setattr(env.unwrapped, "g", 3.0) or env,
+        gymnasium.wrappers.TimeAwareObservation,
+        lambda env: env,
+    ],
+    ids=["changed", "wrapped", "as it was made"],
+)
+def test_a_run_on_an_env_object_is_loaded_and_resumed_with_it(change, tmp_path):
+    env = change(gymnasium.make("Pendulum-v1"))
+    short = {"agent__learning_starts_steps": 50, "eval_every_frames": 0, "progress": False}
+    run = rlearly.train(agent="td3", env=env, train_frames=60, run_dir=tmp_path / "r", **short)
+    again = {"env": env} if run.config.env.name.startswith("given/") else {}
+    assert len(rlearly.load(run.path, **again).evaluate(1).returns) == 1
+    assert rlearly.train(resume=run, train_frames=80, progress=False, **again).finished
+
+
+def test_a_function_that_returns_the_same_env_again_is_refused(tmp_path):
+    env = gymnasium.make("Pendulum-v1")
+    short = {"train_frames": 60, "eval_every_frames": 30, "progress": False}
+    with pytest.raises(ConfigError, match="the function returned the same env twice"):
+        rlearly.train(agent="td3", env=lambda: env, run_dir=tmp_path / "r", **short)
+
+
+def test_an_export_uses_one_checkpoint_though_the_run_trains_on(tmp_path, monkeypatch):
+    from rlearly.api import export
+
+    words = [w for w in settings("td3", tmp_path / "r") if not w.startswith("checkpoint_every")]
+    short = {**SHORT, "eval_every_frames": 0}
+    run = rlearly.train(*words, "checkpoint_every_frames=130", **short)
+    recorded = export._recorded
+
+    def trains_on(*arguments):
+        rlearly.train(resume=run, train_frames=360, progress=False)
+        return recorded(*arguments)
+
+    monkeypatch.setattr(export, "_recorded", trains_on)
+    assert run.export(tmp_path / "p.pt").manifest["frames"] == 260
+
+
+def test_wrong_arguments_are_refused_in_a_sentence(tmp_path):
+    run = rlearly.train(*settings("td3", tmp_path / "run"), **SHORT)
+    obs = np.zeros(2, np.float32)
+    for given in ((obs, {}), np.zeros((0, 2))):
+        with pytest.raises(ConfigError, match="observation: expected one observation of the env"):
+            run.policy(given)
+    with pytest.raises(ConfigError, match="episodes: expected a number of at least 1"):
+        run.evaluate(0)
+    with pytest.raises(ConfigError, match="video: expected the path"):
+        run.evaluate(1, video=True)
+    with pytest.raises(ConfigError, match=r'put it into a module.*env="my_module:NAME"'):
+        rlearly.sweep(agent="td3", env=lambda: None, seeds=1)
+    assert "returns" not in str(rlearly.report([run, run], out=tmp_path / "c.png").path)

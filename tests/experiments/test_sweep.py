@@ -196,7 +196,11 @@ def test_shipped_studies_compose_every_run():
         ("title: tiny\n", "", "does not load as a study: it lacks title."),
         ("plain: []", "a/b: []", "received 'a/b'; use 'a-b'."),
         ("loss/critic", "loss/critc", "no run writes 'loss/critc'; did you mean loss/critic"),
-        ("loss/critic", "loss/zzzzz", "metrics of this group: loss/critic, loss/actor, "),
+        (
+            "loss/critic",
+            "loss/zzzzz",
+            "metrics of this group: loss/actor, loss/alpha, ",
+        ),
         ("loss/critic", "zzz", "groups: plasticity, train, eval, loss, "),
         ("  plain: []", "  0.5: []", "arms: expected names, received 0.5; quote it"),
         ("metrics: [", "published: {Pendulum-v1: 3}\nmetrics: [", "v1: expected ARM: number"),
