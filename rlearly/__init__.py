@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rlearly.envs.state.save_restore import restore as restore
     from rlearly.envs.state.save_restore import save as save
     from rlearly.envs.state.save_restore import self_test as self_test
+    from rlearly.training.callbacks.callback import Callback as Callback
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ _MODULES = {
     "envs.snapshots.step_counter": "StepCounter",
     "envs.snapshots.wrapper": "SnapshotRL",
     "envs.state.save_restore": "EnvState restore save self_test",
+    "training.callbacks.callback": "Callback",
 }
 """Module -> its public names. The imports above say the same to type checkers and docs."""
 _COMMANDS = ("export", "report", "sweep", "train", "tune")
