@@ -304,3 +304,30 @@ def test_raw_env_repeats_actions_as_training_did(tmp_path):
         _, _, terminated, truncated, _ = env.step(np.zeros(1, np.float32))
         over, steps = terminated or truncated, steps + 1
     assert steps == 5
+
+
+def test_a_network_of_the_users_own_is_exported(trained, tmp_path):
+    run = trained("sac", tiny_envs.StateReach, "agent.network=plugin_networks:residual")
+    for name in ("policy.onnx", "policy.pt"):
+        assert run.export(tmp_path / name).manifest["checked"]["largest_difference"] <= 1e-5
+
+
+def test_an_agent_of_the_users_own_is_exported_if_it_says_how(tmp_path, monkeypatch):
+    source = (
+        "from dataclasses import replace\n"
+        "from rlearly.agents import agent_spec\n"
+        "with_module = agent_spec('td3')\n"
+        "without = replace(with_module, policy_module=None)\n"
+    )
+    (tmp_path / "exported_agents.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [w for w in settings("td3", tmp_path / "x") if not w.startswith(("agent=", "run_dir"))]
+    short = {"env": "tiny_envs:StateReach-v0", **SHORT}
+    for name in ("with_module", "without"):
+        agent = f"agent=exported_agents:{name}"
+        run = rlearly.train(*words, agent, run_dir=tmp_path / name, **short)
+        if name == "with_module":
+            assert run.export(tmp_path / "p.onnx").manifest["checked"]["largest_difference"] <= 1e-5
+        else:
+            with pytest.raises(ConfigError, match="agent=exported_agents:without declares no pol"):
+                run.export(tmp_path / "q.onnx")
