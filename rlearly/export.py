@@ -20,7 +20,7 @@ call_instead(__name__, "rlearly.api.run:export")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Which policy to write, and where."""
+    """Which policy to export, and where to."""
 
     run: str = setting("", "run directory; RUN_DIR@FRAMES or RUN_DIR@best chooses a checkpoint")
     format: str | None = setting(
@@ -59,12 +59,12 @@ def main(overrides: list[str]) -> int:
     )
     checked = written.manifest["checked"]
     found = (
-        f"{checked['same_actions']:.1%} of its actions are the policy's"
+        f"{checked['same_actions']:.1%} of its actions equal the policy's"
         if "same_actions" in checked
         else f"its actions differ from the policy's by at most {checked['largest_difference']:.1g} "
         "of their range"
     )
-    print(f"{written.path}: {found}, in {checked['steps']} steps that were played to check it")
+    print(f"{written.path}: {found}, checked in {checked['steps']} steps")
     for each in written.manifest["inputs"]:
         print(f"  input {each['name']}: {each['dtype']} {_shape(each['shape'])}")
     output = written.manifest["output"]

@@ -11,10 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlearly.agents import AGENTS, agent_spec
+from rlearly.agents import agent_spec
 from rlearly.config.help import key_lines
 from rlearly.config.overrides import python_command
-from rlearly.config.structured import did_you_mean
 from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import BAD_REQUEST, DONE, FAILED, SAVED, STATUS_HELP
 from rlearly.experiments.job import commands, jobs_of
@@ -72,11 +71,9 @@ def main(arguments: list[str]) -> int:
 
 
 def help_text(arguments: Sequence[str]) -> str:
-    """The help of the command, with the settings that an agent is tuned in by default."""
+    """The help of the command, with the settings of an agent that are tuned by default."""
     lines = [USAGE, "Keys (type, default)", *key_lines(TuneConfig, "")]
     for agent in [word.partition("=")[2] for word in arguments if word.startswith("agent=")]:
-        if agent not in AGENTS:
-            raise ConfigError(f"There is no agent {agent!r}; {did_you_mean(agent, AGENTS)}")
         lines += ["", f"Space of {agent}"]
         for field in dataclasses.fields(agent_spec(agent).config_class):
             if "search" in field.metadata:
@@ -127,7 +124,7 @@ def status(folder: Path, arguments: Sequence[str]) -> int:
         print(f"running: {one.job.title}, {one.frames:,} of {one.train_frames or 0:,} frames")
     print(outlook(request, folder, trials, len(running) or 1))
     if not owner_of(folder):
-        print("no process leads this search; repeat its command to continue it.")
+        print("no process is running this search; repeat its command to continue it.")
     return FAILED if trials.only_failures() else DONE
 
 

@@ -1,5 +1,5 @@
-"""The guard around an agent of the user's own: what it raises, or returns wrongly, becomes one
-sentence that names the call."""
+"""A guard around a user's own agent: an exception or an unusable result becomes one sentence that
+names the call."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class GuardedAgent:
         return self._call("value(obs)", lambda: self.agent.value(obs))
 
     def sample(self, obs: Any) -> np.ndarray:
-        """Actions of a policy that explores, if the agent is on policy."""
+        """Exploring actions of an on-policy agent."""
         agent: Any = self.agent
         return self._call("sample(obs)", lambda: agent.sample(obs))
 

@@ -20,7 +20,7 @@ from rlearly.nn.layers import ACTIVATIONS, Dropout, RecordedStack, SameConv2d
 NETWORK = "function that makes networks of your own, module:NAME; null: those of the paper"
 NETWORK_KWARGS = "extra arguments of that function"
 ROWS = 2
-"""Rows of the zeros that a new network is tried on."""
+"""Batch size of the zeros with which a new network is tried."""
 
 STACK_LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, Dropout, *ACTIVATIONS)
 
@@ -79,9 +79,9 @@ class NetworkFactory:
         """A new network and the size of its output; None: the function leaves it to the agent.
 
         Args:
-            name: encoder, actor, critic or value; of two critics, each is made by a call.
+            name: encoder, actor, critic or value; each of two critics has a call of its own.
             inputs: shape of one input: (D,) or, of the encoder, an image's (C, H, W).
-            outputs: how many numbers it must make of it; None: it is free (the encoder).
+            outputs: size of its output; None: any size (the encoder).
             weights: the stream that initial weights are drawn from.
 
         Raises:
@@ -129,8 +129,8 @@ class NetworkFactory:
         before = {id(p) for other in self.made for p in other.parameters()}
         if network in self.made or any(id(p) in before for p in network.parameters()):
             raise ConfigError(
-                f"{self.title}: the {name} shares weights with a network that it made before; "
-                "expected a new one in each call (a critic is made twice)."
+                f"{self.title}: the {name} shares weights with a network of an earlier call; "
+                "expected a new one from each call (a critic is made twice)."
             )
         self.made.append(network)
 
@@ -155,8 +155,8 @@ class NetworkFactory:
         if not (len(stack) and isinstance(stack[-1], ends)) or not _has_units(stack):
             last = "an activation" if name == "encoder" else "a Linear"
             raise ConfigError(
-                f"{self.title}: the {name} is a RecordedStack, and expected to have activations "
-                f"and to end with {last}."
+                f"{self.title}: the {name} is a RecordedStack; expected one with activations that "
+                f"ends with {last}."
             )
 
     def _check_module(self, name: str, network: nn.Module) -> None:
@@ -216,7 +216,7 @@ class NetworkFactory:
 
 
 def _has_shape(output: Any, *shape: int | None) -> bool:
-    """None in a shape is any number of at least 1."""
+    """Whether it is float32 of this shape; None stands for any size of at least 1."""
     if not (isinstance(output, Tensor) and output.dtype == torch.float32):
         return False
     same_rank = output.ndim == len(shape)

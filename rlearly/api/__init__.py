@@ -1,1 +1,1 @@
-"""The Python API, which the commands are built on: train, load, play, sweep, report and export."""
+"""The Python API, which the commands are built on: train, load, sweep, tune, report and export."""

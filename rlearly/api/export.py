@@ -31,9 +31,9 @@ FORMATS = {".onnx": "onnx", ".pt": "torchscript"}
 TOLERANCE = 1e-5
 """Largest difference of an action from the policy's, as a share of the action's range."""
 MOST_STEPS = 300
-"""Of an episode that is played to check a file."""
+"""Largest number of steps of an episode that is played to check a file."""
 SAME_CHOICES = 0.99
-"""Least share of discrete actions that are the same; rounding decides where two are as good."""
+"""Smallest share of equal discrete actions; rounding may decide between two as good ones."""
 OPSET = 18
 
 Session = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -52,7 +52,7 @@ class Exported:
 
 
 class TrainedRun(Protocol):
-    """What an export needs of a `rlearly.Run`."""
+    """What an export needs from a `rlearly.Run`."""
 
     path: Path
     checkpoint: int | str | None
@@ -130,19 +130,19 @@ def _need_onnx() -> None:
         except ImportError:
             raise ConfigError(
                 f"format=onnx: the package {name} is not installed: pip install 'rlearly[export]'; "
-                "format=torchscript needs none."
+                "format=torchscript needs no package."
             ) from None
 
 
 def _module(run: TrainedRun) -> ExportedModule:
-    """The policy with all that stands between it and the env; in float32, without CPU kernels."""
+    """The policy with preprocessing and action scaling, in float32 and without CPU kernels."""
     name = run.config.agent_name
     make = agent_spec(name).policy_module
     if make is None:
         able = [f"agent={other}" for other in AGENTS if agent_spec(other).policy_module]
         raise ConfigError(
-            f"export: agent={name} declares no policy_module in its AgentSpec, which makes one "
-            f"network of its policy; {', '.join(able)} do."
+            f"export: agent={name} has no policy_module in its AgentSpec, a function that returns "
+            f"its policy as one nn.Module; agents that have one: {', '.join(able)}."
         )
     agent, view, _ = run.trained_agent(kernels=False, precision="fp32")
     normalized: Any = agent
@@ -173,7 +173,7 @@ def _module(run: TrainedRun) -> ExportedModule:
 class Recorded:
     """Inputs [T, ...] of steps of episodes, in the module's order, and the policy's actions.
 
-    precision: what the policy computed in.
+    precision: in which the policy computed.
     """
 
     inputs: list[np.ndarray]
@@ -228,7 +228,7 @@ def _tensors(recorded: Recorded, rows: int) -> tuple[torch.Tensor, ...]:
 def _as_torchscript(module: ExportedModule, recorded: Recorded) -> bytes:
     packed = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of tracing, which torch.export is to replace
+        warnings.simplefilter("ignore")  # torch.export is to replace tracing
         traced = torch.jit.trace(module, _tensors(recorded, 2), check_trace=False)
         torch.jit.save(traced, packed)
     return packed.getvalue()
@@ -264,7 +264,7 @@ def _as_onnx(module: ExportedModule, recorded: Recorded) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on its own progress from the user."""
+    """Silence the exporter's progress messages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -356,7 +356,7 @@ _REPORT = "Please report it with the run's config.yaml."
 
 
 def _manifest(run: TrainedRun, module: ExportedModule, kind: str) -> dict[str, Any]:
-    """What a program must know to use the file."""
+    """What a program needs to know to use the file."""
     config, view = run.config, module.view
     frames = run.frames
     action: Any = view.action

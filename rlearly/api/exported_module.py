@@ -1,4 +1,4 @@
-"""A policy with all that stands between it and the env, as one torch module for exports."""
+"""A policy with its preprocessing and action scaling, as one torch module for export."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _spaces(space: Space) -> list[Space]:
 
 
 class ScaleActions(nn.Module):
-    """Actions [N, A] in [-1, 1] as members of the env's Box; as `ScaledActions`."""
+    """Map actions [N, A] from [-1, 1] to the env's Box, as `ScaledActions` does."""
 
     def __init__(self, actions: ScaledActions):
         super().__init__()
@@ -159,7 +159,7 @@ class ScaleActions(nn.Module):
 
 
 class FirstAction(nn.Module):
-    """Numbers from 0 as the env's own, which begin at `start`."""
+    """Shift actions that count from 0 to the env's own, which begin at `start`."""
 
     def __init__(self, start: int):
         super().__init__()
@@ -184,7 +184,7 @@ class Frames(nn.Module):
             weights = None if same else torch.as_tensor(area_weights(side, self.size))
             self.register_buffer(name, weights)
         self.rows_first = False
-        if self.rows is not None:  # which of the two Pillow scales first depends on its version
+        if self.rows is not None:  # Pillow's version decides which is first
             probe = np.random.default_rng(0).integers(0, 256, (*self.sides, 1), dtype=np.uint8)
             as_scaled = torch.from_numpy(resized(probe, view.size)[..., 0].copy())
             self.rows_first = not torch.equal(self._scaled(torch.tensor(probe[..., 0])), as_scaled)

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class InlineFigure:
-    """A figure: the last value of a notebook's cell shows it, and `save` writes it to a file."""
+    """A figure that a notebook shows as the last value of a cell; `save` writes it to a file."""
 
     def __init__(self, figure: Figure):
         self.figure = figure
 
     def save(self, path: str | Path) -> Path:
-        """Write it as .png, .pdf or .svg, as the path ends."""
+        """Write it as .png, .pdf or .svg, by the path's suffix."""
         with matplotlib.rc_context(AS_TYPED):
             save_figure(self.figure, Path(path))
         return Path(path)

@@ -1,4 +1,4 @@
-"""Envs that a Python program hands over: objects, and functions that make them."""
+"""Envs that a Python program passes: objects, and functions that make them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def single_env_of(
     """A function that makes one env like the members of a VectorEnv, if there is one.
 
     Raises:
-        ConfigError: `make_eval_env` was given with an env that is no VectorEnv.
+        ConfigError: `make_eval_env` is not callable, or `env` is not a VectorEnv.
     """
     if make_eval_env is not None and not callable(make_eval_env):
         raise ConfigError(
@@ -35,8 +35,8 @@ def single_env_of(
         return make_eval_env or find_single_env(env)[0]
     if make_eval_env is not None:
         raise ConfigError(
-            "make_eval_env: has no effect without env=THE_VECTOR_ENV; evaluations are played in an "
-            "env that is made as the others are: leave it out."
+            "make_eval_env: has no effect without env=THE_VECTOR_ENV; other evaluations make their "
+            "env as training does: leave it out."
         )
     return None
 
@@ -66,7 +66,7 @@ def settings_for(env: Any, single: Callable[[], gymnasium.Env] | None = None) ->
 
 
 def give_again(run: Path, env: Any, single: Callable[[], gymnasium.Env] | None = None) -> None:
-    """Let this process make the env of an existing run that was started with an object.
+    """Let this process make the env of an existing run that was started with an env object.
 
     Raises:
         ConfigError: the run names its env, which then cannot be replaced.
@@ -81,7 +81,7 @@ def give_again(run: Path, env: Any, single: Callable[[], gymnasium.Env] | None =
         return
     if not name.startswith(GIVEN):
         raise ConfigError(
-            f"env: {run} was trained on env={name}, which is made again by its name; leave env "
+            f"env: {run} was trained on env={name}, which is made from its name; leave env "
             "out, or begin a new run from this one with start_from=."
         )
     if isinstance(env, VectorEnv) and single is None:

@@ -1,4 +1,4 @@
-"""Play a run's checkpoint for whole episodes, as its evaluations do, and film it."""
+"""Play whole episodes with a run's checkpoint, as its evaluations do, and record a video."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from rlearly.envs.raw_view import FrameStacks, RawView, rows_of
 class Policy:
     """`policy(observation)` is the action for one observation of the env, or for a batch of them.
 
-    Both are as the env gives and takes them: flattening, normalising, scaling and stacking images,
-    and scaling actions are included. Where the agent sees images, the policy remembers the newest
-    frames, so call `reset()` at the beginning of each episode.
+    Both are the env's own: flattening, normalising, scaling and stacking images, and scaling
+    actions are part of the policy. If the agent sees images, the policy keeps the newest frames:
+    call `reset()` at the beginning of each episode.
 
     Example:
         >>> import gymnasium, rlearly
@@ -39,7 +39,7 @@ class Policy:
             agent: with its trained weights.
             step: agent steps that it was trained for.
             threads: torch's CPU threads, on which the last bits of an action may depend.
-            on_policy: it draws actions with `sample`, which remembers nothing.
+            on_policy: the agent draws actions with `sample`, which changes no state.
         """
         self.agent = agent
         self.view = view
@@ -58,7 +58,7 @@ class Policy:
         return self.view.action
 
     def reset(self, rows: np.ndarray | None = None) -> None:
-        """Begin a new episode; of a batch, in the rows where a mask [N] is true."""
+        """Begin a new episode; in a batch, only in the rows where a mask [N] is true."""
         if self.frames:
             self.frames.reset(rows)
 

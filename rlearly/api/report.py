@@ -21,7 +21,7 @@ class Report:
 
     lines: as the command prints them.
     path: the figure of runs, or the page of a sweep.
-    figure: the figure of runs; None of a sweep, whose figures are beside its page.
+    figure: the figure of runs; None for a sweep, whose figures are beside its page.
     """
 
     lines: list[str]
@@ -62,11 +62,11 @@ def report(
         sweep: a sweep's directory, instead of runs.
         out: where the figure, or the sweep's folder, is written.
         title: of the figure of several runs.
-        whole: of a single run, all that it logged; otherwise the evaluation returns of each run,
-            with a CSV file beside the figure. None: whole if there is only one run.
         ancestors: also draw the runs that a run began from (`start_from`), as one curve.
+        whole: True: draw everything that a single run logged. False: draw the evaluation returns
+            of each run, and write a CSV file beside the figure. None: True for a single run.
         compare: with a sweep: other sweeps and CSV files of curves.
-        threshold, normalise, bootstrap_seed: with a sweep.
+        threshold, normalise, bootstrap_seed: with a sweep, as on the command line.
 
     Raises:
         ConfigError: a path is not a run or a sweep, or the output cannot be written.

@@ -27,7 +27,7 @@ def load(path: str | Path, *, env: Any = None) -> Run:
     Args:
         path: the directory; `DIRECTORY@FRAMES`, `DIRECTORY@best` or `DIRECTORY@newest` chooses the
             checkpoint that is played, by default the newest.
-        env: what makes the env, if the run was started with an object that only a program can make.
+        env: the env, or a function that makes it, if only this program can make the run's env.
 
     Raises:
         ConfigError: it is no run directory, or it has no such checkpoint.
@@ -48,7 +48,7 @@ def split_path(path: str | Path) -> tuple[Path, int | str | None]:
     """(directory, checkpoint) of `DIRECTORY@CHECKPOINT`; the checkpoint is None if none is named.
 
     Raises:
-        ConfigError: what stands after @ is no checkpoint.
+        ConfigError: what follows the @ is not a checkpoint.
     """
     text = str(path)
     folder, at, name = text.rpartition("@")
@@ -77,12 +77,13 @@ def export(
     """Write the policy of a run as ONNX or TorchScript: raw observations -> the env's own actions.
 
     Flattening, normalising, scaling of images and scaling of actions are in the file. It is written
-    once its actions equal the policy's, within 1e-5 of their range, in episodes that are played for
-    this. Its inputs are in the manifest: one for each part of an observation, with a first axis for
-    several at once, and "frames", the newest images, oldest first, where the agent stacks images.
+    only if its actions match the policy's in test episodes: continuous ones to within 1e-5 of their
+    range, discrete ones in 99 % of the steps. The manifest lists its inputs: one for each part of
+    an observation, with a leading batch axis, and, if the agent stacks images, "frames": the newest
+    images, oldest first.
 
     Args:
-        run: a run or its directory; `DIRECTORY@FRAMES` or `DIRECTORY@best` choose a checkpoint.
+        run: a run or its directory; `DIRECTORY@FRAMES` or `DIRECTORY@best` chooses a checkpoint.
         path: of the file, ending in .onnx or .pt; None: policy.onnx or policy.pt in the directory.
         format: onnx or torchscript; None: by the path's suffix, otherwise onnx.
         episodes: to play for the check.
@@ -124,7 +125,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it was trained to its end."""
+        """Whether training is complete: all frames, or ended early by a rule or callback."""
         from rlearly.training import run_directory
 
         return run_directory.is_done(self.path)
@@ -168,9 +169,8 @@ class Run:
     def policy(self) -> Policy:
         """The trained policy, a function of the env's own observations; it acts on the CPU.
 
-        It is loaded once.
-
-        Its deterministic actions equal those of the run's evaluations, to the bit.
+        It is loaded once. If the run was trained on the CPU, its deterministic actions equal those
+        of the run's evaluations, bit for bit.
 
         Raises:
             ConfigError: there is no whole checkpoint, or the env cannot be made here.
@@ -191,10 +191,10 @@ class Run:
         return self._policy
 
     def make_env(self, *, videos: bool = False) -> RawEnv:
-        """The env that the policy plays: it observes what the policy takes, and takes its actions.
+        """A new env for the policy, with the observations and actions of `policy`.
 
-        An action is repeated as in training. Unlike in evaluations, what the training env kept from
-        earlier episodes is not in it.
+        Actions are repeated as in training. Unlike in evaluations, the env lacks the state that the
+        training env kept across episodes.
 
         Args:
             videos: `render()` will be called.
@@ -291,7 +291,7 @@ class Run:
     def _load(self) -> tuple[int, dict[str, Any]]:
         from rlearly.training import checkpoint
 
-        self.config  # noqa: B018  # says that it is no run rather than that checkpoints are missing
+        self.config  # noqa: B018  # reports a path that is no run first
         chosen: Any = self.checkpoint
         return checkpoint.load_at(self.path / "checkpoints", chosen)
 
@@ -300,7 +300,7 @@ class Run:
         return f"Run({f'{self.path}{at}'!r})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it."""
+        """What a notebook shows for it."""
         import html
 
         config = self.config

@@ -154,8 +154,8 @@ class Session:
         try:
             if not self.stop.possible:
                 display.message(
-                    "this run is not in the main thread, the only one where Python handles "
-                    "signals: Ctrl-C and a scheduler's signals do not save it"
+                    "this run is not in the main thread, the only one in which Python handles "
+                    "signals, so Ctrl-C and a scheduler's signals do not save it"
                 )
             origin = provenance(
                 self.overrides,
@@ -206,7 +206,7 @@ class Session:
         """Record the start, and train to the end or until asked to stop.
 
         Args:
-            origin: what provenance.json says of this start.
+            origin: the entry of this start in provenance.json.
         """
         from rlearly.system import machine
         from rlearly.training import run_directory

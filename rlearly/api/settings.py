@@ -16,8 +16,8 @@ from rlearly.core.errors import ConfigError
 def overrides_of(settings: Mapping[str, Any]) -> list[str]:
     """`{"agent": "td3", "agent__lr": 3e-4, "replay": {"capacity": 1000}}` as overrides.
 
-    Two underscores stand for a dot. A dict holds keys of a group; a list is one value. A text is
-    read as on the command line, so that `replay_ratio="linear(0.5,2,1000)"` is a schedule.
+    Two underscores stand for a dot. A dict holds keys of a group; a list is one value. A string is
+    parsed as on the command line, so that `replay_ratio="linear(0.5,2,1000)"` is a schedule.
 
     Raises:
         ConfigError: a value is neither text, number, boolean, None, list nor dict.
@@ -58,7 +58,7 @@ def _text(key: str, value: Any) -> str:
     if callable(value):
         raise ConfigError(
             f"{key}: expected a name, received {value!r}: put it into a module of its own, and "
-            f'name it as in {key}="my_module:NAME".'
+            f'write its name, as in {key}="my_module:NAME".'
         )
     raise ConfigError(
         f"{key}: expected text, a number, True, False, None, a list or a dict, received "

@@ -24,9 +24,10 @@ ONE_VALUE = ("intervention",)
 
 
 def sweep(*overrides: str, progress: bool = True, **settings: Any) -> Sweep:
-    """Run every combination of the values that are listed, with every seed, in worker processes.
+    """Run every combination of the listed values with every seed, in worker processes.
 
-    Repeating the call continues the sweep. Ctrl-C, or a notebook's interrupt, saves its runs.
+    Repeating the call continues the sweep. Ctrl-C, or interrupting a notebook's kernel, saves its
+    runs.
 
     Args:
         overrides: as on the command line, `"agent=td3,sac"`.

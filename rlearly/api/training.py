@@ -30,25 +30,25 @@ def train(
 ) -> Run:
     """Train an agent, in this process, and return the run.
 
-    Ctrl-C, or a notebook's interrupt, saves and returns the unfinished run; `resume=run`
-    continues it.
+    Ctrl-C, or interrupting a notebook's kernel, saves and returns the unfinished run;
+    `resume=run` continues it.
 
     Args:
         overrides: as on the command line, `"agent.lr=1e-4"`.
-        env: the env's name; or an env, which stays as it is; or a function that makes one. A run
-            whose env only this program can make is resumed with `env=` too. Or a
-            `gymnasium.vector.VectorEnv`, whose members are then trained on; it stays open.
-        make_eval_env: makes one env like the members of a VectorEnv, for evaluations; None: the
-            VectorEnv tells how, or there are none.
-        callbacks: objects that see the run (`rlearly.training.callbacks.Callback`), besides those
-            that `callback=` names. A run that had some is resumed with them too.
+        env: the env's name; an env, which is left untouched; a function that makes one; or a
+            `gymnasium.vector.VectorEnv`, which is trained on and not closed. If only this program
+            can make the env, pass it again to resume the run.
+        make_eval_env: makes one env like the members of a VectorEnv, for evaluations; None: it is
+            derived from the VectorEnv; if that is impossible, there are no evaluations.
+        callbacks: objects that are called during training (`rlearly.training.callbacks.Callback`),
+            in addition to those that `callback=` names. Pass them again to resume the run.
         progress: print what the command prints.
         settings: all keys of `python -m rlearly.train --help`. Write two underscores for a dot, as
             in `agent__lr=1e-4`, or a dict for a group, as in `replay={"capacity": 100_000}`.
 
     Raises:
         ConfigError: a setting is wrong, or the request cannot be met; nothing was trained.
-        RunFailed: the env failed or learning diverged; the last checkpoint is from before it.
+        RunFailed: the env failed or learning diverged; the last checkpoint precedes that.
 
     Example:
         >>> import rlearly

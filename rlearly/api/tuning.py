@@ -23,7 +23,8 @@ def tune(
 ) -> TuneResult:
     """Search for the settings of an agent that score highest on an env, in worker processes.
 
-    Repeating the call continues the search. Ctrl-C, or a notebook's interrupt, saves its runs.
+    Repeating the call continues the search. Ctrl-C, or interrupting a notebook's kernel, saves its
+    runs.
 
     Args:
         overrides: as on the command line, `"agent.hidden_dim=64"`.
@@ -39,7 +40,7 @@ def tune(
 
     Raises:
         ConfigError: a setting is wrong, or the request cannot be met; nothing was started.
-        RunFailed: no run gets anywhere, or files can no longer be written.
+        RunFailed: none of the first trials has a score, or files can no longer be written.
     """
     own = {field.name for field in fields(TuneConfig)}
     words = [*overrides]

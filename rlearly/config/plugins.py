@@ -104,7 +104,7 @@ def settings_from(defaults: Any, values: Mapping[str, Any], key: str) -> Any:
     types = {name: type_name for name, type_name, *_ in describe_fields(type(defaults))}
     for name, value in values.items():
         if name not in types:
-            raise ConfigError(f"{key}.{name}: there is none; {did_you_mean(name, types)}")
+            raise ConfigError(f"{key}: no setting {name!r}; {did_you_mean(name, types)}")
         try:
             OmegaConf.update(config, name, value)
         except OmegaConfBaseException:
@@ -118,7 +118,7 @@ def settings_from(defaults: Any, values: Mapping[str, Any], key: str) -> Any:
 
 
 def guarded(thing: Any, title: str, methods: Sequence[str]) -> Any:
-    """The object itself, whose methods now name it if they raise.
+    """The object itself, with methods that name it in the errors that they raise.
 
     Args:
         title: what it is in messages, as in "intervention=my_module:Clip".
@@ -144,8 +144,8 @@ def _guarded(method: Callable[..., Any], call: str) -> Callable[..., Any]:
 
 
 def named_in(config: RunConfig) -> dict[str, str]:
-    """The plug-ins of a run: setting -> `module:NAME`; an intervention or a callback is one of
-    several."""
+    """The plug-ins of a run: setting -> `module:NAME`, with one entry for each intervention and
+    callback."""
     interventions = config.intervention if isinstance(config.intervention, list) else []
     named: list[tuple[str, Any]] = [
         ("agent", config.agent_name),
@@ -158,8 +158,8 @@ def named_in(config: RunConfig) -> dict[str, str]:
 
 
 def modules_of(config: RunConfig) -> list[str]:
-    """The modules of a run's plug-ins, for its provenance: those named, and those that define what
-    is named there."""
+    """The modules of a run's plug-ins, for its provenance: those that settings name, and those that
+    define the named objects."""
     found: dict[str, None] = {}
     for name in named_in(config).values():
         module, _, attribute = name.rpartition(":")

@@ -208,8 +208,8 @@ class StartFromConfig:
 
     run: str | None = setting(
         None,
-        "run directory to begin from, RUN, RUN@FRAMES or RUN@best (see keep_best), written "
-        "start_from=RUN@FRAMES; without @: its newest checkpoint",
+        "run to start from, written start_from=RUN, RUN@FRAMES or RUN@best (see keep_best); "
+        "without @: its newest checkpoint",
     )
     parts: tuple[str, ...] | None = setting(
         None,
@@ -327,10 +327,10 @@ class RunConfig:
         "'no_progress(METRIC,evaluations=N,min_delta=NUMBER)', or a list of them",
     )
     callback: tuple[str, ...] | None = setting(
-        None, "your own code that sees the run: MODULE:NAME, or [MODULE:NAME,...]"
+        None, "your own code, called during training: MODULE:NAME, or [MODULE:NAME,...]"
     )
     callback_kwargs: dict[str, Any] = setting(
-        {}, "arguments of the callback; of several, by its name: {NAME: {key: value}}"
+        {}, "arguments of the callback; with several callbacks: {NAME: {key: value}}"
     )
     replay: ReplayConfig = group(ReplayConfig, "the replay buffer")
     snapshot: str | None = setting(None, "file of a teacher's snapshots to start episodes from")

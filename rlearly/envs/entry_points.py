@@ -1,6 +1,6 @@
-"""Envs that are named by what makes them: `env=module:NAME`, or an object of a Python program.
+"""Envs named by what makes them, `env=module:NAME`, or passed as objects by a Python program.
 
-Both become ids of gymnasium's registry, so that they are made as registered envs are.
+Both are registered with gymnasium, and made like any registered env.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from rlearly.envs.state.save_restore import method_of
 from rlearly.envs.state.transfer import settings_that_differ, study
 
 PLAIN = (bool, int, float, str, type(None))
-"""Values that a config file holds."""
+"""Types of values that a config file can hold."""
 
 GIVEN = "given/"
-"""Beginning of the names of envs that a Python program handed over as objects."""
+"""Prefix of the names of envs that a Python program passed as objects."""
 
 
 def gymnasium_id(name: str) -> str:
@@ -93,7 +93,7 @@ def name_of_factory(factory: Callable[..., gymnasium.Env]) -> str:
     """The name of an env for `env=`: `module:NAME`, from which any process can make it.
 
     What only this process can make, such as a lambda or a class of a script or notebook, is
-    registered here as `given/NAME`.
+    registered in this process as `given/NAME`.
     """
     module, qualified = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "")
     if module and module != "__main__" and qualified:
@@ -106,10 +106,10 @@ def name_of_factory(factory: Callable[..., gymnasium.Env]) -> str:
 
 
 def name_of_env(env: gymnasium.Env) -> tuple[str, dict[str, Any]]:
-    """(name, other settings) of an env object for `env=` and `env.*`; the object stays as it is.
+    """(name, other settings) of an env object for `env=` and `env.*`; the object is not changed.
 
-    What `gymnasium.make` made and nobody changed since is made again in the same way. Any other env
-    is copied as it is now, before each use.
+    An unchanged env from `gymnasium.make` is made again in the same way. Of any other env, each use
+    gets a copy of its current state.
 
     Raises:
         ConfigError: neither gives an env with the settings of this one.
@@ -167,7 +167,7 @@ def _difference(env: gymnasium.Env, other: gymnasium.Env, *, as_new: bool = Fals
 
 
 def _settings(spec: Any) -> dict[str, Any] | None:
-    """What `env.*` must say, beside env=ID, to make an env; None: it has no words for it."""
+    """The `env.*` settings that make an env, together with env=ID; None: none can express it."""
     kwargs, registered = (
         {k: v for k, v in s.kwargs.items() if k != "render_mode"}
         for s in (spec, gymnasium.registry[spec.id])
@@ -196,14 +196,14 @@ def register_given(name: str, factory: Callable[..., gymnasium.Env]) -> str:
 def given_is_missing(name: str) -> ConfigError:
     """The error for an env that another process was given as an object."""
     return ConfigError(
-        f"env={name}: was handed to rlearly.train as an object by a Python program, so only a "
-        "program can make it again: pass it once more, as in rlearly.train(resume=..., env=...) "
-        "or rlearly.load(..., env=...)."
+        f"env={name}: was passed to rlearly.train as an object, so only a Python program can make "
+        "it again: pass it once more, as in rlearly.train(resume=..., env=...) or "
+        "rlearly.load(..., env=...)."
     )
 
 
 class MakesAnother:
-    """A user's function, which must return another env at each call.
+    """A user's function, which must return a new env at each call.
 
     Raises:
         ConfigError: it returned an env that it had returned before.
@@ -227,7 +227,7 @@ class MakesAnother:
 
 
 def _register(env_id: str, factory: Callable[..., gymnasium.Env]) -> None:
-    """Register, also anew: a notebook's cell may define a class again."""
+    """Register, replacing an earlier registration: a notebook cell may redefine a class."""
     gymnasium.registry.pop(env_id, None)
     makes = factory if isinstance(factory, type | MakesAnother) else MakesAnother(factory)
     gymnasium.register(env_id, entry_point=makes)

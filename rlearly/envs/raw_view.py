@@ -1,4 +1,4 @@
-"""An env's own observations and actions, and what an agent sees and gives instead of them."""
+"""Conversion between an env's own observations and actions and those of an agent."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class RawView:
         [size, size, planes].
     action: the env's own space.
     to_action: an agent's action [A], or number from 0, -> a member of `action`.
-    image: which part of an observation is the image; None: it is a frame, or there are no images.
+    image: which part of an observation is the image; None: all of it is, or there are no images.
     size: height and width of an agent's images; 0: it sees states.
     stack: number of frames in an agent's observation.
-    mask_size: number of discrete actions whose mask ends an agent's state; 0: there is no mask.
+    mask_size: size of the action mask at the end of an agent's state; 0: there is no mask.
     """
 
     observation: Space
@@ -198,7 +198,7 @@ def _shape_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dict of {', '.join(f'{k!r}: {_shape_of(v)}' for k, v in value.items())}"
     if isinstance(value, tuple):
-        return f"a tuple of {len(value)} parts (of (observation, info), pass the first)"
+        return f"a tuple of {len(value)} parts (if it is (obs, info), pass obs only)"
     try:
         array = np.asarray(value)
     except ValueError:
@@ -207,12 +207,12 @@ def _shape_of(value: Any) -> str:
 
 
 class RawEnv(gymnasium.Env):
-    """An env as a `RawView` describes it: its own observations and actions, each repeated.
+    """An env with its own observations and actions, as in `RawView`, and with action repeat.
 
     Where rlearly renders the images, an observation is a frame.
 
     Args:
-        env: from `rlearly.envs.make`; it is used no other way from then on.
+        env: from `rlearly.envs.make`; afterwards, use it only through this one.
     """
 
     def __init__(self, env: gymnasium.Env):

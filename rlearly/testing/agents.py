@@ -100,7 +100,7 @@ class AgentSubject:
         return obs.numpy()
 
     def data(self, agent: Agent, seed: int, begun: Sequence[np.ndarray] = ()) -> Any:
-        """What one update learns from; of an agent on policy, its own actions."""
+        """The data of one update; for an on-policy agent, a rollout of its own actions."""
         if self.spec.on_policy:
             steps = self.config.rollout_steps
             return random_rollout(agent, self.env, seed, steps, ROWS, begun)
@@ -156,13 +156,13 @@ def acts_within_the_action_space(subject: AgentSubject) -> None:
             )
             continue
         expect(bool(np.isfinite(action).all()), f"act(obs): received {action.tolist()}")
-        if not (explore and subject.spec.on_policy):  # it learns from samples that are not cut
+        if not (explore and subject.spec.on_policy):  # it learns from unclipped samples
             largest = float(np.abs(action).max())
             expect(largest <= 1, f"act(obs): expected actions in [-1, 1], received {largest:.3g}")
 
 
 def evaluates_each_observation_alone(subject: AgentSubject) -> None:
-    """Without `explore`, an action and a value depend on their own observation only."""
+    """With explore=False, an action and a value depend on their own observation only."""
     agent = subject.make()
     subject.learn(agent, 2)
     obs = subject.observations()
@@ -187,7 +187,7 @@ def _row(obs: Any, number: int) -> Any:
 
 
 def evaluation_is_deterministic_and_changes_nothing(subject: AgentSubject) -> None:
-    """Acting without `explore`, and values, draw nothing and leave no trace in training."""
+    """With explore=False, actions and values draw no random numbers and do not affect training."""
     watched, alone = subject.make(), subject.make()
     obs = subject.observations()
     for number in range(UPDATES):
@@ -205,7 +205,7 @@ def evaluation_is_deterministic_and_changes_nothing(subject: AgentSubject) -> No
     expect_equal(
         watched.state_dict(),
         alone.state_dict(),
-        "expected an agent that is evaluated between updates to learn as one that is not",
+        "expected an agent that is evaluated between updates to learn like one that is not",
     )
 
 
@@ -225,7 +225,7 @@ def updates_return_metrics(subject: AgentSubject) -> None:
         for name, value in metrics.items():
             expect(
                 isinstance(name, str) and bool(METRIC.fullmatch(name)),
-                f"update: expected names of metrics as loss/critic, event/reset or "
+                f"update: expected metrics named like loss/critic, event/reset or "
                 f"now/plasticity/rank, received {name!r}",
             )
             if isinstance(value, Tensor):
@@ -266,7 +266,7 @@ def _changed(one: Any, two: Any) -> bool:
 
 
 def updates_and_acting_leave_their_inputs_alone(subject: AgentSubject) -> None:
-    """Observations and batches are the replay buffer's."""
+    """Observations and batches belong to the replay buffer and must not change."""
     agent = subject.make()
     obs = subject.observations()
     before = copy.deepcopy(obs)
@@ -316,7 +316,7 @@ def nothing_draws_from_a_global_generator(subject: AgentSubject) -> None:
 
 
 def loaded_agent_continues_to_the_bit(subject: AgentSubject) -> None:
-    """What was saved to a checkpoint and loaded into a new agent goes on as if nothing happened."""
+    """A new agent that loads a checkpoint continues bit for bit like the one that saved it."""
     agent, loaded = subject.make(0), subject.make(9)
     subject.learn(agent, 3)
     action = agent.act(subject.observations(), step=STEP + 3, explore=True)
@@ -330,8 +330,8 @@ def loaded_agent_continues_to_the_bit(subject: AgentSubject) -> None:
     begun = [action] if subject.spec.on_policy else ()
     metrics = [subject.learn(each, UPDATES, 3, begun) for each in (agent, loaded)]
     sentence = (
-        "expected a loaded agent to learn as the one that was saved; does state_dict miss "
-        "something (an optimizer, a target network, a generator, a counter)?"
+        "expected a loaded agent to learn like the one that was saved; is something missing from "
+        "state_dict (an optimizer, a target network, a generator, a counter)?"
     )
     expect_equal(_numbers(metrics[0]), _numbers(metrics[1]), sentence)
     expect_equal(agent.state_dict(), loaded.state_dict(), sentence)
@@ -342,7 +342,7 @@ def loaded_agent_continues_to_the_bit(subject: AgentSubject) -> None:
 
 
 def measuring_plasticity_changes_nothing(subject: AgentSubject) -> None:
-    """A run with measurements learns as one without."""
+    """A run with measurements learns like one without."""
     silent = subject.make()
     measured = subject.make(monitor=PlasticityMonitor(every_steps=1))
     without, with_them = (subject.learn(agent) for agent in (silent, measured))
@@ -373,7 +373,7 @@ class _Probe(Intervention):
 
 
 def interventions_act_or_are_refused(subject: AgentSubject) -> None:
-    """`AgentSpec.networks` are those that interventions get; if none, each is refused."""
+    """`AgentSpec.networks` are those that interventions get; without any, all are refused."""
     probe = _Probe(None)
     agent = subject.make(more=[probe])
     subject.learn(agent, 2)

@@ -49,9 +49,9 @@ def random_rollout(
     num_envs: int = 5,
     begun: Sequence[np.ndarray] = (),
 ) -> Rollout:
-    """What an agent does where its every observation, reward and ending is random.
+    """A rollout of an agent with random observations, rewards and episode ends.
 
-    `begun`: the actions [N, A] that it has taken in this rollout before.
+    `begun`: the actions [N, A] that it has already taken in this rollout.
     """
     generator = np.random.default_rng(seed)
 

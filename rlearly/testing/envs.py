@@ -58,7 +58,7 @@ def _play(env: gymnasium.Env, seed: int, steps: int = STEPS) -> Iterator[tuple[A
 
 
 def has_spaces_that_agents_take(subject: EnvSubject) -> None:
-    """Actions are a Box with two bounds or none, or Discrete; observations images or numbers."""
+    """Actions are Discrete or a Box, bounded or unbounded; observations are images or numbers."""
     env = subject.new()
     try:
         agent_actions(env)
@@ -120,7 +120,7 @@ def nothing_draws_from_a_global_generator(subject: EnvSubject) -> None:
 
 
 def episodes_end(subject: EnvSubject) -> None:
-    """An episode of random actions is over after a number of steps."""
+    """Episodes of random actions end after at most `most_steps` steps."""
     env = subject.new()
     env.action_space.seed(2)
     for episode in range(EPISODES):
@@ -138,7 +138,7 @@ def episodes_end(subject: EnvSubject) -> None:
 
 
 def states_can_be_saved_and_restored_exactly(subject: EnvSubject) -> None:
-    """`self_test` finds a method that restores the env to the bit, in another env too."""
+    """`self_test` finds a method that restores the env bit for bit, in another env too."""
     env = subject.make()
     self_test(env, make_fresh=subject.make)
     env.close()

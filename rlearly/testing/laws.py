@@ -20,13 +20,13 @@ class LawBroken(AssertionError):
 
 
 def expect(holds: bool, sentence: str) -> None:
-    """Raise LawBroken with this sentence unless something holds."""
+    """Raise LawBroken with this sentence unless `holds`."""
     if not holds:
         raise LawBroken(sentence)
 
 
 def expect_equal(one: Any, two: Any, sentence: str) -> None:
-    """Raise LawBroken if two nested states differ, to the bit; it names the first difference."""
+    """Raise LawBroken with the first difference unless two nested states are equal bit for bit."""
     difference = first_difference(one, two)
     if difference:
         raise LawBroken(f"{sentence}; the first difference is {difference}")

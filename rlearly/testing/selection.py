@@ -26,7 +26,7 @@ CHOICES = 60
 
 
 def example_snapshots() -> Snapshots:
-    """40 snapshots of four episodes without worlds: what a rule may look at, and no more."""
+    """40 snapshots of four episodes, without simulator states: only what a rule may read."""
     generator = np.random.default_rng(0)
     count = EPISODES * LENGTH
     rewards = generator.random(count).astype(np.float32)
@@ -102,7 +102,7 @@ def draws_only_from_the_generator_that_it_is_given(subject: RuleSubject) -> None
 
 
 def loaded_rule_continues_to_the_bit(subject: RuleSubject) -> None:
-    """A new rule that is prepared and given the saved state chooses as the old one."""
+    """A new rule that is prepared and loads the saved state chooses like the old one."""
     rule, loaded = subject.prepared(), subject.prepared()
     generator = np.random.default_rng(3)
     _follow(rule, generator)
@@ -114,7 +114,7 @@ def loaded_rule_continues_to_the_bit(subject: RuleSubject) -> None:
     expect_equal(
         later,
         _follow(loaded, other),
-        "expected a loaded rule to choose as the one that was saved; does state_dict miss a part?",
+        "expected a loaded rule to choose like the saved one; is state_dict incomplete?",
     )
     expect_equal(rule.state_dict(), loaded.state_dict(), "expected equal states afterwards")
 

@@ -279,7 +279,7 @@ def test_a_checkpoint_that_is_being_written_is_not_loaded(tmp_path):
 def test_an_env_is_given_again_only_to_a_run_that_was_given_one(tmp_path):
     words = [w for w in settings("td3", tmp_path / "named") if not w.startswith("env=")]
     named = rlearly.train(*words, env=tiny_envs.StateReach, **SHORT)
-    with pytest.raises(ConfigError, match="which is made again by its name; leave env out"):
+    with pytest.raises(ConfigError, match="which is made from its name; leave env out"):
         rlearly.load(named.path, env=StackedBoard)
     words = [w for w in words if not w.startswith("run_dir=")]
     given = {"env": lambda: tiny_envs.StateReach(), "run_dir": tmp_path / "given"}

@@ -62,7 +62,7 @@ def test_what_another_process_can_find_is_named_by_its_module():
 
 
 def test_an_env_of_another_process_is_asked_for():
-    with pytest.raises(ConfigError, match=r"given/Reach: was handed to rlearly.train as an object"):
+    with pytest.raises(ConfigError, match=r"given/Reach: was passed to rlearly.train as an object"):
         envs.config_for("given/Reach")
 
 

@@ -214,7 +214,7 @@ def test_env_for_evaluations_must_be_like_the_members(tmp_path):
     vector = CountVector(2, AutoresetMode.NEXT_STEP)
     config = composed(vector, "td3", "eval_every_frames=30")
     other = functools.partial(gymnasium.make, "Pendulum-v1")
-    with pytest.raises(ConfigError, match=r"make_eval_env: .*\(3,\) numbers .*received"):
+    with pytest.raises(ConfigError, match=r"make_eval_env: .*of shape \(3,\) and .*received"):
         trainer_on(vector, tmp_path, config, make_eval_env=tiny_envs.StateReach)
     with pytest.raises(ConfigError, match="expected it to return one"):
         trainer_on(vector, tmp_path, config, make_eval_env=lambda: vector)

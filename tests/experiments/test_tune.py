@@ -513,7 +513,7 @@ def test_a_conclusion_claims_no_more_than_the_interval():
     assert "trial 3 scores lower than the defaults" in worse.conclusion()
     level = HeldOut(sample("trial 3", 8, 11, 13, 14, 17), defaults)
     assert level.conclusion().startswith("No clear difference between trial 3 and the defaults")
-    assert "holds 0" in level.conclusion()
+    assert "contains 0" in level.conclusion()
     two = HeldOut(sample("trial 3", 20, 21), sample("defaults", 1, 2))
     assert two.conclusion().startswith("Not enough held-out seeds to conclude anything")
     assert "No trial scored higher" in HeldOut(None, defaults).conclusion()
@@ -618,7 +618,7 @@ def test_the_page_of_a_search_holds_all_and_needs_no_network(tmp_path, capsys):
     assert held_out_results(request(*words), tmp_path, trials).conclusion() in page
     assert command.main([f"status={tmp_path}"]) == DONE
     shown = capsys.readouterr().out
-    assert "16 of 16 trials have ended" in shown and "no process leads this search" in shown
+    assert "16 of 16 trials have ended" in shown and "no process is running this search" in shown
 
 
 def test_a_page_can_be_written_at_any_time(tmp_path):

@@ -344,12 +344,12 @@ def test_adaptive_ratio_needs_relus(build):
         ("td3", "wrong_inputs", r"the actor raised RuntimeError: .*, for an input of \[2, 7\]"),
         ("td3", "text", "for the actor expected an nn.Module or None, received an object of .*str"),
         ("td3", "raises", "for the actor it raised TypeError"),
-        ("td3", "shared", "the critic shares weights with a network that it made before"),
+        ("td3", "shared", "the critic shares weights with a network of an earlier call"),
         ("td3", "torch_dropout", "a Dropout with dropout, which draws from torch's global"),
         ("td3", "frozen", "the actor has no weights to learn"),
         ("drqv2", "padded", "a RecordedStack with a Conv2d with padding"),
         ("td3", "gelu_stack", "a RecordedStack with a GELU in it; expected Linear, Conv2d,"),
-        ("td3", "endless", "expected to have activations and to end with a Linear"),
+        ("td3", "endless", "expected one with activations that ends with a Linear"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_it_is_built(agent, network, sentence, build):

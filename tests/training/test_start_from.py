@@ -307,7 +307,7 @@ def test_checkpoint_that_changed_or_went_since_is_refused(old, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     shutil.rmtree(ancestor / "checkpoints/000000000160")
-    with pytest.raises(ConfigError, match="has no checkpoint 160 any more"):
+    with pytest.raises(ConfigError, match="no longer has the checkpoint 160"):
         build(tmp_path / "one", config).begin()
     shutil.copytree(ancestor / "checkpoints/000000000200", ancestor / "checkpoints/000000000160")
     with pytest.raises(ConfigError, match=r"manifest is not what was written|no longer the one"):

@@ -29,8 +29,8 @@ class Config:
     discount: float = setting(0.95, "gamma, per agent step", at_least=0, at_most=1)
     hidden_dim: int = setting(64, "units per hidden layer", at_least=1)
     target_every_updates: int = setting(100, "updates between copies to the target", at_least=1)
-    epsilon_end: float = setting(0.05, "share of random actions at the end", at_least=0, at_most=1)
-    epsilon_steps: int = setting(2000, "agent steps until then", at_least=1)
+    epsilon_end: float = setting(0.05, "final share of random actions", at_least=0, at_most=1)
+    epsilon_steps: int = setting(2000, "agent steps over which epsilon falls to it", at_least=1)
     learning_starts_steps: int = setting(200, "agent steps before the first update", at_least=0)
 
     def seed_frames(self, frames_per_step: int) -> int:

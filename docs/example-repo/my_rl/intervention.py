@@ -12,7 +12,7 @@ from rlearly.plasticity.interventions.base import Intervention
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Weights stay within a bound."""
+    """The settings of weight clipping."""
 
     bound: float = setting(1.0, "largest absolute value of a weight", above=0)
     networks: list[str] | None = setting(None, "networks to apply it to; null: all")

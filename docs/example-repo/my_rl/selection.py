@@ -26,7 +26,7 @@ class Backwards:
         return int(random.choice(np.flatnonzero(self.progress >= 1 - share)))
 
     def report(self, index: int, score: float) -> None:
-        """A score of how learning went from a snapshot, which this rule ignores."""
+        """Called with the score of an episode that began at a snapshot; this rule ignores it."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done}

@@ -1,4 +1,4 @@
-"""Each part keeps the contract that rlearly relies on."""
+"""Each part fulfils the contract that rlearly relies on."""
 
 from typing import Any, ClassVar
 

@@ -1,1 +1,1 @@
-"""Train on somebody's `gymnasium.vector.VectorEnv`, whichever way it resets its envs."""
+"""Train on a user's `gymnasium.vector.VectorEnv`, in any autoreset mode."""

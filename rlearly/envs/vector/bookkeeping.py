@@ -1,4 +1,4 @@
-"""Save and restore what a SyncVectorEnv and its wrappers keep, beside the envs in it."""
+"""Save and restore the state of a SyncVectorEnv and its wrappers, without the envs in it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def save(vector: VectorEnv) -> dict[str, Any]:
     """A tree of plain data, without the states of the envs.
 
     Raises:
-        InexactState: a wrapper holds something that is no data.
+        InexactState: a wrapper holds something that cannot be saved as data.
     """
     base: Any = vector.unwrapped
     wrappers = wrappers_of(vector)

@@ -1,4 +1,4 @@
-"""What a VectorEnv declares: its name, its autoreset mode, and what its members observe and do."""
+"""What a VectorEnv declares: its name, its autoreset mode, and the spaces of its members."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def autoreset_mode(vector: VectorEnv) -> tuple[AutoresetMode, list[str]]:
     if mode is None:
         return AutoresetMode.NEXT_STEP, [
             f"{vector_name(vector)}: metadata['autoreset_mode'] is missing: NEXT_STEP is assumed, "
-            "as by gymnasium: the step after an episode's end only resets"
+            "as in gymnasium: the step after an episode's end only resets"
         ]
     try:
         return AutoresetMode(mode), []
@@ -76,7 +76,7 @@ def refuse_unsupported(space: Any, name: str) -> None:
     """
     if find_image(space, name) is not None:
         raise ConfigError(
-            f"env={name}: the observations of this vector env are images; from a VectorEnv agents "
+            f"env={name}: the observations of this vector env are images; on a VectorEnv, agents "
             "learn from states only: give the env's id and num_envs=N instead."
         )
     refuse_unflattenable(space, name)

@@ -19,8 +19,8 @@ from rlearly.envs.wrappers import MaskedObservation, agent_view
 
 UNSEEN = ("RecordEpisodeStatistics", "DictInfoToList", "NormalizeReward", "RecordVideo")
 UNSEEN += ("HumanRendering",)
-"""gymnasium's vector wrappers that change neither observations nor actions; besides those of
-rewards, which an evaluation reports as the env gives them."""
+"""gymnasium's vector wrappers that change neither observations nor actions. Reward wrappers are
+ignored too: evaluations report the env's own rewards."""
 
 VECTOR_KWARGS = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
 """What gymnasium.make_vec adds to the arguments of the env."""
@@ -34,12 +34,12 @@ def find_single_env(vector: VectorEnv) -> tuple[Make | None, str]:
     for wrapper in wrappers_of(vector):
         kind = type(wrapper)
         if not isinstance(wrapper, VectorRewardWrapper) and kind.__name__ not in UNSEEN:
-            return None, f"its wrapper {kind.__name__} is around all members together"
+            return None, f"its wrapper {kind.__name__} acts on all members together"
     if isinstance(base, SyncVectorEnv | AsyncVectorEnv) and isinstance(base.env_fns, Sequence):
         return base.env_fns[0], ""
     spec = vector.spec
     if spec is None:
-        return None, f"a {type(base).__name__} does not tell how one of its envs is made"
+        return None, f"a {type(base).__name__} does not say how to make one of its envs"
     kwargs = {key: value for key, value in spec.kwargs.items() if key not in VECTOR_KWARGS}
     return lambda: gymnasium.make(spec.id, **kwargs), ""
 
@@ -48,12 +48,12 @@ def evaluation_view(make: Make, config: EnvConfig, spec: EnvSpec, name: str) -> 
     """One env, as the agent sees the members of the vector env.
 
     Args:
-        make: makes the env; it observes and acts as the members do, before the agent's view.
+        make: makes the env; its own observations and actions are those of the members.
         spec: of the members.
         name: of the env, for messages.
 
     Raises:
-        ConfigError: it is no env, or its observations or actions are others.
+        ConfigError: it is not an env, or has other observations or actions.
         UserCodeFailed: `make` raised.
     """
     env = called("make_eval_env", make)
@@ -69,8 +69,8 @@ def evaluation_view(make: Make, config: EnvConfig, spec: EnvSpec, name: str) -> 
     if (observes, acts) != (spec.observation, spec.action):
         view.close()
         raise ConfigError(
-            f"make_eval_env: expected an env that agents see as the members of {name}, with "
-            f"{spec.observation.shape} numbers and the actions {spec.action}; received "
-            f"{observes.shape} numbers and the actions {acts}."
+            f"make_eval_env: expected the observations and actions of the members of {name}, "
+            f"states of shape {spec.observation.shape} and {spec.action}; received states of shape "
+            f"{observes.shape} and {acts}."
         )
     return view

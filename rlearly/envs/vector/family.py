@@ -36,6 +36,6 @@ def _config(name: str) -> EnvConfig:
 def make(config: EnvConfig, **kwargs: Any) -> NoReturn:
     """Refuse: there is nothing to make the env from."""
     raise ConfigError(
-        f"env={config.name} is a VectorEnv object, which only the program that made it has: go on "
-        "with rlearly.train(env=THE_VECTOR_ENV, ...) there, or name an env that can be made."
+        f"env={config.name} is a VectorEnv object, which only the program that made it has: "
+        "use rlearly.train(env=THE_VECTOR_ENV, ...) there, or name an env that can be made."
     )

@@ -1,4 +1,4 @@
-"""What the infos of a vector env say about one of its members."""
+"""Read the info of one member from the infos of a vector env."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import iterate
 
 FINAL_OBS, FINAL_INFO = "final_obs", "final_info"
-"""Where a vector env that resets in the same step keeps how an episode ended."""
+"""Keys of the last observation and info of an episode, in autoreset mode SAME_STEP."""
 
 
 def member_info(infos: Any, index: int) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def member_info(infos: Any, index: int) -> dict[str, Any]:
 
     Args:
         infos: a dict of arrays [N], or of such dicts, where "_KEY" [N] says which members have the
-            entry KEY; or a list of N dicts, as by gymnasium's `DictInfoToList`.
+            entry KEY; or a list of N dicts, as from gymnasium's `DictInfoToList`.
     """
     if isinstance(infos, list | tuple):
         return dict(infos[index])
@@ -58,7 +58,7 @@ def final_observation(infos: Any, index: int, batched: Space) -> Any:
 
 
 def has(infos: Mapping[str, Any], key: str, index: int) -> bool:
-    """Whether a member has an entry; entries without a mask are everybody's."""
+    """Whether a member has an entry; all members have an entry without a mask."""
     mask = infos.get(f"_{key}")
     return mask is None or bool(mask[index])
 

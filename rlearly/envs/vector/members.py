@@ -55,15 +55,15 @@ class Executor(Protocol):
 
 
 class VectorMembers:
-    """Steps a VectorEnv on behalf of its members, and resets it in the way of its autoreset mode.
+    """Steps a VectorEnv on behalf of its members, and resets it as its autoreset mode requires.
 
-    Every member that `is_resetting` does not name chooses an action (`choose`); the first result
-    that is asked for steps the vector env, once for all of them. What the members get are the
-    transitions of their own episodes, the same in each mode:
+    Every member for which `is_resetting` is False chooses an action (`choose`); the last choice
+    hands one step for all of them to the executor. Each member gets the transitions of its own
+    episodes, the same in each mode:
 
-    - NEXT_STEP: the step after an episode's end resets the member. It is nobody's transition, and
-      its observation is the next episode's first. If all members are to be reset, this step is
-      taken at once, with actions that nobody chose.
+    - NEXT_STEP: the step after an episode's end resets the member. It is not a transition, and its
+      observation is the next episode's first. If all members are to be reset, this step is taken
+      at once, with placeholder actions.
     - SAME_STEP: the observation of an episode's last step is the next episode's first; the last
       one is in infos["final_obs"].
     - DISABLED: members whose episode has ended are reset with options={"reset_mask": mask}.
@@ -72,8 +72,9 @@ class VectorMembers:
     mapped from [-1, 1] to the members' own space.
 
     The envs in a SyncVectorEnv become `ResumableEnv`s: each episode has its own seed, drawn from
-    `generators`, as in a run with num_envs=N, and is saved in a checkpoint. Other vector envs are
-    seeded once, by their first reset; their later episodes follow from their own generators.
+    `generators`, as in a run with num_envs=N, and is saved in a checkpoint. An AsyncVectorEnv gets
+    one seed for each member that a reset begins an episode of; any other vector env gets one number
+    at its first reset. Episodes that begin by themselves follow from the envs' own generators.
 
     Args:
         vector: it is reset at once.
@@ -105,7 +106,7 @@ class VectorMembers:
         self._choices = 0
         self._result: Callable[[], None] | None = None  # takes the step that was chosen
         self._steps: list[Any] = [None] * self.num_envs  # each member's part of the newest step
-        self._first: list[Any] = [None] * self.num_envs  # (obs, info) that nobody has asked for yet
+        self._first: list[Any] = [None] * self.num_envs  # (obs, info) not yet returned by a reset
         self._ended = np.zeros(self.num_envs, bool)  # their episode is over and they are not reset
         self.mask_size = 0
         keep_interrupts_from_workers(self.base)
@@ -193,7 +194,7 @@ class VectorMembers:
 
     @property
     def kept_by_first(self) -> Callable[[], Kept] | None:
-        """Returns what the first member's env keeps between episodes; None: it is elsewhere."""
+        """A function that reads what the first env keeps across episodes; None: out of reach."""
         if not self._original_envs:
             return None
         return lambda: self.executor.run(kept_by, self.base.envs[0])
@@ -332,7 +333,7 @@ class VectorMembers:
         return flat(self._observation, final)
 
     def _batch(self, chosen: list[Any]) -> Any:
-        """The vector env's actions. Whoever resets itself gets the middle of the space."""
+        """The vector env's actions; a member that resets itself gets 0, the middle of a Box."""
         space: Any = self._actions.action_space
         unused = np.int64(0) if isinstance(space, Discrete) else np.zeros(space.shape, np.float32)
         actions = [unused if action is None else action for action in chosen]
@@ -428,7 +429,7 @@ class VectorMembers:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to the saved episodes, all of them or, with a warning, none: then new ones begin.
+        """Restore the saved episodes of all members, or warn and begin new ones.
 
         Members then have their observations, or None where an episode is to begin.
         """
@@ -458,7 +459,7 @@ class VectorMembers:
             env.load_state_dict(saved)
         lost = [i for i, env in enumerate(self.base.envs) if env.seed is None]
         if lost:
-            raise InexactState(f"Member {lost[0]} is in another one.")
+            raise InexactState(f"Member {lost[0]} could not return to its episode.")
         bookkeeping.restore(self.vector, from_bytes(state["own"].tobytes()))
         self._ended = np.array(state["ended"])
         self._first = [None if obs is None else (np.array(obs), {}) for obs in state["first"]]
@@ -524,4 +525,4 @@ class MemberExecutor:
         return function(*args, **kwargs)
 
     def close(self) -> None:
-        """Does nothing: `VectorMembers` closes what it runs calls with."""
+        """Does nothing: `VectorMembers` closes its own executor."""

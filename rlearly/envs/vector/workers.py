@@ -10,7 +10,7 @@ from gymnasium.vector import AsyncVectorEnv
 
 
 def keep_interrupts_from_workers(base: Any) -> None:
-    """Let Ctrl-C reach this process alone, which then saves the run, and not end the workers too.
+    """Let Ctrl-C reach only this process, which then saves the run, and not the workers.
 
     A terminal interrupts its whole process group, so the workers of an AsyncVectorEnv get groups of
     their own. That is possible where they were forked, as by default on Linux. They still end with

@@ -1,7 +1,7 @@
-"""The best trial beside the defaults, on seeds that no trial had.
+"""Compare the best trial with the defaults, on seeds that no trial used.
 
-The best of many trials was partly lucky: its score on the seeds of the search is too high. On other
-seeds it is not.
+The best of many trials was partly lucky: its score on the seeds of the search is too high. Its
+score on other seeds is not.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class HeldOut:
         else:
             text = (
                 f"No clear difference between {name} and the defaults {seeds}: {reached}, and the "
-                f"interval of the difference, {gap.text()}, holds 0."
+                f"interval of the difference, {gap.text()}, contains 0."
             )
         few = f" With fewer than {FEW_SEEDS} seeds, intervals are too narrow."
         return text + (few if count < FEW_SEEDS else "")

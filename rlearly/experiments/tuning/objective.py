@@ -1,4 +1,4 @@
-"""What a trial is worth: one number from the evaluations of its runs."""
+"""The objective of a trial: one number from the evaluations of its runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def value_at(
     """The score of a run [T] at its first evaluation at or after `rung_frames`.
 
     The mean of that evaluation and those before it, `last_evaluations` in all; None if the run has
-    not got there.
+    not reached it.
     """
     reached = np.flatnonzero(frames >= rung_frames)
     if not len(reached):
@@ -47,5 +47,5 @@ def objective_of(scores: Sequence[float], kind: str) -> float:
 
 
 def is_lost(failed: Sequence[bool], kind: str) -> bool:
-    """Whether a trial is worth -infinity whatever its other runs reach. `failed`: [seeds]."""
+    """Whether a trial's objective is -infinity whatever its other runs reach. `failed`: [seeds]."""
     return objective_of([WORST if one else 0.0 for one in failed], kind) == WORST

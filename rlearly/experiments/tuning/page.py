@@ -95,7 +95,7 @@ def conclusion(request: Request, result: TuneResult) -> list[str]:
     if result.held_out:
         lines.append(result.held_out.conclusion())
     elif request.held_out_seeds:
-        lines.append("The runs on held-out seeds are not done: nothing is known about its gain.")
+        lines.append("The held-out runs are not done: its gain over the defaults is unknown.")
     else:
         lines.append("There are no held-out seeds: its gain over the defaults may be luck.")
     return lines

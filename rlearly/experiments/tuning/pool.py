@@ -1,4 +1,4 @@
-"""Run jobs of a changing list, a few at a time, and tell when each ends."""
+"""Run jobs that are not known in advance, a few at a time, and report when each ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlearly.experiments.launchers.ray import Ray, RayConfig
 
 
 class Pool(Protocol):
-    """Where runs go. Their results are in the search's directory."""
+    """Executes runs, whose results are in the search's directory."""
 
     @property
     def stopping(self) -> bool:

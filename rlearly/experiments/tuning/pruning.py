@@ -1,8 +1,8 @@
 """Successive halving: end trials early that score too low beside the others (arXiv 1810.05934).
 
-At a few numbers of frames, the rungs, a trial is compared with all trials that got there before.
-The best of them go on, one in `factor`. Nothing waits: a trial is judged when it reaches a rung, by
-the trials known then.
+At a few frame counts, the rungs, a trial is compared with all trials that got there before. One in
+`factor`, the best, continue. No trial waits for others: it is compared with those that have reached
+the rung by then.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class PruneConfig:
     """Which trials are ended early."""
 
     enabled: bool = setting(True, "false: every trial runs to its end")
-    factor: int = setting(3, "at each rung one trial in this many goes on", at_least=2)
+    factor: int = setting(3, "at each rung one trial in this many continues", at_least=2)
     first_frames: int | None = setting(
         None,
-        "frames of the first rung, each later one is `factor` times as far; null: two rungs, as in "
-        "train_frames / 9 and / 3",
+        "frames of the first rung, each later one has `factor` times as many; null: two rungs, at "
+        "train_frames / factor**2 and / factor",
         at_least=1,
     )
     after_trials: int = setting(
-        4, "trials that must have reached a rung before one is ended there", at_least=1
+        4, "other trials that must have reached a rung before one is pruned there", at_least=1
     )
 
 
@@ -35,8 +35,8 @@ def rungs_of(
 ) -> list[int]:
     """The frames of the rungs, in order.
 
-    A rung must lie before the end, and after the first evaluation of an agent that has learned,
-    which begins to at `seed_frames`: earlier ones are left out.
+    A rung must lie before the end, and after the first evaluation of an agent that has learned;
+    learning begins at `seed_frames`. Other rungs are left out.
     """
     if not config.enabled:
         return []

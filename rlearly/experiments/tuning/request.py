@@ -37,21 +37,21 @@ class TuneConfig:
     """How to search, and where."""
 
     trials: int = setting(50, "trials in all, pruned ones included", at_least=1)
-    seeds: str = setting("3", "runs of each trial; 3: seeds 0 to 2; 4,8: these")
+    seeds: str = setting("3", "seeds of each trial; 3: seeds 0 to 2; 4,8: seeds 4 and 8")
     held_out_seeds: str = setting(
         "5",
-        "at the end, runs of the best trial and of the defaults on other seeds; 5: as many, 0: "
-        "none; 100,101: these",
+        "seeds on which the best trial and the defaults are compared at the end; 5: that many new "
+        "seeds; 0: none; 100,101: these two",
     )
     objective: str = setting(
         "iqm",
-        "of a trial's runs; lower_bound: the lower end of the IQM's 95 % interval",
+        "how a trial's scores are combined; lower_bound: lower end of the IQM's 95 % interval",
         choices=OBJECTIVES,
     )
     last_evaluations: int = setting(
         FINAL_EVALUATIONS, "a run's score is the mean of its last evaluations", at_least=1
     )
-    seed: int = setting(0, "of the search: the same seed proposes the same trials", at_least=0)
+    seed: int = setting(0, "seed of the search: the same seed proposes the same trials", at_least=0)
     tune_dir: str | None = setting(None, "directory; null: tunes/ and a name made from the command")
     launcher: str = setting("local", "where the runs go", choices=("local", "slurm", "ray"))
     workers: int | None = setting(
@@ -72,7 +72,7 @@ VERBS = ("status", "report")
 
 @dataclass(frozen=True)
 class Request:
-    """A search that was checked: it can begin."""
+    """A validated search that can begin."""
 
     config: TuneConfig
     fixed: list[str]
@@ -123,7 +123,7 @@ class Request:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What a later command may change, and the overrides in the order in which it has them."""
+        """What a later command may change, and its overrides in their order."""
         return {
             "trials": self.config.trials,
             "held_out_seeds": self.held_out_seeds,
@@ -139,7 +139,7 @@ class Request:
         return Path("tunes", f"{label[:60]}-{digest}").absolute()
 
     def runs_of(self, trial: Trial) -> list[Run]:
-        """A trial's runs, on the same seeds as those of all trials, so that luck differs less."""
+        """A trial's runs, on the same seeds as those of all trials, to compare them fairly."""
         return self._runs(trial.name, trial.overrides, self.seeds)
 
     def held_out_runs(self, trial: Trial) -> list[Run]:

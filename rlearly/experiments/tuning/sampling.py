@@ -1,7 +1,7 @@
 """Propose the values of the next trial by Optuna's TPE sampler.
 
-A proposal depends on the seed, on the number of the trial and on the trials so far, and on nothing
-else: no sampler outlives it. So a search that was killed goes on as if nothing had happened.
+A proposal depends only on the seed, the number of the trial and the trials so far: no sampler state
+is kept. So a killed search continues as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_TRIALS_FOR_IMPORTANCE = 8
 
 
 def import_optuna() -> Any:
-    """Import Optuna, which says nothing on its own.
+    """Import Optuna, and silence its messages.
 
     Raises:
         ConfigError: it is not installed.
@@ -43,7 +43,7 @@ def propose(
 ) -> Trial:
     """The next trial. The first one has the settings of runs that are not tuned, if it can.
 
-    `defaults`: those of them that the space holds.
+    `defaults`: those of these settings that lie in the space.
     """
     number = len(trials)
     if number == 0 and defaults.keys() == space.keys():

@@ -1,10 +1,10 @@
-"""The search space: which settings are tuned, each in which range.
+"""The search space: which settings are tuned, and in which ranges.
 
 A range is written as on the command line, `space.KEY=RANGE`:
 
-    log(1e-5,1e-2)       numbers, uniform in their logarithm; whole ones if the setting is whole
-    uniform(0.9,1)       numbers, uniform
-    int(1,5)             whole numbers, both ends included
+    log(1e-5,1e-2)       log-uniform numbers; integers if the setting is an integer
+    uniform(0.9,1)       uniform numbers
+    int(1,5)             integers, both ends included
     choice(64,128,256)   one of these values, each as on the command line
     auto                 the setting's own bounds or choices
     null                 do not tune it
@@ -47,7 +47,7 @@ Value = int | float | str
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers between two ends, which are included."""
+    """Numbers between two ends, both included."""
 
     low: float
     high: float
@@ -59,7 +59,7 @@ class Numbers:
         return f"{name}({','.join(self.ends())})"
 
     def rounded(self, value: float) -> Value:
-        """The value as it is tried: whole, or with four significant digits, and not outside."""
+        """The value as it is tried: an integer, or four significant digits within the range."""
         if self.whole:
             return int(value)
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
@@ -162,8 +162,8 @@ def _check_key(key: str, types: Mapping[str, str], fixed: set[str]) -> None:
     known = [name for name in types if not _is_not_tuned(name)]
     if _is_not_tuned(key):
         raise ConfigError(
-            f"space.{key}: cannot be tuned: it says which task is learned or how a run is watched, "
-            f"not how the agent learns; did you mean a fixed {key}=VALUE?"
+            f"space.{key}: cannot be tuned: it sets the task or what a run logs, not how the agent "
+            f"learns; did you mean a fixed {key}=VALUE?"
         )
     if key not in types:
         raise ConfigError(f"space.{key}: there is no such key; {did_you_mean(key, known)}")

@@ -31,7 +31,7 @@ def outlook(request: Request, folder: Path, trials: Trials, workers: int) -> str
 
 
 def seconds_left(request: Request, folder: Path, trials: Trials, workers: int) -> float | None:
-    """How long the rest takes if it is like what was done; None if nothing was done.
+    """Time left, estimated from the trials so far; None if there are none.
 
     Held-out runs take as long as the runs of complete trials.
     """
@@ -50,13 +50,13 @@ def seconds_left(request: Request, folder: Path, trials: Trials, workers: int) -
 
 
 def run_seconds(folder: Path, runs: Iterable[Run]) -> float:
-    """The duration of all tries of some runs that have ended."""
+    """The total duration of some runs, over all their attempts that have ended."""
     records = [Record.load(folder, run.name) for run in runs]
     return sum(record.seconds for record in records if record)
 
 
 def score(trial: Trial) -> str:
-    """A trial's value; of one that is not complete, that at its last rung."""
+    """A trial's objective; if it is not complete, the value at its last rung."""
     if trial.state == COMPLETE:
         return "failed" if trial.failed else rounded(trial.value or 0.0)
     if not trial.rungs:

@@ -27,7 +27,7 @@ RUNNING, COMPLETE, PRUNED = "running", "complete", "pruned"
 
 @dataclass
 class Trial:
-    """Some values of the tuned settings, and what they scored."""
+    """One set of values of the tuned settings, and its scores."""
 
     number: int
     params: dict[str, Value]
@@ -38,7 +38,7 @@ class Trial:
     """Frames of a rung -> the objective there."""
     scores: list[float] = field(default_factory=list)
     """The final score of each seed's run, once all have ended; -infinity if the run failed. Empty
-    for a trial that ended before, as failed runs had decided on it."""
+    for a trial that ended earlier because too many of its runs had failed."""
     defaults: bool = False
     """Whether its values are those of runs that are not tuned."""
 
@@ -62,7 +62,7 @@ class Trials:
     search: dict[str, Any]
     """What identifies the search, see `Request.search`."""
     asked: dict[str, Any] = field(default_factory=dict)
-    """What the last command asked for besides, see `Request.asked`."""
+    """What else the last command asked for, see `Request.asked`."""
     trials: list[Trial] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """Name of a run that failed -> the last line that it printed."""

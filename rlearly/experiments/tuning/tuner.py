@@ -44,10 +44,10 @@ WAIT_SECONDS = 1.0
 """How often the evaluations of running trials are read."""
 
 MOST_DEATHS = 3
-"""A run that was killed so often in a row, without a new checkpoint in between, has failed."""
+"""A run that was killed this often in a row, without a new checkpoint, has failed."""
 
 HOPELESS_TRIALS = 3
-"""If so many trials have ended and none of their runs has a score, the search gives up."""
+"""If this many trials have ended and none has a score, the search gives up."""
 
 Report = Callable[[str], None]
 
@@ -65,7 +65,7 @@ class TuneResult:
     held_out: HeldOut | None
     """None if it is not done."""
     finished: bool
-    """False: the search was stopped; the same request continues it."""
+    """False: the search was interrupted; the same request continues it."""
 
 
 def tune(request: Request, report: Report = print) -> TuneResult:
@@ -73,7 +73,7 @@ def tune(request: Request, report: Report = print) -> TuneResult:
 
     Raises:
         ConfigError: the request cannot be met; nothing was started.
-        RunFailed: no run gets anywhere, or files can no longer be written.
+        RunFailed: none of the first trials has a score, or files can no longer be written.
     """
     import_optuna()
     config, folder = request.config, request.folder
@@ -134,7 +134,7 @@ def best_command(request: Request, trial: Trial) -> str:
 def continued_trials(request: Request, folder: Path) -> Trials:
     """The trials in a directory, or none if it is new.
 
-    If nothing that was tried has a score, all is tried again: what was wrong may have been mended.
+    If no trial has a score, all are tried again: the cause may have been fixed.
 
     Raises:
         ConfigError: it holds another search, or a sweep.
@@ -158,7 +158,7 @@ def continued_trials(request: Request, folder: Path) -> Trials:
 
 
 class Tuner:
-    """One process that leads a search. Everything that it decides is in the directory at once."""
+    """Runs a search in one process. Each decision is written to the directory at once."""
 
     def __init__(self, request: Request, folder: Path, trials: Trials, pool: Pool, report: Report):
         self.request = request
@@ -173,10 +173,10 @@ class Tuner:
         self._fatal: str | None = None
 
     def run(self) -> None:
-        """Lead the search to its end, or until a signal asks to stop.
+        """Run the search to its end, or until a signal asks to stop.
 
         Raises:
-            RunFailed: no run gets anywhere.
+            RunFailed: none of the first trials has a score.
         """
         self.trials.save(self.folder)
         if len(self.trials):
@@ -224,7 +224,7 @@ class Tuner:
         self._make_room()
 
     def _waiting(self) -> list[Run]:
-        """Runs that can be started: of the first trial, those that are least far, first."""
+        """Runs that can be started: those of the first trial, least progress first."""
         runs = [
             (trial.number, self._rungs_passed(run), run.seed, run)
             for trial in self.trials.in_state(RUNNING)
@@ -234,7 +234,7 @@ class Tuner:
         return [run for *_, run in sorted(runs, key=lambda row: row[:3])]
 
     def _propose(self) -> bool:
-        """Add a trial; returns whether another one may run."""
+        """Add a trial; returns False if no other one may run now."""
         config, running = self.request.config, self.trials.in_state(RUNNING)
         if len(self.trials) >= config.trials or self._fatal:
             return False
@@ -258,7 +258,7 @@ class Tuner:
     def _make_room(self) -> None:
         """Ask a run that has passed a rung to save, if another seed of its trial waits before it.
 
-        So all seeds of a trial reach a rung before one goes far beyond it.
+        So all seeds of a trial reach a rung before one of them gets far beyond it.
         """
         for waiting in self._waiting():
             for trial in self.trials.in_state(RUNNING):
@@ -304,7 +304,7 @@ class Tuner:
             self._end(trial, COMPLETE, objective_of(trial.scores, kind))
 
     def _value(self, run: Run, rung: int) -> float | None:
-        """A run's score at a rung; None if it is still on its way there."""
+        """A run's score at a rung; None if it has not reached it yet."""
         curve, count = self._curve(run), self.request.config.last_evaluations
         value = value_at(curve.frames, curve.returns, rung, count) if curve else None
         return WORST if value is None and run.name in self.trials.failures else value
@@ -425,7 +425,7 @@ class Tuner:
         self.report(f"{name} FAILED: {last}")
 
     def _is_over(self, name: str) -> bool:
-        """Whether a run belongs to a trial that has ended, so that it does not matter how."""
+        """Whether a run belongs to a trial that has ended, so that its own end does not matter."""
         return any(
             trial.state != RUNNING and run.name == name
             for trial in self.trials

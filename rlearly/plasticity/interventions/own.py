@@ -16,7 +16,7 @@ from rlearly.system.seeding import Seeds
 
 HOOKS = (
     "modify", "initialised", "attach", "weights_changed", "before_update", "needs_activations",
-    "after_update", "state_dict", "load_state_dict",
+    "after_update", "state_dict", "load_state_dict", "took_over",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Callbacks: a user's code that sees a run, may set attributes of its envs, and may end it."""
+"""Callbacks: user code that observes a run, may set attributes of its envs, and may end it."""
 
 from rlearly.training.callbacks.callback import Callback as Callback
 from rlearly.training.callbacks.callback import Episode as Episode

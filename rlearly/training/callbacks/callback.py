@@ -1,4 +1,4 @@
-"""What a user's callback is, and what it sees of a run: `callback=module:NAME`."""
+"""The interface of a user's callback and of its handle to the run: `callback=module:NAME`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Episode:
 
 
 class Training(Protocol):
-    """What a `RunHandle` needs of a trainer."""
+    """What a `RunHandle` needs from a trainer."""
 
     updates: int
     episodes: int
@@ -115,15 +115,15 @@ class RunHandle:
 
 
 class Callback:
-    """Sees a run. Every method does nothing by default: a subclass overrides what it needs.
+    """Observes a run. Every method does nothing by default: a subclass overrides what it needs.
 
     All are called between two rounds of env steps, in the thread that trains, so that results do
     not depend on other threads. After a round, first `on_update` is called for each of its updates,
-    then `on_episode` for each episode that ended, then `on_step`. An exception ends the run, as one
-    of the env does.
+    then `on_episode` for each episode that ended, then `on_step`. An exception ends the run, like
+    one in the env.
 
     What a callback remembers must be in its `state_dict`, or a resumed run differs from an
-    uninterrupted one. Randomness belongs into a generator whose state is saved there too.
+    uninterrupted one. Draw random numbers from a generator whose state is saved there too.
     """
 
     def on_start(self, run: RunHandle) -> None:
@@ -136,8 +136,8 @@ class Callback:
         """Called for every training episode that has ended."""
 
     def on_update(self, run: RunHandle, metrics: Metrics) -> None:
-        """Called for every update with its metrics: numbers, or tensors on the learner's device,
-        of which `float(...)` waits for the device."""
+        """Called for every update with its metrics: numbers, or tensors on the learner's device;
+        `float(...)` waits for that device."""
 
     def on_evaluation(self, run: RunHandle, metrics: Mapping[str, float]) -> None:
         """Called after every evaluation with its row, such as eval/episode_return."""

@@ -41,7 +41,7 @@ def _kwargs_of(name: str, names: Sequence[str], kwargs: Mapping[str, Any]) -> di
     wrong += [key for key in kwargs if key not in short]
     if wrong:
         raise ConfigError(
-            f"callback_kwargs: expected the arguments of each of several callbacks by its name, as "
+            f"callback_kwargs: expected the arguments of several callbacks under their names, as "
             f"in callback_kwargs.{short[0]}.KEY=VALUE, received {wrong[0]!r}."
         )
     return dict(kwargs.get(name.rpartition(":")[2], {}))

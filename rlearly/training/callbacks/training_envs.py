@@ -1,4 +1,4 @@
-"""The training envs of a run, whose attributes a callback reads and sets, as for a curriculum."""
+"""The training envs of a run, whose attributes a callback can get and set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from rlearly.training.executors import EnvExecutor
 class TrainingEnvs:
     """Reads and sets attributes of all training envs, each by its own executor.
 
-    An attribute that is set takes effect in each env when its next episode begins: an episode is
-    played under one setting. Evaluations keep the value from before, because a curriculum trains
-    on easier envs than its target, unless they are asked for too. What was set is part of a
-    checkpoint.
+    A new value takes effect in each env when its next episode begins, so that no episode mixes two
+    values. Evaluations keep the original value unless `evaluation=True`, because a curriculum
+    trains on easier envs than its target task. All values are saved in checkpoints.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], executors: Sequence[EnvExecutor]):
@@ -98,7 +97,7 @@ class TrainingEnvs:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set in new envs what was set in the saved ones. Call it before the envs are restored:
-        some repeat their episode's actions, under its setting."""
+        some replay the actions of their episode, which needs its values."""
         self._wanted = dict(state["wanted"])
         self._pending = [list(names) for names in state["pending"]]
         self._original = dict(state["original"])

@@ -1,1 +1,1 @@
-"""Runs that end early, that keep their best checkpoint, or that begin with parts of another."""
+"""Runs that start from parts of another run, and runs that stop early."""

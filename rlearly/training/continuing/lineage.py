@@ -50,8 +50,8 @@ def ancestor_of(run: Path) -> dict[str, Any] | None:
 class Segment:
     """A run's part in the curve of its last descendant.
 
-    first: frames that its ancestors trained before. end: frames of its own after which the next
-    one began; None for the last one.
+    first: frames that its ancestors were trained for. end: its own frames at which the next run
+    started; None for the last one.
     """
 
     run: Path
@@ -63,7 +63,7 @@ def lineage(run: Path) -> list[Segment]:
     """The run and its ancestors, oldest first.
 
     Raises:
-        ConfigError: an ancestor is not where it was.
+        ConfigError: an ancestor is no longer where it was.
     """
     chain: list[tuple[Path, int | None]] = [(run, None)]
     entry = ancestor_of(run)
@@ -72,7 +72,7 @@ def lineage(run: Path) -> list[Segment]:
         moved = (identity_of(path) or {}).get("id") != entry["id"]
         if not path.is_dir() or moved:
             raise ConfigError(
-                f"ancestors: {chain[-1][0]} began from {path}, which is not there any more: put it "
+                f"ancestors: {chain[-1][0]} began from {path}, which is no longer there: put it "
                 "back, or leave ancestors out."
             )
         chain.append((path, int(entry["frames"])))

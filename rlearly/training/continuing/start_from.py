@@ -1,4 +1,4 @@
-"""Begin a new run with parts of another one: `start_from=RUN[@FRAMES]`."""
+"""Start a new run from parts of another one: `start_from=RUN[@FRAMES]`."""
 
 from __future__ import annotations
 
@@ -42,18 +42,20 @@ def checked_parts(settings: StartFromConfig, *, on_policy: bool) -> tuple[str, .
     """The parts that a run begins with, in order.
 
     Raises:
-        ConfigError: one does not exist, or they make no sense together.
+        ConfigError: one does not exist, or they cannot be combined.
     """
     parts = USUAL_PARTS if settings.parts is None else tuple(settings.parts)
     for part in parts:
         if part not in PARTS:
-            raise ConfigError(f"start_from.parts: no part {part!r}; {did_you_mean(part, PARTS)}")
+            raise ConfigError(
+                f"start_from.parts: there is no part {part!r}; {did_you_mean(part, PARTS)}"
+            )
     if not parts:
         raise ConfigError(f"start_from.parts: expected some of {', '.join(PARTS)}.")
     if "optimizers" in parts and "networks" not in parts:
         raise ConfigError(
-            "start_from.parts: optimizers hold the moments of the networks' gradients: add "
-            "networks, or leave them out."
+            "start_from.parts: optimizers hold moments of the networks' gradients: add networks or "
+            "leave optimizers out."
         )
     if "replay" in parts and on_policy:
         raise ConfigError(
@@ -90,8 +92,8 @@ def pinned(settings: StartFromConfig, parts: tuple[str, ...]) -> StartFromConfig
 class Ancestor:
     """The run that a new one begins from.
 
-    nstep, frame_stack: with which its replay was sampled. spaces: the observations and actions of
-    the new run, in words.
+    nstep, frame_stack: of the samples from its replay. spaces: the observations and actions of the
+    new run, in words.
     """
 
     settings: StartFromConfig
@@ -132,7 +134,8 @@ class Ancestor:
         folder = run / "checkpoints"
         if not checkpoint.is_kept(folder, chosen):
             raise ConfigError(
-                f"start_from: {run} has no checkpoint {chosen} any more, from which this run begins"
+                f"start_from: {run} no longer has the checkpoint {chosen}, from which this run "
+                "starts: put it back, or start a new run."
             )
         if checkpoint.digest(folder, chosen) != self.settings.sha256:
             raise ConfigError(
@@ -143,7 +146,7 @@ class Ancestor:
         return checkpoint.load_at(folder, chosen, logs="replay" in parts)
 
     def _check_spaces(self, there: Mapping[str, str], parts: Collection[str]) -> None:
-        """Old checkpoints do not say what their spaces were; shapes of weights differ then."""
+        """Compare the spaces. Old checkpoints lack them; there, shapes of weights must do."""
         if not {"networks", "replay"} & set(parts):
             return
         differ = [
