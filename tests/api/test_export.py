@@ -329,5 +329,5 @@ def test_an_agent_of_the_users_own_is_exported_if_it_says_how(tmp_path, monkeypa
         if name == "with_module":
             assert run.export(tmp_path / "p.onnx").manifest["checked"]["largest_difference"] <= 1e-5
         else:
-            with pytest.raises(ConfigError, match="agent=exported_agents:without declares no pol"):
+            with pytest.raises(ConfigError, match="agent=exported_agents:without has no policy_m"):
                 run.export(tmp_path / "q.onnx")
