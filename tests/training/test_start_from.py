@@ -273,7 +273,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(old, tmp_path, 
             "no part 'network'; did you mean",
         ),
         (["start_from=OLD", "start_from.parts=[]"], "expected some of networks, optimizers"),
-        (["start_from=OLD", "start_from.parts=[optimizers]"], "add networks or leave optimizers out"),
+        (
+            ["start_from=OLD", "start_from.parts=[optimizers]"],
+            "add networks or leave optimizers out",
+        ),
         (
             ["start_from.parts=[networks]"],
             r"parts: has no effect without start_from=RU",
