@@ -96,14 +96,10 @@ def report(
         return Report(sweep_report.write(results, place, command), place / "index.html")
     if len(folders) == 1 and whole is not False:
         place = target or folders[0] / "report.png"
-        lines = run_report.write_run_report(folders[0], place, ancestors=ancestors)
-        shown = run_report.RunReport.load(folders[0], ancestors=ancestors)
-        figure = run_report.draw_run(shown)
-        return Report(lines, place, InlineFigure(figure))
-    place = target or Path("curve.png")
-    names = [str(folder) for folder in folders]
-    title = title or "evaluation returns"
-    lines = run_report.write_runs_report(names, place, title, ancestors=ancestors)
-    rows, joints = run_report.read_runs(names, ancestors=ancestors)
-    figure = run_report.draw_runs(rows, title, joints)
+        lines, figure = run_report.write_run_report(folders[0], place, ancestors=ancestors)
+    else:
+        place = target or Path("curve.png")
+        names = [str(folder) for folder in folders]
+        title = title or "evaluation returns"
+        lines, figure = run_report.write_runs_report(names, place, title, ancestors=ancestors)
     return Report(lines, place, InlineFigure(figure))

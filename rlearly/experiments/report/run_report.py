@@ -259,22 +259,24 @@ def draw_runs(
     return figure
 
 
-def write_run_report(run: Path, out: Path, *, ancestors: bool = False) -> list[str]:
-    """Draw all that a run logged; returns its summary and the figure's path.
+def write_run_report(run: Path, out: Path, *, ancestors: bool = False) -> tuple[list[str], Figure]:
+    """Draw all that a run logged; returns its summary with the figure's path, and the figure.
 
     Raises:
         ConfigError: the run cannot be read, or the figure cannot be written.
     """
     report = RunReport.load(run, ancestors=ancestors)
     with _writing(out):
-        save_figure(draw_run(report), out)
-    return [*report.summary(), str(out)]
+        figure = draw_run(report)
+        save_figure(figure, out)
+    return [*report.summary(), str(out)], figure
 
 
 def write_runs_report(
     runs: Sequence[str], out: Path, title: str, *, ancestors: bool = False
-) -> list[str]:
-    """Draw the evaluation returns of runs, and list them in a CSV file; returns both paths.
+) -> tuple[list[str], Figure]:
+    """Draw the evaluation returns of runs, and list them in a CSV file; returns a line with both
+    paths, and the figure.
 
     Raises:
         ConfigError: a run cannot be read, or a file cannot be written.
@@ -287,14 +289,15 @@ def write_runs_report(
             print(f"{run} has no evaluations ({reason}): not drawn.", file=sys.stderr)
     table = out.with_suffix(".csv")
     with _writing(out):
-        save_figure(draw_runs(rows, title, joints), out)
+        figure = draw_runs(rows, title, joints)
+        save_figure(figure, out)
         evaluations = (
             [run, frames, f"{value:.2f}"]
             for run, series in returns.items()
             for frames, value in zip(*series, strict=True)
         )
         write_csv(table, ["run", "frames", "eval_episode_return"], evaluations)
-    return [f"{out.resolve()} and {table.resolve()}"]
+    return [f"{out.resolve()} and {table.resolve()}"], figure
 
 
 @contextlib.contextmanager
