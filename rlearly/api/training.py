@@ -75,5 +75,5 @@ def train(
         words = [*overrides, *overrides_of(named | settings)]
         ended = session.train(words, quiet=not progress, parts=parts)
     if ended.status == FAILED:
-        raise RunFailed(f"{ended.failure}.".replace("..", "."))
+        raise RunFailed(ended.failure)
     return Run(ended.folder)
