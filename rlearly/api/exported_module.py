@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR
-from rlearly.envs.observations import PLANES_LAST
+from rlearly.envs.observations import PLANES_LAST, leaves
 from rlearly.envs.raw_view import RawView
 from rlearly.envs.wrappers import ScaledActions, resized
 
@@ -110,7 +110,7 @@ class ExportedModule(nn.Module):
 def flat_tensor(space: Space, parts: list[Tensor]) -> Tensor:
     """The leaves of N observations, in order, as float32 [N, D]; see `envs.wrappers.flat`."""
     columns = []
-    for leaf, part in zip(_spaces(space), parts, strict=True):
+    for (_, leaf), part in zip(leaves(space), parts, strict=True):
         if isinstance(leaf, Discrete):
             columns.append(F.one_hot(part.reshape(-1) - int(leaf.start), int(leaf.n)).float())
         elif isinstance(leaf, MultiDiscrete):
@@ -123,14 +123,6 @@ def flat_tensor(space: Space, parts: list[Tensor]) -> Tensor:
         else:
             columns.append(part.reshape(part.shape[0], -1).float())
     return torch.cat(columns, 1)
-
-
-def _spaces(space: Space) -> list[Space]:
-    if isinstance(space, Dict):
-        return [leaf for part in space.spaces.values() for leaf in _spaces(part)]
-    if isinstance(space, TupleSpace):
-        return [leaf for part in space.spaces for leaf in _spaces(part)]
-    return [space]
 
 
 class ScaleActions(nn.Module):

@@ -21,7 +21,7 @@ from rlearly.core.errors import ConfigError
 from rlearly.core.types import EnvSpec
 from rlearly.envs.entry_points import gymnasium_id
 from rlearly.envs.gl_backend import check_rendering as check_rendering
-from rlearly.envs.wrappers import masks_actions
+from rlearly.envs.wrappers import find_wrapper, masks_actions
 from rlearly.envs.wrappers import notes as notes
 
 
@@ -148,11 +148,9 @@ def has_time_limit(env: gymnasium.Env, config: EnvConfig) -> bool:
     """
     if config.family in ("dm_control", "metaworld", "atari"):
         return True
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
-            return True
-        env = env.env
-    return hasattr(env, "max_steps")  # MiniGrid's own limit
+    if find_wrapper(env, gymnasium.wrappers.TimeLimit) is not None:
+        return True
+    return hasattr(env.unwrapped, "max_steps")  # MiniGrid's own limit
 
 
 def frame_renderer(env: gymnasium.Env) -> Callable[[int], np.ndarray]:

@@ -13,7 +13,6 @@ from gymnasium.spaces import Box, Dict, Space, Tuple
 
 from rlearly.core.errors import ConfigError
 from rlearly.core.spaces import PIXELS, VECTOR, stack_observations
-from rlearly.envs.guard import as_float
 from rlearly.envs.gymnasium_envs import RenderWrapper
 from rlearly.envs.observations import ImageObservation, describe
 from rlearly.envs.wrappers import (
@@ -23,6 +22,7 @@ from rlearly.envs.wrappers import (
     PixelObservation,
     ScaledActions,
     ZeroBasedActions,
+    find_wrapper,
     flat,
     resized,
 )
@@ -53,15 +53,15 @@ class RawView:
     @staticmethod
     def of(env: gymnasium.Env) -> RawView:
         """The view of an env from `rlearly.envs.make`."""
-        actions: Any = _find(env, ScaledActions | ZeroBasedActions)
-        pixels, states = _find(env, PixelObservation), _find(env, FlatObservation)
+        actions: Any = find_wrapper(env, ScaledActions | ZeroBasedActions)
+        pixels, states = find_wrapper(env, PixelObservation), find_wrapper(env, FlatObservation)
         own = actions.env.action_space
         if pixels is None:
-            masked = _find(env, MaskedObservation)
+            masked = find_wrapper(env, MaskedObservation)
             size = 0 if masked is None else masked.shape[0]
             return RawView(states.original, own, actions.action, mask_size=size)
         size = pixels.observation_space.shape[-1]
-        renderer = _find(env, RenderWrapper)
+        renderer = find_wrapper(env, RenderWrapper)
         image = None if renderer is None else renderer.image
         if renderer is not None and image is not None:
             space = renderer.env.observation_space
@@ -185,15 +185,6 @@ def rows_of(space: Space, observations: Any) -> list[Any]:
     return [*observations]
 
 
-def _find(env: gymnasium.Env, kind: Any) -> Any:
-    """The outermost wrapper of a class, or None."""
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, kind):
-            return env
-        env = env.env
-    return None
-
-
 def _shape_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dict of {', '.join(f'{k!r}: {_shape_of(v)}' for k, v in value.items())}"
@@ -217,11 +208,10 @@ class RawEnv(gymnasium.Env):
 
     def __init__(self, env: gymnasium.Env):
         self.view = RawView.of(env)
-        actions: Any = _find(env, ScaledActions | ZeroBasedActions)
-        pixels: Any = _find(env, PixelObservation)
-        self.env: gymnasium.Env = actions.env
+        actions: Any = find_wrapper(env, ScaledActions | ZeroBasedActions)
+        pixels: Any = find_wrapper(env, PixelObservation)
+        self.env = ActionRepeat(actions.env, find_wrapper(env, ActionRepeat).times)
         self.outer = env
-        self.repeat = _find(env, ActionRepeat).times
         self.camera = pixels.camera if pixels is not None and self.view.image is None else None
         self.observation_space = self.view.observation
         self.action_space = self.view.action
@@ -236,13 +226,8 @@ class RawEnv(gymnasium.Env):
         return self._seen(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        total, terminated, truncated, obs, info = 0.0, False, False, None, {}
-        for _ in range(self.repeat):
-            obs, reward, terminated, truncated, info = self.env.step(action)
-            total += as_float(reward)
-            if terminated or truncated:
-                break
-        return self._seen(obs), total, terminated, truncated, info
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._seen(obs), reward, terminated, truncated, info
 
     def _seen(self, obs: Any) -> Any:
         return obs if self.camera is None else np.array(self.camera())

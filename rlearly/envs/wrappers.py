@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import UnionType
 from typing import Any
 
 import gymnasium
@@ -56,6 +57,15 @@ def notes(env: gymnasium.Env) -> list[str]:
             found += [env.note] if env.note else []
         env = env.env
     return found
+
+
+def find_wrapper(env: gymnasium.Env, kind: type | UnionType) -> Any:
+    """The outermost wrapper of a class, or of one of several (A | B); None if there is none."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, kind):
+            return env
+        env = env.env
+    return None
 
 
 def name_of(env: gymnasium.Env) -> str:
@@ -306,11 +316,7 @@ def state_with_mask(
 
 def masks_actions(env: gymnasium.Env) -> bool:
     """Whether the env's observations end with a mask of the allowed actions."""
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, MaskedObservation):
-            return True
-        env = env.env
-    return False
+    return find_wrapper(env, MaskedObservation) is not None
 
 
 class PixelObservation(gymnasium.Wrapper):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import gymnasium
@@ -44,7 +43,7 @@ from rlearly.envs.state.between_episodes import (
 )
 from rlearly.envs.state.resumable import ResumableEnv
 from rlearly.envs.state.serialization import from_bytes
-from rlearly.envs.wrappers import ScaledActions, ZeroBasedActions
+from rlearly.envs.wrappers import ScaledActions, ZeroBasedActions, find_wrapper
 from rlearly.nn.precision import ComputeOptions
 from rlearly.nn.running_stats import Normalizer
 from rlearly.nn.schedules import Linear
@@ -829,7 +828,7 @@ def add_jump_start(
             "steps are not counted as this run's"
         )
         for env in train_envs:
-            view = _wrapper(env, ScaledActions | ZeroBasedActions)
+            view = find_wrapper(env, ScaledActions | ZeroBasedActions)
             view.env = JumpStart(view.env, model_policy(config, view.env, message), schedule)
         return train_envs
     policy = teacher_policy(config, spec)
@@ -911,13 +910,6 @@ def model_policy(
     for note in model.notes:
         message(f"jump start: {note}")
     return model.act
-
-
-def _wrapper(env: Any, kind: UnionType) -> Any:
-    """The wrapper of one of these classes in a chain that has one."""
-    while not isinstance(env, kind):
-        env = env.env
-    return env
 
 
 # --- beginning from another run ---
