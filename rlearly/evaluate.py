@@ -9,11 +9,9 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is handled duri
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rlearly.config.fields import setting
+from rlearly.api.play import EvaluateConfig
 from rlearly.config.structured import from_overrides, refuse_folders
 from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import DONE, STATUS_HELP
@@ -21,33 +19,6 @@ from rlearly.system.command import as_command, importing
 
 PROGRESS_SECONDS = 15.0
 """Seconds between the progress lines of a long evaluation."""
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Which agent to play, and how."""
-
-    run: str = setting("", "run directory")
-    checkpoint: Any = setting(
-        None, "checkpoint, by its number of frames, or best (see keep_best); null: the newest"
-    )
-    episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
-    seed: int = setting(0, "seed of the episodes", at_least=0)
-    video_size: int = setting(
-        256,
-        "height and width of the first episode's video, in pixels; 0: none",
-        at_least=0,
-        at_most=480,
-        multiple_of=8,
-    )
-    video: str | None = setting(None, "path of the mp4; null: <run>/videos/evaluate_<frames>.mp4")
-    max_episode_steps: int | None = setting(
-        None, "env steps after which an episode is truncated; null: as in the run", at_least=1
-    )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = setting(
-        None, "CPU threads; null: OMP_NUM_THREADS or all cores", at_least=1
-    )
 
 
 @as_command
@@ -69,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
     with importing():
         import numpy as np
 
-        from rlearly.api.play import PlayConfig, play
+        from rlearly.api.play import play
         from rlearly.training.evaluation import LONG_EPISODE_STEPS
 
     if config.video and not Path(config.video).parent.is_dir():
@@ -98,9 +69,7 @@ def evaluate(config: EvaluateConfig) -> list[float]:
                 flush=True,
             )
 
-    video = Path(config.video) if config.video else None
-    settings = PlayConfig(**{**vars(config), "run": Path(config.run), "video": video})
-    played = play(settings, message=print, on_step=on_step)
+    played = play(config, message=print, on_step=on_step)
     result = played.evaluation
     returns = result.returns
     for i, (total, length) in enumerate(zip(returns, result.lengths_steps, strict=True)):

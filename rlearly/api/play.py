@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlearly.config.fields import setting
 from rlearly.config.schema import RunConfig
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.system.command import importing
@@ -19,19 +20,31 @@ if TYPE_CHECKING:
     from rlearly.training.evaluation import Evaluation
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlayConfig:
-    """What to play, and how; see `EvaluateConfig` in rlearly/evaluate.py."""
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Which agent to play, and how."""
 
-    run: Path
-    checkpoint: Any = None
-    episodes: int = 10
-    seed: int = 0
-    video_size: int = 0
-    video: Path | None = None
-    max_episode_steps: int | None = None
-    device: str = "auto"
-    threads: int | None = None
+    run: str = setting("", "run directory")
+    checkpoint: Any = setting(
+        None, "checkpoint, by its number of frames, or best (see keep_best); null: the newest"
+    )
+    episodes: int = setting(10, "episodes to play with the mean action", at_least=1)
+    seed: int = setting(0, "seed of the episodes", at_least=0)
+    video_size: int = setting(
+        256,
+        "height and width of the first episode's video, in pixels; 0: none",
+        at_least=0,
+        at_most=480,
+        multiple_of=8,
+    )
+    video: str | None = setting(None, "path of the mp4; null: <run>/videos/evaluate_<frames>.mp4")
+    max_episode_steps: int | None = setting(
+        None, "env steps after which an episode is truncated; null: as in the run", at_least=1
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    threads: int | None = setting(
+        None, "CPU threads; null: OMP_NUM_THREADS or all cores", at_least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Played:
 
 
 def play(
-    config: PlayConfig,
+    config: EvaluateConfig,
     *,
     message: Callable[[str], None],
     on_step: Callable[[int, int], None] = lambda episode, step: None,
@@ -64,12 +77,13 @@ def play(
         from rlearly.system import machine
         from rlearly.training import builder, checkpoint, evaluation
 
-    run_config = replace(resolve.load(config.run), device=config.device, threads=config.threads)
+    run = Path(config.run)
+    run_config = replace(resolve.load(run), device=config.device, threads=config.threads)
     run_config = resolve.with_time_limit(run_config, config.max_episode_steps)
     threads = machine.thread_count(run_config.threads)
     device = machine.choose_device(run_config.device)
     with machine.computing(threads, device, tf32=run_config.precision == "tf32"):
-        frames, state = checkpoint.load_at(config.run / "checkpoints", config.checkpoint)
+        frames, state = checkpoint.load_at(run / "checkpoints", config.checkpoint)
         env = builder.make_evaluation_env(
             run_config,
             videos=bool(config.video_size),
@@ -85,7 +99,7 @@ def play(
 
 
 def _played(
-    config: PlayConfig,
+    config: EvaluateConfig,
     run_config: RunConfig,
     env: gymnasium.Env,
     device: torch.device,
@@ -98,11 +112,11 @@ def _played(
     from rlearly.training import builder, evaluation, failure
     from rlearly.training.video import Video
 
-    run = config.run
+    run = Path(config.run)
     spec = envs.env_spec(env, run_config.env)
     agent = builder.trained_agent(run_config, spec, device, state)
     failure.clear_beside(run / "evaluate")
-    path = config.video or run / "videos" / f"evaluate_{frames:012d}.mp4"
+    path = Path(config.video or run / "videos" / f"evaluate_{frames:012d}.mp4")
     render = envs.frame_renderer(env) if config.video_size else None
     with ExitStack() as stack:
         try:

@@ -175,19 +175,19 @@ class Run:
         Raises:
             ConfigError: there is no whole checkpoint, or the env cannot be made here.
         """
-        from rlearly.agents import agent_spec
-        from rlearly.api.policy import Policy
+        if self._policy is None:
+            from rlearly.agents import agent_spec
+            from rlearly.api.policy import Policy
 
-        if self._policy is not None:
-            return self._policy
-        agent, view, step = self.trained_agent()
-        self._policy = Policy(
-            agent,
-            view,
-            step=step,
-            threads=self.config.threads or 1,
-            on_policy=agent_spec(self.config.agent_name).on_policy,
-        )
+            agent, view, step = self.trained_agent()
+            config = self.config
+            self._policy = Policy(
+                agent,
+                view,
+                step=step,
+                threads=config.threads or 1,
+                on_policy=agent_spec(config.agent_name).on_policy,
+            )
         return self._policy
 
     def make_env(self, *, videos: bool = False) -> RawEnv:
@@ -223,9 +223,10 @@ class Run:
         from rlearly.training.evaluation import close_env
 
         _, state = self._load()
-        precision = "fp32" if self.config.precision == "tf32" else self.config.precision
-        config = replace(self.config, device="cpu", compile=False, precision=precision)
-        config = replace(config, **changes)
+        config = self.config
+        precision = "fp32" if config.precision == "tf32" else config.precision
+        on_cpu = {"device": "cpu", "compile": False, "precision": precision}
+        config = replace(config, **(on_cpu | changes))
         with restored_process:
             env = builder.make_env(config, evaluation=True)
             try:
@@ -257,22 +258,23 @@ class Run:
             ConfigError: there is no whole checkpoint, or the env cannot be made or rendered here.
             RunFailed: the env failed, or the agent's action is NaN.
         """
-        from rlearly.api.play import PlayConfig, play
+        from rlearly.api.play import EvaluateConfig, play
 
         if not (isinstance(episodes, int) and episodes >= 1):
             raise ConfigError(f"episodes: expected a number of at least 1, received {episodes!r}.")
         if video is not None and not isinstance(video, str | Path):
             raise ConfigError(f"video: expected the path of an mp4 file, received {video!r}.")
-        settings = PlayConfig(
-            run=self.path,
+        config = self.config
+        settings = EvaluateConfig(
+            run=str(self.path),
             checkpoint=self.checkpoint,
             episodes=episodes,
             seed=seed,
-            video=None if video is None else Path(video),
+            video=None if video is None else str(video),
             video_size=0 if video is None else video_size,
             max_episode_steps=max_episode_steps,
-            device=self.config.device,
-            threads=self.config.threads,
+            device=config.device,
+            threads=config.threads,
         )
         with restored_process:
             return play(settings, message=lambda text: None).evaluation
