@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
@@ -77,6 +78,18 @@ Attributes = Callable[[], Mapping[str, Any]]
 """Returns attributes of an env that callbacks have set."""
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run is trained with and its config does not say: see `build`."""
+
+    folder: Path
+    make_sinks: Callable[[], Sinks]
+    display: ProgressDisplay
+    device: torch.device
+    stop_requested: Callable[[], bool]
+    callbacks: Sequence[Named]
+
+
 def build(
     config: RunConfig,
     folder: Path,
@@ -103,34 +116,15 @@ def build(
             not fit into memory.
     """
     named = load_callbacks(config, callbacks)
+    around = Surroundings(folder, make_sinks, display, device, stop_requested, named)
     if vector_env is not None:
-        return build_on_vector_env(
-            config,
-            folder,
-            vector_env,
-            make_eval_env,
-            make_sinks=make_sinks,
-            display=display,
-            device=device,
-            stop_requested=stop_requested,
-            callbacks=named,
-        )
+        return build_on_vector_env(config, vector_env, make_eval_env, around)
     executors = env_executors(config)
     train_envs: list[gymnasium.Env] = []
     try:
         for executor in executors:
             train_envs.append(executor.run(make_env, config))
-        return assemble(
-            config,
-            folder,
-            train_envs,
-            executors,
-            make_sinks=make_sinks,
-            display=display,
-            device=device,
-            stop_requested=stop_requested,
-            callbacks=named,
-        )
+        return assemble(config, train_envs, executors, around)
     except BaseException:
         for env, executor in zip(train_envs, executors, strict=False):
             executor.run(close_env, env)
@@ -141,20 +135,14 @@ def build(
 
 def assemble(
     config: RunConfig,
-    folder: Path,
     train_envs: list[gymnasium.Env],
     executors: list[EnvExecutor],
-    *,
-    make_sinks: Callable[[], Sinks],
-    display: ProgressDisplay,
-    device: torch.device,
-    stop_requested: Callable[[], bool],
-    callbacks: Sequence[Named] = (),
+    around: Surroundings,
 ) -> Trainer:
     """The trainer of a run in envs that were made, each by its executor."""
-    seeds = Seeds(config.seed)
+    display = around.display
     spec = envs.env_spec(train_envs[0], config.env)
-    agent = make_agent(config, spec, device)
+    agent = make_agent(config, spec, around.device)
     for line in envs.notes(train_envs[0]):
         display.message(line)
     warn_of_no_time_limit(config, train_envs[0], display.message)
@@ -166,20 +154,16 @@ def assemble(
             "of its own wrappers, which begin anew; env.normalize keeps them in the run instead"
         )
     resumable: list[Any] = [
-        ResumableEnv(
-            env,
-            seeds.numpy("env", *([env_index] if env_index else [])),
-            make_another=lambda: make_env(config),
-        )
-        for env_index, env in enumerate(train_envs)
+        ResumableEnv(env, generator, make_another=lambda: make_env(config))
+        for env, generator in zip(train_envs, episode_generators(config), strict=True)
     ]
     return make_trainer(
         config,
-        folder,
         agent,
         spec,
         resumable,
         executors,
+        around,
         make_eval_env=lambda attributes: make_evaluation_env(
             config,
             videos=bool(config.video_size),
@@ -187,25 +171,20 @@ def assemble(
             attributes=attributes,
             message=display.message,
         ),
-        make_sinks=make_sinks,
-        display=display,
-        device=device,
-        stop_requested=stop_requested,
-        callbacks=callbacks,
     )
+
+
+def episode_generators(config: RunConfig) -> list[np.random.Generator]:
+    """For each env, the stream that the seeds of its episodes are drawn from."""
+    seeds = Seeds(config.seed)
+    return [seeds.numpy("env", *([index] if index else [])) for index in range(config.num_envs)]
 
 
 def build_on_vector_env(
     config: RunConfig,
-    folder: Path,
     vector_env: VectorEnv,
     make_eval_env: Callable[[], gymnasium.Env] | None,
-    *,
-    make_sinks: Callable[[], Sinks],
-    display: ProgressDisplay,
-    device: torch.device,
-    stop_requested: Callable[[], bool],
-    callbacks: Sequence[Named] = (),
+    around: Surroundings,
 ) -> Trainer:
     """The trainer of a run on the members of a vector env; see `build`.
 
@@ -216,12 +195,10 @@ def build_on_vector_env(
     from rlearly.envs.vector.members import MemberExecutor, VectorMembers
 
     refuse_for_vector_env(config, vector_env)
-    num_envs = int(vector_env.num_envs)
-    config = replace(config, num_envs=num_envs)
-    seeds = Seeds(config.seed)
-    generators = [seeds.numpy("env", *([index] if index else [])) for index in range(num_envs)]
+    display = around.display
+    config = replace(config, num_envs=int(vector_env.num_envs))
     calls = ThreadExecutor() if config.overlap else InlineExecutor()
-    vector = VectorMembers(vector_env, generators, calls)
+    vector = VectorMembers(vector_env, episode_generators(config), calls)
     make, lacking = make_eval_env, ""
     if make is None:
         make, lacking = find_single_env(vector_env)
@@ -259,19 +236,14 @@ def build_on_vector_env(
             close_env(env)
         return make_trainer(
             config,
-            folder,
-            make_agent(config, vector.spec, device),
+            make_agent(config, vector.spec, around.device),
             vector.spec,
             vector.members,
-            [MemberExecutor() for _ in range(num_envs)],
+            [MemberExecutor() for _ in range(config.num_envs)],
+            around,
             make_eval_env=make_evaluation,
             is_resetting=vector.is_resetting,
             vector_env=vector.name,
-            make_sinks=make_sinks,
-            display=display,
-            device=device,
-            stop_requested=stop_requested,
-            callbacks=callbacks,
         )
     except BaseException:
         vector.close()
@@ -319,20 +291,15 @@ def refuse_for_vector_env(config: RunConfig, vector_env: Any) -> None:
 
 def make_trainer(
     config: RunConfig,
-    folder: Path,
     agent: Agent,
     spec: EnvSpec,
     train_envs: list[Any],
     executors: Sequence[EnvExecutor],
+    around: Surroundings,
     *,
     make_eval_env: Callable[[Attributes], gymnasium.Env],
     is_resetting: Callable[[int], bool] = lambda env_index: False,
     vector_env: str | None = None,
-    make_sinks: Callable[[], Sinks],
-    display: ProgressDisplay,
-    device: torch.device,
-    stop_requested: Callable[[], bool],
-    callbacks: Sequence[Named] = (),
 ) -> Trainer:
     """The trainer of an agent in envs that resume.
 
@@ -343,7 +310,8 @@ def make_trainer(
             kind of envs.
     """
     members_of = {} if vector_env is None else {"vector_env": vector_env}
-    data = make_data_pipeline(config, spec, device, folder)
+    display = around.display
+    data = make_data_pipeline(config, spec, around.device, around.folder)
     memory = data.memory
     if isinstance(agent, NormalizedAgent):
         memory = NormalizedReplay(memory, agent.normalizer)
@@ -366,7 +334,7 @@ def make_trainer(
         clear_replay_at_steps=None if keep_replay else phase.until_steps,
     )
     display.message(data.summary)
-    for line in _notes(config, trainer_config, spec, device):
+    for line in _notes(config, trainer_config, spec, around.device):
         display.message(line)
     training_envs = TrainingEnvs(train_envs, executors)
     return Trainer(
@@ -379,14 +347,14 @@ def make_trainer(
         frame_renderer=envs.frame_renderer,
         memory=memory,
         update_schedule=data.update_schedule,
-        sinks=make_sinks(),
+        sinks=around.make_sinks(),
         display=display,
         seeds=Seeds(config.seed),
-        folder=folder,
+        folder=around.folder,
         fixed_config=fixed_settings(config) | members_of,
-        stop_requested=stop_requested,
+        stop_requested=around.stop_requested,
         training_envs=training_envs,
-        named_callbacks=callbacks,
+        named_callbacks=around.callbacks,
         ancestor=find_ancestor(config, spec, display.message),
         spaces=spaces_of(spec),
         stop_rules=StopRules([stop_rules.parse(text) for text in config.stop_when or ()]),
