@@ -9,11 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
+from rlearly.core.errors import OURS, ConfigError, UserCodeFailed, raised
 from rlearly.core.types import Agent, Metrics
-
-OURS = (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit, MemoryError)
-"""Exceptions that pass the guard: their message is complete, or they are no failure of the code."""
 
 METHODS = ("act", "value", "update", "state_dict", "load_state_dict")
 
@@ -76,7 +73,7 @@ class GuardedAgent:
     def _call(self, call: str, function: Callable[[], Result]) -> Result:
         try:
             return function()
-        except (*OURS, torch.OutOfMemoryError):
+        except (*OURS, MemoryError, torch.OutOfMemoryError):
             raise
         except BaseException as error:  # the user's code may raise anything, SystemExit too
             raise UserCodeFailed(f"agent={self.name}: {call} {raised(error)}") from error

@@ -24,7 +24,7 @@ from rlearly.config.structured import (
     describe_fields,
     did_you_mean,
 )
-from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
+from rlearly.core.errors import OURS, ConfigError, UserCodeFailed, raised
 
 
 def is_plugin(name: Any) -> bool:
@@ -135,7 +135,7 @@ def _guarded(method: Callable[..., Any], call: str) -> Callable[..., Any]:
     def guarded_method(*args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
-        except (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit, MemoryError):
+        except (*OURS, MemoryError):
             raise
         except BaseException as error:  # the user's code may raise anything, SystemExit too
             raise UserCodeFailed(f"{call} {raised(error)}") from error

@@ -63,6 +63,11 @@ class UserCodeFailed(RunFailed):
         return f"{super().__str__()}{where}{f'; {self.remedy}' if self.remedy else ''}"
 
 
+OURS = (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit)
+"""Exceptions that guards around the user's code pass on: their message is complete, or they are no
+failure."""
+
+
 def raised(error: BaseException) -> str:
     """What was raised and where, as in "raised ValueError: no goal at my_env.py:31"."""
     try:

@@ -15,10 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
-
-OURS = (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit)
-"""Exceptions that pass the guard: their message is complete, or they are no failure."""
+from rlearly.core.errors import OURS, ConfigError, UserCodeFailed, raised
 
 RESET = "expected reset(self, *, seed=None, options=None)"
 STEP_VALUES = "obs, reward, terminated, truncated, info"

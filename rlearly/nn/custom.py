@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
+from rlearly.core.errors import OURS, UserCodeFailed, raised
 from rlearly.nn.layers import ACTIVATIONS, CReLU, Dropout, default_initialisation
 
 ACTIVATION_LAYERS = (
@@ -66,7 +66,7 @@ class CustomNetwork(nn.Module):
         before = 0 if activations is None else len(activations)
         try:
             output = self._run(x.to(torch.float32), activations)
-        except (RunFailed, ConfigError, MemoryError, torch.OutOfMemoryError):
+        except (*OURS, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the user's code may raise anything
             raise UserCodeFailed(

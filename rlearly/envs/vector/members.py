@@ -14,10 +14,10 @@ from gymnasium.spaces import Box, Discrete, flatdim
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 
-from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
+from rlearly.core.errors import OURS, ConfigError, RunFailed, UserCodeFailed, raised
 from rlearly.core.spaces import copy_observation
 from rlearly.core.types import EnvSpec
-from rlearly.envs.guard import OURS, STEP_VALUES, guarded, misfit
+from rlearly.envs.guard import STEP_VALUES, guarded, misfit
 from rlearly.envs.observations import state_note
 from rlearly.envs.state.action_replay import InexactState
 from rlearly.envs.state.between_episodes import Kept, kept_by

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlearly.core.errors import ConfigError, RunFailed, UserCodeFailed, raised
+from rlearly.core.errors import OURS, ConfigError, UserCodeFailed, raised
 from rlearly.training.callbacks.callback import Callback, RunHandle, Training
 from rlearly.training.callbacks.plain import plain_copy
-
-OURS = (ConfigError, RunFailed, KeyboardInterrupt, GeneratorExit)
-"""Exceptions that pass: their message is complete, or they are no failure."""
 
 Named = tuple[str, Callback]
 """A callback and its name: MODULE:NAME."""
