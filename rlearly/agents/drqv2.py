@@ -430,5 +430,6 @@ SPEC = AgentSpec(
     networks=("encoder", "actor", "critic"),
     random_start="exploration_steps",
     observes_pixels=True,
+    takes_networks=True,
     policy_module=DrQv2.policy_module,
 )

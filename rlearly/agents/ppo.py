@@ -605,6 +605,7 @@ SPEC = AgentSpec(
     networks=("actor", "critic"),
     actions=("continuous", "discrete"),
     on_policy=True,
+    takes_networks=True,
     policy_module=PPO.policy_module,
     max_threads=1,  # its matrices are too small for a second thread
     run_defaults=("video_size=0",),

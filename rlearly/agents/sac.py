@@ -262,5 +262,6 @@ SPEC = AgentSpec(
         "augmentation": "it learns from states, which are not augmented",
         "freeze_encoder": "it has no encoder",
     },
+    takes_networks=True,
     policy_module=SAC.policy_module,
 )

@@ -35,6 +35,8 @@ class AgentSpec:
     max_threads: threads beyond which its updates get no faster; None: it can use every core.
     run_defaults: overrides of `RunConfig`'s defaults, as on the command line.
     refused_interventions: interventions that it does not support -> the reason.
+    takes_networks: its settings have `network` and `network_kwargs`, which name a function that
+        makes its networks (see `rlearly.agents.network_factory`).
     policy_module: agent -> its policy's mode as one network, for exports; None: it has none.
     """
 
@@ -48,6 +50,7 @@ class AgentSpec:
     max_threads: int | None = None
     run_defaults: tuple[str, ...] = ()
     refused_interventions: Mapping[str, str] = field(default_factory=dict)
+    takes_networks: bool = False
     policy_module: Callable[[Any], nn.Module] | None = None
 
 

@@ -201,5 +201,6 @@ SPEC = AgentSpec(
         "augmentation": "it learns from states, which are not augmented",
         "freeze_encoder": "it has no encoder",
     },
+    takes_networks=True,
     policy_module=TD3.policy_module,
 )

@@ -58,9 +58,6 @@ OFF_POLICY_KEYS = ("replay_ratio", "adaptive_ratio", "replay.", "seed_frames")
 
 PIXEL_INTERVENTIONS = ("augmentation", "freeze_encoder")
 
-NETWORK_AGENTS = ("drm", "drqv2", "ppo", "sac", "td3")
-"""Agents that take networks of the user's own."""
-
 LINEAR_INTERVENTIONS = ("reset", "injection", "spectral_norm")
 """Interventions on stacks of linear layers: they cannot act on the encoder."""
 
@@ -532,7 +529,7 @@ def _check_replay(config: RunConfig, keys: set[str]) -> None:
 
 
 def _check_network(config: RunConfig, keys: set[str]) -> None:
-    if config.agent_name not in NETWORK_AGENTS:
+    if not agent_spec(config.agent_name).takes_networks:
         return
     from rlearly.agents.network_factory import NetworkFactory
 
