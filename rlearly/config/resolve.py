@@ -179,9 +179,7 @@ def fixed_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flatten(as_dict(config))
-        if key not in ("run_dir", "resume", *RESUMABLE)
-        and not key.startswith("wandb.")
-        and (key, value) != ("callback_kwargs", {})  # runs from before it existed have none
+        if key not in ("run_dir", "resume", *RESUMABLE) and not key.startswith("wandb.")
     }
 
 
