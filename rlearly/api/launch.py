@@ -1,17 +1,11 @@
-"""Start, show, cancel and sync sweeps: what `python -m rlearly.sweep` does with its arguments."""
+"""Plan and start sweeps, for `python -m rlearly.sweep` and `rlearly.sweep`."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import hashlib
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,29 +20,27 @@ from rlearly.config.schema import RunConfig
 from rlearly.config.structured import describe_fields, did_you_mean, from_overrides
 from rlearly.core.errors import ConfigError
 from rlearly.core.exit_status import DONE, FAILED, SAVED
-from rlearly.experiments.job import Job, commands, jobs_of
-from rlearly.experiments.launchers.base import Launcher, Report
-from rlearly.experiments.launchers.local import LocalLauncher, usable_gpus
-from rlearly.experiments.launchers.lock import only_launcher, owner_of, sweep_command
+from rlearly.experiments.job import Job, jobs_of
+from rlearly.experiments.launchers.base import STOP_SIGNALS, Launcher, Report
+from rlearly.experiments.launchers.local import LocalLauncher, local_workers, usable_gpus
+from rlearly.experiments.launchers.lock import only_launcher, sweep_command
 from rlearly.experiments.launchers.ray import Ray, RayConfig
 from rlearly.experiments.launchers.slurm import (
     Slurm,
     SlurmConfig,
-    cancel_slurm,
     queue_of,
 )
 from rlearly.experiments.plan import PLAN, Plan, Run, folder_name
 from rlearly.experiments.status import failed_at_once, failures, overview, statuses, totals
 from rlearly.experiments.study import Study, grid, seeds_of
-from rlearly.system.machine import can_ask_to_save, gigabytes, usable_cores
+from rlearly.system.machine import can_ask_to_save
 from rlearly.system.signals import handled
 from rlearly.training import run_directory
-from rlearly.training.builder import check_rendering, known_replay_bytes
+from rlearly.training.builder import check_rendering
 from rlearly.training.display import PipeConsole
 
 WATCH_SECONDS = 2.0
 VERBS = ("status", "cancel", "sync")
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @dataclass(frozen=True)
@@ -148,21 +140,34 @@ def _grouped(run: Run, sweep: str) -> Run:
     return replace(run, overrides=[*run.overrides, format_override("wandb.group", sweep)])
 
 
-def start(config: SweepConfig, overrides: Sequence[str]) -> int:
-    """Run all runs of a plan that have not finished.
+def checked_plan(config: SweepConfig, overrides: Sequence[str], say: Report) -> tuple[Plan, Path]:
+    """As `plan_of`, and all runs compose. `say`: called with lines for the user.
 
     Raises:
-        ConfigError: the request cannot be met; nothing was started.
+        ConfigError: a run does not compose; or as `plan_of`.
     """
     plan, folder = plan_of(config, overrides)
     plan.check()
     for arm in dict.fromkeys(run.arm for run in plan.runs):
         if folder_name(arm) != arm:
-            print(
-                f"{arm} is stored in runs/{folder_name(arm)}: its name is not valid for a folder."
-            )
-    if config.dry_run:
-        return dry_run(*joined(plan, folder), folder, config)
+            say(f"{arm} is stored in runs/{folder_name(arm)}: its name is not valid for a folder.")
+    return plan, folder
+
+
+def show(line: str) -> None:
+    """Print a line; one write, as threads share the output."""
+    print(f"{line}\n", end="", flush=True)
+
+
+def start(config: SweepConfig, plan: Plan, folder: Path, say: Report = show) -> int:
+    """Run all runs of a checked plan that have not finished; returns the exit status.
+
+    Args:
+        say: called with lines for the user. If it is `show`, a terminal also gets a live table.
+
+    Raises:
+        ConfigError: the request cannot be met; nothing was started.
+    """
     if config.launcher == "local":
         configs = plan.configs()
         for job in jobs_of(plan):
@@ -179,15 +184,15 @@ def start(config: SweepConfig, overrides: Sequence[str]) -> int:
                     f"{sweep_command('cancel', folder)}; or look at them with: "
                     f"{sweep_command('status', folder)}"
                 )
-            identify(plan, folder).save(folder)
-            return launch(folder, jobs, jobs_of(plan), launcher, config)
+            identify(plan, folder, say).save(folder)
+            return launch(folder, jobs, jobs_of(plan), launcher, config, say)
     except OSError as error:
         raise ConfigError(
             f"sweep_dir: {folder} cannot be written ({error.strerror}); give another."
         ) from None
 
 
-def identify(plan: Plan, folder: Path) -> Plan:
+def identify(plan: Plan, folder: Path, say: Report = show) -> Plan:
     """Give a sweep's directory its identity, and a copy also its own wandb group.
 
     Returns the plan, with that group instead of the original's.
@@ -197,7 +202,7 @@ def identify(plan: Plan, folder: Path) -> Plan:
     if not original:
         return plan
     (folder / "slurm" / "jobs.json").unlink(missing_ok=True)
-    print(
+    say(
         f"{folder} is a copy of {original}: it continues as a separate sweep, and its runs get "
         "their own wandb ids"
     )
@@ -242,49 +247,26 @@ def make_launcher(config: SweepConfig) -> Launcher:
         return Slurm(config.slurm)
     if config.launcher == "ray":
         return Ray(config.ray)
-    return LocalLauncher(local_workers(config), usable_gpus())
-
-
-def local_workers(config: SweepConfig) -> int:
-    """The number of runs at once on this machine: `workers`, else one per GPU, else per core."""
-    return config.workers or len(usable_gpus()) or usable_cores()
-
-
-def dry_run(plan: Plan, jobs: Sequence[Job], folder: Path, config: SweepConfig) -> int:
-    """Print every command that is still to be run, their number, and the memory of the replays."""
-    left = [job for job in jobs if not job.finished(folder)]
-    for job in left:
-        for command in commands(plan, folder, job.name):
-            print(python_command(*command))
-    print(f"{len(left)} of {len(jobs)} jobs are to be run, in {folder}.")
-    configs = plan.configs() if left else {}
-    sizes = [known_replay_bytes(configs[job.name]) for job in left]
-    at_once = local_workers(config) if config.launcher == "local" else len(left)
-    largest = sorted(size for size in sizes if size is not None)[-at_once:]
-    unknown = sizes.count(None)
-    if largest:
-        rest = f", not counting {unknown} runs without pixels" if unknown else ""
-        print(
-            f"With {min(at_once, len(left))} at once, the replays grow to about "
-            f"{gigabytes(sum(largest))}{rest}."
-        )
-    elif unknown:
-        print("The memory of the replays depends on the envs' observations; it is not counted.")
-    return DONE
+    return LocalLauncher(local_workers(config.workers), usable_gpus())
 
 
 def launch(
-    folder: Path, jobs: Sequence[Job], every: Sequence[Job], launcher: Launcher, config: SweepConfig
+    folder: Path,
+    jobs: Sequence[Job],
+    every: Sequence[Job],
+    launcher: Launcher,
+    config: SweepConfig,
+    say: Report = show,
 ) -> int:
     """Start the jobs that are not done, and wait for them unless SLURM has them.
 
-    `every`: all jobs of the sweep; `jobs` are those of this command.
+    `every`: all jobs of the sweep; `jobs` are those of this command. `say`: see `start`.
     """
     left = [job for job in jobs if not job.finished(folder)]
     scope = "" if len(jobs) == len(every) else " of this command"
-    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs{scope} are done already; {folder}")
+    say(f"{len(jobs) - len(left)} of {len(jobs)} jobs{scope} are done already; {folder}")
     if left and not can_ask_to_save():
-        print(
+        say(
             "This system has no signal that asks runs to save: runs that are stopped continue "
             "from their last checkpoint."
         )
@@ -296,29 +278,30 @@ def launch(
 
     with handled(STOP_SIGNALS, stop):
         if left:
-            with progress(folder, jobs, live=config.launcher != "slurm") as report:
+            live = config.launcher != "slurm" and say is show
+            with progress(folder, jobs, say, live=live) as report:
                 launcher.launch(folder, left, report)
     if config.launcher == "slurm" and left:
-        print(f"SLURM has the jobs now; look at them with: {sweep_command('status', folder)}")
+        say(f"SLURM has the jobs now; look at them with: {sweep_command('status', folder)}")
         return DONE
     found = statuses(folder, jobs)
-    print(*failures(found), totals(found, scope), sep="\n")
+    say("\n".join([*failures(found), totals(found, scope)]))
     if scope:
-        print(totals(statuses(folder, every), " of the sweep"))
+        say(totals(statuses(folder, every), " of the sweep"))
     if stopped:
-        print("stopped; repeat the command to continue.")
+        say("stopped; repeat the command to continue.")
         return SAVED
     read = python_command("rlearly.report", format_override("sweep", folder))
-    print(f"make a report with: {read}")
+    say(f"make a report with: {read}")
     return DONE if all(status.state == "done" for status in found) else FAILED
 
 
 @contextlib.contextmanager
-def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Report]:
+def progress(folder: Path, jobs: Sequence[Job], say: Report, *, live: bool) -> Iterator[Report]:
     """Shows what a launcher reports: on a terminal above a table that is kept up to date."""
     console = PipeConsole()
     if not (live and console.is_terminal):
-        yield lambda text: print(f"{text}\n", end="", flush=True)  # one write: threads share it
+        yield say
         return
     with Live(
         console=console,
@@ -326,57 +309,3 @@ def progress(folder: Path, jobs: Sequence[Job], *, live: bool) -> Iterator[Repor
         refresh_per_second=1 / WATCH_SECONDS,
     ):
         yield lambda text: console.print(Text(text), soft_wrap=True)
-
-
-def status(folder: Path, config: SweepConfig) -> int:
-    """Show the state of a sweep's runs; exit status 1 if some failed."""
-    jobs = jobs_of(Plan.load(folder))
-    found = statuses(folder, jobs, queue_of(folder))
-    console = PipeConsole()
-    if config.watch:
-        with (
-            contextlib.suppress(KeyboardInterrupt),
-            Live(overview(found, console), console=console, auto_refresh=False) as live,
-        ):
-            while owner_of(folder) or any(s.state in ("running", "queued") for s in found):
-                time.sleep(WATCH_SECONDS)
-                with contextlib.suppress(ConfigError):  # SLURM sometimes does not answer
-                    found = statuses(folder, jobs, queue_of(folder))
-                live.update(overview(found, console), refresh=True)
-    else:
-        console.print(overview(found, console))
-    for line in failures(found):
-        print(line)
-    return FAILED if any(s.state in ("failed", "skipped") for s in found) else DONE
-
-
-def cancel(folder: Path, config: SweepConfig) -> int:
-    """Ask the runs of a sweep to save a checkpoint and stop."""
-    Plan.load(folder)
-    asked = [f"{count} SLURM jobs" for count in [cancel_slurm(folder)] if count]
-    owner = owner_of(folder)
-    if owner:
-        if owner["host"] != socket.gethostname():
-            raise ConfigError(
-                f"{folder} was launched on {owner['host']} by process {owner['pid']}: cancel it "
-                "there."
-            )
-        if not can_ask_to_save():
-            raise ConfigError(
-                "cancel: this system has no signal that asks a process to save: press Ctrl-C in "
-                f"the terminal of process {owner['pid']}."
-            )
-        os.kill(owner["pid"], signal.SIGTERM)
-        asked.append(f"the {owner['launcher']} launcher, process {owner['pid']}")
-    print(f"asked to save and stop: {', '.join(asked)}" if asked else "nothing is running.")
-    return DONE
-
-
-def sync(folder: Path, config: SweepConfig) -> int:
-    """Upload the wandb runs that a sweep recorded offline."""
-    Plan.load(folder)
-    found = sorted(folder.glob("runs/*/*/*/wandb/offline-run-*"))
-    if not found:
-        raise ConfigError(f"{folder} has no offline wandb runs; wandb.mode=offline makes them.")
-    done = subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, found)])
-    return DONE if done.returncode == 0 else FAILED

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rlearly.api.launch import SweepConfig, plan_of, split, start
+from rlearly.api.launch import SweepConfig, checked_plan, show, split, start
 from rlearly.api.report import Report, report
 from rlearly.api.run import Run
 from rlearly.api.settings import overrides_of
@@ -38,10 +36,11 @@ def sweep(*overrides: str, progress: bool = True, **settings: Any) -> Sweep:
     Raises:
         ConfigError: a setting is wrong, or the request cannot be met; nothing was started.
     """
-    with restored_process, _printed(progress):
+    say = show if progress else lambda line: None
+    with restored_process:
         config, words = split([*overrides, *_words(settings)])
-        folder = plan_of(config, words)[1]
-        start(config, words)
+        plan, folder = checked_plan(config, words, say)
+        start(config, plan, folder, say)
     return Sweep(folder)
 
 
@@ -93,9 +92,3 @@ class Sweep:
 
     def __repr__(self) -> str:
         return f"Sweep({str(self.path)!r})"
-
-
-@contextlib.contextmanager
-def _printed(progress: bool) -> Iterator[None]:
-    with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
-        yield

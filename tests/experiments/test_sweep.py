@@ -373,7 +373,7 @@ def test_help_names_every_key_of_a_study(capsys):
 def test_grids_print_where_an_arm_is_stored_that_no_folder_can_be_named_after(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(launch, "dry_run", lambda *arguments: 0)
+    monkeypatch.setattr(sweep, "dry_run", lambda *arguments: 0)
     overrides = [
         *TINY,
         "seeds=1",

@@ -20,6 +20,9 @@ from rlearly.training.checkpoint import list_checkpoints
 
 Report = Callable[[str], None]
 
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals on which what launches runs has them save and end."""
+
 
 class Launcher(Protocol):
     """Starts jobs. Their results are in the sweep's directory."""

@@ -13,6 +13,7 @@ from rlearly.core.exit_status import DONE, FAILED
 from rlearly.experiments.job import Job
 from rlearly.experiments.job_runner import JobRunner
 from rlearly.experiments.launchers.base import Report, ending
+from rlearly.system.machine import usable_cores
 
 
 class LocalLauncher:
@@ -69,6 +70,11 @@ class LocalLauncher:
             report(f"FAILED {job.title}: {error}")
         self._runners.discard(runner)
         return status
+
+
+def local_workers(workers: int | None) -> int:
+    """The number of runs at once on this machine: `workers`, else one per GPU, else per core."""
+    return workers or len(usable_gpus()) or usable_cores()
 
 
 def usable_gpus() -> list[str]:

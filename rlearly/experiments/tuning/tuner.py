@@ -11,7 +11,8 @@ from rlearly.config.overrides import python_command
 from rlearly.core.errors import ConfigError, RunFailed
 from rlearly.core.exit_status import BAD_REQUEST, DONE, FAILED, SAVED
 from rlearly.experiments.job import last_lines, log_of
-from rlearly.experiments.launchers.local import usable_gpus
+from rlearly.experiments.launchers.base import STOP_SIGNALS
+from rlearly.experiments.launchers.local import local_workers, usable_gpus
 from rlearly.experiments.launchers.lock import only_launcher
 from rlearly.experiments.plan import PLAN, Plan, Run, finished
 from rlearly.experiments.report.curves import Curve, mean_of_last, read_run
@@ -34,12 +35,10 @@ from rlearly.experiments.tuning.trials import (
     load_trials,
 )
 from rlearly.system.locks import in_use
-from rlearly.system.machine import usable_cores
 from rlearly.system.signals import handled
 from rlearly.training import checkpoint
 from rlearly.training.builder import check_rendering
 
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 WAIT_SECONDS = 1.0
 """How often the evaluations of running trials are read."""
 
@@ -114,8 +113,7 @@ def make_pool(config: TuneConfig, folder: Path) -> Pool:
     """
     if config.launcher == "ray":
         return RayPool(folder, config.ray, config.workers)
-    gpus = usable_gpus()
-    return LocalPool(folder, config.workers or len(gpus) or usable_cores(), gpus)
+    return LocalPool(folder, local_workers(config.workers), usable_gpus())
 
 
 def result_of(request: Request, folder: Path, trials: Trials, *, finished: bool) -> TuneResult:
@@ -327,7 +325,7 @@ class Tuner:
         self.report(outlook(self.request, self.folder, self.trials, self.pool_size))
         ended = len(self.trials) - len(self.trials.in_state(RUNNING))
         if ended >= HOPELESS_TRIALS and self.trials.only_failures():
-            name = next(name for name in self.trials.failures)
+            name = next(iter(self.trials.failures))
             self._stop_for(
                 f"none of the first {ended} trials has a score; {log_of(self.folder, name)} ends "
                 f"with: {self.trials.failures[name]}"
