@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlearly.core.spaces import stack_observations
 from rlearly.core.types import Agent
 from rlearly.envs.raw_view import FrameStacks, RawView, rows_of
+from rlearly.system.threads import torch_threads
 
 
 class Policy:
@@ -79,7 +77,7 @@ class Policy:
         """
         batch = self.view.is_batch(observation)
         seen = self._seen(observation, batch, action_mask)
-        with _threads(self.threads):
+        with torch_threads(self.threads):
             actions = self._act(seen, deterministic)
         own = [self.view.to_action(action) for action in actions]
         return np.stack(own) if batch else own[0]
@@ -98,15 +96,3 @@ class Policy:
             return self.agent.act(seen, step=self.step, explore=not deterministic)
         agent: Any = self.agent
         return agent.sample(seen)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if before != count:
-            torch.set_num_threads(before)

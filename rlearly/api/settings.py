@@ -25,6 +25,12 @@ def overrides_of(settings: Mapping[str, Any]) -> list[str]:
     return [override for key, value in settings.items() for override in _overrides(key, value)]
 
 
+def seeds_text(seeds: Any) -> str:
+    """Seeds as on the command line: 3 as "3", which means 0 to 2, and [5, 6] as "[5,6]"."""
+    listed = isinstance(seeds, list | tuple)
+    return f"[{','.join(map(str, seeds))}]" if listed else str(seeds)
+
+
 def _overrides(key: str, value: Any) -> Iterator[str]:
     key = key.replace("__", ".")
     if isinstance(value, Mapping) and not key.endswith("kwargs"):

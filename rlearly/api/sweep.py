@@ -10,7 +10,7 @@ from typing import Any
 from rlearly.api.launch import SweepConfig, checked_plan, show, split, start
 from rlearly.api.report import Report, report
 from rlearly.api.run import Run
-from rlearly.api.settings import overrides_of
+from rlearly.api.settings import overrides_of, seeds_text
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.job import jobs_of
 from rlearly.experiments.plan import Plan
@@ -50,9 +50,8 @@ def _words(settings: dict[str, Any]) -> Iterator[str]:
         if key in ("status", "cancel", "sync", "watch", "dry_run"):
             raise ConfigError(f"{key}: is for the command, python -m rlearly.sweep {key}=...")
         grid = isinstance(value, list | tuple) and key not in ONE_VALUE
-        if key == "seeds" and not isinstance(value, str):
-            listed = ",".join(map(str, value)) if grid else str(value)
-            yield f"seeds=[{listed}]" if grid else f"seeds={listed}"
+        if key == "seeds":
+            yield from overrides_of({key: seeds_text(value)})
         elif grid and key not in own:
             parts = [next(iter(overrides_of({key: item}))).partition("=") for item in value]
             yield f"{parts[0][0]}={','.join(text for _, _, text in parts)}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
-from rlearly.api.settings import overrides_of
+from rlearly.api.settings import overrides_of, seeds_text
 from rlearly.core.errors import ConfigError
 from rlearly.experiments.tuning.page import write_page
-from rlearly.experiments.tuning.request import VERBS, TuneConfig, request_of, split
+from rlearly.experiments.tuning.request import VERBS, request_of, split
 from rlearly.experiments.tuning.tuner import TuneResult
 from rlearly.experiments.tuning.tuner import tune as lead
 from rlearly.system.process import restored_process
@@ -42,14 +41,12 @@ def tune(
         ConfigError: a setting is wrong, or the request cannot be met; nothing was started.
         RunFailed: none of the first trials has a score, or files can no longer be written.
     """
-    own = {field.name for field in fields(TuneConfig)}
     words = [*overrides]
     for key, value in settings.items():
         if key in (*VERBS, "dry_run"):
             raise ConfigError(f"{key}: is for the command, python -m rlearly.tune {key}=...")
-        if key in own and key.endswith("seeds") and not isinstance(value, str):
-            listed = isinstance(value, list | tuple)
-            value = f"[{','.join(map(str, value))}]" if listed else str(value)
+        if key in ("seeds", "held_out_seeds"):
+            value = seeds_text(value)
         words += overrides_of({key: value})
     words += [f"space.{key}={text or 'null'}" for key, text in (space or {}).items()]
     with restored_process:

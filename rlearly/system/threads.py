@@ -13,15 +13,21 @@ from rlearly.system.process import Restored
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Make torch, and numpy's matrix products, use one thread inside this context."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Make torch use this many threads inside this context."""
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        with _one_blas_thread:
-            yield
+        torch.set_num_threads(count)
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Make torch, and numpy's matrix products, use one thread inside this context."""
+    with torch_threads(1), _one_blas_thread:
+        yield
 
 
 @cache
