@@ -76,6 +76,32 @@ for name, words in TINY_STATE.items():
     ]
 
 
+SMALL = {
+    "hidden_dim": 16,
+    "feature_dim": 8,
+    "encoder_channels": 4,
+    "exploration_steps": 10,
+    "learning_starts_steps": 10,
+    "batch_size": 16,
+    "rollout_steps": 8,
+    "minibatches": 2,
+}
+"""Settings with which every agent of ours is small and learns early."""
+
+
+class Silent:
+    """A progress display that keeps its lines."""
+
+    def __init__(self):
+        self.messages = []
+
+    def on_progress(self, at, updates, latest):
+        pass
+
+    def message(self, text):
+        self.messages.append(text)
+
+
 @pytest.fixture(scope="session")
 def zygote():
     """Starts training commands without waiting for imports."""

@@ -4,6 +4,7 @@ import functools
 
 import gymnasium
 import numpy as np
+from conftest import Silent
 from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -123,17 +124,6 @@ KINDS = {
 }
 
 
-class Quiet:
-    def __init__(self):
-        self.messages = []
-
-    def on_progress(self, at, updates, latest):
-        pass
-
-    def message(self, text):
-        self.messages.append(text)
-
-
 def trainer_on(vector, folder, config, **kwargs):
     import torch
 
@@ -142,7 +132,7 @@ def trainer_on(vector, folder, config, **kwargs):
         config,
         folder,
         make_sinks=lambda: Sinks(JsonLines(folder / "metrics.jsonl"), []),
-        display=Quiet(),
+        display=Silent(),
         device=torch.device("cpu"),
         vector_env=vector,
         **kwargs,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, random_rollout, with_actions_for
+from conftest import SMALL, random_batch, random_rollout, with_actions_for
 from gymnasium.spaces import Discrete
 
 from rlearly.agents import AGENTS, agent_spec
@@ -19,16 +19,6 @@ from rlearly.testing import AGENT_LAWS, AgentSubject
 from rlearly.training.metrics import MetricMeans
 from rlearly.training.update_schedule import AdaptiveRatio
 
-SMALL = {
-    "hidden_dim": 16,
-    "feature_dim": 8,
-    "encoder_channels": 4,
-    "exploration_steps": 10,
-    "learning_starts_steps": 10,
-    "batch_size": 16,
-    "rollout_steps": 8,
-    "minibatches": 2,
-}
 METAWORLD = {"q_dropout": 0.01, "q_layer_norm": True, "lambda_constant": True}
 """DrM's variant for MetaWorld."""
 

@@ -4,8 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_STATE
-from test_trainer import Silent
+from conftest import TINY, TINY_STATE, Silent
 
 from rlearly import envs
 from rlearly.config import resolve

@@ -886,8 +886,7 @@ def test_run_says_what_it_starts_from_and_names_such_episodes(tmp_path, reach_fi
 
 
 def test_resuming_wants_the_same_snapshots(tmp_path, reach_file, monkeypatch):
-    from conftest import TINY_STATE
-    from test_trainer import Silent
+    from conftest import TINY_STATE, Silent
 
     from rlearly.config import resolve
     from rlearly.config.structured import as_yaml

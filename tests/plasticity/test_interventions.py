@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, random_rollout, with_actions_for
+from conftest import SMALL, random_batch, random_rollout, with_actions_for
 from gymnasium.spaces import Box
 from torch import nn
 
@@ -44,16 +44,6 @@ from rlearly.system.seeding import Seeds
 from rlearly.training.update_schedule import off_policy_schedule
 
 CPU = torch.device("cpu")
-SMALL = {
-    "hidden_dim": 16,
-    "feature_dim": 8,
-    "encoder_channels": 4,
-    "exploration_steps": 10,
-    "learning_starts_steps": 10,
-    "batch_size": 16,
-    "rollout_steps": 8,
-    "minibatches": 2,
-}
 
 
 def stream():

@@ -6,7 +6,7 @@ import numpy as np
 import plugin_networks
 import pytest
 import torch
-from conftest import TINY, TINY_STATE, random_batch, random_rollout
+from conftest import SMALL, TINY, TINY_STATE, random_batch, random_rollout
 from saved import plain, rows
 from test_trainer import make_trainer
 from torch import nn
@@ -28,16 +28,6 @@ from rlearly.system.seeding import Seeds
 
 AGENTS = ("td3", "sac", "ppo", "drqv2", "drm")
 PIXEL_AGENTS = ("drqv2", "drm")
-SMALL = {
-    "hidden_dim": 16,
-    "feature_dim": 8,
-    "encoder_channels": 4,
-    "exploration_steps": 10,
-    "learning_starts_steps": 10,
-    "batch_size": 16,
-    "rollout_steps": 8,
-    "minibatches": 2,
-}
 GOOD = ("residual", "relus", "batch_norm", "our_stack", "only_the_critic", "nested", "unmeasured")
 
 

@@ -165,7 +165,7 @@ def test_resumed_run_needs_no_ancestor_and_equals_an_uninterrupted_one(old, tmp_
 def build(folder, config):
     """A trainer of a config that was composed before."""
     import torch
-    from test_trainer import Silent
+    from conftest import Silent
 
     from rlearly.training import builder
     from rlearly.training.sinks import JsonLines, Sinks

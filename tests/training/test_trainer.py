@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_STATE
+from conftest import TINY, TINY_STATE, Silent
 from saved import plain, rows
 
 from rlearly.config import resolve
@@ -19,17 +19,6 @@ from rlearly.training.sinks import JsonLines, Sinks
 from rlearly.training.update_schedule import OncePerRollout
 
 STATE = TINY_STATE["td3"]
-
-
-class Silent:
-    def __init__(self):
-        self.messages = []
-
-    def on_progress(self, at, updates, latest):
-        pass
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 def make_trainer(folder, *overrides, stop=lambda: False, base=TINY):
